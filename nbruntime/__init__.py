@@ -1,0 +1,1 @@
+"""SGLang Runtime and RuntimeEndpoint, made for Jupyter."""

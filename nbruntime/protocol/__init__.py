@@ -1,0 +1,4 @@
+"""The words that a client and a server exchange: parameters, events, errors.
+
+Floor 1: the standard library only. Both the clients and the embedded server build on it.
+"""

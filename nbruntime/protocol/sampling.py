@@ -1,0 +1,351 @@
+"""Sampling parameters as SGLang 0.5.23 defines them: names, types, ranges and messages.
+
+One table serves the clients, which check a request before they send it, and the embedded server, which
+answers what is wrong in SGLang's own words (``srt/sampling/sampling_params.py`` and
+``api/v1/api_types.py`` of the 0.5.23 wheel).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+ALL_TOKENS = 1 << 30
+"""``top_k`` for "the whole vocabulary"."""
+
+GREEDY_TEMPERATURE = 1e-6
+"""Below this temperature the most likely token is taken."""
+
+MAX_STOP_STRINGS = 32
+MAX_STOP_REGEXES = 32
+MAX_STOP_REGEX_BYTES = 256
+MAX_SEED = 2**63
+
+
+class ContractError(ValueError):
+    """A value has the wrong type or an unknown name, as SGLang's JSON contract sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the tokens of one request are chosen and when it ends.
+
+    Parameters
+    ----------
+    max_new_tokens : int or None
+        Tokens to generate at most; 0 scores the prompt only, None fills the context.
+    stop : tuple of str
+        Texts that end the generation; they are cut off unless `no_stop_trim`.
+    stop_token_ids : tuple of int
+        Tokens that end the generation, besides the model's own.
+    stop_regex : tuple of str
+        Patterns that end the generation when the text matches.
+    temperature : float
+        0 takes the most likely token.
+    top_p, min_p : float
+        Nucleus mass in (0, 1]; least probability relative to the most likely token in [0, 1].
+    top_k : int
+        Number of candidates; -1 for all.
+    frequency_penalty, presence_penalty : float
+        In [-2, 2]; subtracted from the logits of tokens that were generated already, per occurrence or once.
+    repetition_penalty : float
+        In (0, 2]; divides positive and multiplies negative logits of tokens seen in prompt or answer.
+    min_new_tokens : int
+        No end before this many tokens.
+    n : int
+        Number of answers to each prompt.
+    json_schema, regex, ebnf, structural_tag : str or None
+        A grammar that the text must follow; at most one of them. A schema is a JSON string.
+    ignore_eos : bool
+        Go on after the model's end token.
+    skip_special_tokens, spaces_between_special_tokens : bool
+        How special tokens appear in the text.
+    no_stop_trim : bool
+        Keep the stop text or token in the answer.
+    stream_interval : int or None
+        Tokens per streamed event.
+    logit_bias : dict of int to float, or None
+        Added to the logits of single tokens.
+    sampling_seed : int or None
+        Makes the sampling of this request repeatable.
+    custom_params : object
+        Passed on to custom logit processors.
+    beam_width : int or None
+        More than 1 asks for beam search.
+    watermark : dict or None
+        Watermarking options.
+    choice : tuple of str
+        Texts to choose from.
+
+    Examples
+    --------
+    >>> params = SamplingParams.from_dict({"temperature": 0, "stop": "."})
+    >>> params.greedy, params.stop, params.max_new_tokens
+    (True, ('.',), 128)
+    >>> SamplingParams.from_dict({"top_p": 2}).verify()
+    Traceback (most recent call last):
+        ...
+    ValueError: top_p must be in (0, 1], got 2.
+    """
+
+    # The order is that of SGLang's own list of names, which its error message prints.
+    max_new_tokens: int | None = 128
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    stop_regex: tuple[str, ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = ALL_TOKENS
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
+    n: int = 1
+    json_schema: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    structural_tag: str | None = None
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    no_stop_trim: bool = False
+    stream_interval: int | None = None
+    logit_bias: dict[int, float] | None = None
+    sampling_seed: int | None = None
+    custom_params: Any = None
+    beam_width: int | None = None
+    watermark: dict[str, Any] | None = None
+    choice: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplingParams:
+        """Read the JSON object of a request; null means the default.
+
+        Parameters
+        ----------
+        values : mapping
+            The object under ``sampling_params``.
+
+        Returns
+        -------
+        SamplingParams
+            Typed, ranges not yet checked: see `verify`.
+
+        Raises
+        ------
+        ContractError
+            For an unknown name or a wrong type, in SGLang's words.
+        """
+        read: dict[str, Any] = {}
+        for name, value in values.items():
+            reader = _READERS.get(name)
+            if reader is None:
+                listed = ", ".join(f"`{field}`" for field in PARAMETER_NAMES)
+                raise ContractError(f"unknown field `{name}`, expected one of {listed}")
+            if value is not None:
+                read[name] = reader(value)
+            elif name == "max_new_tokens":
+                read[name] = None
+        for name in ("json_schema", "regex", "ebnf", "structural_tag"):
+            if read.get(name) == "":
+                read[name] = None  # an empty grammar means none, not "nothing may be said"
+        if read.get("top_k") == -1:
+            read["top_k"] = ALL_TOKENS
+        return cls(**read)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature < GREEDY_TEMPERATURE or self.top_k == 1
+
+    @property
+    def grammar(self) -> tuple[str, str] | None:
+        """The kind and the text of the grammar, or None."""
+        for kind in ("json_schema", "regex", "ebnf", "structural_tag"):
+            text = getattr(self, kind)
+            if text is not None:
+                return kind, text
+        return None
+
+    def verify(self, vocab_size: int | None = None) -> None:
+        """Check every range.
+
+        Parameters
+        ----------
+        vocab_size : int, optional
+            Size of the vocabulary, to check token ids against; unknown to a client.
+
+        Raises
+        ------
+        ValueError
+            For the first parameter out of range, in SGLang's words.
+        """
+        if self.beam_width is not None and self.beam_width < 1:
+            raise ValueError(f"beam_width must be at least 1, got {self.beam_width}.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature must be a non-negative finite number, got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}.")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be -1 (disable) or at least 1, got {self.top_k}.")
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            if not -2 <= value <= 2:
+                raise ValueError(f"{name} must be in [-2, 2], got {value}.")
+        if not 0 < self.repetition_penalty <= 2:
+            raise ValueError(
+                f"repetition_penalty must be in (0, 2] (1.0 = no penalty), got {self.repetition_penalty}."
+            )
+        if self.min_new_tokens < 0:
+            raise ValueError(f"min_new_tokens must be in [0, max_new_tokens], got {self.min_new_tokens}.")
+        if self.max_new_tokens is not None:
+            if self.max_new_tokens < 0:
+                raise ValueError(f"max_new_tokens must be at least 0, got {self.max_new_tokens}.")
+            if self.min_new_tokens > self.max_new_tokens:
+                raise ValueError(
+                    f"min_new_tokens must be in [0, max_new_tokens({self.max_new_tokens})], "
+                    f"got {self.min_new_tokens}."
+                )
+        if vocab_size is not None:
+            for token_id in self.logit_bias or ():
+                if not 0 <= token_id < vocab_size:
+                    raise ValueError(f"logit_bias must has keys in [0, {vocab_size - 1}], got {token_id}.")
+        if self.sampling_seed is not None and not -MAX_SEED <= self.sampling_seed < MAX_SEED:
+            raise ValueError(f"sampling_seed must be in [-2**63, 2**63 - 1], got {self.sampling_seed}.")
+        grammars = (self.json_schema, self.regex, self.ebnf, self.structural_tag)
+        if sum(grammar is not None for grammar in grammars) > 1:
+            raise ValueError("Only one of json_schema, regex, ebnf, or structural_tag can be set.")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise ValueError(f"stop accepts at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}.")
+        if len(self.stop_regex) > MAX_STOP_REGEXES:
+            raise ValueError(
+                f"stop_regex accepts at most {MAX_STOP_REGEXES} patterns, got {len(self.stop_regex)}."
+            )
+        for pattern in self.stop_regex:
+            if len(pattern.encode()) > MAX_STOP_REGEX_BYTES:
+                raise ValueError(
+                    f"stop_regex patterns have at most {MAX_STOP_REGEX_BYTES} bytes, "
+                    f"got {len(pattern.encode())}."
+                )
+
+
+PARAMETER_NAMES = tuple(field.name for field in fields(SamplingParams))
+"""Every name that may stand in ``sampling_params``, in SGLang's order."""
+
+
+def _unexpected(value: Any) -> str:
+    """Name a JSON value the way SGLang's contract errors do."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"boolean `{str(value).lower()}`"
+        case int():
+            return f"integer `{value}`"
+        case float():
+            return f"floating point `{value}`"
+        case str():
+            return f'string "{value}"'
+        case list() | tuple():
+            return "sequence"
+        case dict():
+            return "map"
+        case _:
+            return type(value).__name__
+
+
+def _wrong_type(value: Any, expected: str) -> ContractError:
+    return ContractError(f"invalid type: {_unexpected(value)}, expected {expected}")
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise _wrong_type(value, "i64")
+
+
+def _float(value: Any) -> float:
+    # The number is kept as it came, so that a message can show it as it was sent.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise _wrong_type(value, "f64")
+
+
+def _str(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise _wrong_type(value, "a string")
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _wrong_type(value, "a boolean")
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list | tuple):
+        return tuple(_str(item) for item in value)
+    raise _wrong_type(value, "a value or an array of values for StringOrList")
+
+
+def _ints(value: Any) -> tuple[int, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(_int(item) for item in value)
+    raise _wrong_type(value, "a sequence")
+
+
+def _logit_bias(value: Any) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise _wrong_type(value, "a map")
+    try:
+        return {int(token_id): _float(bias) for token_id, bias in value.items()}
+    except ValueError as error:
+        if isinstance(error, ContractError):
+            raise
+        raise ContractError(f"logit_bias takes token ids as keys: {error}") from error
+
+
+def _map(value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise _wrong_type(value, "a map")
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "max_new_tokens": _int,
+    "stop": _strings,
+    "stop_token_ids": _ints,
+    "stop_regex": _strings,
+    "temperature": _float,
+    "top_p": _float,
+    "top_k": _int,
+    "min_p": _float,
+    "frequency_penalty": _float,
+    "presence_penalty": _float,
+    "repetition_penalty": _float,
+    "min_new_tokens": _int,
+    "n": _int,
+    "json_schema": _str,
+    "regex": _str,
+    "ebnf": _str,
+    "structural_tag": _str,
+    "ignore_eos": _bool,
+    "skip_special_tokens": _bool,
+    "spaces_between_special_tokens": _bool,
+    "no_stop_trim": _bool,
+    "stream_interval": _int,
+    "logit_bias": _logit_bias,
+    "sampling_seed": _int,
+    "custom_params": lambda value: value,
+    "beam_width": _int,
+    "watermark": _map,
+    "choice": _strings,
+}
