@@ -1,0 +1,94 @@
+"""The arguments of the embedded server, in one table for both of its sides.
+
+The server makes its command line from it; the launcher checks keyword arguments against it before a
+process is started. Names, meanings and defaults follow SGLang's ``ServerArgs`` wherever SGLang has the
+argument, so that a notebook moves between the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+API_KEY_VARIABLE = "NBRUNTIME_API_KEY"
+"""Environment variable that brings the key to the server: a command line can be read by other users."""
+
+ADMIN_API_KEY_VARIABLE = "NBRUNTIME_ADMIN_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of the embedded server.
+
+    Parameters
+    ----------
+    name : str
+        As a Python keyword; the flag is ``--`` and the name with dashes.
+    type : type
+        ``str``, ``int``, ``float`` or ``bool``; a bool is a flag without a value.
+    default : object
+        Value when the argument is not given; None means that the server decides.
+    help : str
+        One line for ``--help``.
+    choices : tuple of str
+        The only values allowed, if any.
+    """
+
+    name: str
+    type: type
+    default: str | int | float | bool | None
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag.
+
+        Examples
+        --------
+        >>> Argument("model_path", str, None, "").flag
+        '--model-path'
+        """
+        return "--" + self.name.replace("_", "-")
+
+
+EMBEDDED_ARGUMENTS = (
+    Argument("model_path", str, None, "Hugging Face folder, hub id, or SmolLM2-135M-Instruct (the default)"),
+    Argument("tokenizer_path", str, None, "folder of the tokenizer, if not the model's"),
+    Argument("served_model_name", str, None, "name in /v1/models and /model_info"),
+    Argument("revision", str, None, "branch, tag or commit of a hub model"),
+    Argument("host", str, "127.0.0.1", "address to listen on; any but loopback needs an API key"),
+    Argument("port", int, 30000, "port to listen on; 0 takes a free one"),
+    Argument("fd", int, None, "inherited file descriptor of a listening socket, instead of host and port"),
+    Argument(
+        "dtype",
+        str,
+        "auto",
+        "precision of the linear layers: auto packs to float16 where the CPU can",
+        ("auto", "float32", "float16", "half", "bfloat16", "float"),
+    ),
+    Argument("context_length", int, None, "longest prompt plus answer, in tokens; default from the model"),
+    Argument("max_total_tokens", int, None, "size of the KV cache, in tokens"),
+    Argument("max_running_requests", int, None, "requests that are decoded together at most"),
+    Argument("max_queued_requests", int, None, "requests that may wait; one more is answered with 503"),
+    Argument("chunked_prefill_size", int, None, "prompt tokens per prefill step at most"),
+    Argument("disable_radix_cache", bool, False, "do not reuse the KV cache of shared prefixes"),
+    Argument("stream_interval", int, 1, "tokens per streamed event"),
+    Argument(
+        "incremental_streaming_output", bool, False, "stream only what is new instead of the whole text"
+    ),
+    Argument("random_seed", int, None, "seed of the sampling; random when not given"),
+    Argument("is_embedding", bool, False, "serve /encode with the model's hidden states"),
+    Argument("chat_template", str, None, "file of a Jinja chat template, if not the tokenizer's"),
+    Argument("enable_metrics", bool, False, "serve /metrics"),
+    Argument("weight_version", str, "default", "name of the weights in every answer"),
+    Argument("max_body_bytes", int, 64 * 2**20, "largest request body; a larger one is answered with 413"),
+    Argument("threads", int, None, "threads of the model; default is the number of cores"),
+    Argument(
+        "log_level",
+        str,
+        "info",
+        "what the log shows",
+        ("debug", "info", "warning", "error", "critical"),
+    ),
+)
+"""Every argument of ``python -m nbruntime.embedded``."""
