@@ -51,7 +51,7 @@ class SamplingParams:
     frequency_penalty, presence_penalty : float
         In [-2, 2]; subtracted from the logits of tokens that were generated already, per occurrence or once.
     repetition_penalty : float
-        In (0, 2]; divides positive and multiplies negative logits of tokens seen in prompt or answer.
+        In (0, 2]; divides positive and multiplies negative logits of tokens that were generated already.
     min_new_tokens : int
         No end before this many tokens.
     n : int

@@ -1,0 +1,44 @@
+"""The slots of the KV cache, one per token."""
+
+from __future__ import annotations
+
+
+class SlotPool:
+    """Hands out the slots of the KV cache.
+
+    Parameters
+    ----------
+    capacity : int
+        Number of slots.
+
+    Examples
+    --------
+    >>> pool = SlotPool(3)
+    >>> pool.take(2)
+    [0, 1]
+    >>> pool.give_back([0]); pool.free
+    2
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._free = list(range(capacity - 1, -1, -1))
+
+    @property
+    def free(self) -> int:
+        """Number of slots that nobody holds."""
+        return len(self._free)
+
+    def take(self, count: int) -> list[int]:
+        """Take `count` slots; the caller has made sure that there are as many."""
+        if count > len(self._free):
+            raise AssertionError(f"{count} slots wanted, {len(self._free)} free")
+        if count == 0:
+            return []
+        taken = self._free[-count:][::-1]
+        del self._free[-count:]
+        return taken
+
+    def give_back(self, slots: list[int]) -> None:
+        """Return slots to the pool."""
+        self._free.extend(reversed(slots))

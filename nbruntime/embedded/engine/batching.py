@@ -1,0 +1,100 @@
+"""A scheduler's step as tensors for the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nbruntime.embedded.engine.request import Request
+from nbruntime.embedded.engine.scheduler import DecodeStep, ExtendPart, ExtendStep
+from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, index
+
+
+@dataclass(frozen=True, slots=True)
+class PartRows:
+    """Which rows of the logits belong to a part of an extend step.
+
+    Parameters
+    ----------
+    part : ExtendPart
+    prompt_rows : slice
+        Rows that predict the prompt tokens from `first` on, for their log-probabilities.
+    first : int
+        Position of the first of these prompt tokens.
+    final_row : int or None
+        The row that predicts the next token, if the part completes its request.
+    """
+
+    part: ExtendPart
+    prompt_rows: slice
+    first: int
+    final_row: int | None
+
+
+def extend_batch(step: ExtendStep) -> tuple[ForwardBatch, list[PartRows]]:
+    """Lay out an extend step.
+
+    Returns
+    -------
+    batch : ForwardBatch
+    rows : list of PartRows
+        One for each part of the step.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    logit_rows: list[int] = []
+    segments: list[ExtendSegment] = []
+    rows: list[PartRows] = []
+    for part in step.parts:
+        request, begin, end = part.request, part.start, part.start + part.length
+        offset = len(ids) - begin
+        ids.extend(request.token_ids[begin:end])
+        positions.extend(range(begin, end))
+        slots.extend(request.span.slots[begin:end])
+        segments.append(ExtendSegment(begin + offset, part.length, index(request.span.slots[:end])))
+        first_row = len(logit_rows)
+        predicting = _predicting(request, begin, end)
+        logit_rows.extend(position + offset for position in predicting)
+        prompt_rows = slice(first_row, len(logit_rows))
+        final_row = None
+        if part.completes:
+            final_row = len(logit_rows)
+            logit_rows.append(end - 1 + offset)
+        rows.append(PartRows(part, prompt_rows, predicting.start + 1, final_row))
+    batch = ForwardBatch(
+        index(ids), index(positions), index(slots), index(logit_rows), segments=tuple(segments)
+    )
+    return batch, rows
+
+
+def _predicting(request: Request, begin: int, end: int) -> range:
+    """Positions in [begin, end) whose logits give the log-probability of a prompt token that is wanted."""
+    if request.logprobs is None or request.output_ids:
+        return range(begin, begin)
+    begin = max(begin, request.logprobs.start)
+    return range(begin, max(begin, min(end, len(request.prompt_ids) - 1)))
+
+
+def decode_batch(step: DecodeStep) -> ForwardBatch:
+    """Lay out a decode step: the last token of each request, padded to the longest context."""
+    requests = step.requests
+    lengths = [request.length for request in requests]
+    longest = max(lengths)
+    contexts = np.zeros((len(requests), longest), dtype=np.int64)
+    for row, request in enumerate(requests):
+        contexts[row, : lengths[row]] = request.span.slots
+    ends = torch.tensor(lengths)
+    mask = None
+    if min(lengths) < longest:
+        mask = (torch.arange(longest) < ends.unsqueeze(1)).view(len(requests), 1, 1, longest)
+    return ForwardBatch(
+        input_ids=index([request.output_ids[-1] for request in requests]),
+        positions=ends - 1,
+        slots=index([request.span.slots[-1] for request in requests]),
+        logit_rows=torch.arange(len(requests)),
+        contexts=torch.from_numpy(contexts),
+        mask=mask,
+    )

@@ -1,0 +1,273 @@
+"""The thread that owns the model: takes requests in, runs step after step, passes updates on."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from nbruntime.embedded.engine.batching import decode_batch, extend_batch
+from nbruntime.embedded.engine.profiler import StepProfiler
+from nbruntime.embedded.engine.request import Request, Update
+from nbruntime.embedded.engine.scheduler import DecodeStep, ExtendStep, Scheduler
+from nbruntime.embedded.engine.stats import EngineStats
+from nbruntime.embedded.runner.batch import ModelRunner
+from nbruntime.embedded.sampling.grammar import GrammarError
+from nbruntime.embedded.sampling.sampler import Sampler
+from nbruntime.embedded.text.stream import StopRegexTimeout
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Post = Callable[[Callable[[], None]], object]
+
+QUEUE_FULL = "The request queue is full."
+
+
+class Engine:
+    """Runs requests on a model, in a thread of its own.
+
+    Everything about requests, scheduler and cache happens in that thread; other threads reach it with
+    `submit`, `abort` and `call`, all of which take effect between two steps.
+
+    Parameters
+    ----------
+    runner : ModelRunner
+        The model, with its cache allocated.
+    scheduler : Scheduler
+        Decides what a step computes.
+    sampler : Sampler
+        Chooses tokens.
+    max_queued : int
+        Requests that may wait; one more is aborted with status 503.
+    post : callable
+        Runs a function where updates are to be delivered, such as ``loop.call_soon_threadsafe``.
+    """
+
+    def __init__(
+        self, runner: ModelRunner, scheduler: Scheduler, sampler: Sampler, *, max_queued: int, post: Post
+    ) -> None:
+        self.runner = runner
+        self.scheduler = scheduler
+        self.stats = EngineStats()
+        self.profiler = StepProfiler()
+        self._sampler = sampler
+        self._max_queued = max_queued
+        self._post = post
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Abort what is running and end the thread."""
+
+        def end() -> None:
+            self._stopping = True
+
+        self._inbox.put(end)
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def submit(self, requests: list[Request]) -> None:
+        """Queue requests."""
+        self._inbox.put(lambda: self._enqueue(requests))
+
+    def abort(self, prefix: str | None) -> None:
+        """Abort the requests whose id begins with `prefix`, or all; unknown ids are no error."""
+
+        def abort() -> None:
+            for request in self.scheduler.requests():
+                if prefix is None or request.rid.startswith(prefix):
+                    request.abort()
+
+        self._inbox.put(abort)
+
+    def abort_requests(self, requests: Iterable[Request]) -> None:
+        """Abort requests that nobody waits for any more."""
+
+        def abort() -> None:
+            for request in requests:
+                request.abort()
+
+        self._inbox.put(abort)
+
+    def call(self, function: Callable[[], Result]) -> Future[Result]:
+        """Run a function in the engine's thread between two steps.
+
+        Returns
+        -------
+        Future
+            Of what the function returns or raises.
+        """
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+                future.set_exception(error)
+
+        self._inbox.put(run)
+        return future
+
+    def flush_cache(self) -> bool:
+        """Forget all cached prefixes; False, and nothing happens, while requests run. For `call`."""
+        if not self.scheduler.idle:
+            return False
+        self.scheduler.cache.flush()
+        return True
+
+    def _enqueue(self, requests: list[Request]) -> None:
+        for request in requests:
+            if len(self.scheduler.waiting) >= self._max_queued:
+                request.abort(QUEUE_FULL, status=503)
+                self._send([request])
+            else:
+                self.scheduler.add(request)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._take_in(wait=self.scheduler.idle)
+            self._settle(self.scheduler.requests())
+            step = self.scheduler.next_step()
+            if step is not None:
+                self._execute(step)
+            elif not self.scheduler.idle:
+                stuck = self.scheduler.waiting.peek()
+                stuck.abort("The request does not fit into the KV cache.", status=500)
+                self._settle([stuck])
+        for request in self.scheduler.requests():
+            request.abort("The server shuts down.", status=503)
+        self._settle(self.scheduler.requests())
+        self.profiler.close()
+
+    def _take_in(self, *, wait: bool) -> None:
+        if wait:
+            self.stats.idle()
+            self._inbox.get()()
+        while True:
+            try:
+                self._inbox.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _execute(self, step: ExtendStep | DecodeStep) -> None:
+        touched = (
+            [part.request for part in step.parts] if isinstance(step, ExtendStep) else list(step.requests)
+        )
+        try:
+            with self.profiler.step(step):
+                if isinstance(step, ExtendStep):
+                    self._extend(step)
+                else:
+                    self._decode(step)
+        except Exception as error:
+            logger.exception("a step failed; its requests are aborted")
+            for request in touched:
+                request.abort(f"The step failed: {error}", status=500)
+        self._settle(touched)
+
+    def _extend(self, step: ExtendStep) -> None:
+        now = time.time()
+        for part in step.parts:
+            part.request.times.forward_entry = part.request.times.forward_entry or now
+        batch, layout = extend_batch(step)
+        embedding = step.parts[0].request.embedding
+        rows = self.runner.embed(batch) if embedding else self.runner.forward(batch)
+        self.scheduler.computed(step)
+        self.stats.extended(sum(part.length for part in step.parts), time.time() - now)
+        finals: list[tuple[Request, Tensor]] = []
+        for place in layout:
+            request = place.part.request
+            if request.logprobs is not None and not request.output_ids and not embedding:
+                self._record_prompt(request, rows[place.prompt_rows], place.part.start, place.first)
+            if place.final_row is not None:
+                request.times.prefill_finished = request.times.prefill_finished or time.time()
+                finals.append((request, rows[place.final_row]))
+        if embedding:
+            for request, hidden in finals:
+                request.hidden_state = torch.nn.functional.normalize(hidden, dim=0).tolist()
+                request.finish({"type": "length", "length": 0})
+            return
+        answering = []
+        for request, logits in finals:
+            if request.params.max_new_tokens == 0:
+                request.finish({"type": "length", "length": 0})
+            else:
+                answering.append((request, logits))
+        if answering:
+            requests, logit_rows = zip(*answering, strict=True)
+            self._choose(list(requests), torch.stack(logit_rows))
+
+    def _decode(self, step: DecodeStep) -> None:
+        logits = self.runner.forward(decode_batch(step))
+        self.scheduler.computed(step)
+        self._choose(list(step.requests), logits)
+
+    def _record_prompt(self, request: Request, logits: Tensor, start: int, first: int) -> None:
+        """Note the log-probabilities of prompt tokens that a part has computed."""
+        wanted, prompt, record = request.logprobs, request.prompt_ids, request.input_logprobs
+        assert wanted is not None
+        if start <= wanted.start < len(prompt) and not record.tokens:
+            record.add_unknown(prompt[wanted.start])
+        if len(logits):
+            tokens = prompt[first : first + len(logits)]
+            record.add(torch.log_softmax(logits, dim=-1), tokens, wanted)
+
+    def _choose(self, requests: list[Request], logits: Tensor) -> None:
+        """Choose and append the next token of each request."""
+        for request, row in zip(requests, logits, strict=True):
+            try:
+                request.sampling.shape(row)
+            except GrammarError as error:
+                request.abort(str(error), status=400)
+        choice = self._sampler.choose(
+            logits,
+            [request.sampling for request in requests],
+            logprobs=any(request.logprobs is not None for request in requests),
+        )
+        for row, (request, token_id) in enumerate(zip(requests, choice.token_ids, strict=True)):
+            if request.finish_reason is not None:
+                continue
+            if request.logprobs is not None and choice.logprobs is not None:
+                request.new_logprobs.add(choice.logprobs[row : row + 1], [token_id], request.logprobs)
+            try:
+                request.append(token_id, self.runner.facts.eos_token_ids)
+            except (GrammarError, StopRegexTimeout) as error:
+                request.abort(str(error), status=400)
+        self.stats.decoded(len(requests))
+
+    def _settle(self, requests: list[Request]) -> None:
+        """Pass updates on, and let the requests go that have ended."""
+        ended = {request for request in requests if request.finish_reason is not None}
+        self._send([request for request in requests if request.wants_update()])
+        self.scheduler.release(ended)
+        for request in ended:
+            self.stats.finished(request)
+
+    def _send(self, requests: list[Request]) -> None:
+        updates = [(request, request.take_update()) for request in requests]
+        if updates:
+            self._post(lambda: _deliver(updates))
+
+
+def _deliver(updates: list[tuple[Request, Update]]) -> None:
+    for request, update in updates:
+        request.deliver(update)

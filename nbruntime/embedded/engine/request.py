@@ -1,0 +1,197 @@
+"""One sequence on its way through the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbruntime.embedded.cache.token_cache import Span
+from nbruntime.embedded.sampling.logprobs import LogprobRecord, LogprobRequest
+from nbruntime.embedded.sampling.sampler import SamplingState
+from nbruntime.embedded.text.stream import TextStream
+from nbruntime.protocol.sampling import SamplingParams
+
+
+@dataclass(slots=True)
+class Times:
+    """When a request passed each station, in seconds of ``time.time()``; 0 if it has not yet."""
+
+    received: float = 0.0
+    dispatched: float = 0.0
+    forward_entry: float = 0.0
+    prefill_finished: float = 0.0
+    first_token: float = 0.0
+    finished: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What is new of a request since its last update.
+
+    Parameters
+    ----------
+    text : str
+        The whole text so far.
+    token_ids : list of int
+        The new tokens.
+    logprobs : LogprobRecord or None
+        Of the new tokens.
+    finish_reason : dict or None
+        As SGLang writes it, when the request has ended.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: LogprobRecord | None
+    finish_reason: dict[str, Any] | None
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt and its growing answer.
+
+    Parameters
+    ----------
+    rid : str
+        Its id.
+    prompt_ids : list of int
+        The prompt.
+    params : SamplingParams
+        How it is answered.
+    sampling : SamplingState
+        What sampling remembers.
+    stream : TextStream
+        The text of the answer.
+    deliver : callable
+        Takes each `Update`; called where the engine's `post` runs it.
+    streaming : bool
+        Whether updates are wanted before the end.
+    stream_interval : int
+        Tokens per update.
+    logprobs : LogprobRequest or None
+        Which log-probabilities are wanted.
+    embedding : bool
+        Whether the prompt's last hidden state is wanted instead of an answer.
+    group : object
+        Requests of one HTTP request share it: groups take turns in the queue.
+    """
+
+    rid: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    sampling: SamplingState
+    stream: TextStream
+    deliver: Callable[[Update], None]
+    streaming: bool = False
+    stream_interval: int = 1
+    logprobs: LogprobRequest | None = None
+    embedding: bool = False
+    group: object = None
+
+    output_ids: list[int] = field(default_factory=list)
+    span: Span = field(default_factory=Span)
+    computed: int = 0
+    """How many of its tokens have their keys and values in the cache."""
+    cached_tokens: int = 0
+    """Prompt tokens that were in the cache when it came."""
+    retractions: int = 0
+    input_logprobs: LogprobRecord = field(default_factory=LogprobRecord)
+    hidden_state: list[float] | None = None
+    finish_reason: dict[str, Any] | None = None
+    aborted: bool = False
+    times: Times = field(default_factory=Times)
+    _delivered: int = 0
+    _new_logprobs: LogprobRecord = field(default_factory=LogprobRecord)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Prompt and answer."""
+        return self.prompt_ids + self.output_ids
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of prompt and answer."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def new_logprobs(self) -> LogprobRecord:
+        """Log-probabilities of tokens that were not delivered yet."""
+        return self._new_logprobs
+
+    def append(self, token_id: int, stop_ids: frozenset[int]) -> None:
+        """Add a chosen token and see whether it ends the answer.
+
+        Parameters
+        ----------
+        token_id : int
+        stop_ids : frozenset of int
+            The model's end tokens.
+        """
+        params = self.params
+        if not self.output_ids:
+            self.times.first_token = time.time()
+        self.output_ids.append(token_id)
+        self.sampling.accept(token_id)
+        is_stop = not params.ignore_eos and (token_id in stop_ids or token_id in params.stop_token_ids)
+        complete = self.sampling.matcher is not None and self.sampling.matcher.finished
+        if is_stop and not params.no_stop_trim:
+            self.stream.flush()
+        else:
+            scanned = len(self.stream.text)
+            self.stream.push(token_id)
+            met = self.stream.find_stop(scanned)
+            if met is not None:
+                stop, kept = met
+                if not params.no_stop_trim:
+                    self.stream.text = self.stream.text[:kept]
+                self.finish({"type": "stop", "matched": stop})
+                return
+        if is_stop or complete:
+            self.finish({"type": "stop", "matched": token_id})
+        elif params.max_new_tokens is not None and len(self.output_ids) >= params.max_new_tokens:
+            self.stream.flush()
+            self.finish({"type": "length", "length": len(self.output_ids)})
+
+    def finish(self, reason: dict[str, Any]) -> None:
+        """End the request; the first reason counts."""
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            self.times.finished = time.time()
+
+    def abort(self, message: str = "Aborted", *, status: int | None = None) -> None:
+        """End the request before its time.
+
+        Parameters
+        ----------
+        message : str
+            Why.
+        status : int, optional
+            HTTP status, where the abort is an error and not a wish.
+        """
+        if self.finish_reason is None:
+            self.stream.flush()
+        error_type = None if status is None else "BadRequestError" if status < 500 else "InternalServerError"
+        self.finish({"type": "abort", "message": message, "status_code": status, "err_type": error_type})
+
+    def wants_update(self) -> bool:
+        """Tell whether there is something to deliver now."""
+        if self.finish_reason is not None:
+            return True
+        if not self.streaming or len(self.output_ids) == self._delivered:
+            return False
+        due = len(self.output_ids) % self.stream_interval == 0 or self._delivered == 0
+        return due and not self.stream.may_be_stopping()
+
+    def take_update(self) -> Update:
+        """Give what is new, once."""
+        update = Update(
+            text=self.stream.text,
+            token_ids=self.output_ids[self._delivered :],
+            logprobs=self._new_logprobs if self.logprobs is not None else None,
+            finish_reason=self.finish_reason,
+        )
+        self._delivered = len(self.output_ids)
+        self._new_logprobs = LogprobRecord()
+        return update

@@ -1,0 +1,83 @@
+"""What the engine has done, counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nbruntime.embedded.engine.request import Request
+
+_INTERVAL = 1.0
+"""Seconds over which the generation throughput is taken."""
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters and gauges of the engine; written in its thread, read from any.
+
+    Attributes
+    ----------
+    prompt_tokens, cached_tokens, generated_tokens : int
+        Of all requests that have ended.
+    extended_tokens : int
+        Prompt tokens that were computed.
+    extend_seconds : float
+        Time that took.
+    requests, aborted, retracted : int
+        Requests that have ended, and how many of them were aborted; how often one was sent back to the queue.
+    throughput : float
+        Tokens generated per second, of late.
+    on_finished : list of callable
+        Called with each request that has ended.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    extended_tokens: int = 0
+    extend_seconds: float = 0.0
+    requests: int = 0
+    aborted: int = 0
+    retracted: int = 0
+    throughput: float = 0.0
+    on_finished: list[Callable[[Request], None]] = field(default_factory=list)
+    _window_start: float = field(default_factory=time.monotonic)
+    _window_tokens: int = 0
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Part of the prompt tokens that were in the cache already."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    def extended(self, tokens: int, seconds: float) -> None:
+        """Count an extend step."""
+        self.extended_tokens += tokens
+        self.extend_seconds += seconds
+
+    def decoded(self, tokens: int) -> None:
+        """Count chosen tokens."""
+        self._window_tokens += tokens
+        elapsed = time.monotonic() - self._window_start
+        if elapsed >= _INTERVAL:
+            self._close_window(elapsed)
+
+    def idle(self) -> None:
+        """Note that nothing runs: the throughput of an idle engine is that of its last work, then 0."""
+        elapsed = time.monotonic() - self._window_start
+        self._close_window(max(elapsed, 1e-3))
+
+    def finished(self, request: Request) -> None:
+        """Count a request that has ended."""
+        self.requests += 1
+        self.prompt_tokens += len(request.prompt_ids)
+        self.cached_tokens += request.cached_tokens
+        self.generated_tokens += len(request.output_ids)
+        self.retracted += request.retractions
+        self.aborted += (request.finish_reason or {}).get("type") == "abort"
+        for observer in self.on_finished:
+            observer(request)
+
+    def _close_window(self, elapsed: float) -> None:
+        self.throughput = self._window_tokens / elapsed
+        self._window_start, self._window_tokens = time.monotonic(), 0

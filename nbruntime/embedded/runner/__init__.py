@@ -1,0 +1,1 @@
+"""The model behind a small seam: a batch of tokens goes in, logits come out."""

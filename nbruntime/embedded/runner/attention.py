@@ -1,0 +1,151 @@
+"""Attention over a KV cache that is shared by all requests, token slot by token slot.
+
+Every model of transformers that supports attention back ends calls `cached_attention` for each layer. The
+tokens of a batch lie in one row without padding; where their past lies is in the `ForwardBatch`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch
+
+NAME = "nbruntime"
+"""Under which transformers knows `cached_attention`."""
+
+
+class KVCache:
+    """Keys and values of every layer, addressed by token slot.
+
+    Parameters
+    ----------
+    num_slots : int
+        Number of tokens that fit.
+    shapes : list of tuple of int
+        Number of KV heads and head size of each layer.
+    """
+
+    def __init__(self, num_slots: int, shapes: list[tuple[int, int]]) -> None:
+        # Not zeroed: the pages of slots that were never used then take no memory.
+        self.keys = [torch.empty(num_slots, heads, size) for heads, size in shapes]
+        self.values = [torch.empty(num_slots, heads, size) for heads, size in shapes]
+
+
+def register() -> None:
+    """Make `cached_attention` known to transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, cached_attention)
+
+
+def cached_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    batch: ForwardBatch,
+    cache: KVCache,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **ignored: Any,
+) -> tuple[Tensor, None]:
+    """Write the keys and values of a batch to the cache and attend over each request's own past.
+
+    Parameters
+    ----------
+    module : Module
+        The attention layer; tells its index.
+    query : Tensor, shape (1, heads, tokens, head size)
+    key, value : Tensor, shape (1, KV heads, tokens, head size)
+    attention_mask : None
+        Not used: the batch says what may be attended to.
+    batch : ForwardBatch
+        Which token belongs to which request.
+    cache : KVCache
+        Where keys and values are kept.
+    scaling : float, optional
+        Factor on the scores.
+    sliding_window : int, optional
+        How many tokens back a token may attend to, itself included.
+    **ignored
+        What other back ends take.
+
+    Returns
+    -------
+    tuple of Tensor, shape (1, tokens, heads * head size), and None
+        The attended values; no weights.
+    """
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    keys, values = cache.keys[layer], cache.values[layer]
+    keys.index_copy_(0, batch.slots, key[0].transpose(0, 1))
+    values.index_copy_(0, batch.slots, value[0].transpose(0, 1))
+    if batch.contexts is not None:
+        attended = _decode(query, keys, values, batch, scaling, sliding_window)
+    else:
+        parts = [_extend(query, keys, values, part, scaling, sliding_window) for part in batch.segments]
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return attended.reshape(1, query.shape[2], -1), None
+
+
+def _extend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    part: ExtendSegment,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """Attend from a run of prompt tokens; returns (tokens, heads, head size)."""
+    own = query[:, :, part.start : part.start + part.length]
+    past = keys.index_select(0, part.context).transpose(0, 1).unsqueeze(0)
+    said = values.index_select(0, part.context).transpose(0, 1).unsqueeze(0)
+    total = len(part.context)
+    window = window if window is not None and total > window else None
+    mask = None
+    if part.length != total or window is not None:
+        rows = torch.arange(total - part.length, total).unsqueeze(1)
+        columns = torch.arange(total).unsqueeze(0)
+        mask = columns <= rows
+        if window is not None:
+            mask &= columns > rows - window
+    attended = F.scaled_dot_product_attention(
+        own,
+        past,
+        said,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=own.shape[1] != past.shape[1],
+    )
+    return attended[0].transpose(0, 1)
+
+
+def _decode(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    batch: ForwardBatch,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """Attend from one token of each request; returns (requests, KV heads, group, head size)."""
+    assert batch.contexts is not None
+    requests, longest = batch.contexts.shape
+    kv_heads, size = keys.shape[1:]
+    mask = batch.mask
+    if window is not None and longest > window:
+        visible = torch.arange(longest) > (batch.positions - window).unsqueeze(1)
+        visible = visible.view(requests, 1, 1, longest)
+        mask = visible if mask is None else mask & visible
+    flat = batch.contexts.flatten()
+    past = keys.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
+    said = values.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
+    # The query heads that share a KV head stand as so many query positions: no key is copied for them.
+    grouped = query[0].transpose(0, 1).reshape(requests, kv_heads, -1, size)
+    return F.scaled_dot_product_attention(grouped, past, said, attn_mask=mask, scale=scaling)

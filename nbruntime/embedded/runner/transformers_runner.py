@@ -1,0 +1,195 @@
+"""The model runner of step-by-step torch: any causal language model that transformers can load.
+
+transformers brings the layers of each architecture; attention goes through `cached_attention` over our
+KV cache, and the linear layers are packed to 16 bits where the CPU can.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nbruntime.embedded.runner import attention
+from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, ModelFacts, index
+from nbruntime.embedded.runner.linear import pack_linears, packing_works
+from nbruntime.errors import LaunchError
+
+logger = logging.getLogger(__name__)
+
+
+class TransformersRunner:
+    """A causal language model of transformers over a shared KV cache.
+
+    Parameters
+    ----------
+    model : Module
+        A model ``…ForCausalLM`` whose attention goes through `cached_attention`.
+    precision : str
+        What its linear layers compute in.
+    weight_bytes : int
+        Memory of its weights.
+
+    See Also
+    --------
+    load_model : makes one from a folder.
+    """
+
+    def __init__(self, model: nn.Module, precision: str, weight_bytes: int) -> None:
+        self._model = model
+        config: Any = model.config
+        generation: Any = model.generation_config
+        text = config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        self.facts = ModelFacts(
+            architectures=tuple(config.architectures or ()),
+            model_type=config.model_type,
+            vocab_size=text.vocab_size,
+            context_length=getattr(text, "max_position_embeddings", None) or 2048,
+            eos_token_ids=_token_ids(text.eos_token_id) | _token_ids(generation.eos_token_id),
+            num_layers=text.num_hidden_layers,
+            num_kv_heads=heads,
+            head_dim=size,
+            precision=precision,
+            weight_bytes=weight_bytes,
+            kv_bytes_per_token=2 * 4 * text.num_hidden_layers * heads * size,
+        )
+        self._cache = attention.KVCache(0, [])
+
+    def allocate_cache(self, num_slots: int) -> None:
+        """Make room for the keys and values of `num_slots` tokens; what was cached is lost."""
+        shape = (self.facts.num_kv_heads, self.facts.head_dim)
+        self._cache = attention.KVCache(num_slots, [shape] * self.facts.num_layers)
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Run one step and return logits, float32, shape (rows, vocabulary)."""
+        logits: Tensor = self._run(self._model, batch, logits_to_keep=batch.logit_rows).logits
+        return logits[0].float()
+
+    @torch.inference_mode()
+    def embed(self, batch: ForwardBatch) -> Tensor:
+        """Run one step and return the last hidden states of the rows, float32, shape (rows, hidden)."""
+        hidden: Tensor = self._run(self._model.base_model, batch).last_hidden_state
+        return hidden[0, batch.logit_rows].float()
+
+    def _run(self, model: Any, batch: ForwardBatch, **extra: Any) -> Any:
+        return model(
+            input_ids=batch.input_ids.unsqueeze(0),
+            position_ids=batch.positions.unsqueeze(0),
+            use_cache=False,
+            batch=batch,
+            cache=self._cache,
+            **extra,
+        )
+
+    def warm_up(self) -> None:
+        """Run one token, so that what cannot be served fails at start and not at the first request."""
+        first = index([0])
+        segment = ExtendSegment(0, 1, first)
+        logits = self.forward(ForwardBatch(first, first, first, first, segments=(segment,)))
+        if logits.shape != (1, self.facts.vocab_size):
+            raise LaunchError(
+                f"The model gave logits of shape {tuple(logits.shape)}, expected (1, {self.facts.vocab_size})"
+            )
+
+
+def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
+    """Load a model folder of the Hugging Face kind.
+
+    Parameters
+    ----------
+    folder : Path
+        Has ``config.json`` and safetensors weights.
+    dtype : str
+        ``float32`` computes as transformers does; anything else packs the linear layers to float16 where
+        the CPU can, and computes in float32 where it cannot.
+
+    Returns
+    -------
+    TransformersRunner
+        With a cache of no slots yet: see `allocate_cache`.
+
+    Raises
+    ------
+    LaunchError
+        When the architecture cannot be served.
+    """
+    from transformers import AutoConfig
+
+    _quiet_transformers()
+    config: Any = AutoConfig.from_pretrained(folder)
+    _check_architecture(config, folder)
+    pack = dtype not in {"float32", "float"} and packing_works()
+    attention.register()
+    model: Any = _model_class(config, folder).from_pretrained(
+        folder,
+        config=config,
+        # Packing goes through float32 layer by layer; until then the weights stay as small as on disk.
+        dtype="auto" if pack else torch.float32,
+        attn_implementation=attention.NAME,
+    )
+    model.eval().requires_grad_(False)
+    tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
+    weight_bytes = pack_linears(model) if pack else 0
+    model.float()
+    weight_bytes += sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    precision = "float16 (packed)" if pack else "float32"
+    if dtype == "bfloat16" and pack:
+        logger.info("bfloat16 is slow on this CPU: the linear layers are packed to float16 instead")
+    logger.info("weights: %.0f MB, %s%s", weight_bytes / 2**20, precision, ", tied" if tied else "")
+    return TransformersRunner(model, precision, weight_bytes)
+
+
+def _model_class(config: Any, folder: Path) -> Any:
+    """Find the class of a causal model, without importing all of transformers' models."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise LaunchError(
+            f"{folder} holds a {config.model_type} model, which is not a causal language model\n"
+            "Serve a model whose config.json names an architecture …ForCausalLM"
+        )
+    return AutoModelForCausalLM
+
+
+def _check_architecture(config: Any, folder: Path) -> None:
+    """Refuse what a cache of keys and values alone cannot serve, before the weights are read."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    foreign = kinds - {"full_attention", "sliding_attention"}
+    if getattr(text, "attn_logit_softcapping", None):
+        foreign.add("attention with soft-capped logits")
+    if foreign:
+        raise LaunchError(
+            f"{folder}: {config.model_type} has layers that the embedded server does not serve: "
+            f"{', '.join(sorted(foreign))}\nUse engine='sglang', or a model with plain attention"
+        )
+
+
+def _token_ids(value: int | list[int] | None) -> frozenset[int]:
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)
+
+
+def _quiet_transformers() -> None:
+    """Keep transformers' progress bars and advice out of the server's log."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file; an absent file is an empty object."""
+    if not path.exists():
+        return {}
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded

@@ -1,0 +1,134 @@
+"""Grammars that an answer must follow: regular expressions, JSON schemas, EBNF (by llguidance)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer, grammar_from
+from torch import Tensor
+
+from nbruntime.embedded.text.tokenizer import Tokenizer
+
+_NAMES = {"json_schema": "json", "regex": "regex", "ebnf": "ebnf"}
+ANY_OBJECT = "$$ANY$$"
+"""SGLang's word for a schema that any JSON object fulfils."""
+
+
+class GrammarError(Exception):
+    """The text has left the grammar, or the grammar is too complex to follow."""
+
+
+class GrammarMatcher:
+    """Follows one answer through its grammar.
+
+    Parameters
+    ----------
+    matcher : LLMatcher
+        At the beginning of the grammar.
+    vocab_size : int
+        Width of the logits.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._bits = np.zeros((vocab_size + 31) // 32, dtype=np.int32)
+
+    def mask(self, logits: Tensor) -> None:
+        """Set the logits of all tokens that the grammar forbids next to minus infinity, in place."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: logits.shape[-1]]
+        logits.masked_fill_(torch.from_numpy(allowed) == 0, float("-inf"))
+
+    def accept(self, token_id: int) -> None:
+        """Go on by one token."""
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing may follow."""
+        stopped: bool = self._matcher.is_stopped()
+        return stopped
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"The answer cannot follow its grammar: {self._matcher.get_error()}")
+
+
+class GrammarCompiler:
+    """Makes matchers; compiled grammars are kept.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        The model's.
+    vocab_size : int
+        Width of the logits.
+    eos_token_ids : iterable of int
+        Tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Iterable[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos = sorted(eos_token_ids)
+        self._lock = threading.Lock()
+        self._guidance: LLTokenizer | None = None
+        self._compile = lru_cache(maxsize=128)(self._compile_uncached)
+
+    def matcher(self, kind: str, text: str) -> GrammarMatcher:
+        """Make a matcher at the beginning of a grammar.
+
+        Parameters
+        ----------
+        kind : str
+            ``json_schema``, ``regex`` or ``ebnf``.
+        text : str
+            The grammar.
+
+        Raises
+        ------
+        ValueError
+            When the grammar is not one, as SGLang says it.
+        """
+        return GrammarMatcher(self._compile(kind, text).deep_copy(), self._vocab_size)
+
+    def _compile_uncached(self, kind: str, text: str) -> LLMatcher:
+        if kind not in _NAMES:
+            raise ValueError(f"{kind} is not served by the embedded server; use json_schema, regex or ebnf.")
+        try:
+            grammar = _grammar(kind, text)
+            problem = LLMatcher.validate_grammar(grammar, self._guidance_tokenizer())
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise ValueError(f"Failed to compile {_NAMES[kind]} grammar: {problem}")
+        return LLMatcher(self._guidance_tokenizer(), grammar, log_level=0)
+
+    def _guidance_tokenizer(self) -> LLTokenizer:
+        # Takes half a second, so it is made when the first grammar comes, and once.
+        with self._lock:
+            if self._guidance is None:
+                self._guidance = LLTokenizer(
+                    self._tokenizer.backend.to_str(), n_vocab=self._vocab_size, eos_token=self._eos or None
+                )
+            return self._guidance
+
+
+def _grammar(kind: str, text: str) -> str:
+    """Turn a grammar of SGLang's kinds into llguidance's own form."""
+    if kind != "json_schema":
+        converted: str = grammar_from(kind, text)
+        return converted
+    schema = {"type": "object"} if text == ANY_OBJECT else json.loads(text)
+    # Flexible white space lets a small model write spaces for ever.
+    compact: str = LLMatcher.grammar_from_json_schema(
+        schema, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    )
+    return compact

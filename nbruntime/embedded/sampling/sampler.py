@@ -1,0 +1,181 @@
+"""The choice of the next token of each request.
+
+The order is SGLang's (``srt/layers/sampler.py``): bias and penalties and the grammar change the logits, the
+temperature scales them, log-probabilities are taken there, and top-k, top-p and min-p narrow the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nbruntime.embedded.sampling.grammar import GrammarMatcher
+from nbruntime.protocol.sampling import SamplingParams
+
+_FIRST_CANDIDATES = 1024
+"""Nucleus sampling sorts so many likely tokens first, and all only if their mass does not suffice."""
+
+
+class SamplingState:
+    """What the sampling of one request remembers from token to token.
+
+    Parameters
+    ----------
+    params : SamplingParams
+        Of the request.
+    vocab_size : int
+        Width of the logits.
+    stop_ids : frozenset of int
+        Tokens that would end the answer; not chosen before ``min_new_tokens``.
+    matcher : GrammarMatcher, optional
+        The grammar of the request.
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        vocab_size: int,
+        stop_ids: frozenset[int] = frozenset(),
+        matcher: GrammarMatcher | None = None,
+    ) -> None:
+        self.params = params
+        self.matcher = matcher
+        self.generated = 0
+        self._stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64)
+        self.generator: torch.Generator | None = None
+        if params.sampling_seed is not None:
+            self.generator = torch.Generator().manual_seed(params.sampling_seed)
+        penalised = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
+        self._counts = torch.zeros(vocab_size) if penalised else None
+        self._bias: tuple[Tensor, Tensor] | None = None
+        if params.logit_bias:
+            ids, biases = zip(*params.logit_bias.items(), strict=True)
+            self._bias = torch.tensor(ids), torch.tensor(biases, dtype=torch.float32)
+
+    def shape(self, logits: Tensor) -> None:
+        """Apply bias, penalties, the least length and the grammar to one row of logits, in place."""
+        params = self.params
+        if self._counts is not None:
+            seen = self._counts > 0
+            logits -= params.frequency_penalty * self._counts + params.presence_penalty * seen
+            scaled = torch.where(
+                logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty
+            )
+            torch.where(seen, scaled, logits, out=logits)
+        if self._bias is not None:
+            logits.index_add_(0, *self._bias)
+        if self.generated < params.min_new_tokens and len(self._stop_ids):
+            logits.index_fill_(0, self._stop_ids, float("-inf"))
+        if self.matcher is not None:
+            self.matcher.mask(logits)
+
+    def accept(self, token_id: int) -> None:
+        """Remember a token that was chosen."""
+        self.generated += 1
+        if self._counts is not None:
+            self._counts[token_id] += 1
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The tokens that were chosen for the rows of a step.
+
+    Parameters
+    ----------
+    token_ids : list of int
+        One per row.
+    logprobs : Tensor, shape (rows, vocabulary), or None
+        What the choice was made from, before top-k, top-p and min-p; None if not asked for.
+    """
+
+    token_ids: list[int]
+    logprobs: Tensor | None
+
+
+class Sampler:
+    """Chooses tokens.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Makes requests without a seed of their own repeatable, if they come one at a time.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    @torch.inference_mode()
+    def choose(self, logits: Tensor, states: Sequence[SamplingState], *, logprobs: bool) -> Choice:
+        """Choose the next token of each row.
+
+        Parameters
+        ----------
+        logits : Tensor of float32, shape (rows, vocabulary)
+            Shaped already (`SamplingState.shape`); scaled in place.
+        states : sequence of SamplingState
+            One per row.
+        logprobs : bool
+            Whether any row wants log-probabilities.
+
+        Returns
+        -------
+        Choice
+        """
+        sampled = [row for row, state in enumerate(states) if not state.params.greedy]
+        if sampled:
+            temperatures = torch.ones(len(states), 1)
+            for row in sampled:
+                temperatures[row] = states[row].params.temperature
+            logits.div_(temperatures)
+        chosen = logits.argmax(dim=-1).tolist()
+        logprob_rows = torch.log_softmax(logits, dim=-1) if logprobs else None
+        for row in sampled:
+            state = states[row]
+            chosen[row] = _draw(logits[row], state.params, state.generator or self._generator)
+        return Choice(chosen, logprob_rows)
+
+
+def _draw(logits: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
+    """Draw one token from one row of scaled logits."""
+    if params.top_p >= 1 and params.top_k >= len(logits):
+        probabilities = logits.softmax(dim=-1)
+        if params.min_p > 0:
+            probabilities[probabilities < params.min_p * probabilities.max()] = 0
+        return _pick(probabilities, generator)
+    probabilities, token_ids = _candidates(logits, params)
+    return int(token_ids[_pick(probabilities, generator)])
+
+
+def _candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Give the probabilities and ids of the tokens that top-k, top-p and min-p leave, most likely first."""
+    count = min(params.top_k, len(logits))
+    total = logits.logsumexp(dim=-1)
+    if params.top_p < 1 and count > _FIRST_CANDIDATES:
+        values, token_ids = logits.topk(_FIRST_CANDIDATES)
+        if (values - total).exp().sum() < params.top_p:
+            values, token_ids = logits.topk(count)
+    else:
+        values, token_ids = logits.topk(count)
+    probabilities = (values - total).exp()
+    if params.top_p < 1:
+        # A token stays as long as those before it have not reached the nucleus; the first always stays.
+        before = probabilities.cumsum(dim=-1) - probabilities
+        probabilities = torch.where(before <= params.top_p, probabilities, 0)
+    if params.min_p > 0:
+        probabilities = torch.where(probabilities >= params.min_p * probabilities[0], probabilities, 0)
+    return probabilities, token_ids
+
+
+def _pick(weights: Tensor, generator: torch.Generator) -> int:
+    """Draw an index in proportion to its weight: the first arrival of exponential clocks."""
+    clocks = torch.empty_like(weights).exponential_(generator=generator)
+    return int((weights / clocks).argmax())

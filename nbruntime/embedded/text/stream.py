@@ -1,0 +1,111 @@
+"""The text of an answer as it grows, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import regex
+
+from nbruntime.embedded.text.tokenizer import Tokenizer
+from nbruntime.protocol.sampling import SamplingParams
+
+_CONTEXT_TOKENS = 5
+"""Prompt tokens that the first decoding sees: some tokenizers drop the space of a first word."""
+
+REGEX_SECONDS = 0.05
+"""A stop pattern that searches for longer is given up: it would hold every other request."""
+
+
+class StopRegexTimeout(Exception):
+    """A stop pattern took too long to search."""
+
+
+class TextStream:
+    """Decodes an answer piece by piece and looks for its end.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        The model's.
+    prompt_ids : sequence of int
+        The prompt, for the context of the first tokens.
+    params : SamplingParams
+        Says how special tokens are shown and which texts end the answer.
+
+    Attributes
+    ----------
+    text : str
+        What is decoded so far, without a character whose bytes are incomplete.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+        self.text = ""
+        self._tokenizer = tokenizer
+        self._skip_special = params.skip_special_tokens
+        self._stops = [stop for stop in params.stop if stop]
+        self._longest_stop = max(map(len, self._stops), default=0)
+        self._patterns = [(pattern, regex.compile(pattern)) for pattern in params.stop_regex]
+        self._ids = list(prompt_ids[-_CONTEXT_TOKENS:])
+        # Text before `read` is out; decoding begins at `start`, so that `read` has its left context.
+        self._start, self._read = 0, len(self._ids)
+        self._before = self._decode(self._start, self._read)
+
+    def push(self, token_id: int) -> None:
+        """Add one token."""
+        self._ids.append(token_id)
+        decoded = self._decode(self._start, len(self._ids))
+        if len(decoded) > len(self._before) and not decoded.endswith("\ufffd"):
+            self._advance(decoded)
+
+    def flush(self) -> None:
+        """Show also what may be half a character: nothing more will come."""
+        decoded = self._decode(self._start, len(self._ids))
+        if len(decoded) > len(self._before):
+            self._advance(decoded)
+
+    def find_stop(self, scanned: int) -> tuple[str, int] | None:
+        """Look for the end of the answer.
+
+        Parameters
+        ----------
+        scanned : int
+            Length of the text that was searched before.
+
+        Returns
+        -------
+        tuple of str and int, or None
+            The stop string or pattern that was met, and the length of the text to keep. A string is cut
+            off, a pattern is kept, as SGLang does.
+
+        Raises
+        ------
+        StopRegexTimeout
+            When a pattern takes too long.
+        """
+        begin = max(0, scanned - self._longest_stop + 1)
+        found = [(at, stop) for stop in self._stops if (at := self.text.find(stop, begin)) >= 0]
+        if found:
+            at, stop = min(found)
+            return stop, at
+        for pattern, compiled in self._patterns:
+            try:
+                match = compiled.search(self.text, timeout=REGEX_SECONDS)
+            except TimeoutError as error:
+                raise StopRegexTimeout(f"The stop_regex {pattern!r} takes too long to search.") from error
+            if match:
+                return pattern, len(self.text)
+        return None
+
+    def may_be_stopping(self) -> bool:
+        """Tell whether the text ends in the beginning of a stop string."""
+        return any(
+            self.text.endswith(stop[:length]) for stop in self._stops for length in range(1, len(stop))
+        )
+
+    def _advance(self, decoded: str) -> None:
+        self.text += decoded[len(self._before) :]
+        self._start, self._read = self._read, len(self._ids)
+        self._before = self._decode(self._start, self._read)
+
+    def _decode(self, start: int, end: int) -> str:
+        return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=self._skip_special)

@@ -1,0 +1,116 @@
+"""The model's tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from nbruntime.errors import ModelNotFoundError
+
+
+class Tokenizer:
+    """Text to token ids and back, with the model's chat template.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``tokenizer.json`` and, with a chat template, ``tokenizer_config.json``.
+    chat_template : str, optional
+        A Jinja template instead of the folder's own.
+    """
+
+    def __init__(self, folder: Path, chat_template: str | None = None) -> None:
+        self.folder = folder
+        self.backend = _load_backend(folder)
+        # What the file says of cutting and padding is meant for training, not for serving.
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self._chat_template = chat_template
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Turn text into token ids."""
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Turn token ids into text; a character whose bytes are incomplete becomes U+FFFD."""
+        text: str = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        size: int = self.backend.get_vocab_size(with_added_tokens=True)
+        return size
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The Jinja template that turns messages into a prompt."""
+        if self._chat_template is not None:
+            return self._chat_template
+        standalone = self.folder / "chat_template.jinja"
+        if standalone.exists():
+            return standalone.read_text(encoding="utf-8")
+        template = self._config.get("chat_template")
+        if isinstance(template, list):  # several named ones
+            template = next((each["template"] for each in template if each.get("name") == "default"), None)
+        return template
+
+    def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """Turn messages into the text of a prompt.
+
+        Raises
+        ------
+        ValueError
+            When the model has no chat template, or it refuses the messages.
+        """
+        from jinja2.exceptions import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        if self.chat_template is None:
+            raise ValueError(
+                "The model has no chat template: send text, or start the server with --chat-template."
+            )
+        special = {
+            name: value["content"] if isinstance(value, dict) else value
+            for name, value in self._config.items()
+            if name.endswith("_token") and isinstance(value, str | dict)
+        }
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[messages],
+                chat_template=self.chat_template,
+                add_generation_prompt=add_generation_prompt,
+                **special,
+            )
+        except TemplateError as error:
+            raise ValueError(f"The chat template refused the messages: {error}") from error
+        text: str = rendered[0]
+        return text
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        path = self.folder / "tokenizer_config.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _load_backend(folder: Path) -> Any:
+    path = folder / "tokenizer.json"
+    if path.exists():
+        return FastTokenizer.from_file(str(path))
+    # Older models bring only sentencepiece files: transformers converts them.
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelNotFoundError(
+            f"{folder} has no tokenizer.json, and its tokenizer has no fast form\n"
+            "Save one with AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+        )
+    return backend

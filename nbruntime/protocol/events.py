@@ -1,0 +1,121 @@
+"""The one decoder of event streams: bytes in, the payloads of the events out.
+
+What comes off a socket has no borders: an event may arrive in pieces, several may arrive at once, and a
+piece may end within a character or within a line end. `EventDecoder` puts the events together again by
+the rules of the HTML standard (server-sent events). What an event of ``/generate`` means is the matter of
+`nbruntime.protocol.deltas`.
+"""
+
+from __future__ import annotations
+
+DONE = b"[DONE]"
+"""The payload that ends a stream, in SGLang as in OpenAI's API."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class EventDecoder:
+    r"""Split the bytes of a ``text/event-stream`` into the data of its events.
+
+    Feed it whatever arrives. Lines may end in LF, CR LF or CR; comments, empty events and fields other
+    than ``data`` are passed over; several ``data`` lines of one event are joined by LF. Payloads stay
+    bytes: a whole event never holds half a character, and `json.loads` takes bytes.
+
+    Attributes
+    ----------
+    done : bool
+        Whether ``[DONE]`` has come; what follows it is ignored.
+
+    Examples
+    --------
+    >>> decoder = EventDecoder()
+    >>> decoder.feed(b'data: {"text": "Hel')
+    []
+    >>> decoder.feed(b'lo"}\n\ndata: [DO')
+    [b'{"text": "Hello"}']
+    >>> decoder.feed(b"NE]\n\n"), decoder.done
+    ([], True)
+    """
+
+    __slots__ = ("_after_cr", "_held", "_started", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._held: list[bytes] = []  # pieces of the event that is not complete yet
+        self._after_cr = False  # the last byte was CR: a LF that follows belongs to it
+        self._started = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes.
+
+        Parameters
+        ----------
+        chunk : bytes
+            As they came, of any length.
+
+        Returns
+        -------
+        list of bytes
+            The data of the events that are complete now, without ``[DONE]``.
+        """
+        if not chunk or self.done:
+            return []
+        if self._after_cr:
+            self._after_cr = False
+            if chunk.startswith(b"\n"):
+                chunk = chunk[1:]
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in chunk:
+            # No event can end here. Long events come in many such pieces: they are joined only once.
+            self._held.append(chunk)
+            return []
+        if self._held:
+            self._held.append(chunk)
+            chunk = b"".join(self._held)
+            self._held.clear()
+        if not self._started:
+            self._started = True
+            chunk = chunk.removeprefix(_BYTE_ORDER_MARK)
+        events = chunk.split(b"\n\n")
+        rest = events.pop()
+        if rest:
+            self._held.append(rest)
+        return self._payloads(events)
+
+    def close(self) -> list[bytes]:
+        """Take the end of the stream.
+
+        Returns
+        -------
+        list of bytes
+            The data of a last event that no empty line followed. It may be cut off.
+        """
+        rest = b"".join(self._held)
+        self._held.clear()
+        if not self._started:
+            rest = rest.removeprefix(_BYTE_ORDER_MARK)
+        return [] if self.done else self._payloads([rest])
+
+    def _payloads(self, events: list[bytes]) -> list[bytes]:
+        payloads = []
+        for event in events:
+            plain = event.startswith(b"data: ") and b"\n" not in event  # the only form that SGLang writes
+            payload = event[6:] if plain else _data_of(event)
+            if payload == DONE:
+                self.done = True
+                break
+            if payload:
+                payloads.append(payload)
+        return payloads
+
+
+def _data_of(event: bytes) -> bytes:
+    """Join the ``data`` lines of one event."""
+    lines = []
+    for line in event.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+    return b"\n".join(lines)

@@ -1,0 +1,344 @@
+"""The body of a ``/generate`` request, made from what a caller gives and checked before it is sent.
+
+SGLang refuses an unknown name or a wrong type under ``sampling_params`` (0.5.23,
+``api/v1/api_types.py``); the same check here costs no round trip and knows the name that was meant. Only
+what the caller gave is sent: everything else is the server's to decide.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import operator
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.protocol.sampling import PARAMETER_NAMES, ContractError, SamplingParams
+
+Prompt = str | Sequence[int]
+"""One prompt: text, or token ids."""
+
+OPTION_NAMES = (
+    "return_logprob",
+    "logprob_start_len",
+    "top_logprobs_num",
+    "token_ids_logprob",
+    "return_text_in_logprobs",
+    "return_hidden_states",
+    "return_prompt_token_ids",
+    "lora_path",
+    "session_params",
+    "session_id",
+    "image_data",
+    "video_data",
+    "audio_data",
+    "modalities",
+    "custom_logit_processor",
+    "custom_labels",
+    "priority",
+    "extra_key",
+    "cache_salt",
+    "routing_key",
+    "conversation_id",
+    "require_reasoning",
+    "max_thinking_tokens",
+    "routed_dp_rank",
+    "data_parallel_rank",
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
+    "log_metrics",
+    "no_logs",
+)
+"""Fields of the request besides prompt, ``sampling_params``, ``rid`` and ``stream``."""
+
+_OTHER_NAMES = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "seed": "sampling_seed",
+    "num_return_sequences": "n",
+    "stop_sequences": "stop",
+    "logprobs": "return_logprob",
+    "top_logprobs": "top_logprobs_num",
+}
+"""What other libraries call the same thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A request that is ready to be sent to ``/generate``.
+
+    Parameters
+    ----------
+    body : dict
+        The JSON object.
+    prompts : tuple
+        The prompts, one or many.
+    samples : int
+        Answers to each prompt (``n``).
+    many : bool
+        Whether the server answers with a list.
+    rids : tuple of str
+        The names that were given to the requests, one per prompt. With ``n > 1`` the server gives others.
+    """
+
+    body: dict[str, Any]
+    prompts: tuple[Prompt, ...]
+    samples: int
+    many: bool
+    rids: tuple[str, ...]
+
+    @property
+    def prompt_of_answer(self) -> tuple[Prompt, ...]:
+        """The prompt of every answer, in the server's order: prompt by prompt, then sample by sample."""
+        return tuple(prompt for prompt in self.prompts for _ in range(self.samples))
+
+
+def build_generate_request(
+    prompt: Prompt | Sequence[Prompt],
+    *,
+    sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    rid: str | Sequence[str] | None = None,
+    stream: bool = False,
+    **arguments: Any,
+) -> GenerateRequest:
+    """Make and check the body of a ``/generate`` request.
+
+    Parameters
+    ----------
+    prompt : str, sequence of str, sequence of int, or sequence of sequences of int
+        One prompt or a batch of them, as text or as token ids.
+    sampling_params : mapping, or one mapping per prompt, optional
+        Sampling parameters by SGLang's names.
+    rid : str or sequence of str, optional
+        Name of the request; a new one is made when not given. A batch gets ``rid_0``, ``rid_1``, …
+    stream : bool
+        Whether the answer is to be streamed.
+    **arguments
+        Single sampling parameters, which go before `sampling_params`, and other fields of the request
+        (`OPTION_NAMES`). None stands for "not given", but for ``max_new_tokens``, where it means the rest
+        of the context.
+
+    Returns
+    -------
+    GenerateRequest
+        The body and what is needed to read the answer.
+
+    Raises
+    ------
+    ArgumentTypeError
+        For an unknown name or a wrong type.
+    ArgumentValueError
+        For a value out of range.
+
+    Examples
+    --------
+    >>> request = build_generate_request("The capital of France is", temperature=0, rid="r")
+    >>> request.body
+    {'text': 'The capital of France is', 'sampling_params': {'temperature': 0}, 'rid': 'r'}
+    >>> build_generate_request("Hello", max_tokens=5)
+    Traceback (most recent call last):
+        ...
+    nbruntime.errors.ArgumentTypeError: There is no parameter 'max_tokens'
+    Did you mean 'max_new_tokens'?
+    """
+    field, value, prompts, batch = _read_prompt(prompt)
+    keywords = {name: given for name, given in arguments.items() if name in PARAMETER_NAMES}
+    options = {name: given for name, given in arguments.items() if name not in keywords and given is not None}
+    for name in options:
+        if name not in OPTION_NAMES:
+            raise _unknown(name, (*PARAMETER_NAMES, *OPTION_NAMES))
+
+    checked: dict[str, Any] | list[dict[str, Any]]
+    if sampling_params is None or isinstance(sampling_params, Mapping):
+        checked = _check_sampling({**(sampling_params or {}), **keywords})
+        samples = checked.get("n") or 1
+    elif isinstance(sampling_params, Sequence) and not isinstance(sampling_params, str):
+        if not batch or len(sampling_params) != len(prompts):
+            raise ArgumentValueError(
+                f"{len(sampling_params)} sets of sampling parameters for "
+                f"{len(prompts) if batch else 'a single'} prompt{'s' if len(prompts) > 1 else ''}",
+                where="sampling_params",
+                hint="Give one mapping for all prompts, or a list with one for each.",
+            )
+        checked = [_check_sampling({**_mapping(single), **keywords}) for single in sampling_params]
+        counts = {single.get("n") or 1 for single in checked}
+        if len(counts) > 1:
+            raise ArgumentValueError(
+                "The prompts of one batch have different n",
+                where="sampling_params",
+                hint="Give all of them the same n, or send them as requests of their own.",
+            )
+        samples = counts.pop()
+    else:
+        raise ArgumentTypeError(
+            f"sampling_params must be a mapping, not {type(sampling_params).__name__}",
+            where="sampling_params",
+            hint='For example sampling_params={"temperature": 0.7, "max_new_tokens": 100}.',
+        )
+
+    rids = _name(rid, len(prompts), batch)
+    body: dict[str, Any] = {field: value, "sampling_params": checked, "rid": list(rids) if batch else rids[0]}
+    if stream:
+        body["stream"] = True
+    if options.get("return_logprob"):
+        options.setdefault("return_text_in_logprobs", True)
+    body.update((name, _plain(given)) for name, given in options.items())
+    return GenerateRequest(body, prompts, samples, batch or samples > 1, rids)
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Find the valid name that was most probably meant.
+
+    Examples
+    --------
+    >>> nearest("temprature", ("temperature", "top_p"))
+    'temperature'
+    """
+    names = tuple(names)
+    other = _OTHER_NAMES.get(name)
+    if other in names:
+        return other
+    close = difflib.get_close_matches(name, names, n=1)
+    return close[0] if close else None
+
+
+def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
+    meant = nearest(name, names)
+    hint = f"Did you mean {meant!r}?" if meant else f"Sampling parameters are: {', '.join(PARAMETER_NAMES)}."
+    return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
+
+
+def _read_prompt(
+    prompt: Prompt | Sequence[Prompt],
+) -> tuple[str, Any, tuple[Prompt, ...], bool]:
+    """Tell what the prompt is: field of the body, its value, the single prompts, whether it is a batch."""
+    if isinstance(prompt, str):
+        return "text", prompt, (prompt,), False
+    items = _plain(prompt)
+    if not isinstance(items, list):
+        raise ArgumentTypeError(
+            f"The prompt is a {type(prompt).__name__}",
+            where="prompt",
+            hint="Give a text, a list of token ids, or a list of either.",
+        )
+    if not items:
+        raise ArgumentValueError(
+            "The prompt is empty", where="prompt", hint="Give at least one text or one token id."
+        )
+    if all(isinstance(item, str) for item in items):
+        return "text", items, tuple(items), True
+    if all(isinstance(item, list) for item in items):
+        rows = [_token_ids(item) for item in items]
+        return "input_ids", rows, tuple(tuple(row) for row in rows), True
+    ids = _token_ids(items)
+    return "input_ids", ids, (tuple(ids),), False
+
+
+def _token_ids(items: list[Any]) -> list[int]:
+    if not items:
+        raise ArgumentValueError(
+            "A prompt has no token ids", where="prompt", hint="Leave the empty prompt out of the batch."
+        )
+    ids = []
+    for item in items:
+        try:
+            ids.append(operator.index(item))
+        except TypeError:
+            raise ArgumentTypeError(
+                f"The prompt holds {item!r} among token ids",
+                where="prompt",
+                hint="Give a text, a list of token ids, or a list of either; do not mix them.",
+            ) from None
+    return ids
+
+
+def _check_sampling(given: dict[str, Any]) -> dict[str, Any]:
+    """Check sampling parameters and put them into the form that JSON takes."""
+    params: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in PARAMETER_NAMES:
+            raise _unknown(name, PARAMETER_NAMES)
+        if value is None and name != "max_new_tokens":
+            continue
+        if name == "json_schema" and not isinstance(value, str):
+            value = _schema_text(value)
+        params[name] = _plain(value)
+        try:
+            SamplingParams.from_dict({name: params[name]})
+        except ContractError as error:
+            raise ArgumentTypeError(
+                f"{name} has the wrong type: {error}", where="sampling_params", hint=_TYPE_HINT
+            ) from error
+    try:
+        SamplingParams.from_dict(params).verify()
+    except ValueError as error:
+        raise ArgumentValueError(str(error), where="sampling_params", hint=_RANGE_HINT) from error
+    n = params.get("n")
+    if n is not None and n < 1:
+        raise ArgumentValueError(f"n must be at least 1, got {n}.", where="sampling_params", hint=_RANGE_HINT)
+    return params
+
+
+_TYPE_HINT = "Nothing was sent: give a value of the type that SGLang expects."
+_RANGE_HINT = "Nothing was sent: give a value within the range."
+
+
+def _schema_text(schema: Any) -> str:
+    # Pydantic models say their own schema, without pydantic being imported here.
+    describe = getattr(schema, "model_json_schema", None)
+    if callable(describe):
+        schema = describe()
+    try:
+        return json.dumps(schema)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"json_schema is not JSON: {error}",
+            where="sampling_params",
+            hint="Give the schema as a mapping, as JSON text, or as a pydantic model.",
+        ) from error
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ArgumentTypeError(
+            f"sampling_params holds a {type(value).__name__}",
+            where="sampling_params",
+            hint="Give one mapping for each prompt.",
+        )
+    return value
+
+
+def _name(rid: str | Sequence[str] | None, count: int, batch: bool) -> tuple[str, ...]:
+    if rid is None:
+        rid = uuid.uuid4().hex
+    if isinstance(rid, str):
+        if not rid:
+            raise ArgumentValueError("rid is empty", where="rid", hint="Leave it out to have one made.")
+        return tuple(f"{rid}_{i}" for i in range(count)) if batch else (rid,)
+    rids = tuple(rid)
+    if len(rids) != count or len(set(rids)) != count or not all(isinstance(r, str) and r for r in rids):
+        raise ArgumentValueError(
+            f"rid must be {count} different names for {count} prompts" if batch else "rid must be one name",
+            where="rid",
+            hint="Give one text, or leave it out to have names made.",
+        )
+    return rids
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples, sets, arrays and tensors into lists, and mappings into dicts."""
+    if isinstance(value, str | bytes | int | float | None):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if isinstance(value, list | tuple | set | frozenset | range):
+        return [_plain(item) for item in value]
+    return value
