@@ -1,0 +1,6 @@
+"""Getting the model: from what the user calls it to a Hugging Face folder on this machine."""
+
+from nbruntime.embedded.models.progress import Report
+from nbruntime.embedded.models.resolve import DEFAULT_MODEL, DEFAULT_REPO, ResolvedModel, resolve_model
+
+__all__ = ["DEFAULT_MODEL", "DEFAULT_REPO", "Report", "ResolvedModel", "resolve_model"]

@@ -1,6 +1,6 @@
 """GGUF to a Hugging Face folder: Llama models with a GPT-2 style BPE tokenizer.
 
-Only numpy, `gguf`, `tokenizers` and `safetensors` are used, never torch: a 135 M parameter model takes seconds.
+Needs numpy, `gguf`, `tokenizers` and `safetensors`, not torch: a model of 135 M parameters takes seconds.
 """
 
 from __future__ import annotations
@@ -20,23 +20,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-CONVERTER_VERSION = 1
-"""Raised when the folders written before are no longer good enough."""
-
 _LAYER_TENSORS = {
+    "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
 }
 _OTHER_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
-# token_type of `tokenizer.ggml.token_type`: control tokens are special, user-defined ones are not.
+# Values of `tokenizer.ggml.token_type`. Both are added tokens; only control tokens are special.
 _CONTROL, _USER_DEFINED = 3, 4
 
 
@@ -50,15 +47,15 @@ def convert_gguf(
     source : Path
         The GGUF file; its weights may be quantised, they are written dequantised.
     folder : Path
-        An existing empty folder for `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json`,
-        `tokenizer_config.json` and `special_tokens_map.json`.
+        An existing empty folder. It gets `config.json`, `generation_config.json`, `model.safetensors`,
+        `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
     progress : callable
         Called with the number of tensors done and their total.
 
     Raises
     ------
     ModelNotFoundError
-        When the file is no GGUF, or of an architecture or tokenizer this converter does not know.
+        When the file is no GGUF, or of an architecture or tokenizer that this converter does not know.
 
     Examples
     --------
@@ -69,27 +66,31 @@ def convert_gguf(
 
     try:
         reader = GGUFReader(source)
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise ModelNotFoundError(
-            f"{source} is not a readable GGUF file ({error}). Fetch it again, or pass a Hugging Face folder."
+            "The file cannot be read as GGUF",
+            cause=str(error),
+            where=str(source),
+            hint="Fetch it again, or give a Hugging Face folder.",
         ) from error
     architecture = _field(reader, "general.architecture")
     if architecture != "llama":
-        raise ModelNotFoundError(
-            f"{source} holds a model of architecture {architecture!r}; from GGUF only 'llama' can be converted. "
-            "Pass the model's Hugging Face folder or hub id instead."
-        )
+        raise _unknown(f"a model of architecture {architecture!r}", source)
+    if _field(reader, "llama.rope.scaling.type", "none") != "none":
+        raise _unknown("a model with scaled rope", source)
     tokenizer = _tokenizer(reader, source)
     config = _config(reader)
-    tensors = _tensors(reader, config, progress)
+    special = _special_tokens(reader)
+    tensors = _tensors(reader, config, source, progress)
 
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", _generation_config(config))
-    special = _special_tokens(reader)
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(reader, tokenizer, config, special))
     tokenizer.save(str(folder / "tokenizer.json"))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only the owner read
 
 
 def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -97,61 +98,63 @@ def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:
     return default if field is None else field.contents()
 
 
+def _unknown(what: str, source: Path) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"The GGUF file holds {what}, which cannot be converted",
+        where=str(source),
+        hint="Give the model's Hugging Face folder or its id on the hub.",
+    )
+
+
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-# --- weights ----------------------------------------------------------------------------------------------------
-
-
 def _tensors(
-    reader: GGUFReader, config: dict[str, Any], progress: Callable[[int, int], None]
+    reader: GGUFReader, config: dict[str, Any], source: Path, progress: Callable[[int, int], None]
 ) -> dict[str, NDArray[np.float16]]:
     from gguf.quants import dequantize
 
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     tensors: dict[str, NDArray[np.float16]] = {}
     for done, tensor in enumerate(reader.tensors, start=1):
-        kind, name = _tensor_name(tensor.name)
-        if name is not None:
-            weights = dequantize(tensor.data, tensor.tensor_type)
-            if kind in heads:
-                weights = _restore_rows(weights, heads[kind])
-            tensors[name] = np.ascontiguousarray(weights, dtype=np.float16)
+        name = _tensor_name(tensor.name)
+        if name is None:
+            raise _unknown(f"a tensor {tensor.name!r}", source)
+        weights = dequantize(tensor.data, tensor.tensor_type)
+        projection = name.split(".")[-2]
+        if projection in heads:
+            weights = _restore_rows(weights, heads[projection])
+        tensors[name] = np.ascontiguousarray(weights, dtype=np.float16)
         progress(done, len(reader.tensors))
     return tensors
 
 
-def _tensor_name(name: str) -> tuple[str, str | None]:
-    """The kind of a GGUF tensor and its name in transformers, None for one that transformers computes itself."""
-    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if layer and (target := _LAYER_TENSORS.get(layer[2])):
-        return layer[2], f"model.layers.{layer[1]}.{target}.{layer[3]}"
-    if target := _OTHER_TENSORS.get(name.removesuffix(".weight")):
-        return name.removesuffix(".weight"), f"{target}.weight"
-    if name == "rope_freqs.weight":
-        return "rope_freqs", None
-    raise ModelNotFoundError(
-        f"The GGUF file holds a tensor {name!r} that a Llama model in transformers does not have. "
-        "Pass the model's Hugging Face folder or hub id instead."
-    )
+def _tensor_name(name: str) -> str | None:
+    """Translate the name of a GGUF tensor to transformers'; None for one that a plain Llama does not have."""
+    if layer := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name):
+        target = _LAYER_TENSORS.get(layer[2])
+        return target and f"model.layers.{layer[1]}.{target}.{layer[3]}"
+    target = _OTHER_TENSORS.get(name.removesuffix(".weight"))
+    return target and f"{target}.weight"
 
 
 def _restore_rows(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Undo GGUF's order of the rows of q and k: pairs side by side there, two halves of a head in transformers."""
+    """Undo GGUF's order of the rows of q and k.
+
+    Rope turns pairs of rows. They stand side by side in GGUF, half a head apart in transformers.
+    """
     shape = weights.shape
     return weights.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
-
-
-# --- configuration ----------------------------------------------------------------------------------------------
 
 
 def _config(reader: GGUFReader) -> dict[str, Any]:
     heads = _field(reader, "llama.attention.head_count")
     hidden = _field(reader, "llama.embedding_length")
+    names = {tensor.name for tensor in reader.tensors}
     return {
         "architectures": ["LlamaForCausalLM"],
-        "attention_bias": False,
+        "attention_bias": "blk.0.attn_q.bias" in names,
         "attention_dropout": 0.0,
         "bos_token_id": _field(reader, "tokenizer.ggml.bos_token_id"),
         "dtype": "float16",
@@ -161,7 +164,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
         "hidden_size": hidden,
         "intermediate_size": _field(reader, "llama.feed_forward_length"),
         "max_position_embeddings": _field(reader, "llama.context_length"),
-        "mlp_bias": False,
+        "mlp_bias": "blk.0.ffn_up.bias" in names,
         "model_type": "llama",
         "num_attention_heads": heads,
         "num_hidden_layers": _field(reader, "llama.block_count"),
@@ -170,14 +173,14 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
         "rms_norm_eps": _shortest(_field(reader, "llama.attention.layer_norm_rms_epsilon")),
         "rope_scaling": None,
         "rope_theta": _shortest(_field(reader, "llama.rope.freq_base", 10000.0)),
-        "tie_word_embeddings": not any(tensor.name == "output.weight" for tensor in reader.tensors),
+        "tie_word_embeddings": "output.weight" not in names,
         "use_cache": True,
-        "vocab_size": len(reader.get_field("tokenizer.ggml.tokens").data),
+        "vocab_size": len(_field(reader, "tokenizer.ggml.tokens")),
     }
 
 
 def _shortest(value: float) -> float:
-    """The number that was meant: GGUF keeps 1e-5 as the float32 9.99999974e-06."""
+    """Take the number that was meant: GGUF keeps 1e-5 as the float32 9.99999974e-06."""
     return float(str(np.float32(value)))
 
 
@@ -186,38 +189,38 @@ def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in keys if config[key] is not None}
 
 
-# --- tokenizer --------------------------------------------------------------------------------------------------
-
-
 def _tokenizer(reader: GGUFReader, source: Path) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    model = _field(reader, "tokenizer.ggml.model")
-    kind = _field(reader, "tokenizer.ggml.pre")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=bool(_field(reader, "tokenizer.ggml.add_space_prefix", False)))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=_adds_prefix_space(reader))
     splitters = {
         "gpt-2": byte_level,
         "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level]),
     }
-    if model != "gpt2" or kind not in splitters:
-        raise ModelNotFoundError(
-            f"{source} holds a tokenizer of kind {model!r}/{kind!r}; from GGUF only gpt2/{'|'.join(splitters)} can be "
-            "converted. Pass the model's Hugging Face folder or hub id instead."
-        )
+    model = _field(reader, "tokenizer.ggml.model")
+    splitter = _field(reader, "tokenizer.ggml.pre")
+    if model != "gpt2" or splitter not in splitters:
+        raise _unknown(f"a tokenizer of kind {model!r}, {splitter!r}", source)
+    if _field(reader, "tokenizer.ggml.add_bos_token", False):
+        raise _unknown("a tokenizer that puts a token before every text", source)
+
     tokens = _field(reader, "tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in _field(reader, "tokenizer.ggml.merges")]
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = splitters[kind]
+    tokenizer.pre_tokenizer = splitters[splitter]
     tokenizer.decoder = decoders.ByteLevel()
-    types = _field(reader, "tokenizer.ggml.token_type")
     tokenizer.add_tokens(
         [
-            AddedToken(token, normalized=False, special=type_ == _CONTROL)
-            for token, type_ in zip(tokens, types, strict=True)
-            if type_ in (_CONTROL, _USER_DEFINED)
+            AddedToken(token, normalized=False, special=token_type == _CONTROL)
+            for token, token_type in zip(tokens, _field(reader, "tokenizer.ggml.token_type"), strict=True)
+            if token_type in (_CONTROL, _USER_DEFINED)
         ]
     )
     return tokenizer
+
+
+def _adds_prefix_space(reader: GGUFReader) -> bool:
+    return bool(_field(reader, "tokenizer.ggml.add_space_prefix", False))
 
 
 def _special_tokens(reader: GGUFReader) -> dict[str, Any]:
@@ -230,25 +233,18 @@ def _special_tokens(reader: GGUFReader) -> dict[str, Any]:
 def _tokenizer_config(
     reader: GGUFReader, tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, Any]
 ) -> dict[str, Any]:
+    properties = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     added = {
-        str(index): {
-            "content": token.content,
-            "lstrip": token.lstrip,
-            "normalized": token.normalized,
-            "rstrip": token.rstrip,
-            "single_word": token.single_word,
-            "special": token.special,
-        }
+        str(index): {name: getattr(token, name) for name in properties}
         for index, token in sorted(tokenizer.get_added_tokens_decoder().items())
     }
-    settings: dict[str, Any] = {
-        "add_prefix_space": bool(_field(reader, "tokenizer.ggml.add_space_prefix", False)),
+    template = _field(reader, "tokenizer.chat_template")
+    return {
+        "add_prefix_space": _adds_prefix_space(reader),
         "added_tokens_decoder": added,
         **special,
+        **({"chat_template": template} if template else {}),
         "clean_up_tokenization_spaces": False,
         "model_max_length": config["max_position_embeddings"],
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "PreTrainedTokenizerFast",  # the one that takes tokenizer.json as it is
     }
-    if template := _field(reader, "tokenizer.chat_template"):
-        settings["chat_template"] = template
-    return settings

