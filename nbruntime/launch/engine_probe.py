@@ -1,0 +1,97 @@
+"""Whether an interpreter can run SGLang's server on a device; standard library only.
+
+Imported for the checks that cost nothing, and run by another interpreter, which gets this file's text on its
+stdin, for the ones that need torch: torch is never imported into a kernel.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import json
+import os
+import sys
+from typing import Any
+
+DEVICE_FILES = (
+    "/dev/nvidia[0-9]*",
+    "/dev/dxg",
+    "/dev/kfd",
+    "/dev/dri/render*",
+    "/dev/davinci[0-9]*",
+    "/dev/accel*",
+)
+"""What Nvidia (also below WSL), AMD, Intel, Ascend and Gaudi devices look like on Linux."""
+
+TORCH_DEVICES = ("cuda", "xpu", "npu", "hpu", "musa")
+"""Modules of torch that know a device that SGLang runs on; AMD's is ``cuda``."""
+
+
+def find_server() -> tuple[str, str]:
+    """Look for SGLang's server without importing anything.
+
+    Returns
+    -------
+    folder : str
+        The package's folder; empty if its server cannot run here.
+    why : str
+        Why it cannot.
+    """
+    spec = importlib.util.find_spec("sglang")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        return "", "SGLang is not installed"
+    folder = folders[0]
+    if not all(
+        os.path.isfile(os.path.join(folder, *path))
+        for path in (["launch_server.py"], ["srt", "server_args.py"])
+    ):
+        return "", "SGLang is installed without its server"
+    if importlib.util.find_spec("torch") is None:
+        return "", "SGLang is installed without torch"
+    return folder, ""
+
+
+def may_have_device() -> bool:
+    """Whether a device is worth asking torch for."""
+    if sys.platform == "darwin":
+        return True
+    return any(glob.glob(pattern) for pattern in DEVICE_FILES)
+
+
+def find_device() -> str:
+    """Ask torch for a device; takes seconds.
+
+    Returns
+    -------
+    str
+        Its name, or nothing.
+    """
+    import torch
+
+    for kind in TORCH_DEVICES:
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
+            return str(module.get_device_name(0))
+    mps = getattr(torch.backends, "mps", None)
+    return "Apple GPU" if mps is not None and mps.is_available() else ""
+
+
+def look() -> dict[str, Any]:
+    """Make all checks that are still worth making.
+
+    Returns
+    -------
+    dict
+        ``folder`` of SGLang's server, ``device``, and ``why`` it cannot be used, each possibly empty.
+    """
+    folder, why = find_server()
+    device = ""
+    if folder:
+        device = find_device() if may_have_device() else ""
+        why = "" if device else "SGLang is installed, but there is no GPU"
+    return {"folder": folder, "device": device, "why": why}
+
+
+if __name__ == "__main__":
+    print(json.dumps(look()))

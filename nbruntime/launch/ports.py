@@ -1,0 +1,199 @@
+"""Claiming a port without a race, and saying who holds one that is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+from dataclasses import dataclass
+
+from nbruntime.errors import ArgumentValueError, PortInUseError
+
+__all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holder_of"]
+
+FIRST_PORT = 30000
+"""Where the search for a free port begins: SGLang's default."""
+
+_PORTS_TRIED = 10_000
+
+
+@dataclass
+class PortClaim:
+    """A port that is ours.
+
+    Parameters
+    ----------
+    host : str
+        Address that the server listens on.
+    port : int
+        The port.
+    listener : socket.socket or None
+        The listening socket, for a server that takes one over.
+    reservation : socket.socket or None
+        Keeps other runtimes off while a server that binds by itself is still loading.
+    """
+
+    host: str
+    port: int
+    listener: socket.socket | None = None
+    reservation: socket.socket | None = None
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """What the supervisor has to inherit to keep the claim."""
+        return tuple(held for held in (self.listener, self.reservation) if held is not None)
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches the server.
+
+        Examples
+        --------
+        >>> PortClaim("0.0.0.0", 30000).url
+        'http://127.0.0.1:30000'
+        """
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def close(self) -> None:
+        """Close this process's part; the supervisor's and the server's live on."""
+        for held in self.sockets:
+            held.close()
+
+
+def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_PORT) -> PortClaim:
+    """Take a port.
+
+    Parameters
+    ----------
+    host : str
+        Address to listen on.
+    port : int or None
+        A certain port, 0 for one that the system chooses, or None for the first free one.
+    listen : bool
+        Whether the server takes over a listening socket. Otherwise the port is tried and let go, and on Linux
+        a reservation keeps other runtimes away from it.
+    above : int
+        Where the search begins when `port` is None.
+
+    Returns
+    -------
+    PortClaim
+        To be closed once the supervisor has inherited its sockets.
+
+    Raises
+    ------
+    PortInUseError
+        If `port` is taken; names the process that holds it, if that can be seen.
+    ArgumentValueError
+        If there is no such port, or `host` is not an address of this machine.
+
+    Examples
+    --------
+    >>> claim = claim_port("127.0.0.1", 0, listen=True)
+    >>> claim.port > 0
+    True
+    >>> claim.close()
+    """
+    if port is not None and not 0 <= port < 1 << 16:
+        raise ArgumentValueError(f"port must be between 0 and 65535, not {port}")
+    if port is not None:
+        return _try(host, port, listen)
+    for candidate in range(above, min(above + _PORTS_TRIED, 1 << 16)):
+        with contextlib.suppress(PortInUseError):
+            return _try(host, candidate, listen, explain=False)
+    raise PortInUseError(f"No port is free on {host} between {above} and {candidate}")
+
+
+def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortClaim:
+    try:
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
+            0
+        ]
+    except socket.gaierror as error:
+        raise ArgumentValueError(f"host={host!r} is not an address: {error.strerror}") from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    reservation = None
+    try:
+        # Connections of an earlier server that are still in TIME_WAIT do not matter.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        port = listener.getsockname()[1]
+        reservation = _reserve(port)
+        listener.listen(1024)  # only this finds two that have bound the same port
+    except OSError as error:
+        listener.close()
+        if reservation is not None:
+            reservation.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(_taken(port) if explain else f"Port {port} is taken") from error
+        if error.errno == errno.EACCES:
+            raise PortInUseError(f"Port {port} may only be used by the administrator") from error
+        raise ArgumentValueError(f"Cannot listen on {host!r}, port {port}: {error.strerror}") from error
+    if listen:
+        return PortClaim(host, port, listener, reservation)
+    listener.close()
+    return PortClaim(host, port, None, reservation)
+
+
+def _reserve(port: int) -> socket.socket | None:
+    """Take a name that belongs to the port: held as long as somebody has the socket open, and no file."""
+    if sys.platform != "linux":
+        return None
+    reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        reservation.bind(f"\0nbruntime-port-{port}")
+    except OSError:
+        reservation.close()
+        raise
+    return reservation
+
+
+def _taken(port: int) -> str:
+    pid = holder_of(port)
+    if pid is None:
+        return f"Port {port} is taken"
+    return f"Port {port} is taken by process {pid} ({_command(pid)})"
+
+
+def holder_of(port: int) -> int | None:
+    """Find the process that listens on a port.
+
+    Parameters
+    ----------
+    port : int
+        The port.
+
+    Returns
+    -------
+    int or None
+        Its pid; None where nobody listens, the process is another user's, or there is no ``/proc``.
+    """
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table) as file:
+            for row in list(file)[1:]:
+                column = row.split()
+                if int(column[1].rpartition(":")[2], 16) == port and column[3] == "0A":  # LISTEN
+                    inodes.add(f"socket:[{column[9]}]")
+    if not inodes:
+        return None
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                for fd in os.listdir(f"/proc/{name}/fd"):
+                    with contextlib.suppress(OSError):
+                        if os.readlink(f"/proc/{name}/fd/{fd}") in inodes:
+                            return int(name)
+    return None
+
+
+def _command(pid: int) -> str:
+    """Tell the name of a process: its arguments may hold secrets."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return "of unknown name"

@@ -1,0 +1,134 @@
+"""Watching a server until it is ready: its process, its output and its socket together, no fixed sleeps."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from nbruntime.errors import LaunchError, LaunchTimeoutError, ModelNotFoundError, PortInUseError
+from nbruntime.launch.phases import FETCHING, Phase
+
+if TYPE_CHECKING:
+    from nbruntime.launch.engines import Engine
+    from nbruntime.launch.process import ServerProcess
+
+__all__ = ["await_ready", "http_status"]
+
+FETCHING_STALL = 120.0
+"""Seconds without news after which a download or conversion counts against the time-out after all."""
+
+LOG_LINES = 40
+"""Lines of the log that an error keeps."""
+
+_ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?(?P<error>\w*(?:Error|Exception|Exit)): .+|^\S+: error: .+")
+_PORT_TAKEN = re.compile("address already in use", re.IGNORECASE)
+
+
+def http_status(url: str, timeout: float) -> int | None:
+    """Ask for a page and look at the status only; proxies are not asked.
+
+    Parameters
+    ----------
+    url : str
+        An ``http://`` address.
+    timeout : float
+        Seconds.
+
+    Returns
+    -------
+    int or None
+        None if nobody answers, or not in time.
+    """
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+    try:
+        connection.request("GET", address.path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def await_ready(
+    process: ServerProcess,
+    engine: Engine,
+    url: str,
+    *,
+    timeout: float,
+    on_phase: Callable[[Phase], None],
+) -> None:
+    """Return as soon as a server takes requests.
+
+    Parameters
+    ----------
+    process : ServerProcess
+        The server.
+    engine : Engine
+        Knows what its output means, and how to ask it.
+    url : str
+        Where it is going to answer.
+    timeout : float
+        Seconds; those in which a model is downloaded or converted do not count.
+    on_phase : callable
+        Called with every new `Phase`, in this thread.
+
+    Raises
+    ------
+    LaunchError
+        If the process ends; a subclass where the log tells the reason.
+    LaunchTimeoutError
+        If it takes too long.
+    """
+    phase = Phase("starting")
+    left = timeout
+    before = next_probe = last_news = time.monotonic()
+    while True:
+        line = process.next_line(max(0.0, min(next_probe - before, left)))
+        now = time.monotonic()
+        if phase.name not in FETCHING or now - last_news > FETCHING_STALL:
+            left -= now - before
+        before = now
+        if line is not None and (news := engine.read_phase(line)) is not None and news != phase:
+            phase, last_news = news, now
+            if phase.name != "ready":  # that is for the socket to say
+                on_phase(phase)
+        if process.poll() is not None:
+            raise _launch_error(process, engine, phase)
+        if phase.name == "ready" or now >= next_probe:
+            if engine.is_ready(url):
+                on_phase(Phase("ready"))
+                return
+            next_probe = time.monotonic() + (0.05 if phase.name == "ready" else engine.probe_interval)
+        if left <= 0:
+            raise LaunchTimeoutError(
+                f"The {engine.name} server was not ready within {timeout:g} s",
+                cause=f"its last phase was {str(phase)!r}",
+                log_lines=process.logs(LOG_LINES).splitlines(),
+            )
+
+
+def _launch_error(process: ServerProcess, engine: Engine, phase: Phase) -> LaunchError:
+    """Find the reason in the log."""
+    process.wait(1.0)  # what it wrote last
+    log_lines = process.logs(LOG_LINES).splitlines()
+    cause = process.exit_cause()
+    kind: type[LaunchError] = LaunchError
+    for line in reversed(log_lines):
+        if match := _ERROR_LINE.match(line.strip()):
+            cause = f"{line.strip()} ({cause})"
+            if match["error"] == ModelNotFoundError.__name__:
+                kind = ModelNotFoundError
+            break
+    if any(_PORT_TAKEN.search(line) for line in log_lines):
+        kind = PortInUseError
+    return kind(
+        f"The {engine.name} server ended before it was ready, in the phase {str(phase)!r}",
+        cause=cause,
+        log_lines=log_lines,
+        hint="The end of its log is below." if log_lines and kind is LaunchError else None,
+    )
