@@ -104,12 +104,15 @@ class Item:
         The generated tokens so far.
     finish_reason : dict or None
         SGLang's, once the item has ended.
+    prompt_token_ids : list of int or None
+        The prompt as tokens, if the request asked for them.
     """
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.output_ids: list[int] = []
         self.finish_reason: dict[str, Any] | None = None
+        self.prompt_token_ids: list[int] | None = None
         self._parts: list[str] = []
         self._meta_info: dict[str, Any] = {}
         self._raw: bytes | None = None  # the event that meta_info is still to be read from
@@ -203,6 +206,7 @@ class Item:
         self._meta_info = meta_info if repeats else self._joined(meta_info, len(ids))
         self._raw = None
         self.finish_reason = reason
+        self.prompt_token_ids = event.get("prompt_token_ids", self.prompt_token_ids)
         self._fast = _beginnings(raw) if self._cumulative and tuple(event)[:3] == _ORDER else None
         return Delta(
             self.index, new_text, start, len(self.output_ids) - start, reason is not None, event, repeats
@@ -296,8 +300,12 @@ class DeltaDecoder:
         return self._deltas(self._events.feed(chunk))
 
     def close(self) -> list[Delta]:
-        """Take the end of the stream, and the event that it may have cut short."""
-        return self._deltas(self._events.close())
+        """Take the end of the stream: a last event counts without the empty line, if it is whole."""
+        failed = self.failure is not None
+        deltas = self._deltas(self._events.close())
+        if not failed and self.failure is not None and not self.failure.from_server:
+            self.failure = None  # cut short
+        return deltas
 
     def _deltas(self, payloads: list[bytes]) -> list[Delta]:
         deltas = []

@@ -112,7 +112,8 @@ def build_generate_request(
     Parameters
     ----------
     prompt : str, sequence of str, sequence of int, or sequence of sequences of int
-        One prompt or a batch of them, as text or as token ids.
+        One prompt or a batch of them, as text or as token ids; also what a tokenizer of transformers
+        returns.
     sampling_params : mapping, or one mapping per prompt, optional
         Sampling parameters by SGLang's names.
     rid : str or sequence of str, optional
@@ -158,7 +159,7 @@ def build_generate_request(
     if sampling_params is None or isinstance(sampling_params, Mapping):
         checked = _check_sampling({**(sampling_params or {}), **keywords})
         samples = checked.get("n") or 1
-    elif isinstance(sampling_params, Sequence) and not isinstance(sampling_params, str):
+    elif isinstance(sampling_params, list | tuple):
         if not batch or len(sampling_params) != len(prompts):
             raise ArgumentValueError(
                 f"{len(sampling_params)} sets of sampling parameters for "
@@ -220,7 +221,9 @@ def _read_prompt(
     """Tell what the prompt is: field of the body, its value, the single prompts, whether it is a batch."""
     if isinstance(prompt, str):
         return "text", prompt, (prompt,), False
-    items = _plain(prompt)
+    items: Any = _plain(prompt)
+    if isinstance(items, dict):
+        items = _plain(items.get("input_ids"))  # what transformers' tokenizers return
     if not isinstance(items, list):
         raise ArgumentTypeError(
             f"The prompt is a {type(prompt).__name__}",

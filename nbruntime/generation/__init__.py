@@ -1,0 +1,17 @@
+"""What one request gives: a stream while it runs, a record afterwards.
+
+Floor 1: the standard library only. A stream knows nothing of HTTP; it is handed an iterator of bytes and
+two functions, one that closes the answer and one that aborts the request on the server.
+"""
+
+from nbruntime.generation.record import FinishReason, Generation, Timings, Token
+from nbruntime.generation.stream import AsyncGenerationStream, GenerationStream
+
+__all__ = [
+    "AsyncGenerationStream",
+    "FinishReason",
+    "Generation",
+    "GenerationStream",
+    "Timings",
+    "Token",
+]

@@ -1,0 +1,358 @@
+"""The record of a generation: text, tokens, reasons, counts and times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from nbruntime.protocol.requests import Prompt
+
+_EXCERPT = 76
+"""Characters of the text that a repr shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token, with its logprob if the request asked for logprobs.
+
+    Parameters
+    ----------
+    id : int
+        Id in the vocabulary.
+    text : str or None
+        The token as text, if the server sent it.
+    logprob : float or None
+        Natural logarithm of its probability; None for the first token of a prompt.
+    top : tuple of Token
+        The most likely tokens at this place, the likeliest first (``top_logprobs_num``).
+    asked : tuple of Token
+        The tokens that were asked for at this place (``token_ids_logprob``).
+
+    Examples
+    --------
+    >>> Token(7042, " Paris", -0.5).probability
+    0.6065306597126334
+    """
+
+    id: int
+    text: str | None = None
+    logprob: float | None = None
+    top: tuple[Token, ...] = ()
+    asked: tuple[Token, ...] = ()
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of the token, between 0 and 1."""
+        return None if self.logprob is None else math.exp(self.logprob)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishReason:
+    """Why a generation ended.
+
+    Parameters
+    ----------
+    type : str
+        ``"stop"``, ``"length"`` or ``"abort"``.
+    matched : int, str, list of int, or None
+        The token id, the text or the pattern that stopped it.
+    length : int or None
+        The limit that was reached.
+    message : str or None
+        The server's words about an abort.
+    status_code : int or None
+        The status of an abort that is an error.
+
+    Examples
+    --------
+    >>> str(FinishReason("stop", matched=13))
+    'stop (token 13)'
+    """
+
+    type: str
+    matched: int | str | list[int] | None = None
+    length: int | None = None
+    message: str | None = None
+    status_code: int | None = None
+
+    @classmethod
+    def from_dict(cls, reason: Mapping[str, Any]) -> FinishReason:
+        """Read SGLang's object; keys that are not known are left out."""
+        known = {item.name: reason[item.name] for item in fields(cls) if reason.get(item.name) is not None}
+        return cls(**{"type": "unknown", **known})
+
+    def __str__(self) -> str:
+        match self:
+            case FinishReason(type="stop", matched=int(token_id)):
+                return f"stop (token {token_id})"
+            case FinishReason(type="stop", matched=matched) if matched is not None:
+                return f"stop ({matched!r})"
+            case FinishReason(type="length", length=int(length)):
+                return f"length ({length})"
+            case FinishReason(message=str(message)):
+                return f"{self.type} ({message})"
+            case _:
+                return self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Times of a generation as the client saw them, in seconds.
+
+    Parameters
+    ----------
+    total : float or None
+        From sending the request to the end.
+    ttft : float or None
+        Time to first token: from sending the request to the first token; None when not streamed.
+    itl : tuple of float
+        Inter-token latencies: one for each token after the first arrival. Tokens that arrive together
+        share the time since the arrival before.
+    """
+
+    total: float | None = None
+    ttft: float | None = None
+    itl: tuple[float, ...] = ()
+
+    @classmethod
+    def from_arrivals(
+        cls, started: float, arrivals: Sequence[tuple[float, int]], ended: float | None
+    ) -> Timings:
+        """Make the record from arrival times.
+
+        Parameters
+        ----------
+        started : float
+            When the request was sent, in seconds of any clock.
+        arrivals : sequence of (float, int)
+            When tokens came, and how many.
+        ended : float or None
+            When the stream ended.
+
+        Examples
+        --------
+        >>> Timings.from_arrivals(10.0, [(10.5, 1), (11.0, 2)], 11.0)
+        Timings(total=1.0, ttft=0.5, itl=(0.25, 0.25))
+        """
+        itl: list[float] = []
+        for (before, _), (now, count) in pairwise(arrivals):
+            itl.extend([(now - before) / count] * count)
+        return cls(
+            total=None if ended is None else ended - started,
+            ttft=arrivals[0][0] - started if arrivals else None,
+            itl=tuple(itl),
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Generation:
+    """What one request gave for one prompt and one sample.
+
+    Parameters
+    ----------
+    text : str
+        The generated text.
+    output_ids : list of int
+        The generated tokens.
+    meta_info : dict
+        The server's own record, as it came.
+    prompt : str or sequence of int, optional
+        What was asked.
+    index : int
+        Place among the answers of its request.
+    timings : Timings
+        What the client measured.
+    prompt_token_ids : list of int, optional
+        The prompt as tokens, if the request asked for them.
+
+    Examples
+    --------
+    >>> answer = Generation.from_dict({
+    ...     "text": " Paris.",
+    ...     "output_ids": [7042, 30],
+    ...     "meta_info": {
+    ...         "id": "r", "finish_reason": {"type": "length", "length": 2},
+    ...         "prompt_tokens": 5, "completion_tokens": 2, "cached_tokens": 4,
+    ...     },
+    ... })
+    >>> answer.finish_reason.type, answer.prompt_tokens, answer.cached_tokens
+    ('length', 5, 4)
+    >>> answer
+    Generation ' Paris.'
+      2 tokens, length (2); prompt 5 tokens, 4 cached
+    """
+
+    text: str
+    output_ids: list[int] = field(default_factory=list)
+    meta_info: dict[str, Any] = field(default_factory=dict)
+    prompt: Prompt | None = None
+    index: int = 0
+    timings: Timings = Timings()
+    prompt_token_ids: list[int] | None = None
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], **others: Any) -> Generation:
+        """Read what `to_dict` wrote, or one answer of a server as it is.
+
+        Parameters
+        ----------
+        record : mapping
+            Keys ``text``, ``output_ids`` and ``meta_info`` as SGLang sends them; the others are optional.
+        **others
+            Fields that the record does not have.
+        """
+        timings = dict(record.get("timings") or {})
+        timings["itl"] = tuple(timings.get("itl") or ())
+        values = {
+            "text": record.get("text") or "",
+            "output_ids": list(record.get("output_ids") or ()),
+            "meta_info": dict(record.get("meta_info") or {}),
+            "prompt": record.get("prompt"),
+            "index": record.get("index") or 0,
+            "timings": Timings(**timings),
+            "prompt_token_ids": record.get("prompt_token_ids"),
+        }
+        return cls(**{**values, **others})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give a dict that JSON takes and `from_dict` reads."""
+        prompt = self.prompt
+        return {
+            "text": self.text,
+            "output_ids": list(self.output_ids),
+            "meta_info": self.meta_info,
+            "prompt": prompt if prompt is None or isinstance(prompt, str) else list(prompt),
+            "index": self.index,
+            "timings": {
+                "total": self.timings.total,
+                "ttft": self.timings.ttft,
+                "itl": list(self.timings.itl),
+            },
+            "prompt_token_ids": self.prompt_token_ids,
+        }
+
+    @property
+    def rid(self) -> str | None:
+        """The request's name on the server."""
+        return self.meta_info.get("id")
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None when it was left before its end."""
+        reason = self.meta_info.get("finish_reason")
+        return FinishReason.from_dict(reason) if isinstance(reason, Mapping) else None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.meta_info.get("prompt_tokens") or 0
+
+    @property
+    def completion_tokens(self) -> int:
+        """Generated tokens."""
+        counted = self.meta_info.get("completion_tokens")
+        return len(self.output_ids) if counted is None else counted
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that the server had in its cache."""
+        return self.meta_info.get("cached_tokens") or 0
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The counts of tokens together."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+        }
+
+    @property
+    def server_latency(self) -> float | None:
+        """Seconds from end to end as the server measured them."""
+        return self.meta_info.get("e2e_latency")
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Generated tokens per second of the whole request, prompt included."""
+        total = self.timings.total or self.server_latency
+        return self.completion_tokens / total if total else None
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """Generated tokens per second after the first one; None when not streamed."""
+        decoding = sum(self.timings.itl)
+        return len(self.timings.itl) / decoding if decoding else None
+
+    @cached_property
+    def tokens(self) -> list[Token]:
+        """The generated tokens; with logprobs if the request asked for them."""
+        tokens = _tokens(self.meta_info, "output")
+        # With max_new_tokens=0 there is a logprob of a token that was not generated.
+        return tokens[: len(self.output_ids)] if tokens else [Token(token_id) for token_id in self.output_ids]
+
+    @cached_property
+    def input_tokens(self) -> list[Token]:
+        """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has none."""
+        return _tokens(self.meta_info, "input")
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= _EXCERPT else self.text[: _EXCERPT - 1] + "…"
+        counts = f"{_count(self.completion_tokens, 'token')}, {self.finish_reason or 'unfinished'}"
+        if "prompt_tokens" in self.meta_info:
+            counts += f"; prompt {_count(self.prompt_tokens, 'token')}, {self.cached_tokens} cached"
+        lines = [f"Generation {shown!r}", f"  {counts}"]
+        times = [
+            f"TTFT {seconds(self.timings.ttft)}" if self.timings.ttft is not None else None,
+            f"total {seconds(self.timings.total)}" if self.timings.total is not None else None,
+            f"{self.tokens_per_second:.3g} tokens/s"
+            if self.timings.total is not None and self.tokens_per_second
+            else None,
+        ]
+        if any(times):
+            lines.append("  " + ", ".join(time for time in times if time))
+        return "\n".join(lines)
+
+
+def seconds(duration: float) -> str:
+    """Write a time with its unit: in ms below a second.
+
+    Examples
+    --------
+    >>> seconds(0.2741), seconds(3.456)
+    ('274 ms', '3.46 s')
+    """
+    return f"{duration * 1000:.3g} ms" if duration < 0.9995 else f"{duration:.3g} s"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _tokens(meta_info: Mapping[str, Any], side: str) -> list[Token]:
+    """Read the logprob lists of one side, ``input`` or ``output``."""
+    chosen = meta_info.get(f"{side}_token_logprobs") or []
+    top = meta_info.get(f"{side}_top_logprobs") or []
+    asked = meta_info.get(f"{side}_token_ids_logprobs") or []
+    return [
+        Token(
+            token_id,
+            text,
+            logprob,
+            _alternatives(top[place] if place < len(top) else None),
+            _alternatives(asked[place] if place < len(asked) else None),
+        )
+        for place, (logprob, token_id, text) in enumerate(chosen)
+    ]
+
+
+def _alternatives(entries: Any) -> tuple[Token, ...]:
+    return tuple(Token(token_id, text, logprob) for logprob, token_id, text in entries or ())
