@@ -23,6 +23,9 @@ DEVICE_FILES = (
 )
 """What Nvidia (also below WSL), AMD, Intel, Ascend and Gaudi devices look like on Linux."""
 
+SERVER_PACKAGES = ("torch", "fastapi", "uvicorn", "zmq")
+"""What SGLang's server cannot do without, and its frontend can."""
+
 TORCH_DEVICES = ("cuda", "xpu", "npu", "hpu", "musa")
 """Modules of torch that know a device that SGLang runs on; AMD's is ``cuda``."""
 
@@ -47,8 +50,9 @@ def find_server() -> tuple[str, str]:
         for path in (["launch_server.py"], ["srt", "server_args.py"])
     ):
         return "", "SGLang is installed without its server"
-    if importlib.util.find_spec("torch") is None:
-        return "", "SGLang is installed without torch"
+    for package in SERVER_PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            return "", f"SGLang is installed without {package}"
     return folder, ""
 
 

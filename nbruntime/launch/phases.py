@@ -23,7 +23,7 @@ class Phase:
     Parameters
     ----------
     name : str
-        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up``, ``ready`` and so on.
+        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up``, ``ready``.
     done, total : float or None
         Progress, in `unit`.
     unit : str

@@ -123,7 +123,7 @@ class SglangEngine(Engine):
         return None
 
     def is_ready(self, url: str) -> bool:
-        """Ask ``/ready``, which answers at once; older servers only have ``/health_generate``: a second or more.
+        """Ask ``/ready``, or an older server ``/health_generate``, which takes a second or more.
 
         Neither asks for a key.
         """

@@ -12,7 +12,7 @@ It watches its owner in three ways at once, because each alone has a hole:
 - a pidfd of the owner, which only Linux has.
 
 When the owner is gone, asks for it with the line ``stop``, or the server ends by itself, the whole tree of
-the server goes: SIGTERM to its process group, a grace period, SIGKILL to every descendant in whatever session.
+the server goes: SIGTERM to its process group, a grace period, SIGKILL to every descendant in any session.
 On Linux the supervisor is a subreaper, so no descendant can slip out of the tree, and the server dies with it
 should it be killed itself.
 
@@ -269,6 +269,7 @@ class Supervisor:
             if pid == self._server:
                 self._server_ended = True
                 self._tell("exited", code=os.waitstatus_to_exitcode(status))
+                self._signal_tree(signal.SIGTERM)  # what it has left, in other sessions, too
 
     def _signal_tree(self, number: signal.Signals) -> None:
         if self._server is None:
