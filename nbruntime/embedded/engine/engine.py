@@ -142,6 +142,7 @@ class Engine:
             else:
                 self.scheduler.add(request)
 
+    @torch.inference_mode()
     def _run(self) -> None:
         while not self._stopping:
             self._take_in(wait=self.scheduler.idle)

@@ -1,7 +1,7 @@
 """Traces of the engine's steps, as SGLang writes them: ``torch.profiler``, one span per step.
 
-File names, options and span names follow ``srt/utils/profile_utils.py`` and ``srt/managers`` of SGLang 0.5.23,
-so that what reads its traces reads these.
+File names, options and span names follow ``srt/utils/profile_utils.py`` of SGLang 0.5.23, so that what reads
+its traces reads these.
 """
 
 from __future__ import annotations

@@ -135,7 +135,9 @@ class Request:
         self.output_ids.append(token_id)
         self.sampling.accept(token_id)
         is_stop = not params.ignore_eos and (token_id in stop_ids or token_id in params.stop_token_ids)
-        complete = self.sampling.matcher is not None and self.sampling.matcher.finished
+        # The end token of a finished grammar ends the answer, whatever ignore_eos says: nothing may follow.
+        matcher = self.sampling.matcher
+        is_stop |= matcher is not None and matcher.finished and token_id in stop_ids
         if is_stop and not params.no_stop_trim:
             self.stream.flush()
         else:
@@ -148,7 +150,7 @@ class Request:
                     self.stream.text = self.stream.text[:kept]
                 self.finish({"type": "stop", "matched": stop})
                 return
-        if is_stop or complete:
+        if is_stop:
             self.finish({"type": "stop", "matched": token_id})
         elif params.max_new_tokens is not None and len(self.output_ids) >= params.max_new_tokens:
             self.stream.flush()

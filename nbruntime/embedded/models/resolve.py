@@ -161,6 +161,7 @@ def _from_file(path: Path, name: str, report: Report) -> ResolvedModel:
 def _convert(source: Path, folder: Path, origin: str, report: Report) -> Path:
     from nbruntime.embedded.models.convert import convert_gguf  # imports numpy
 
+    report("converting", None, None, "")  # reading the vocabulary takes about as long as the weights
     folder.mkdir()
     convert_gguf(source, folder, progress=lambda done, total: report("converting", done, total, "tensors"))
     record = {"converter": CONVERTER_VERSION, "origin": origin}
@@ -189,6 +190,8 @@ def _no_such_path(path: Path) -> ModelNotFoundError:
 
 
 def _children(folder: Path) -> list[str]:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return []
     return [child.name for child in folder.iterdir() if child.is_dir() or child.suffix == ".gguf"]
 
 

@@ -47,8 +47,9 @@ class GrammarMatcher:
 
     def accept(self, token_id: int) -> None:
         """Go on by one token."""
-        self._matcher.consume_token(token_id)
-        self._check()
+        if not self.finished:
+            self._matcher.consume_token(token_id)
+            self._check()
 
     @property
     def finished(self) -> bool:

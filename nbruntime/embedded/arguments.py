@@ -1,0 +1,129 @@
+"""The embedded server's command line."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbruntime.protocol.server_arguments import (
+    ADMIN_API_KEY_VARIABLE,
+    API_KEY_VARIABLE,
+    EMBEDDED_ARGUMENTS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerArguments:
+    """How a server is started; see ``nbruntime.protocol.server_arguments`` for what each means."""
+
+    model_path: str | None = None
+    tokenizer_path: str | None = None
+    served_model_name: str | None = None
+    revision: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 30000
+    fd: int | None = None
+    dtype: str = "auto"
+    context_length: int | None = None
+    max_total_tokens: int | None = None
+    max_running_requests: int | None = None
+    max_queued_requests: int | None = None
+    chunked_prefill_size: int | None = None
+    disable_radix_cache: bool = False
+    stream_interval: int = 1
+    incremental_streaming_output: bool = False
+    random_seed: int | None = None
+    is_embedding: bool = False
+    chat_template: str | None = None
+    enable_metrics: bool = False
+    weight_version: str = "default"
+    max_body_bytes: int = 64 * 2**20
+    threads: int | None = None
+    log_level: str = "info"
+    api_key: str | None = field(default=None, repr=False)
+    admin_api_key: str | None = field(default=None, repr=False)
+
+    def public(self) -> dict[str, Any]:
+        """Give all arguments but the keys."""
+        return {argument.name: getattr(self, argument.name) for argument in EMBEDDED_ARGUMENTS}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
+    """Read the command line; the keys come by environment.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Defaults to the process's own.
+
+    Returns
+    -------
+    ServerArguments
+
+    Examples
+    --------
+    >>> parse_arguments(["--port", "0"]).port
+    0
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m nbruntime.embedded",
+        description="A language model behind SGLang's HTTP protocol, on the CPU.",
+        epilog=f"An API key is read from {API_KEY_VARIABLE}: a command line can be read by other users.",
+    )
+    for argument in EMBEDDED_ARGUMENTS:
+        if argument.type is bool:
+            parser.add_argument(argument.flag, action="store_true", help=argument.help)
+        else:
+            parser.add_argument(
+                argument.flag,
+                type=argument.type,
+                default=argument.default,
+                choices=argument.choices or None,
+                help=argument.help.replace("%", "%%"),
+                metavar=None if argument.choices else argument.type.__name__.upper(),
+            )
+    values = vars(parser.parse_args(argv))
+    arguments = ServerArguments(
+        # Not left in the environment, where whatever the server starts would inherit them.
+        api_key=os.environ.pop(API_KEY_VARIABLE, None) or None,
+        admin_api_key=os.environ.pop(ADMIN_API_KEY_VARIABLE, None) or None,
+        **values,
+    )
+    for name in (
+        "max_running_requests",
+        "max_total_tokens",
+        "context_length",
+        "chunked_prefill_size",
+        "threads",
+    ):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if arguments.stream_interval < 1:
+        parser.error(f"--stream-interval must be at least 1, got {arguments.stream_interval}")
+    if arguments.fd is None and not is_loopback(arguments.host) and arguments.api_key is None:
+        parser.error(
+            f"--host {arguments.host} can be reached from other machines, and no API key is set\n"
+            f"Set {API_KEY_VARIABLE} in the environment, or listen on 127.0.0.1"
+        )
+    return arguments
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address.
+
+    Examples
+    --------
+    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
+    (True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

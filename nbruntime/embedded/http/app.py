@@ -1,0 +1,225 @@
+"""The web application: routes, keys, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from nbruntime.embedded.arguments import is_loopback
+from nbruntime.embedded.http import control, generate, info
+from nbruntime.embedded.http.replies import ReplyError, http_error, json_reply, text_reply
+from nbruntime.embedded.http.state import STATE, ServerState, state_of
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_OPEN_PREFIXES = ("/health", "/ready", "/metrics")
+"""Paths that need no key, as with SGLang."""
+
+_ADMIN_PATHS = frozenset({"/flush_cache", "/abort_request", "/start_profile", "/stop_profile"})
+"""Paths that take the admin key where there is one."""
+
+_UNSERVED = frozenset(
+    {
+        "/classify",
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/embeddings",
+        "/v1/classify",
+        "/v1/rerank",
+        "/v1/score",
+        "/v1/decisions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/audio/transcriptions",
+        "/v1/systemone",
+        "/open_session",
+        "/close_session",
+        "/set_internal_state",
+        "/configure_logging",
+        "/freeze_gc",
+        "/slow_down",
+        "/pause_generation",
+        "/continue_generation",
+        "/update_weights_from_disk",
+        "/update_weights_from_tensor",
+        "/update_weights_from_distributed",
+        "/update_weights_from_ipc",
+        "/update_weight_version",
+        "/begin_weight_update",
+        "/end_weight_update",
+        "/get_weights_by_name",
+        "/init_weights_update_group",
+        "/destroy_weights_update_group",
+        "/weights_checker",
+        "/release_memory_occupation",
+        "/resume_memory_occupation",
+        "/load_lora_adapter",
+        "/load_lora_adapter_from_tensors",
+        "/unload_lora_adapter",
+        "/parse_function_call",
+        "/separate_reasoning",
+        "/start_expert_distribution_record",
+        "/stop_expert_distribution_record",
+        "/dump_expert_distribution_record",
+        "/set_trace_level",
+        "/add_external_corpus",
+        "/remove_external_corpus",
+        "/list_external_corpora",
+        "/hicache/storage-backend",
+        "/invocations",
+        "/vertex_generate",
+        "/api/chat",
+        "/api/generate",
+        "/api/tags",
+        "/api/show",
+    }
+)
+"""SGLang's routes that this server does not have."""
+
+
+def make_app(state: ServerState) -> web.Application:
+    """Make the application.
+
+    Parameters
+    ----------
+    state : ServerState
+        Shared by all handlers.
+
+    Returns
+    -------
+    web.Application
+    """
+    app = web.Application(
+        middlewares=[_preflight, _errors, _keys], client_max_size=state.arguments.max_body_bytes
+    )
+    app[STATE] = state
+    app.on_response_prepare.append(_allow_origin)
+    add = app.router.add_route
+    # A GET route answers HEAD, too.
+    gets: dict[str, Handler] = {
+        "/": info.root,
+        "/health": info.health,
+        "/health_generate": info.health,
+        "/ready": info.health,
+        "/ping": info.health,
+        "/model_info": info.model_info,
+        "/get_model_info": info.model_info,
+        "/server_info": info.server_info,
+        "/get_server_info": info.server_info,
+        "/v1/models": info.models,
+        "/v1/models/{name:.+}": info.model,
+        "/v1/loads": info.loads,
+        "/metrics": info.metrics,
+        "/flush_cache": control.flush_cache,
+        "/start_profile": control.start_profile,
+        "/stop_profile": control.stop_profile,
+    }
+    posts: dict[str, Handler] = {
+        "/generate": generate.generate,
+        "/encode": generate.encode,
+        "/flush_cache": control.flush_cache,
+        "/abort_request": control.abort_request,
+        "/start_profile": control.start_profile,
+        "/stop_profile": control.stop_profile,
+        "/tokenize": control.tokenize,
+        "/v1/tokenize": control.tokenize,
+        "/detokenize": control.detokenize,
+        "/v1/detokenize": control.detokenize,
+    }
+    for path, handler in gets.items():
+        app.router.add_get(path, handler)
+    for path, handler in posts.items():
+        add(hdrs.METH_POST, path, handler)
+    for path in ("/generate", "/encode"):
+        add(hdrs.METH_PUT, path, posts[path])
+    for path in _UNSERVED:
+        add("*", path, _unserved)
+    return app
+
+
+async def _unserved(request: web.Request) -> web.StreamResponse:
+    raise http_error(
+        501,
+        f"{request.path} is a route of SGLang that the embedded server does not serve. "
+        "Use engine='sglang' for it.",
+        "NotImplemented",
+    )
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors in SGLang's shapes."""
+    try:
+        return await handler(request)
+    except ReplyError as error:
+        return json_reply(error.body, error.status)
+    except web.HTTPRequestEntityTooLarge:
+        limit = state_of(request).arguments.max_body_bytes
+        too_large = http_error(413, f"The request body is larger than {limit} bytes; see --max-body-bytes.")
+        return json_reply(too_large.body, too_large.status)
+    except web.HTTPException as refusal:
+        return json_reply({"detail": refusal.reason}, refusal.status)
+    except (asyncio.CancelledError, ConnectionError):
+        raise  # the client has gone
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return text_reply("Internal Server Error", status=500)
+
+
+@web.middleware
+async def _keys(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Ask for a key, by the rules of SGLang's ``srt/utils/auth.py``."""
+    arguments = state_of(request).arguments
+    api_key, admin_key = arguments.api_key, arguments.admin_api_key
+    admin = request.path in _ADMIN_PATHS
+    needed = admin_key if admin and admin_key is not None else api_key
+    if needed is None or request.method == hdrs.METH_OPTIONS or request.path.startswith(_OPEN_PREFIXES):
+        return await handler(request)
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), needed.encode()):
+        return await handler(request)
+    return json_reply({"error": "Unauthorized"}, 401)
+
+
+@web.middleware
+async def _preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer a browser's question whether a page of another origin may ask."""
+    if request.method != hdrs.METH_OPTIONS or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
+        return await handler(request)
+    if not _origin_allowed(request):
+        return text_reply("Disallowed CORS origin", status=400)
+    response = text_reply("OK")
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+    asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS)
+    if asked:
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
+    response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = "600"
+    return response
+
+
+async def _allow_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """Let a page of an allowed origin read the answer."""
+    if hdrs.ORIGIN in request.headers and _origin_allowed(request):
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+    response.headers[hdrs.VARY] = hdrs.ORIGIN
+
+
+def _origin_allowed(request: web.Request) -> bool:
+    """Tell whether a page may use this server.
+
+    SGLang lets every page. A server without a key answers whoever reaches it, and a page of the web that the
+    user happens to visit reaches loopback: without a key only pages of this machine are let.
+    """
+    if state_of(request).arguments.api_key is not None:
+        return True
+    host = urlsplit(request.headers.get(hdrs.ORIGIN, "")).hostname
+    return host is not None and is_loopback(host)

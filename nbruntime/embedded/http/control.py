@@ -1,0 +1,179 @@
+"""Routes that change what the server does: cache, aborts, profiling; and the tokenizer's two."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from aiohttp import web
+
+from nbruntime.embedded.engine.profiler import ProfilerBusy, profile_options
+from nbruntime.embedded.http.bodies import (
+    check_types,
+    is_bool,
+    is_int,
+    is_object,
+    is_str,
+    list_of,
+    read_object,
+)
+from nbruntime.embedded.http.replies import ReplyError, bad_value, invalid_body, json_reply, text_reply
+from nbruntime.embedded.http.state import state_of
+
+_FLUSHED = (
+    "Cache flushed.\nPlease check backend logs for more details. "
+    "(When there are running or waiting requests, the operation will not be performed.)\n"
+)
+_NOT_FLUSHED = (
+    "Flush cache failed.\nPlease check backend logs for more details. "
+    "(When there are running or waiting requests, the operation will not be performed.)\n"
+)
+
+
+async def flush_cache(request: web.Request) -> web.Response:
+    """Serve ``/flush_cache``, waiting up to ``timeout`` seconds for running requests."""
+    engine = state_of(request).service.engine
+    deadline = time.monotonic() + _timeout(request)
+    while True:
+        if await asyncio.wrap_future(engine.call(engine.flush_cache)):
+            return text_reply(_FLUSHED)
+        if time.monotonic() >= deadline:
+            return text_reply(_NOT_FLUSHED, status=400)
+        await asyncio.sleep(0.02)
+
+
+def _timeout(request: web.Request) -> float:
+    given = request.query.get("timeout", "0")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise invalid_body(
+            {
+                "type": "greater_than_equal",
+                "loc": ("query", "timeout"),
+                "msg": "Input should be greater than or equal to 0",
+                "input": given,
+                "ctx": {"ge": 0.0},
+            }
+        )
+    return seconds
+
+
+async def abort_request(request: web.Request) -> web.Response:
+    """Serve ``/abort_request``: requests whose id begins with ``rid``, or all; unknown ids are no error."""
+    engine = state_of(request).service.engine
+    body = await read_object(request)
+    check_types(
+        body, {"rid": (("string_type", "str", is_str),), "abort_all": (("bool_type", "bool", is_bool),)}
+    )
+    if body.get("abort_all"):
+        engine.abort(None)
+    elif body.get("rid"):
+        engine.abort(body["rid"])
+    return web.Response()
+
+
+async def start_profile(request: web.Request) -> web.Response:
+    """Serve ``/start_profile``."""
+    engine = state_of(request).service.engine
+    body = await read_object(request, required=False)
+    try:
+        options = profile_options(body)
+    except (TypeError, ValueError) as error:
+        raise bad_value(f"The profile cannot be started: {error}") from error
+    return await _profile(engine.call(lambda: engine.profiler.start(options)), "Start profiling.\n")
+
+
+async def stop_profile(request: web.Request) -> web.Response:
+    """Serve ``/stop_profile``."""
+    engine = state_of(request).service.engine
+    return await _profile(engine.call(engine.profiler.stop), "Stop profiling. This will take some time.\n")
+
+
+async def _profile(future: Any, said: str) -> web.Response:
+    try:
+        await asyncio.wrap_future(future)
+    except (ProfilerBusy, OSError) as error:
+        # SGLang answers 500 and a bare text here; the text says why.
+        return text_reply(f"Internal Server Error: {error}\n", status=500)
+    return text_reply(said)
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """Serve ``/tokenize``: the tokens of a text, of several, or of a conversation."""
+    _require_json(request)
+    service = state_of(request).service
+    body = await read_object(request)
+    check_types(
+        body,
+        {
+            "prompt": (("string_type", "str", is_str), ("list_type", "list[str]", list_of(is_str))),
+            "messages": (("list_type", "list[dict]", list_of(is_object)),),
+            "add_special_tokens": (("bool_type", "bool", is_bool),),
+            "add_generation_prompt": (("bool_type", "bool", is_bool),),
+        },
+    )
+    prompt, messages = body.get("prompt"), body.get("messages")
+    if (prompt is None) == (messages is None):
+        said = "Exactly one of 'prompt' or 'messages' must be provided."
+        raise invalid_body(
+            {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}", "input": body}
+        )
+    encode, special = service.tokenizer.encode, body.get("add_special_tokens", True)
+
+    def tokens() -> list[Any]:
+        if messages is not None:
+            generation_prompt = body.get("add_generation_prompt", True)
+            text = service.tokenizer.render_chat(messages, add_generation_prompt=generation_prompt)
+            return encode(text, add_special_tokens=False)
+        if isinstance(prompt, list):
+            return [encode(each, add_special_tokens=special) for each in prompt]
+        return encode(prompt or "", add_special_tokens=special)
+
+    try:
+        found = await asyncio.to_thread(tokens)
+    except ValueError as error:
+        raise bad_value(str(error)) from error
+    count = [len(each) for each in found] if isinstance(prompt, list) else len(found)
+    return json_reply({"tokens": found, "count": count, "max_model_len": service.context_length})
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """Serve ``/detokenize``: the text of tokens, or of several lists of them."""
+    _require_json(request)
+    service = state_of(request).service
+    body = await read_object(request)
+    check_types(
+        body,
+        {
+            "tokens": (
+                ("list_type", "list[int]", list_of(is_int)),
+                ("list_type", "list[list[int]]", list_of(list_of(is_int))),
+            ),
+            "skip_special_tokens": (("bool_type", "bool", is_bool),),
+        },
+    )
+    given = body.get("tokens")
+    if given is None:
+        raise invalid_body(
+            {"type": "missing", "loc": ("body", "tokens"), "msg": "Field required", "input": body}
+        )
+    skip = body.get("skip_special_tokens", True)
+    nested = bool(given) and isinstance(given[0], list)
+    lists = given if nested else [given]
+    vocab = service.facts.vocab_size
+    foreign = next((value for each in lists for value in each if not 0 <= value < vocab), None)
+    if foreign is not None:
+        raise bad_value(f"tokens contains out-of-vocabulary token id {foreign}; valid range is [0, {vocab}).")
+    texts = [service.tokenizer.decode(each, skip_special_tokens=skip) for each in lists]
+    return json_reply({"text": texts if nested else texts[0]})
+
+
+def _require_json(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        message = "Unsupported Media Type: Only 'application/json' is allowed"
+        body = {"object": "error", "message": message, "type": "Bad Request", "param": None, "code": 400}
+        raise ReplyError(400, body, message)

@@ -1,0 +1,168 @@
+"""From arguments to a model that can answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from nbruntime.embedded.arguments import ServerArguments
+from nbruntime.embedded.cache.token_cache import TokenCache
+from nbruntime.embedded.engine.engine import Engine, Post
+from nbruntime.embedded.engine.scheduler import Scheduler
+from nbruntime.embedded.http.state import ServerState, Service
+from nbruntime.embedded.models import DEFAULT_MODEL, resolve_model
+from nbruntime.embedded.runner.batch import ModelFacts
+from nbruntime.embedded.sampling.grammar import GrammarCompiler
+from nbruntime.embedded.sampling.sampler import Sampler
+from nbruntime.embedded.text.tokenizer import Tokenizer
+from nbruntime.errors import LaunchError, ModelNotFoundError
+
+logger = logging.getLogger(__name__)
+
+CACHE_BYTES = 512 * 2**20
+"""Memory of the KV cache where no size is given."""
+
+MOST_SLOTS = 2**18
+"""Tokens in the KV cache at most where no size is given: small models would get millions."""
+
+MAX_RUNNING = 32
+MAX_QUEUED = 4096
+CHUNK = 256
+
+Announce = Callable[[str], None]
+
+
+def load_service(state: ServerState, announce: Announce, post: Post) -> Service:
+    """Load the model and start its engine.
+
+    Parameters
+    ----------
+    state : ServerState
+        Of the server; its times are noted there.
+    announce : callable
+        Told each phase, with its progress where there is a measure.
+    post : callable
+        Runs a function in the thread that delivers updates.
+
+    Returns
+    -------
+    Service
+
+    Raises
+    ------
+    LaunchError
+        When there is no such model, or it cannot be served.
+    """
+    arguments = state.arguments
+
+    def report(phase: str, done: float | None, total: float | None, unit: str) -> None:
+        measure = (
+            ""
+            if done is None
+            else f" {done:.1f} {unit}"
+            if total is None
+            else f" {done:.1f}/{total:.1f} {unit}"
+        )
+        announce(phase + measure)
+
+    @contextmanager
+    def timed(name: str):  # type: ignore[no-untyped-def]
+        began = time.monotonic()
+        yield
+        state.startup_seconds[name] = round(time.monotonic() - began, 3)
+
+    with timed("find_model"):
+        model = resolve_model(arguments.model_path, revision=arguments.revision, report=report)
+    announce("loading tokenizer")
+    with timed("load_tokenizer"):
+        tokenizer = _load_tokenizer(arguments, model.folder)
+    announce("loading weights")
+    with timed("load_weight"):
+        # Imported only now: what can go wrong before should say so without the seconds that this takes.
+        from nbruntime.embedded.runner.transformers_runner import load_model
+
+        torch.set_num_threads(arguments.threads or torch.get_num_threads())
+        runner = load_model(model.folder, dtype=arguments.dtype)
+    announce("warming up")
+    with timed("warm_up"):
+        capacity = cache_size(arguments, runner.facts)
+        runner.allocate_cache(capacity)
+        runner.warm_up()
+    cache = TokenCache(capacity, reuse=not arguments.disable_radix_cache)
+    scheduler = Scheduler(
+        cache,
+        max_running=arguments.max_running_requests or MAX_RUNNING,
+        chunk=arguments.chunked_prefill_size or CHUNK,
+    )
+    max_queued = MAX_QUEUED if arguments.max_queued_requests is None else arguments.max_queued_requests
+    engine = Engine(runner, scheduler, Sampler(arguments.random_seed), max_queued=max_queued, post=post)
+    engine.stats.on_finished.append(state.metrics.finished)
+    engine.start()
+    facts = runner.facts
+    return Service(
+        engine=engine,
+        tokenizer=tokenizer,
+        grammars=GrammarCompiler(tokenizer, facts.vocab_size, facts.eos_token_ids),
+        facts=facts,
+        # What clients load the tokenizer from: a hub id stays one, the default model is a folder here.
+        model_path=model.name if model.source.startswith("hub") else str(model.folder),
+        tokenizer_path=str(tokenizer.folder) if arguments.tokenizer_path else str(model.folder),
+        served_name=arguments.served_model_name or model.name or DEFAULT_MODEL,
+        context_length=context_length(arguments, facts, capacity),
+        most_sequences=max_queued + scheduler.max_running,
+    )
+
+
+def cache_size(arguments: ServerArguments, facts: ModelFacts) -> int:
+    """Decide how many tokens the KV cache holds.
+
+    Parameters
+    ----------
+    arguments : ServerArguments
+    facts : ModelFacts
+
+    Returns
+    -------
+    int
+        As asked for, else what fits `CACHE_BYTES`.
+    """
+    if arguments.max_total_tokens is not None:
+        return arguments.max_total_tokens
+    return max(1, min(MOST_SLOTS, CACHE_BYTES // facts.kv_bytes_per_token))
+
+
+def context_length(arguments: ServerArguments, facts: ModelFacts, capacity: int) -> int:
+    """Decide how many tokens a prompt and its answer may have together.
+
+    Raises
+    ------
+    LaunchError
+        When more is asked for than the model was made for.
+    """
+    wanted = arguments.context_length or facts.context_length
+    if wanted > facts.context_length:
+        raise LaunchError(
+            f"--context-length {wanted} is more than the model's {facts.context_length} tokens",
+            hint="Leave it out, or give a smaller one.",
+        )
+    if wanted > capacity:
+        logger.info("context length: %d tokens, as many as the KV cache holds (of %d)", capacity, wanted)
+    return min(wanted, capacity)
+
+
+def _load_tokenizer(arguments: ServerArguments, model_folder: Path) -> Tokenizer:
+    template = None
+    if arguments.chat_template is not None:
+        try:
+            template = Path(arguments.chat_template).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ModelNotFoundError(
+                f"The chat template cannot be read: {error}", hint="Give the path of a Jinja file."
+            ) from error
+    folder = model_folder if arguments.tokenizer_path is None else Path(arguments.tokenizer_path)
+    return Tokenizer(folder, template)

@@ -1,0 +1,113 @@
+"""The embedded server's life: listen, load, answer, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+from aiohttp import web
+
+from nbruntime.embedded.arguments import ServerArguments
+from nbruntime.embedded.http.app import make_app
+from nbruntime.embedded.http.metrics import Metrics
+from nbruntime.embedded.http.state import ServerState, Service
+from nbruntime.embedded.loading import load_service
+from nbruntime.errors import LaunchError, NbruntimeError, PortInUseError
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_GOODBYE_SECONDS = 1.0
+"""How long running answers may take to be sent when the server stops."""
+
+
+def announce(phase: str) -> None:
+    """Print a phase for whoever started the server: ``phase: NAME [DONE/TOTAL UNIT]``."""
+    print(f"phase: {phase}", flush=True)
+
+
+def run(arguments: ServerArguments) -> int:
+    """Run a server until it is told to stop.
+
+    Parameters
+    ----------
+    arguments : ServerArguments
+
+    Returns
+    -------
+    int
+        Exit code: 0 after a signal, 1 when the server could not start.
+    """
+    try:
+        listener = _listen(arguments)
+        return asyncio.run(_serve(arguments, listener))
+    except NbruntimeError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _listen(arguments: ServerArguments) -> socket.socket:
+    """Open the listening socket before anything that takes long, so that a taken port shows early."""
+    if arguments.fd is not None:
+        try:
+            listener = socket.socket(fileno=arguments.fd)
+        except OSError as error:
+            raise LaunchError(f"--fd {arguments.fd} is not an open socket: {error}") from error
+    else:
+        try:
+            listener = socket.create_server((arguments.host, arguments.port), backlog=_BACKLOG)
+        except OSError as error:
+            raise PortInUseError(
+                f"Cannot listen on {arguments.host}:{arguments.port}: {error.strerror}",
+                hint="Give another --port; 0 takes a free one.",
+            ) from error
+    listener.setblocking(False)
+    return listener
+
+
+async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    state = ServerState(arguments, Metrics(arguments.served_model_name or arguments.model_path or "default"))
+    runner = web.AppRunner(
+        make_app(state), access_log=None, handler_cancellation=True, shutdown_timeout=_GOODBYE_SECONDS
+    )
+    await runner.setup()
+    await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", host, port)
+
+    def enter(phase: str) -> None:
+        state.phase = phase
+        announce(phase)
+
+    loading = asyncio.create_task(asyncio.to_thread(load_service, state, enter, loop.call_soon_threadsafe))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            # The loading thread cannot be interrupted, and nothing that it holds outlives the process.
+            os._exit(0)
+        service = loading.result()
+        state.open(service)
+        announce("ready")
+        await stopping
+    finally:
+        stopping.cancel()
+        state.stopping = True
+        if state.phase == "ready":
+            await _stop_engine(loading.result())
+        await runner.cleanup()
+    return 0
+
+
+async def _stop_engine(service: Service) -> None:
+    await asyncio.to_thread(service.engine.stop)
+    # The last updates were posted before the thread ended: one turn of the loop delivers them.
+    await asyncio.sleep(0)
