@@ -15,7 +15,7 @@ from nbruntime.embedded.cache.token_cache import TokenCache
 from nbruntime.embedded.engine.engine import Engine, Post
 from nbruntime.embedded.engine.scheduler import Scheduler
 from nbruntime.embedded.http.state import ServerState, Service
-from nbruntime.embedded.models import DEFAULT_MODEL, resolve_model
+from nbruntime.embedded.models import DEFAULT_MODEL, DEFAULT_REPO, ResolvedModel, resolve_model
 from nbruntime.embedded.runner.batch import ModelFacts
 from nbruntime.embedded.sampling.grammar import GrammarCompiler
 from nbruntime.embedded.sampling.sampler import Sampler
@@ -109,8 +109,7 @@ def load_service(state: ServerState, announce: Announce, post: Post) -> Service:
         tokenizer=tokenizer,
         grammars=GrammarCompiler(tokenizer, facts.vocab_size, facts.eos_token_ids),
         facts=facts,
-        # What clients load the tokenizer from: a hub id stays one, the default model is a folder here.
-        model_path=model.name if model.source.startswith("hub") else str(model.folder),
+        model_path=_loadable_name(model),
         tokenizer_path=str(tokenizer.folder) if arguments.tokenizer_path else str(model.folder),
         served_name=arguments.served_model_name or model.name or DEFAULT_MODEL,
         context_length=context_length(arguments, facts, capacity),
@@ -153,6 +152,13 @@ def context_length(arguments: ServerArguments, facts: ModelFacts, capacity: int)
     if wanted > capacity:
         logger.info("context length: %d tokens, as many as the KV cache holds (of %d)", capacity, wanted)
     return min(wanted, capacity)
+
+
+def _loadable_name(model: ResolvedModel) -> str:
+    """Give what transformers loads the model by: a hub id where there is one, else the folder."""
+    if not model.source.startswith("hub"):
+        return str(model.folder)
+    return DEFAULT_REPO if model.name == DEFAULT_MODEL else model.name
 
 
 def _load_tokenizer(arguments: ServerArguments, model_folder: Path) -> Tokenizer:

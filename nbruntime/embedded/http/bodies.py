@@ -36,7 +36,7 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
     """
     declared = request.headers.get("Content-Type", "application/json").partition(";")[0].strip().lower()
     if not (declared == "application/json" or declared.endswith("+json")):
-        # FastAPI takes such a body for bytes. It also keeps pages of the web from posting without a preflight.
+        # As with FastAPI. It also keeps pages of the web from posting without a preflight.
         raise invalid_body(
             {"type": "dataclass_type", "loc": ("body",), "msg": _NOT_AN_OBJECT, "input": declared}
         )

@@ -16,6 +16,7 @@ from nbruntime.embedded.http.bodies import read_object
 from nbruntime.embedded.http.generate_call import Call, Item, check_body, read_call
 from nbruntime.embedded.http.replies import ReplyError, bad_value, http_error, json_reply, to_json
 from nbruntime.embedded.http.state import ServerState, Service, state_of
+from nbruntime.embedded.sampling.grammar import GrammarMatcher
 from nbruntime.embedded.sampling.logprobs import LogprobRequest
 from nbruntime.embedded.sampling.sampler import SamplingState
 from nbruntime.embedded.text.stream import TextStream
@@ -106,7 +107,7 @@ def _make_requests(
             if ids is None:
                 ids = known[item.text] = service.tokenizer.encode(item.text)
         _check_prompt(service, ids, item)
-        matcher = service.grammars.matcher(*item.params.grammar) if item.params.grammar else None
+        matcher = _matcher(service, item.params)
         facts = service.facts
         ends = facts.eos_token_ids | frozenset(item.params.stop_token_ids)
         requests.append(
@@ -125,6 +126,15 @@ def _make_requests(
             )
         )
     return requests
+
+
+def _matcher(service: Service, params: SamplingParams) -> GrammarMatcher | None:
+    if params.grammar is None:
+        return None
+    try:
+        return service.grammars.matcher(*params.grammar)
+    except ValueError as error:
+        raise bad_value(str(error)) from error
 
 
 def _deliverer(mailbox: Mailbox, number: int) -> Any:

@@ -40,7 +40,7 @@ _CONTROL, _USER_DEFINED = 3, 4
 def convert_gguf(
     source: Path, folder: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Write a GGUF model as a Hugging Face folder with float16 weights.
+    """Write a GGUF model as a Hugging Face folder with bfloat16 weights, as such models are published.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def convert_gguf(
     >>> convert_gguf(Path("SmolLM2-135M-Instruct.Q4_1.gguf"), Path("SmolLM2-135M-Instruct"))  # doctest: +SKIP
     """
     from gguf import GGUFReader
-    from safetensors.numpy import save_file
+    from safetensors import TensorSpec, serialize_file
 
     try:
         reader = GGUFReader(source)
@@ -89,7 +89,13 @@ def convert_gguf(
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(reader, tokenizer, config, special))
     tokenizer.save(str(folder / "tokenizer.json"))
     weights = folder / "model.safetensors"
-    save_file(tensors, weights, metadata={"format": "pt"})
+    stored = {
+        name: TensorSpec(
+            dtype="bfloat16", shape=list(bits.shape), data_ptr=bits.ctypes.data, data_len=bits.nbytes
+        )
+        for name, bits in tensors.items()
+    }
+    serialize_file(stored, weights, metadata={"format": "pt"})
     weights.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only the owner read
 
 
@@ -112,11 +118,12 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 def _tensors(
     reader: GGUFReader, config: dict[str, Any], source: Path, progress: Callable[[int, int], None]
-) -> dict[str, NDArray[np.float16]]:
+) -> dict[str, NDArray[np.uint16]]:
+    """Read all weights under their names in transformers, as the bits of bfloat16: numpy has no such type."""
     from gguf.quants import dequantize
 
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    tensors: dict[str, NDArray[np.float16]] = {}
+    tensors: dict[str, NDArray[np.uint16]] = {}
     for done, tensor in enumerate(reader.tensors, start=1):
         name = _tensor_name(tensor.name)
         if name is None:
@@ -125,9 +132,15 @@ def _tensors(
         projection = name.split(".")[-2]
         if projection in heads:
             weights = _restore_rows(weights, heads[projection])
-        tensors[name] = np.ascontiguousarray(weights, dtype=np.float16)
+        tensors[name] = _bfloat16_bits(weights)
         progress(done, len(reader.tensors))
     return tensors
+
+
+def _bfloat16_bits(weights: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round to the nearest bfloat16, ties to even: the upper half of a float32."""
+    bits = np.ascontiguousarray(weights, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _tensor_name(name: str) -> str | None:
@@ -157,7 +170,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in names,
         "attention_dropout": 0.0,
         "bos_token_id": _field(reader, "tokenizer.ggml.bos_token_id"),
-        "dtype": "float16",
+        "dtype": "bfloat16",
         "eos_token_id": _field(reader, "tokenizer.ggml.eos_token_id"),
         "head_dim": _field(reader, "llama.rope.dimension_count", hidden // heads),
         "hidden_act": "silu",

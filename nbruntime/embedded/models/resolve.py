@@ -26,7 +26,7 @@ DEFAULT_REPO = f"HuggingFaceTB/{DEFAULT_MODEL}"
 SHARED_MODELS = Path("/models")
 """Where an image may hold converted models for all its users."""
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Raised when folders that were converted before are no longer good enough."""
 
 _CONVERSION_RECORD = "conversion.json"

@@ -40,13 +40,15 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         self.text = ""
+        self._settled = ""
         self._tokenizer = tokenizer
         self._skip_special = params.skip_special_tokens
         self._stops = [stop for stop in params.stop if stop]
         self._longest_stop = max(map(len, self._stops), default=0)
         self._patterns = [(pattern, regex.compile(pattern)) for pattern in params.stop_regex]
         self._ids = list(prompt_ids[-_CONTEXT_TOKENS:])
-        # Text before `read` is out; decoding begins at `start`, so that `read` has its left context.
+        # The text of the tokens before `read` is settled; decoding begins at `start`, so that a token has its
+        # left context.
         self._start, self._read = 0, len(self._ids)
         self._before = self._decode(self._start, self._read)
 
@@ -54,14 +56,16 @@ class TextStream:
         """Add one token."""
         self._ids.append(token_id)
         decoded = self._decode(self._start, len(self._ids))
-        if len(decoded) > len(self._before) and not decoded.endswith("\ufffd"):
-            self._advance(decoded)
+        whole = decoded.rstrip("\ufffd")
+        self.text = self._settled + whole[len(self._before) :]
+        if len(whole) == len(decoded) > len(self._before):
+            self._settled = self.text
+            self._start, self._read = self._read, len(self._ids)
+            self._before = self._decode(self._start, self._read)
 
     def flush(self) -> None:
         """Show also what may be half a character: nothing more will come."""
-        decoded = self._decode(self._start, len(self._ids))
-        if len(decoded) > len(self._before):
-            self._advance(decoded)
+        self.text = self._settled + self._decode(self._start, len(self._ids))[len(self._before) :]
 
     def find_stop(self, scanned: int) -> tuple[str, int] | None:
         """Look for the end of the answer.
@@ -101,11 +105,6 @@ class TextStream:
         return any(
             self.text.endswith(stop[:length]) for stop in self._stops for length in range(1, len(stop))
         )
-
-    def _advance(self, decoded: str) -> None:
-        self.text += decoded[len(self._before) :]
-        self._start, self._read = self._read, len(self._ids)
-        self._before = self._decode(self._start, self._read)
 
     def _decode(self, start: int, end: int) -> str:
         return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=self._skip_special)
