@@ -1,1 +1,60 @@
-"""SGLang Runtime and RuntimeEndpoint, made for Jupyter."""
+"""SGLang's Runtime and RuntimeEndpoint, made for Jupyter.
+
+>>> import nbruntime
+>>> nbruntime.__version__.count(".")
+2
+
+Importing the package loads next to nothing; a name brings its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nbruntime._version import __version__
+
+if TYPE_CHECKING:
+    from nbruntime.endpoint import RuntimeEndpoint
+    from nbruntime.errors import NbruntimeError
+    from nbruntime.generation import FinishReason, Generation, GenerationStream, Timings, Token
+    from nbruntime.runtime import Runtime
+
+_HOMES = {
+    "FinishReason": "nbruntime.generation",
+    "Generation": "nbruntime.generation",
+    "GenerationStream": "nbruntime.generation",
+    "NbruntimeError": "nbruntime.errors",
+    "Runtime": "nbruntime.runtime",
+    "RuntimeEndpoint": "nbruntime.endpoint",
+    "Timings": "nbruntime.generation",
+    "Token": "nbruntime.generation",
+}
+
+_MODULES = ("endpoint", "errors", "frontend", "generation", "protocol")
+
+__all__ = [
+    "FinishReason",
+    "Generation",
+    "GenerationStream",
+    "NbruntimeError",
+    "Runtime",
+    "RuntimeEndpoint",
+    "Timings",
+    "Token",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"nbruntime.{name}")
+    raise AttributeError(f"module 'nbruntime' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -1,0 +1,74 @@
+"""Addresses of servers: what may be given, and what follows from it."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit, urlunsplit
+
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+
+
+def check_base_url(base_url: str) -> str:
+    """Check the URL of a server and bring it into one form.
+
+    Parameters
+    ----------
+    base_url : str
+        For example ``http://127.0.0.1:30000``.
+
+    Returns
+    -------
+    str
+        The URL without a slash at its end.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        If it is not a URL of http or https, or holds a password.
+
+    Examples
+    --------
+    >>> check_base_url("http://localhost:30000/")
+    'http://localhost:30000'
+    >>> check_base_url("localhost:30000")
+    Traceback (most recent call last):
+        ...
+    nbruntime.errors.ArgumentValueError: Not a URL of http or https: 'localhost:30000' (base_url)
+    Write it as http://127.0.0.1:30000.
+    """
+    hint = "Write it as http://127.0.0.1:30000."
+    if not isinstance(base_url, str):
+        raise ArgumentTypeError(
+            f"The URL is a {type(base_url).__name__}, not a text", where="base_url", hint=hint
+        )
+    try:
+        parts = urlsplit(base_url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ArgumentValueError(f"Not a URL: {error}", where="base_url", hint=hint) from None
+    if parts.username or parts.password:
+        raise ArgumentValueError(
+            "The URL holds a user name or a password",
+            where="base_url",
+            hint="Leave them out of the URL; the server's key goes into api_key.",
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise ArgumentValueError(f"Not a URL of http or https: {base_url!r}", where="base_url", hint=hint)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether the server is on this machine, where no proxy has anything to do.
+
+    Examples
+    --------
+    >>> is_loopback("http://127.0.0.1:30000"), is_loopback("http://example.org")
+    (True, False)
+    """
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

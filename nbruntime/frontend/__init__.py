@@ -1,0 +1,9 @@
+"""What SGLang's frontend language calls on its backend.
+
+Floor 2. Nothing here imports sglang: the frontend language brings its own objects, and asks for no more
+than the names and the behaviour.
+"""
+
+from nbruntime.frontend.chat_template import ChatTemplate, get_chat_template
+
+__all__ = ["ChatTemplate", "get_chat_template"]

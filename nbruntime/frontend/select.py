@@ -1,0 +1,158 @@
+"""Choosing between texts by their likelihood: the work behind ``sgl.select``.
+
+SGLang's own client does the same in ``lang/backend/runtime_endpoint.py``. Two things are done with more
+care here. Where the choice begins is found by comparing token ids, not by comparing texts, since a choice
+may merge with the end of the prompt into other tokens (token healing). And the server has no logprob for
+the first token that it is asked about, so it is asked from a few tokens earlier.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from nbruntime.errors import ArgumentValueError, ProtocolError
+from nbruntime.generation import Generation
+
+HEALED_TOKENS = 4
+"""Tokens at the end of the prompt that a choice may change."""
+
+_Entry = list[Any]
+"""SGLang's ``[logprob, token id, text]``."""
+
+
+class _Completes(Protocol):
+    def complete(self, prompt: Any, **arguments: Any) -> Generation | list[Generation]: ...
+
+
+def select(
+    endpoint: _Completes,
+    text: str,
+    choices: Sequence[str],
+    temperature: float,
+    choices_method: Any,
+    images: Any = None,
+) -> Any:
+    """Let the model choose one of several texts.
+
+    Parameters
+    ----------
+    endpoint : RuntimeEndpoint
+        Whom to ask.
+    text : str
+        The prompt.
+    choices : sequence of str
+        The texts to choose from.
+    temperature : float
+        Must be 0, or nearly.
+    choices_method : ChoicesSamplingMethod
+        Gets the logprobs of every choice's tokens, and decides.
+    images : optional
+        The prompt's images.
+
+    Returns
+    -------
+    ChoicesDecision
+        What `choices_method` gives.
+
+    Raises
+    ------
+    ArgumentValueError
+        If there is nothing to choose from, or the temperature is not 0.
+    """
+    choices = list(choices)
+    if not choices or not all(choices):
+        raise ArgumentValueError(
+            "There is nothing to choose from" if not choices else "A choice is empty",
+            where="choices",
+            hint="Give texts of at least one character.",
+        )
+    if temperature > 1e-5:
+        raise ArgumentValueError(
+            f"select takes the likeliest choice, so the temperature must be 0, got {temperature}.",
+            where="temperature",
+            hint="Leave it out, or sample with gen(regex=...).",
+        )
+
+    start = 0
+    if text:
+        # It also brings the prompt into the cache, for all choices.
+        prefix = endpoint.complete(text, max_new_tokens=0, image_data=images)
+        assert isinstance(prefix, Generation)
+        start = max(prefix.prompt_tokens - 1 - HEALED_TOKENS, 0)
+
+    asked = [*([text] if text else []), *(text + choice for choice in choices)]
+    answers = endpoint.complete(
+        asked,
+        max_new_tokens=0,
+        temperature=0,
+        return_logprob=True,
+        return_text_in_logprobs=True,
+        logprob_start_len=start,
+        image_data=None if images is None else [images] * len(asked),
+    )
+    assert isinstance(answers, list)
+    entries = [_input_logprobs(answer) for answer in answers]
+    prompt = [entry[1] for entry in entries.pop(0)] if text else []
+    tokens = [_tokens_of_choice(prompt, of_choice) for of_choice in entries]
+
+    unconditional = None
+    if choices_method.requires_unconditional_logprobs:
+        scored = endpoint.complete(
+            [[entry[1] for entry in of_choice] for of_choice in tokens],
+            max_new_tokens=0,
+            return_logprob=True,
+            return_text_in_logprobs=True,
+            logprob_start_len=0,
+        )
+        assert isinstance(scored, list)
+        unconditional = [_known(_input_logprobs(answer), first=0.0) for answer in scored]
+
+    return choices_method(
+        choices=choices,
+        normalized_prompt_logprobs=[
+            math.fsum(entry[0] for entry in of_choice) / len(of_choice) for of_choice in tokens
+        ],
+        input_token_logprobs=tokens,
+        output_token_logprobs=[
+            answer.meta_info.get("output_token_logprobs") for answer in answers[-len(choices) :]
+        ],
+        unconditional_token_logprobs=unconditional,
+    )
+
+
+def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Entry]:
+    """Cut off what the choice shares with the prompt, token by token.
+
+    Examples
+    --------
+    The prompt ends in tokens 7 8; the choice has changed 8 into 9:
+
+    >>> _tokens_of_choice([7, 8], [[None, 7, "the"], [-1.5, 9, " yes"], [-0.5, 3, "!"]])
+    [[-1.5, 9, ' yes'], [-0.5, 3, '!']]
+    """
+    shared = 0
+    while shared < min(len(prompt), len(entries) - 1) and prompt[shared] == entries[shared][1]:
+        shared += 1
+    if shared == 0 and len(entries) > 1:
+        shared = 1  # the first one has no logprob: nothing stands before it that was asked about
+    return _known(entries[shared:], first=0.0 if shared == 0 else -math.inf)
+
+
+def _known(entries: Sequence[_Entry], *, first: float) -> list[_Entry]:
+    """Put numbers where the server has none: minus infinity is null in JSON."""
+    return [
+        [(first if place == 0 else -math.inf) if entry[0] is None else entry[0], *entry[1:]]
+        for place, entry in enumerate(entries)
+    ]
+
+
+def _input_logprobs(answer: Generation) -> list[_Entry]:
+    entries = answer.meta_info.get("input_token_logprobs")
+    if not entries:
+        raise ProtocolError(
+            "The server sent no logprobs of the prompt",
+            hint="sgl.select needs a server that gives input_token_logprobs.",
+        )
+    return list(entries)

@@ -1,0 +1,172 @@
+"""The chat template that a model's tokenizer brings, cut into what surrounds each message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbruntime.frontend.chat_template import Message
+
+Render = Callable[[list[dict[str, str]], bool], str]
+"""Writes messages as a prompt; the second argument asks for the beginning of an answer as well."""
+
+
+@dataclass(frozen=True)
+class TokenizerTemplate:
+    """A Jinja template as the frontend language wants it.
+
+    The template writes whole conversations. What belongs to one message is found by writing the
+    conversation with a marker in each message's place: once up to the message before, once with the
+    message. So the pieces put together give what the template gives for the whole.
+
+    Parameters
+    ----------
+    name : str
+        Where the tokenizer came from.
+    render : callable
+        Writes messages as a prompt.
+    bos : str
+        Text at the beginning that the server adds by itself when it tokenizes.
+    stop_str : tuple of str
+        Texts that end a message.
+    image_token : str
+        Stands for an image in a text.
+    """
+
+    name: str
+    render: Render = field(repr=False)
+    bos: str = ""
+    stop_str: tuple[str, ...] = ()
+    image_token: str = "<image>"
+    _cache: dict[tuple[str, ...], tuple[str, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @classmethod
+    def load(cls, path: str, *, image_token: str = "<image>") -> TokenizerTemplate | None:
+        """Read the template of a tokenizer.
+
+        Parameters
+        ----------
+        path : str
+            Folder, or id on the Hugging Face hub; the cache is tried before the network.
+        image_token : str
+            Stands for an image in a text.
+
+        Returns
+        -------
+        TokenizerTemplate or None
+            None when the tokenizer has no template.
+
+        Raises
+        ------
+        OSError, ValueError
+            If there is no such tokenizer.
+        """
+        tokenizer = _load_tokenizer(path)
+        if not getattr(tokenizer, "chat_template", None):
+            return None
+        return cls.from_tokenizer(tokenizer, name=path, image_token=image_token)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any, *, name: str, image_token: str = "<image>") -> TokenizerTemplate:
+        """Make it from a tokenizer of transformers."""
+
+        def render(messages: list[dict[str, str]], begin_answer: bool) -> str:
+            return str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin_answer)
+            )
+
+        first = tokenizer("")["input_ids"][:1]
+        adds_bos = bool(first) and first[0] == tokenizer.bos_token_id
+        bare = cls(name, render, tokenizer.bos_token if adds_bos else "", (), image_token)
+        end = bare.get_prefix_and_suffix("assistant", [{"role": "user"}])[1].strip()
+        eos = tokenizer.eos_token
+        stop = [text for text in (end, eos) if text and text in tokenizer.all_special_tokens]
+        return cls(name, render, bare.bos, tuple(dict.fromkeys(stop)), image_token)
+
+    @property
+    def default_system_prompt(self) -> str | None:
+        """The system message that the template writes by itself, if it does."""
+        marker = _marker(0)
+        alone = self._write(["user"])
+        given = self._write(["system", "user"])
+        if alone is None or given is None:
+            return None
+        before, after = given.split(marker, 1)
+        after = after.split(_marker(1), 1)[0]
+        text = alone.split(marker, 1)[0]
+        if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
+            return text[len(before) : len(text) - len(after)]
+        return None
+
+    def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message]) -> tuple[str, str]:
+        """Give what stands before and after a message.
+
+        Parameters
+        ----------
+        role : str
+            ``"system"``, ``"user"``, ``"assistant"``, …
+        hist_messages : sequence of mapping
+            The messages before it; only their roles matter.
+
+        Returns
+        -------
+        (str, str)
+            Both empty for a role that the template refuses.
+        """
+        roles = (*(str(message["role"]) for message in hist_messages), role)
+        if roles not in self._cache:
+            self._cache[roles] = self._surroundings(roles) or ("", "")
+        return self._cache[roles]
+
+    def _surroundings(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
+        with_it = self._write(roles)
+        if with_it is None:
+            # Templates may refuse an order of roles: then the message is taken by itself.
+            alone = ("user", roles[-1]) if roles[-1] == "assistant" else (roles[-1],)
+            return None if roles == alone else self._surroundings(alone)
+        before, marker, suffix = with_it.rpartition(_marker(len(roles) - 1))
+        if not marker:
+            return None
+        # What the template writes after the message before is not part of this message.
+        old = self._write(roles[:-1]) if len(roles) > 1 else ""
+        if roles[-1] == "assistant":
+            # An answer begins as the template begins one: it may write finished answers in another way.
+            begun = self._write(roles[:-1], begin_answer=True)
+            if old is not None and begun is not None and begun.startswith(old):
+                return begun[len(old) :], suffix
+        if old is not None and before.startswith(old):
+            return before[len(old) :], suffix
+        last = _marker(len(roles) - 2)
+        return (before.rpartition(last)[2] if last in before else before), suffix
+
+    def _write(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
+        """Write a conversation of markers; None when the template refuses."""
+        messages = [{"role": role, "content": _marker(place)} for place, role in enumerate(roles)]
+        try:
+            text = self.render(messages, begin_answer)
+        except Exception as error:
+            if isinstance(error, ImportError):
+                raise
+            return None
+        return text.removeprefix(self.bos)
+
+
+def _marker(place: int) -> str:
+    return f"Message{place}Here"
+
+
+def _load_tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if os.path.isabs(path) and not os.path.isdir(path):
+        raise FileNotFoundError("the folder is not on this machine")
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError):
+        if os.path.isdir(path):
+            raise
+    return AutoTokenizer.from_pretrained(path)
