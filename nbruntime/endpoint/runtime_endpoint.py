@@ -11,7 +11,7 @@ from typing import Any, Self
 from nbruntime.endpoint.address import check_base_url
 from nbruntime.endpoint.cleaner import Cleaner
 from nbruntime.endpoint.secret import Secret
-from nbruntime.endpoint.transport import Body, Transport
+from nbruntime.endpoint.transport import ABORT_TIMEOUTS, INFO_TIMEOUT, Body, Transport
 from nbruntime.errors import (
     ArgumentValueError,
     NbruntimeError,
@@ -29,12 +29,6 @@ from nbruntime.generation.stream import aborted_on_server
 from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
 
 _log = logging.getLogger(__name__)
-
-INFO_TIMEOUT = 60.0
-"""Seconds for an answer that needs no model."""
-
-ABORT_TIMEOUTS = (2.0, 5.0)
-"""Seconds to connect and to wait for the answer to an abort: somebody has just pressed stop."""
 
 
 class RuntimeEndpoint(FrontendBackend):
@@ -125,6 +119,11 @@ class RuntimeEndpoint(FrontendBackend):
     def verify(self) -> str | bool | None:
         """Certificates to check the server by."""
         return self._transport.verify
+
+    @property
+    def settings(self) -> Transport:
+        """URL, key, certificates and time-outs together, for another client of the same server."""
+        return self._transport
 
     @property
     def chat_template(self) -> ChatTemplate:
@@ -335,6 +334,28 @@ class RuntimeEndpoint(FrontendBackend):
             cumulative_text=self._text_is_cumulative(),
             discard=self._cleaner,
         )
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Send any request of SGLang's protocol, and read the JSON of the answer.
+
+        Parameters
+        ----------
+        path : str
+            Route, such as ``"/encode"``.
+        body : object, optional
+            Sent as JSON, without checks.
+
+        Returns
+        -------
+        object
+            What the server answered.
+
+        Raises
+        ------
+        NbruntimeError
+            If the server does not answer or refuses.
+        """
+        return self._transport.json(self._transport.send("POST", path, body))
 
     def abort(self, rid: str | Sequence[str]) -> None:
         """Stop a generation on the server.

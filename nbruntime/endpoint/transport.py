@@ -28,15 +28,19 @@ from nbruntime.errors import (
     ServerStatusError,
     ServerTimeoutError,
 )
-from nbruntime.protocol.events import DONE
+from nbruntime.protocol.events import LAST_EVENT
 from nbruntime.protocol.failures import error_of_response
+
+INFO_TIMEOUT = 60.0
+"""Seconds for an answer that needs no model."""
+
+ABORT_TIMEOUTS = (2.0, 5.0)
+"""Seconds to connect and to wait for the answer to an abort: somebody has just pressed stop."""
 
 POOL_SIZE = 128
 """Connections that are kept open; SGLang's frontend language calls from up to 96 threads and more."""
 
-_LAST_EVENT = b"data: " + DONE + b"\n\n"
-
-_CLOSED_AT_ONCE = 0.2
+CLOSED_AT_ONCE = 0.2
 """Seconds that the end of a finished stream may take, so that its connection can serve again."""
 
 
@@ -315,7 +319,7 @@ class Body(Iterator[bytes]):
     def close(self) -> None:
         """Close the answer; its connection is kept when the answer is at its end."""
         raw = self._response.raw
-        if self._tail.endswith(_LAST_EVENT):
+        if self._tail.endswith(LAST_EVENT):
             self._read_end(raw)
         else:
             # Wakes another thread that is reading; older urllib3 cannot, or it is closed already.
@@ -328,7 +332,7 @@ class Body(Iterator[bytes]):
         if connection is None or getattr(connection, "sock", None) is None:
             return
         try:
-            connection.sock.settimeout(_CLOSED_AT_ONCE)
+            connection.sock.settimeout(CLOSED_AT_ONCE)
             next(self._pieces, None)
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
             return  # it is closed instead

@@ -11,6 +11,9 @@ from __future__ import annotations
 DONE = b"[DONE]"
 """The payload that ends a stream, in SGLang as in OpenAI's API."""
 
+LAST_EVENT = b"data: " + DONE + b"\n\n"
+"""The last event of a stream, as SGLang writes it."""
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
