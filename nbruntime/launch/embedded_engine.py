@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nbruntime
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError, EngineNotFoundError
 from nbruntime.launch import sglang_arguments
 from nbruntime.launch.engines import Engine, ServerArguments, unknown_argument
@@ -125,7 +124,7 @@ def _environment(arguments: ServerArguments) -> dict[str, str | None]:
     for name, variable in _KEYS.items():
         environment[variable] = arguments.keys.get(name)
     # A source tree that is on the path of the notebook only must be found by the server, too.
-    root = Path(nbruntime.__file__).parent.parent
+    root = Path(__file__).parents[2]
     if root.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return environment
