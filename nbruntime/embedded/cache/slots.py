@@ -1,4 +1,7 @@
-"""The slots of the KV cache, one per token."""
+"""The slots of the KV cache, one per token.
+
+Slot 0 belongs to nobody: batches of unequal lengths are padded with it, and it stays zero.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ class SlotPool:
     --------
     >>> pool = SlotPool(3)
     >>> pool.take(2)
-    [0, 1]
-    >>> pool.give_back([0]); pool.free
+    [1, 2]
+    >>> pool.give_back([1]); pool.free
     2
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._free = list(range(capacity - 1, -1, -1))
+        self._free = list(range(capacity, 0, -1))
 
     @property
     def free(self) -> int:

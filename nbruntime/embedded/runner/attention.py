@@ -24,15 +24,17 @@ class KVCache:
     Parameters
     ----------
     num_slots : int
-        Number of tokens that fit.
+        Number of tokens that fit. One more slot, the first, is for padding.
     shapes : list of tuple of int
         Number of KV heads and head size of each layer.
     """
 
     def __init__(self, num_slots: int, shapes: list[tuple[int, int]]) -> None:
         # Not zeroed: the pages of slots that were never used then take no memory.
-        self.keys = [torch.empty(num_slots, heads, size) for heads, size in shapes]
-        self.values = [torch.empty(num_slots, heads, size) for heads, size in shapes]
+        self.keys = [torch.empty(num_slots + 1, heads, size) for heads, size in shapes]
+        self.values = [torch.empty(num_slots + 1, heads, size) for heads, size in shapes]
+        for padded in (*self.keys, *self.values):
+            padded[0] = 0  # what lies there is multiplied by 0 where it is masked, so it must be a number
 
 
 def register() -> None:
@@ -78,7 +80,7 @@ def cached_attention(
 
     Returns
     -------
-    tuple of Tensor, shape (1, tokens, heads * head size), and None
+    tuple of Tensor, shape (1, tokens, heads, head size), and None
         The attended values; no weights.
     """
     layer: int = module.layer_idx  # type: ignore[assignment]
@@ -90,7 +92,7 @@ def cached_attention(
     else:
         parts = [_extend(query, keys, values, part, scaling, sliding_window) for part in batch.segments]
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return attended.reshape(1, query.shape[2], -1), None
+    return attended.reshape(1, query.shape[2], query.shape[1], -1), None
 
 
 def _extend(

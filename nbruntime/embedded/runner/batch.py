@@ -44,7 +44,7 @@ class ForwardBatch:
     segments : tuple of ExtendSegment
         The runs of an extend batch; empty for a decode batch.
     contexts : Tensor of int64, shape (requests, longest context), or None
-        KV-cache slots of each request in a decode batch, padded on the right with any valid slot.
+        KV-cache slots of each request in a decode batch, padded on the right with slot 0.
     mask : Tensor of bool, shape (requests, 1, 1, longest context), or None
         True where `contexts` is not padding; None when nothing is padded.
     """
@@ -104,7 +104,7 @@ class ModelRunner(Protocol):
     facts: ModelFacts
 
     def allocate_cache(self, num_slots: int) -> None:
-        """Make room for the keys and values of `num_slots` tokens."""
+        """Make room for the keys and values of `num_slots` tokens, in slots 1 to `num_slots`."""
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Run one step and return logits, float32, shape (rows, vocabulary)."""

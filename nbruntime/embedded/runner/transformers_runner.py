@@ -90,9 +90,9 @@ class TransformersRunner:
 
     def warm_up(self) -> None:
         """Run one token, so that what cannot be served fails at start and not at the first request."""
-        first = index([0])
-        segment = ExtendSegment(0, 1, first)
-        logits = self.forward(ForwardBatch(first, first, first, first, segments=(segment,)))
+        zero, slot = index([0]), index([1])
+        segment = ExtendSegment(0, 1, slot)
+        logits = self.forward(ForwardBatch(zero, zero, slot, zero, segments=(segment,)))
         if logits.shape != (1, self.facts.vocab_size):
             raise LaunchError(
                 f"The model gave logits of shape {tuple(logits.shape)}, expected (1, {self.facts.vocab_size})"
