@@ -150,7 +150,7 @@ def main() -> None:
         os._exit(0)
     print("phase: loading weights", flush=True)
     for line in args.say:
-        print(line, flush=True)
+        print(line.replace("{key}", os.environ.get("NBRUNTIME_API_KEY", "")), flush=True)
     for number in range(args.spam):
         print(f"line {number} " + "x" * 90)
     if args.gate:

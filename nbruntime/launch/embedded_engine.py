@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,11 @@ class EmbeddedEngine(Engine):
 
     def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
         """Make the command; the server takes over the claim's listening socket."""
+        if not _is_loopback(claim.host) and "api_key" not in arguments.keys:
+            raise ArgumentValueError(
+                f"host={claim.host!r} can be reached from other machines, and there is no API key",
+                hint="Give api_key=..., or leave host out to listen on this machine only.",
+            )
         flags: list[str] = []
         for name, value in arguments.values.items():
             if value is True:
@@ -70,7 +76,8 @@ class EmbeddedEngine(Engine):
             elif value is not False:
                 flags.append(f"{_ARGUMENTS[name].flag}={value}")
         assert claim.listener is not None
-        flags.append(f"--fd={claim.listener.fileno()}")
+        # Host and port are told for its own reports only.
+        flags += [f"--host={claim.host}", f"--port={claim.port}", f"--fd={claim.listener.fileno()}"]
         # -P: a file of the notebook's folder must not stand in for a module.
         return ServerCommand(
             argv=(self.python, "-P", "-m", "nbruntime.embedded", *flags),
@@ -87,6 +94,15 @@ class EmbeddedEngine(Engine):
     def is_ready(self, url: str) -> bool:
         """``/health`` answers at once, with 503 until the model can be used."""
         return http_status(f"{url}/health", timeout=0.5) == 200
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _checked(argument: Argument, value: Any) -> Any:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 __all__ = ["FETCHING", "Phase", "phase_of"]
 
-FETCHING = frozenset({"downloading", "converting"})
+FETCHING = frozenset({"downloading", "converting", "waiting"})
 """Phases that happen once per model and take as long as the network does: no launch time-out counts them."""
 
 _LINE = re.compile(
     r"^phase: (?P<name>[A-Za-z][A-Za-z -]*?)"
-    r"(?: (?P<done>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?)(?: (?P<unit>\S+))?)?\s*$"
+    r"(?: (?P<done>\d+(?:\.\d+)?)(?:/(?P<total>\d+(?:\.\d+)?))?(?: (?P<unit>\S+))?)?\s*$"
 )
 
 
@@ -25,7 +25,7 @@ class Phase:
     name : str
         ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up``, ``ready``.
     done, total : float or None
-        Progress, in `unit`.
+        Progress, in `unit`; the total may be unknown.
     unit : str
         Such as ``MB``; may be empty.
 
@@ -41,9 +41,10 @@ class Phase:
     unit: str = ""
 
     def __str__(self) -> str:
-        if self.done is None or self.total is None:
+        if self.done is None:
             return self.name
-        return f"{self.name} {self.done:g}/{self.total:g} {self.unit}".rstrip()
+        total = "" if self.total is None else f"/{self.total:g}"
+        return f"{self.name} {self.done:g}{total} {self.unit}".rstrip()
 
 
 def phase_of(line: str) -> Phase | None:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
+from typing import Self
 
 from nbruntime.errors import ArgumentValueError, PortInUseError
 
@@ -41,11 +42,6 @@ class PortClaim:
     reservation: socket.socket | None = None
 
     @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """What the supervisor has to inherit to keep the claim."""
-        return tuple(held for held in (self.listener, self.reservation) if held is not None)
-
-    @property
     def url(self) -> str:
         """Where a client on this machine reaches the server.
 
@@ -59,8 +55,15 @@ class PortClaim:
 
     def close(self) -> None:
         """Close this process's part; the supervisor's and the server's live on."""
-        for held in self.sockets:
-            held.close()
+        for held in (self.listener, self.reservation):
+            if held is not None:
+                held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_PORT) -> PortClaim:
@@ -92,10 +95,9 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
 
     Examples
     --------
-    >>> claim = claim_port("127.0.0.1", 0, listen=True)
-    >>> claim.port > 0
+    >>> with claim_port("127.0.0.1", 0, listen=True) as claim:
+    ...     claim.port > 0
     True
-    >>> claim.close()
     """
     if port is not None and not 0 <= port < 1 << 16:
         raise ArgumentValueError(f"port must be between 0 and 65535, not {port}")

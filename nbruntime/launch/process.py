@@ -282,6 +282,25 @@ class ServerProcess:
         self._handle.gone.wait(timeout)
         return self.poll()
 
+    def owns(self, pid: int) -> bool:
+        """Whether a process belongs to the server's tree.
+
+        Parameters
+        ----------
+        pid : int
+            Any process of this machine.
+
+        Returns
+        -------
+        bool
+        """
+        table = supervisor.process_table()
+        while pid in table:
+            pid = table[pid].parent
+            if pid == self.supervisor_pid:
+                return True
+        return False
+
     def next_line(self, timeout: float) -> str | None:
         """Wait for the next watched line of the server's output.
 

@@ -24,7 +24,9 @@ FETCHING_STALL = 120.0
 LOG_LINES = 40
 """Lines of the log that an error keeps."""
 
-_ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?(?P<error>\w*(?:Error|Exception|Exit)): .+|^\S+: error: .+")
+_ERROR_LINE = re.compile(
+    r"^(?:error: )?(?:[\w.]*\.)?(?P<error>\w*(?:Error|Exception|Exit)): .+|^(?:\S+: )?error: .+"
+)
 _PORT_TAKEN = re.compile("address already in use", re.IGNORECASE)
 
 
@@ -86,17 +88,22 @@ def await_ready(
     """
     phase = Phase("starting")
     left = timeout
-    before = next_probe = last_news = time.monotonic()
+    before = last_news = time.monotonic()
+    next_probe = before + engine.probe_interval
     while True:
         line = process.next_line(max(0.0, min(next_probe - before, left)))
         now = time.monotonic()
         if phase.name not in FETCHING or now - last_news > FETCHING_STALL:
             left -= now - before
         before = now
-        if line is not None and (news := engine.read_phase(line)) is not None and news != phase:
-            phase, last_news = news, now
-            if phase.name != "ready":  # that is for the socket to say
-                on_phase(phase)
+        if line is not None:
+            news = engine.read_phase(line)
+            if news is not None and news != phase:
+                phase, last_news = news, now
+                if phase.name != "ready":  # that is for the socket to say
+                    on_phase(phase)
+            if phase.name != "ready" and left > 0:
+                continue  # all that it has said comes first
         if process.poll() is not None:
             raise _launch_error(process, engine, phase)
         if phase.name == "ready" or now >= next_probe:

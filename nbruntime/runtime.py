@@ -1,0 +1,548 @@
+"""`Runtime`: a server whose life you own, and its endpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
+
+from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.asynchronous import read_server_info, stream_text
+from nbruntime.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    NbruntimeError,
+    PortInUseError,
+    ServerConnectionError,
+    ServerTimeoutError,
+)
+from nbruntime.launch.engines import Engine, IgnoredArgumentsWarning, ServerArguments, resolve_engine
+from nbruntime.launch.phases import FETCHING, Phase
+from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holder_of
+from nbruntime.launch.process import ServerProcess
+from nbruntime.launch.readiness import await_ready
+from nbruntime.protocol.requests import build_generate_request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Runtime"]
+
+PORT_ATTEMPTS = 8
+"""Ports that are tried when a server that binds its own is beaten to one."""
+
+ERROR_LOG_LINES = 20
+"""Lines of the log in the error that says that the server died."""
+
+QUIET_SECONDS = 2.0
+"""How long a download may take before a line is written about it."""
+
+
+class Runtime:
+    """Start a server and talk to it; it ends with this object.
+
+    A drop-in for SGLang's ``Runtime`` (``sglang/lang/backend/runtime_endpoint.py``). The server is SGLang
+    itself where it is installed and has a device, else the embedded one, which runs on a CPU. It survives an
+    interrupt of the kernel, and ends when the object is shut down or deleted, and with the kernel, however
+    that ends.
+
+    Parameters
+    ----------
+    model_path : str or path, optional
+        Folder of a Hugging Face model, id on the hub, or ``"SmolLM2-135M-Instruct"``, which is the default.
+    log_level : str
+        What the server logs: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``. The log is a file that
+        `logs` reads. With ``"info"`` and ``"debug"`` the phases of the launch are written to stderr as well.
+    launch_timeout : float
+        Seconds that the server may take to be ready. Downloading and converting a model do not count.
+    engine : str
+        ``"sglang"``, ``"embedded"``, or ``"auto"`` for SGLang where it is installed and has a device.
+    python : str or path, optional
+        Interpreter of another environment that has SGLang.
+    env : dict of str to str, optional
+        Additions to the server's environment.
+    port : int, optional
+        Port to listen on; 0 for any. The default is the first free one from 30000 on.
+    host : str
+        Address to listen on. Any but this machine's own needs an API key.
+    api_key : str, optional
+        Key that clients must give; `endpoint` knows it. It never stands on a command line.
+    progress : callable, optional
+        Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of lines on stderr.
+    **kwargs
+        Server arguments by their names in SGLang's ``ServerArgs``. Those that only the other engine has are
+        left out with an `IgnoredArgumentsWarning`, so that a notebook moves between machines.
+
+    Attributes
+    ----------
+    url : str
+        Such as ``"http://127.0.0.1:30000"``.
+    generate_url : str
+        `url` with ``/generate``.
+    endpoint : RuntimeEndpoint
+        The client of this server: ``complete``, ``stream`` and what SGLang's frontend language calls.
+
+    Raises
+    ------
+    LaunchError
+        If the server ends before it is ready; has the cause and the last lines of the log.
+    LaunchTimeoutError
+        If it is not ready in time.
+    PortInUseError
+        If `port` is taken; says by whom.
+    ArgumentTypeError
+        For an argument that no server has; names the nearest one.
+
+    Notes
+    -----
+    A Runtime owns a process, so it can be neither pickled nor copied. After a fork, the child may use the
+    server, but does not end it.
+
+    Examples
+    --------
+    >>> import json
+    >>> with Runtime() as runtime:  # doctest: +SKIP
+    ...     answer = json.loads(runtime.generate("The capital of France is", {"max_new_tokens": 8}))
+    ...     print(answer["text"])
+    """
+
+    url: str
+    generate_url: str
+    endpoint: RuntimeEndpoint
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str] | None = None,
+        *,
+        log_level: str = "error",
+        launch_timeout: float = 300.0,
+        engine: str = "auto",
+        python: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | None] | None = None,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        api_key: str | None = None,
+        progress: Callable[[Phase], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # First what a repr needs: somebody may look while the constructor runs, or after it has failed.
+        self._phase = Phase("starting")
+        self._process: ServerProcess | None = None
+        self._engine: Engine | None = None
+        self._model = None if model_path is None else os.fspath(model_path)
+        self._progress = progress or _Announcer(log_level)
+        self._engine = resolve_engine(engine, python, env)
+        arguments = self._engine.accept(
+            {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
+        )
+        self._model = arguments.values.get("model_path", self._model)
+        self._tokenizer_options = {
+            name: arguments.values[name]
+            for name in ("revision", "trust_remote_code")
+            if name in arguments.values
+        }
+        if arguments.ignored:
+            warnings.warn(
+                f"The {self._engine.name} server has no {', '.join(arguments.ignored)}: left out",
+                IgnoredArgumentsWarning,
+                stacklevel=2,
+            )
+        above = FIRST_PORT
+        for attempt in range(PORT_ATTEMPTS):
+            claim = claim_port(host, port, listen=self._engine.takes_listener, above=above)
+            try:
+                self._launch(claim, arguments, dict(env or {}), launch_timeout)
+            except PortInUseError:
+                if port or attempt + 1 == PORT_ATTEMPTS:
+                    raise
+                above = claim.port + 1
+            else:
+                return
+
+    def _launch(
+        self,
+        claim: PortClaim,
+        arguments: ServerArguments,
+        env: dict[str, str | None],
+        timeout: float,
+    ) -> None:
+        """Start the server on a claimed port and wait until it is ready; leave nothing if it is not."""
+        engine = self._engine
+        assert engine is not None
+        self.url = claim.url
+        self.generate_url = f"{self.url}/generate"
+        self._port = claim.port
+        self._enter(Phase("starting"))
+        try:
+            command = engine.command(arguments, claim)
+            self._process = ServerProcess(
+                replace(command, env=command.env | env),
+                hold=() if claim.reservation is None else (claim.reservation,),
+            )
+        finally:
+            claim.close()
+        try:
+            await_ready(self._process, engine, self.url, timeout=timeout, on_phase=self._enter)
+            if not engine.takes_listener:
+                self._check_port()
+            self.endpoint = RuntimeEndpoint(self.url, api_key=arguments.keys.get("api_key"))
+        except BaseException:
+            self._process.stop()
+            raise
+
+    def _check_port(self) -> None:
+        """Make sure that it was our server that answered, where it binds the port by itself."""
+        assert self._process is not None
+        holder = holder_of(self._port)
+        if holder is not None and not self._process.owns(holder):
+            raise PortInUseError(
+                f"Port {self._port} was taken by process {holder} while the server was loading"
+            )
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._progress(phase)
+
+    # What it is and how it is doing
+
+    @property
+    def phase(self) -> str:
+        """How far the server is: the phase of its launch, then ``ready``, ``stopped`` or ``died``."""
+        process = self._process
+        if process is None:
+            return self._phase.name
+        if process.stopped:
+            return "stopped"
+        return "died" if process.poll() is not None else self._phase.name
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None when it does not run."""
+        process = self._process
+        return None if process is None or process.poll() is not None or process.stopped else process.pid
+
+    @property
+    def port(self) -> int:
+        """Port that the server listens on."""
+        return self._port
+
+    @property
+    def engine(self) -> str:
+        """``"sglang"`` or ``"embedded"``."""
+        assert self._engine is not None
+        return self._engine.name
+
+    def logs(self, n: int | None = None) -> str:
+        """Read the server's output, also after its end.
+
+        Parameters
+        ----------
+        n : int, optional
+            The last lines only.
+
+        Returns
+        -------
+        str
+            Lines; API keys are masked.
+        """
+        return "" if self._process is None else self._process.logs(n)
+
+    def __repr__(self) -> str:
+        # Never waits, never asks the server, and shows no key.
+        engine = self._engine
+        phase = self.phase
+        state = str(self._phase) if phase == self._phase.name else phase
+        if self._process is not None:
+            state += f" · pid {self.pid}" if self.pid else ""
+            if phase == "died":
+                state += f" · {self._process.exit_cause()}"
+        lines = [f"Runtime {self._model_name()} · {state}"]
+        if engine is not None:
+            lines.append(f"  {engine.name} server" + (f", because {engine.why}" if engine.why else ""))
+        if hasattr(self, "url"):
+            lines.append(f"  {self.url}")
+        return "\n".join(lines)
+
+    def _model_name(self) -> str:
+        if hasattr(self, "endpoint"):
+            info = self.endpoint.model_info
+            return str(info.get("served_model_name") or info["model_path"])
+        return self._model or "with the default model"
+
+    # Requests
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        return_logprob: list[bool] | bool | None = False,
+        logprob_start_len: list[int] | int | None = None,
+        top_logprobs_num: list[int] | int | None = None,
+        lora_path: list[str | None] | str | None = None,
+        session_id: str | None = None,
+    ) -> str:
+        """Generate text and wait for the whole of it.
+
+        Parameters
+        ----------
+        prompt : str or list of str
+            One prompt or a batch.
+        sampling_params : dict, optional
+            Sampling parameters by SGLang's names, or one dict for each prompt.
+        return_logprob : bool or list of bool
+            Whether to return log probabilities.
+        logprob_start_len : int or list of int, optional
+            Position in the prompt, in tokens, that log probabilities begin at.
+        top_logprobs_num : int or list of int, optional
+            Number of the most likely tokens to return at each position.
+        lora_path : str or list of str or None, optional
+            LoRA adapter of each prompt.
+        session_id : str, optional
+            Session on the server that the request belongs to.
+
+        Returns
+        -------
+        str
+            JSON: an object for one prompt, a list of them for a batch.
+
+        Raises
+        ------
+        ArgumentValueError
+            If `lora_path` does not have one entry for each prompt.
+        ServerStatusError
+            If the server refuses the request.
+        """
+        if isinstance(lora_path, list):
+            prompts = 1 if isinstance(prompt, str) else len(prompt)
+            if len(lora_path) != prompts:
+                raise ArgumentValueError(
+                    f"lora_path has {len(lora_path)} entries, and there are {prompts} prompts",
+                    hint="Give one adapter, or None, for each prompt.",
+                )
+            if isinstance(prompt, str):
+                lora_path = lora_path[0]  # a list is for a batch
+        request = build_generate_request(
+            prompt,
+            sampling_params=sampling_params,
+            return_logprob=return_logprob,
+            logprob_start_len=logprob_start_len,
+            top_logprobs_num=top_logprobs_num,
+            return_text_in_logprobs=False if return_logprob else None,  # as SGLang's Runtime leaves it
+            lora_path=lora_path,
+            session_id=session_id,
+        )
+        try:
+            return self._post("/generate", request.body)
+        except (KeyboardInterrupt, ServerTimeoutError):
+            # Nobody waits for it any more.
+            with contextlib.suppress(NbruntimeError):
+                self.endpoint.abort(request.rids)
+            raise
+
+    async def async_generate(
+        self,
+        prompt: str | list[int],
+        sampling_params: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+    ) -> AsyncIterator[str]:
+        """Generate text and give it as it comes; also called ``add_request``.
+
+        Parameters
+        ----------
+        prompt : str or list of int
+            One prompt, as text or as token ids.
+        sampling_params : dict, optional
+            Sampling parameters by SGLang's names.
+        session_id : str, optional
+            Session on the server that the request belongs to.
+
+        Yields
+        ------
+        str
+            New text. Leaving the loop stops the generation.
+
+        Raises
+        ------
+        ServerStatusError
+            If the server refuses the request.
+        StreamError
+            If the stream breaks off; has the text until then.
+        """
+        self._check_alive()
+        texts = cast(
+            "AsyncGenerator[str, None]",
+            stream_text(self.endpoint, prompt, sampling_params=sampling_params, session_id=session_id),
+        )
+        async with contextlib.aclosing(texts):
+            async for text in texts:
+                yield text
+
+    add_request = async_generate
+
+    def encode(self, prompt: str | list[str] | list[dict[str, Any]] | list[list[dict[str, Any]]]) -> str:
+        """Embed a text, on a server that was started with ``is_embedding=True``.
+
+        Parameters
+        ----------
+        prompt : str, or list of str, dict or list of dict
+            What to embed.
+
+        Returns
+        -------
+        str
+            JSON: an object with ``embedding``, or a list of them for a batch.
+
+        Raises
+        ------
+        ServerStatusError
+            If the server refuses the request.
+        """
+        return self._post("/encode", {"text": prompt})
+
+    async def get_server_info(self) -> dict[str, Any]:
+        """Read the configuration and the state of the server.
+
+        Returns
+        -------
+        dict
+            Every argument of the server, and figures of its scheduler.
+        """
+        self._check_alive()
+        return await read_server_info(self.endpoint)
+
+    def get_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer that the server uses.
+
+        Returns
+        -------
+        transformers.PreTrainedTokenizerBase
+            Of the folder or hub id that the server names.
+        """
+        from transformers import AutoTokenizer
+
+        self._check_alive()
+        info = self.endpoint.model_info
+        path = info.get("tokenizer_path") or info["model_path"]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **self._tokenizer_options)
+        return tokenizer
+
+    def start_profile(self, **options: Any) -> None:
+        """Start the server's profiler.
+
+        Parameters
+        ----------
+        **options
+            SGLang's, such as ``output_dir`` and ``num_steps``.
+        """
+        self._check_alive()
+        self.endpoint.start_profile(**options)
+
+    def stop_profile(self) -> None:
+        """Stop the server's profiler; returns when the traces are written."""
+        self._check_alive()
+        self.endpoint.stop_profile()
+
+    def cache_prefix(self, prefix: str) -> None:
+        """Bring a text into the KV cache, so that prompts which begin with it start sooner.
+
+        Parameters
+        ----------
+        prefix : str
+            The common beginning of later prompts.
+        """
+        self._check_alive()
+        self.endpoint.cache_prefix(prefix)
+
+    def flush_cache(self) -> None:
+        """Empty the server's KV cache."""
+        self._check_alive()
+        self.endpoint.flush_cache()
+
+    def _post(self, path: str, body: dict[str, Any]) -> str:
+        self._check_alive()
+        try:
+            return json.dumps(self.endpoint.post(path, body))
+        except ServerConnectionError as error:
+            # The connection breaks a moment before the end of the process is known.
+            assert self._process is not None
+            if self._process.wait(0.5) is not None:
+                raise self._gone_error() from error
+            raise
+
+    def _check_alive(self) -> None:
+        if self._process is None or self._process.stopped or self._process.poll() is not None:
+            raise self._gone_error()
+
+    def _gone_error(self) -> ServerConnectionError:
+        process = self._process
+        where = getattr(self, "url", None)
+        if process is None or process.stopped:
+            return ServerConnectionError(
+                "This Runtime was shut down", where=where, hint="Start a new one: Runtime(...)."
+            )
+        last = process.logs(ERROR_LOG_LINES)
+        return ServerConnectionError(
+            f"The server died: {process.exit_cause()}",
+            where=where,
+            hint=f"Start a new one: Runtime(...). The last lines of its log:\n{last}",
+        )
+
+    # Its end
+
+    def shutdown(self) -> None:
+        """End the server and wait until its processes are gone and its port is free.
+
+        Called again it does nothing; nor does it in a fork of the process that started the server.
+        """
+        if self._process is None or not self._process.is_owner:
+            return
+        self._process.stop()
+        if hasattr(self, "endpoint"):
+            self.endpoint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # Also what copy and deepcopy ask. A second owner would end the server of the first.
+        raise ArgumentTypeError(
+            "A Runtime owns a server process: it cannot be pickled or copied",
+            hint="Hand on runtime.url, and connect to it with RuntimeEndpoint(url, api_key=...).",
+        )
+
+
+class _Announcer:
+    """Write to stderr how a launch goes: at ``log_level`` error only that a download takes a while."""
+
+    def __init__(self, log_level: str) -> None:
+        self._loud = log_level in ("info", "debug")
+        self._last = ""
+        self._fetching_since: float | None = None
+
+    def __call__(self, phase: Phase) -> None:
+        if phase.name == self._last:
+            return
+        if phase.name in FETCHING and not self._loud:
+            now = time.monotonic()
+            self._fetching_since = self._fetching_since or now
+            if now - self._fetching_since < QUIET_SECONDS:
+                return
+        elif not self._loud:
+            return
+        self._last = phase.name
+        print(f"nbruntime: {phase}", file=sys.stderr, flush=True)

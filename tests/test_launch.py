@@ -1,0 +1,627 @@
+"""Choosing an engine, making its command, claiming its port, watching it start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import BindingEngine, FakeEngine, await_true, read_pids, servers_left
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbruntime.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    EngineNotFoundError,
+    LaunchError,
+    LaunchTimeoutError,
+    ModelNotFoundError,
+    PortInUseError,
+)
+from nbruntime.launch import engine_probe, engines, sglang_arguments
+from nbruntime.launch.embedded_engine import EmbeddedEngine
+from nbruntime.launch.engines import resolve_engine
+from nbruntime.launch.phases import Phase, phase_of
+from nbruntime.launch.ports import PortClaim, claim_port, holder_of
+from nbruntime.launch.process import ServerProcess
+from nbruntime.launch.readiness import await_ready
+from nbruntime.launch.sglang_engine import SglangEngine
+from nbruntime.protocol.server_arguments import EMBEDDED_ARGUMENTS
+
+# Which engine
+
+
+def test_this_environment_has_no_server_of_sglang() -> None:
+    """The frontend alone does not count, nor does a server without a device."""
+    engine = resolve_engine()
+    print(engine.name, "because", engine.why)
+    assert engine.name == "embedded"
+    assert engine.why.startswith("SGLang is")
+
+
+@pytest.fixture
+def sglang_environment(tmp_path: Path) -> Path:
+    """An interpreter whose SGLang and torch are stand-ins that tell what they were called with."""
+    library = tmp_path / "library"
+    files = {
+        "sglang/__init__.py": "raise RuntimeError('must not be imported to look for it')",
+        "sglang/launch_server.py": "",
+        "sglang/srt/server_args.py": "class ServerArgs:\n    brand_new_option: int = 3\n",
+        "torch/__init__.py": (
+            "class cuda:\n"
+            "    is_available = staticmethod(lambda: True)\n"
+            "    get_device_name = staticmethod(lambda n: 'Stand-in H100')\n"
+            "class backends: pass\n"
+        ),
+        "fastapi/__init__.py": "",
+        "uvicorn/__init__.py": "",
+        "zmq/__init__.py": "",
+    }
+    for name, text in files.items():
+        file = library / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+@pytest.fixture
+def device_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the probe take a file that is always there for a device."""
+    source = Path(engine_probe.__file__).read_text().replace('"/dev/nvidia[0-9]*"', '"/dev/null"')
+    copy = Path(os.environ["PYTEST_PROBE_COPY"])
+    copy.write_text(source)
+    monkeypatch.setattr(engine_probe, "__file__", str(copy))
+
+
+@pytest.fixture(autouse=True)
+def _probe_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_PROBE_COPY", str(tmp_path / "probe.py"))
+
+
+@pytest.mark.usefixtures("device_file")
+def test_auto_takes_sglang_where_it_has_a_device(sglang_environment: Path) -> None:
+    engine = resolve_engine("auto", python=sglang_environment)
+    assert (engine.name, engine.python) == ("sglang", str(sglang_environment))
+    assert engine.why == "it is installed and has a Stand-in H100"
+    assert engine.accept({"brand_new_option": 4}).values["brand_new_option"] == 4
+
+
+def test_auto_takes_the_embedded_server_where_there_is_no_device(sglang_environment: Path) -> None:
+    engine = resolve_engine("auto", python=sglang_environment)
+    assert (engine.name, engine.python) == ("embedded", sys.executable)
+    assert engine.why == f"SGLang is installed, but there is no GPU in {sglang_environment}"
+
+
+@pytest.mark.parametrize(
+    ("missing", "why"),
+    [
+        ("sglang/srt/server_args.py", "SGLang is installed without its server"),
+        ("torch/__init__.py", "SGLang is installed without torch"),
+        ("fastapi/__init__.py", "SGLang is installed without fastapi"),
+    ],
+)
+@pytest.mark.usefixtures("device_file")
+def test_frontend_alone_is_no_server(sglang_environment: Path, missing: str, why: str) -> None:
+    file = sglang_environment.with_name("library") / missing
+    file.unlink()
+    with contextlib.suppress(OSError):
+        file.parent.rmdir()
+    engine = resolve_engine("auto", python=sglang_environment)
+    assert (engine.name, engine.why) == ("embedded", f"{why} in {sglang_environment}")
+
+
+def test_interpreter_that_cannot_answer_is_said_so(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    assert "could not say whether it has SGLang" in resolve_engine(python=broken).why
+
+
+def test_interpreter_that_does_not_exist() -> None:
+    with pytest.raises(ArgumentValueError, match="is not an interpreter"):
+        resolve_engine(python="/no/such/python")
+
+
+def test_sglang_by_name_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_probe, "find_server", lambda: ("", "SGLang is not installed"))
+    with pytest.raises(EngineNotFoundError, match=r"SGLang is not installed(.|\n)*python="):
+        resolve_engine("sglang")
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(ArgumentValueError, match="'auto', 'sglang' or 'embedded', not 'vllm'"):
+        resolve_engine("vllm")
+
+
+def test_embedded_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineNotFoundError, match=r"needs torch(.|\n)*nbruntime\[embedded\]"):
+        resolve_engine("embedded")
+
+
+# Their commands
+
+
+@pytest.fixture
+def claim() -> Iterator[PortClaim]:
+    claimed = claim_port("127.0.0.1", 0, listen=True)
+    yield claimed
+    claimed.close()
+
+
+def flags_of(engine: engines.Engine, claim: PortClaim, **arguments: Any) -> list[str]:
+    return list(engine.command(engine.accept(arguments), claim).argv)
+
+
+def test_arguments_become_flags_of_sglang(claim: PortClaim) -> None:
+    argv = flags_of(
+        SglangEngine("/env/bin/python"),
+        claim,
+        model_path="meta-llama/Llama-3.1-8B-Instruct",
+        tp_size=2,
+        mem_fraction_static=0.8,
+        trust_remote_code=True,
+        disable_radix_cache=False,
+        enable_tf32_matmul=False,
+        quantization=None,
+        cuda_graph_bs_decode=[1, 2, 4],
+        lora_paths=["a=/b", {"lora_name": "c", "lora_path": "/d"}],
+        json_model_override_args={"a": 1},
+        extra_metric_labels={"b": "c"},
+        fp8_gemm_runner_backend="triton",
+        schedule_conservativeness=-1,
+        constrained_json_whitespace_pattern="-x",
+    )
+    assert argv == [
+        *("/env/bin/python", "-m", "sglang.launch_server"),
+        *("--model-path", "meta-llama/Llama-3.1-8B-Instruct"),
+        *("--tp-size", "2"),
+        *("--mem-fraction-static", "0.8"),
+        "--trust-remote-code",
+        "--no-enable-tf32-matmul",
+        *("--cuda-graph-bs-decode", "1", "2", "4"),
+        *("--lora-paths", "a=/b", '{"lora_name": "c", "lora_path": "/d"}'),
+        *("--json-model-override-args", '{"a": 1}'),
+        *("--extra-metric-labels", '{"b": "c"}'),
+        *("--fp8-gemm-backend", "triton"),
+        *("--schedule-conservativeness", "-1"),
+        "--constrained-json-whitespace-pattern=-x",
+        *("--host", "127.0.0.1"),
+        *("--port", str(claim.port)),
+    ]
+
+
+def test_default_model_has_its_hub_id_for_sglang(claim: PortClaim) -> None:
+    for given_path in (None, "SmolLM2-135M-Instruct"):
+        argv = flags_of(SglangEngine("python"), claim, model_path=given_path)
+        assert argv[argv.index("--model-path") + 1] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_keys_reach_sglang_but_no_command_line(claim: PortClaim, tmp_path: Path) -> None:
+    engine = SglangEngine(sys.executable)
+    command = engine.command(engine.accept({"api_key": "-hunter2", "admin_api_key": "swordfish"}), claim)
+    for secret in ("hunter2", "swordfish"):
+        assert secret not in " ".join(command.argv)
+        assert secret not in repr(command)
+    # The server gets them as if they stood there, and runs as the main module.
+    package = tmp_path / "sglang"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "launch_server.py").write_text(
+        "import os, sys\n"
+        "print(__name__, sys.modules['__main__'].__spec__.name, sys.argv[1:],\n"
+        "      [n for n in os.environ if 'API_KEY' in n])"
+    )
+    environment = {name: value for name, value in (os.environ | command.env).items() if value is not None}
+    ran = subprocess.run(
+        command.argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    words = ran.stdout.split(" ", 2)
+    assert words[:2] == ["__main__", "sglang.launch_server"]
+    assert "'--api-key=-hunter2', '--admin-api-key=swordfish'] []" in words[2]
+
+
+def test_embedded_only_arguments_are_set_aside_for_sglang() -> None:
+    accepted = SglangEngine("python").accept({"threads": 2, "max_running_requests": 4})
+    assert accepted.ignored == ("threads",)
+    assert "threads" not in accepted.values
+
+
+def test_flag_of_sglang_is_a_bool() -> None:
+    with pytest.raises(ArgumentTypeError, match="trust_remote_code must be bool, not str 'yes'"):
+        SglangEngine("python").accept({"trust_remote_code": "yes"})
+
+
+def test_tls_is_refused() -> None:
+    with pytest.raises(ArgumentValueError, match=r"RuntimeEndpoint\(url, verify="):
+        SglangEngine("python").accept({"ssl_certfile": "cert.pem"})
+
+
+def test_arguments_become_flags_of_the_embedded_server(claim: PortClaim, tmp_path: Path) -> None:
+    engine = EmbeddedEngine("/bin/python")
+    accepted = engine.accept(
+        {
+            "model_path": tmp_path,
+            "log_level": "error",
+            "context_length": 512,
+            "disable_radix_cache": True,
+            "enable_metrics": False,
+            "dtype": None,
+            "tp_size": 2,
+            "mem_fraction_static": 0.8,
+            "api_key": "hunter2",
+        }
+    )
+    assert accepted.ignored == ("tp_size", "mem_fraction_static")
+    command = engine.command(accepted, claim)
+    assert claim.listener is not None
+    assert list(command.argv) == [
+        *("/bin/python", "-P", "-m", "nbruntime.embedded"),
+        f"--model-path={tmp_path}",
+        "--log-level=error",
+        "--context-length=512",
+        "--disable-radix-cache",
+        "--host=127.0.0.1",
+        f"--port={claim.port}",
+        f"--fd={claim.listener.fileno()}",
+    ]
+    assert command.env["NBRUNTIME_API_KEY"] == "hunter2"
+    assert command.secrets == ("hunter2",)
+    assert "hunter2" not in repr(command) + repr(command.argv)
+
+
+def test_threads_do_not_spin_and_the_users_word_counts(
+    claim: PortClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    engine = EmbeddedEngine("python")
+    environment = engine.command(engine.accept({"threads": 3}), claim).env
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["GOMP_SPINCOUNT"] == "0"
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["TOKENIZERS_PARALLELISM"] == "false"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "OMP_NUM_THREADS" not in engine.command(engine.accept({}), claim).env
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
+def test_host_that_others_can_reach_needs_a_key(host: str) -> None:
+    engine = EmbeddedEngine("python")
+    with socket.socket() as listener:
+        claim = PortClaim(host, 30000, listener)
+        with pytest.raises(ArgumentValueError, match=r"api_key="):
+            engine.command(engine.accept({}), claim)
+        assert engine.command(engine.accept({"api_key": "k"}), claim).argv
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"context_length": "512"}, ArgumentTypeError, "context_length must be int, not str '512'"),
+        ({"context_length": True}, ArgumentTypeError, "context_length must be int, not bool True"),
+        ({"disable_radix_cache": 1}, ArgumentTypeError, "disable_radix_cache must be bool, not int 1"),
+        ({"dtype": "int3"}, ArgumentValueError, "dtype must be one of auto, float32"),
+        ({"log_level": "loud"}, ArgumentValueError, "log_level must be one of debug, info"),
+        ({"context_lenght": 1}, ArgumentTypeError, "Did you mean 'context_length'"),
+        ({"tp_sise": 1}, ArgumentTypeError, "Did you mean 'tp_size'"),
+        ({"luanch_timeout": 1}, ArgumentTypeError, "Did you mean 'launch_timeout'"),
+        ({"fd": 3}, ArgumentTypeError, "has an argument 'fd'"),
+        ({"zzzzzzzz": 3}, ArgumentTypeError, r"sglang\.launch_server --help"),
+    ],
+)
+def test_wrong_argument_is_found_before_the_launch(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        EmbeddedEngine("python").accept(arguments)
+
+
+@given(st.text(min_size=1))
+def test_unknown_names_are_type_errors_everywhere(name: str) -> None:
+    known = {*sglang_arguments.NAMES, *(argument.name for argument in EMBEDDED_ARGUMENTS)}
+    for engine in (EmbeddedEngine("python"), SglangEngine("python")):
+        if name not in known:
+            with pytest.raises(TypeError):
+                engine.accept({name: 1})
+
+
+def test_both_engines_know_the_names_that_notebooks_use() -> None:
+    shared = {argument.name for argument in EMBEDDED_ARGUMENTS} - {"fd", "threads", "max_body_bytes"}
+    assert shared <= sglang_arguments.NAMES
+    assert {
+        "tp_size",
+        "mem_fraction_static",
+        "cuda_graph_max_bs",
+        "tensor_parallel_size",
+    } <= sglang_arguments.NAMES
+    assert len(sglang_arguments.NAMES) > 500
+
+
+# Phases
+
+
+@pytest.mark.parametrize(
+    ("line", "phase"),
+    [
+        ("phase: loading weights", Phase("loading weights")),
+        ("phase: downloading 12.1/92.9 MB", Phase("downloading", 12.1, 92.9, "MB")),
+        ("phase: converting 3/272 tensors", Phase("converting", 3, 272, "tensors")),
+        ("phase: warming up 1/2", Phase("warming up", 1, 2)),
+        ("phase: downloading 12.1 MB", Phase("downloading", 12.1, None, "MB")),
+        ("phase: ready", Phase("ready")),
+        ("phase:", None),
+        ("the next phase: ready", None),
+    ],
+)
+def test_phase_lines(line: str, phase: Phase | None) -> None:
+    assert phase_of(line) == phase
+
+
+@given(st.text())
+def test_any_line_can_be_asked_for_a_phase(line: str) -> None:
+    phase_of(line)
+    SglangEngine("python").read_phase(line)
+
+
+@given(
+    st.from_regex(r"[a-z][a-z ]{0,20}[a-z]", fullmatch=True),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.sampled_from(["", "MB", "tensors"]),
+)
+def test_phase_survives_its_own_words(name: str, done: int, total: int, unit: str) -> None:
+    phase = Phase(name, done / 10, total / 10, unit)
+    again = phase_of(f"phase: {name} {done / 10}/{total / 10} {unit}".rstrip())
+    assert again == phase
+
+
+@pytest.mark.parametrize(
+    ("line", "phase"),
+    [
+        ("[2025-09-01 10:00:00 TP0] Load weight begin. avail mem=78.0 GB", Phase("loading weights")),
+        (
+            "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:00<00:00,  2.01it/s]",
+            Phase("loading weights", 1, 2, "files"),
+        ),
+        (
+            "model.safetensors:  45%|####5     | 121M/269M [00:03<00:04, 33MB/s]",
+            Phase("downloading", 121, 269, "MB"),
+        ),
+        ("Fetching 10 files:  30%|###       | 3/10 [00:01<00:02]", Phase("downloading", 3, 10, "files")),
+        ("[2025-09-01 10:00:00] Capture cuda graph begin. This can take", Phase("capturing CUDA graphs")),
+        ("INFO:     Uvicorn running on http://127.0.0.1:30000", Phase("warming up")),
+        ("[2025-09-01 10:00:00] The server is fired up and ready to roll!", Phase("ready")),
+        ("reading config.json: it is fine", None),
+    ],
+)
+def test_phases_in_the_log_of_sglang(line: str, phase: Phase | None) -> None:
+    assert SglangEngine("python").read_phase(line) == phase
+
+
+# Ports
+
+
+def test_first_free_port_from_30000_upward() -> None:
+    with (
+        claim_port("127.0.0.1", None, listen=True) as first,
+        claim_port("127.0.0.1", None, listen=True) as second,
+    ):
+        assert 30000 <= first.port < second.port
+
+
+def test_port_above_40000_and_any_port() -> None:
+    with claim_port("127.0.0.1", 0, listen=True) as free:
+        port = free.port
+    assert port > 0
+    with claim_port("127.0.0.1", 47321, listen=True) as claim:
+        assert (claim.port, claim.url) == (47321, "http://127.0.0.1:47321")
+
+
+def test_taken_port_is_named_with_its_holder() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        assert holder_of(port) == os.getpid()
+        with pytest.raises(PortInUseError, match=rf"Port {port} is taken by process {os.getpid()} \("):
+            claim_port("127.0.0.1", port, listen=True)
+    assert holder_of(port) is None
+
+
+def test_reserved_port_is_passed_over_while_its_server_loads() -> None:
+    with claim_port("127.0.0.1", None, listen=False) as loading:
+        with socket.create_server(("127.0.0.1", loading.port)):
+            pass  # nobody listens there yet
+        with claim_port("127.0.0.1", None, listen=True) as other:
+            assert other.port > loading.port
+        with pytest.raises(PortInUseError):
+            claim_port("127.0.0.1", loading.port, listen=False)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_impossible_port(port: int) -> None:
+    with pytest.raises(ArgumentValueError, match="between 0 and 65535"):
+        claim_port("127.0.0.1", port, listen=True)
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no such host"])
+def test_impossible_host(host: str) -> None:
+    with pytest.raises(ArgumentValueError, match=host):
+        claim_port(host, 0, listen=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:30000"),
+        ("::1", "http://[::1]:30000"),
+        ("::", "http://[::1]:30000"),
+        ("localhost", "http://localhost:30000"),
+    ],
+)
+def test_url_that_reaches_the_server(host: str, url: str) -> None:
+    assert PortClaim(host, 30000).url == url
+
+
+def test_many_claims_at_once_get_different_ports() -> None:
+    claims: list[PortClaim] = []
+    barrier = threading.Barrier(16)
+
+    def take() -> None:
+        barrier.wait()
+        claims.append(claim_port("127.0.0.1", None, listen=len(claims) % 2 == 0))
+
+    threads = [threading.Thread(target=take) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ports = {claim.port for claim in claims}
+    for claim in claims:
+        claim.close()
+    assert len(ports) == 16
+
+
+# Readiness
+
+
+class Launch:
+    """One launch of a fake server, as `Runtime` does it."""
+
+    def __init__(self, engine: FakeEngine, timeout: float = 30.0, **arguments: Any) -> None:
+        self.phases: list[Phase] = []
+        self.engine = engine
+        self.timeout = timeout
+        with claim_port("127.0.0.1", 0, listen=engine.takes_listener) as claim:
+            self.url = claim.url
+            self.process = ServerProcess(engine.command(engine.accept(arguments), claim))
+
+    def wait(self) -> None:
+        await_ready(self.process, self.engine, self.url, timeout=self.timeout, on_phase=self.phases.append)
+
+    def __enter__(self) -> Launch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stop()
+
+
+@pytest.mark.parametrize("kind", [FakeEngine, BindingEngine])
+def test_launch_goes_through_its_phases(kind: type[FakeEngine]) -> None:
+    with Launch(kind(sys.executable), say=["phase: downloading 1/2 MB", "phase: warming up"]) as launch:
+        launch.wait()
+        assert [str(phase) for phase in launch.phases] == [
+            "loading weights",
+            "downloading 1/2 MB",
+            "warming up",
+            "ready",
+        ]
+
+
+def test_launch_returns_as_soon_as_the_server_is_ready(tmp_path: Path) -> None:
+    import time
+
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Launch(FakeEngine(sys.executable), gate=str(gate)) as launch:
+        opener = threading.Thread(target=lambda: gate.write_text("go"))
+        opener.start()
+        launch.wait()
+        now = time.time()
+        opener.join()
+        ready = float(launch.process.logs().rpartition("ready at ")[2].split()[0])
+    print(f"returned {1e3 * (now - ready):.1f} ms after the server was ready")
+    assert now - ready < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"fail": "ValueError: no such dtype"},
+            LaunchError,
+            r"ValueError: no such dtype \(it exited with code 3\)",
+        ),
+        ({"fail": "error: ModelNotFoundError: no model y"}, ModelNotFoundError, "no model y"),
+        ({"fail": "__main__.py: error: argument --dtype: invalid"}, LaunchError, "argument --dtype"),
+        ({"fail": "something"}, LaunchError, "it exited with code 3"),
+        ({"fail": "nbruntime.errors.ModelNotFoundError: no model x"}, ModelNotFoundError, "no model x"),
+        ({"fail": "OSError: [Errno 98] Address already in use"}, PortInUseError, "already in use"),
+        (
+            {"kill": signal.SIGKILL.value},
+            LaunchError,
+            "killed by SIGKILL, as when the machine runs out of memory",
+        ),
+    ],
+)
+def test_failed_launch_tells_the_cause_and_leaves_nothing(
+    arguments: dict[str, Any], error: type[LaunchError], message: str, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    with Launch(FakeEngine(sys.executable), children=1, pids=str(pids), **arguments) as launch:
+        with pytest.raises(error, match=message) as caught:
+            launch.wait()
+        assert "'loading weights'" in str(caught.value)
+        assert any("phase: loading weights" in line for line in caught.value.log_lines)
+        assert not set(read_pids(pids)) & servers_left()
+
+
+def test_launch_timeout(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with (
+        Launch(FakeEngine(sys.executable), timeout=0.5, gate=str(gate)) as launch,
+        pytest.raises(LaunchTimeoutError, match=r"within 0.5 s: its last phase was 'loading weights'"),
+    ):
+        launch.wait()
+
+
+def test_download_does_not_count_against_the_timeout(tmp_path: Path) -> None:
+    import time
+
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Launch(
+        FakeEngine(sys.executable), timeout=0.5, gate=str(gate), say=["phase: downloading 1/2 MB"]
+    ) as launch:
+        opener = threading.Timer(1.0, lambda: gate.write_text("go"))
+        opener.start()
+        start = time.monotonic()
+        launch.wait()
+        assert time.monotonic() - start > 0.9
+        opener.join()
+
+
+def test_much_output_while_loading_does_not_stop_the_launch() -> None:
+    with Launch(FakeEngine(sys.executable), spam=100_000) as launch:
+        launch.wait()
+        assert launch.phases[-1] == Phase("ready")
+        await_true(lambda: launch.process.logs(1).startswith("ready at"))
+
+
+def test_fake_key_is_masked_in_the_log() -> None:
+    with Launch(FakeEngine(sys.executable), api_key="hunter2", say=["the key is {key}"]) as launch:
+        launch.wait()
+        assert "the key is ***" in launch.process.logs()
+        assert "hunter2" not in Path(f"/proc/{launch.process.pid}/cmdline").read_text()
+        assert stat.S_IMODE(os.stat(f"/proc/{launch.process.pid}/environ").st_mode) == 0o400
+
+
+def test_table_of_arguments_is_made_of_names() -> None:
+    kinds = [getattr(sglang_arguments, name) for name in ("FLAGS", "SWITCHES", "LISTS", "JSON", "VALUES")]
+    assert sum(map(len, kinds)) == len(sglang_arguments.NAMES), "no name is of two kinds"
+    assert all(name.isidentifier() for name in sglang_arguments.NAMES)
+    assert json.dumps(sorted(sglang_arguments.NAMES)).isascii()
