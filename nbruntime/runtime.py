@@ -425,9 +425,9 @@ class Runtime:
         transformers.PreTrainedTokenizerBase
             Of the folder or hub id that the server names.
         """
-        from transformers import AutoTokenizer
-
         self._check_alive()
+        from transformers import AutoTokenizer  # seconds, so not before
+
         info = self.endpoint.model_info
         path = info.get("tokenizer_path") or info["model_path"]
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **self._tokenizer_options)
