@@ -7,7 +7,7 @@ import psutil
 
 from nbruntime import Runtime
 
-QUESTION = "Why is the sky blue? Answer in three sentences."
+QUESTION = "What is photosynthesis? Answer briefly."
 
 
 def main() -> None:
