@@ -13,7 +13,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -318,7 +318,7 @@ async def stream_text(
     *,
     sampling_params: Mapping[str, Any] | None = None,
     **arguments: Any,
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """Generate, and give the text as it comes.
 
     Leaving the generator in any way, also by cancelling its task, stops the generation on the server.

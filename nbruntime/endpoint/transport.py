@@ -194,7 +194,11 @@ class Transport:
                 verify=True if self.verify is None else self.verify,
                 allow_redirects=False,  # the key must not go to another host
             )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+        except (
+            OSError,
+            urllib3.exceptions.HTTPError,
+            UnicodeError,
+        ) as error:  # RequestException is an OSError
             raise self._note(self._error(error, path)) from error
         self.last_answer, self.last_error = time.monotonic(), None
         if response.status_code >= 300:
@@ -253,7 +257,7 @@ class Transport:
                     where=where,
                     hint="Check that the server is running, and that the URL is right.",
                 )
-            case requests.exceptions.Timeout() | urllib3.exceptions.ReadTimeoutError():
+            case _ if _timed_out(error):
                 return ServerTimeoutError("No answer in time", where=where)
             case requests.exceptions.SSLError():
                 return ServerConnectionError(
@@ -278,9 +282,7 @@ class Transport:
 
     def error_in_body(self, error: Exception, path: str) -> NbruntimeError:
         """Make the error for an answer that breaks off."""
-        if isinstance(error, requests.exceptions.ConnectionError) and "timed out" in str(error).lower():
-            return ServerTimeoutError("Nothing more came in time", where=self.url(path))
-        if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+        if _timed_out(error):
             return ServerTimeoutError("Nothing more came in time", where=self.url(path))
         return ServerConnectionError(
             f"the connection broke: {self.secret.scrub(_reason(error))}", where=self.url(path)
@@ -377,6 +379,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _refused(error: BaseException | None) -> bool:
     return any(isinstance(item, urllib3.exceptions.NewConnectionError) for item in _chain(error))
+
+
+def _timed_out(error: BaseException) -> bool:
+    # An answer that stops in its middle is a ConnectionError to requests.
+    return any(isinstance(item, urllib3.exceptions.ReadTimeoutError | TimeoutError) for item in _chain(error))
 
 
 def _reason(error: BaseException) -> str:

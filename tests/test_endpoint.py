@@ -1,0 +1,812 @@
+"""`RuntimeEndpoint` against a scripted server: what it sends, what it makes of answers, how it lets go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
+
+from nbruntime import errors
+from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.asynchronous import AsyncTransport, read_server_info, stream_text
+from nbruntime.generation import Generation
+from nbruntime.protocol.requests import build_generate_request
+
+KEY = "sk-very-secret-1234"
+WORDS = ["Once", " upon", " a", " time"]
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
+    with RuntimeEndpoint(server.url) as client:
+        yield client
+
+
+def events(rid: str = "scripted", **meta: Any) -> list[dict[str, Any]]:
+    return cumulative(WORDS, rid, **meta)
+
+
+def endless(wait: Wait, words: int = 2) -> Callable[[Asked], Reply]:
+    """A stream that stops in its middle until the test says go."""
+
+    def reply(asked: Asked) -> Reply:
+        made = events(asked.json["rid"])
+        return stream(*made[:words], wait, *made[words:])
+
+    return reply
+
+
+# The documented API
+
+
+def test_attributes_and_methods_of_sglang(server: ScriptedServer) -> None:
+    server.api_key = KEY
+    with RuntimeEndpoint(
+        base_url=server.url, api_key=KEY, verify=None, chat_template_name="chatml"
+    ) as endpoint:
+        assert endpoint.base_url == server.url
+        assert endpoint.api_key == KEY
+        assert endpoint.verify is None
+        assert endpoint.model_info == MODEL_INFO
+        assert endpoint.chat_template.name == "chatml"
+        assert endpoint.get_model_name() == "scripted-model"
+        assert endpoint.get_server_info()["tp_size"] == 1
+        assert endpoint.flush_cache() is None
+        server.on("/generate", Reply(json=answer("", [])))
+        endpoint.cache_prefix("System: be brief.")
+        sent = server.to("/generate")[0].json
+        assert (sent["text"], sent["sampling_params"]) == ("System: be brief.", {"max_new_tokens": 0})
+        server.on("/start_profile", Reply(body=b"Start profiling.\n"))
+        server.on("/stop_profile", Reply(body=b"Stop profiling.\n"))
+        endpoint.start_profile()
+        endpoint.start_profile(output_dir="traces", num_steps=5, activities=None)
+        endpoint.stop_profile()
+        assert [asked.json for asked in server.to("/start_profile")] == [
+            None,
+            {"output_dir": "traces", "num_steps": 5},
+        ]
+        assert endpoint.health()
+
+
+def test_complete(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer(" Paris.", [7042, 30])))
+    generation = endpoint.complete(
+        "The capital of France is",
+        temperature=0,
+        sampling_params={"max_new_tokens": 8, "temperature": 1},
+        rid="me",
+    )
+    assert isinstance(generation, Generation)
+    assert generation.text == " Paris."
+    assert generation.prompt == "The capital of France is"
+    assert generation.timings.total is not None
+    assert server.to("/generate")[0].json == {
+        "text": "The capital of France is",
+        "sampling_params": {"max_new_tokens": 8, "temperature": 0},
+        "rid": "me",
+    }
+
+
+def test_batches_and_samples(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=[answer(text, [1]) for text in ("a", "b", "c", "d")]))
+    many = endpoint.complete(["x", "y"], n=2)
+    assert isinstance(many, list)
+    assert [(g.text, g.prompt, g.index) for g in many] == [
+        ("a", "x", 0), ("b", "x", 1), ("c", "y", 2), ("d", "y", 3)]  # fmt: skip
+    server.on("/generate", Reply(json=[answer("a", [1])]))
+    assert isinstance(endpoint.complete(["x"]), list)
+    assert isinstance(endpoint.complete([[1, 2]]), list)
+    server.on("/generate", Reply(json=answer("a", [1])))
+    assert isinstance(endpoint.complete([1, 2]), Generation)
+    with pytest.raises(errors.ProtocolError, match="Not 2 answers"):
+        endpoint.complete(["x", "y"])
+
+
+def test_nothing_is_sent_when_an_argument_is_wrong(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    with pytest.raises(errors.ArgumentTypeError, match="'max_new_tokens'"):
+        endpoint.complete("x", max_tokens=5)
+    with pytest.raises(TypeError, match="Did you mean 'temperature'"):
+        endpoint.stream("x", sampling_params={"temprature": 5})
+    with pytest.raises(ValueError, match=r"top_p must be in \(0, 1\], got 2\."):
+        endpoint.complete("x", top_p=2)
+    with pytest.raises(errors.ArgumentValueError, match="JSON"):
+        endpoint.complete("half \ud800 a character")
+    assert server.to("/generate") == []
+
+
+def test_streams_come_as_they_are_made(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    wait = Wait()
+    server.on("/generate", endless(wait))
+    with endpoint.stream("Tell me a story", max_new_tokens=4) as running:
+        assert next(running) == "Once"
+        assert next(running) == " upon"
+        assert wait.reached.wait(10)
+        assert running.text == "Once upon"
+        assert not running.done
+        wait.go.set()
+        assert list(running) == [" a", " time"]
+        generation = running.result()
+    assert isinstance(generation, Generation)
+    assert generation.text == "Once upon a time" == running.text
+    assert generation.rid == running.rid == server.to("/generate")[0].json["rid"]
+    assert generation.timings.ttft is not None
+    assert len(generation.timings.itl) == 3
+    assert server.to("/abort_request") == []
+
+
+def test_a_finished_stream_leaves_its_connection_to_the_next(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", stream(*events()))
+    for _ in range(5):
+        assert "".join(endpoint.stream("x")) == "Once upon a time"
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_streams_of_every_transfer(server: ScriptedServer, endpoint: RuntimeEndpoint, chunked: bool) -> None:
+    wait = Wait()
+    server.on("/generate", stream(*events()[:1], wait, *events()[1:], chunked=chunked))
+    with endpoint.stream("x") as running:
+        assert next(running) == "Once"  # before the rest is sent
+        wait.go.set()
+        assert running.result().text == "Once upon a time"  # type: ignore[union-attr]
+
+
+def test_a_batch_is_streamed_by_index(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    made = [{**event, "index": index} for event in events() for index in (1, 0)]
+    server.on("/generate", stream(*made))
+    with endpoint.stream(["x", "y"]) as running:
+        with pytest.raises(errors.ArgumentTypeError, match="2 answers"):
+            next(running)
+        assert list(running.indexed())[:3] == [(1, "Once"), (0, "Once"), (1, " upon")]
+        assert running.texts == ["Once upon a time"] * 2
+        assert [g.text for g in running.result()] == running.texts  # type: ignore[union-attr]
+    sent = server.to("/generate")[0].json
+    assert sent["rid"] == list(running.rids)
+    assert len(set(running.rids)) == 2
+
+
+# Letting go
+
+
+def leave_by_with(endpoint: RuntimeEndpoint) -> str:
+    with endpoint.stream("x", rid="leaver") as running:
+        next(running)
+    return running.text
+
+
+def leave_by_close(endpoint: RuntimeEndpoint) -> str:
+    running = endpoint.stream("x", rid="leaver")
+    next(running)
+    running.close()
+    running.close()
+    return running.text
+
+
+def leave_by_error(endpoint: RuntimeEndpoint) -> str:
+    with contextlib.suppress(ZeroDivisionError), endpoint.stream("x", rid="leaver") as running:
+        for _ in running:
+            raise ZeroDivisionError
+    return running.text
+
+
+def leave_by_garbage_collection(endpoint: RuntimeEndpoint) -> str:
+    running = endpoint.stream("x", rid="leaver")
+    next(running)
+    text = running.text
+    alive = weakref.ref(running)
+    del running
+    gc.collect()
+    assert alive() is None
+    return text
+
+
+def leave_by_break_from_a_temporary(endpoint: RuntimeEndpoint) -> str:
+    for text in endpoint.stream("x", rid="leaver"):
+        return text
+    return ""
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        leave_by_with,
+        leave_by_close,
+        leave_by_error,
+        leave_by_garbage_collection,
+        leave_by_break_from_a_temporary,
+    ],
+)
+def test_leaving_closes_and_aborts(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, leave: Callable[[RuntimeEndpoint], str]
+) -> None:
+    server.on("/generate", endless(Wait()))
+    assert leave(endpoint).startswith("Once")
+    assert server.gone.wait(10)
+    assert [asked.json for asked in server.wait_for("/abort_request")] == [{"rid": "leaver"}]
+
+
+def interrupt_when(ready: threading.Event) -> threading.Thread:
+    def interrupt() -> None:
+        assert ready.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    return thread
+
+
+def test_an_interrupt_of_a_stream_stops_the_generation(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", endless(Wait()))
+    ready = threading.Event()
+    running = endpoint.stream("x", rid="interrupted")
+
+    def read() -> None:
+        with running:
+            for text in running:
+                if text == " upon":
+                    ready.set()
+
+    thread = interrupt_when(ready)
+    with pytest.raises(KeyboardInterrupt):
+        read()
+    thread.join()
+    assert running.text == "Once upon"
+    assert running.result().text == "Once upon"  # type: ignore[union-attr]
+    assert server.gone.wait(10)
+    assert server.wait_for("/abort_request")[0].json == {"rid": "interrupted"}
+
+
+def test_an_interrupt_of_complete_stops_the_generation(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    wait = Wait()
+    server.on("/generate", stream(wait))  # nothing that complete() could return with
+    thread = interrupt_when(wait.reached)
+    with pytest.raises(KeyboardInterrupt):
+        endpoint.complete("x", rid="interrupted")
+    thread.join()
+    assert server.gone.wait(10)
+    assert server.wait_for("/abort_request")[0].json == {"rid": "interrupted"}
+
+
+def test_abort_from_another_thread(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    wait = Wait()
+    reason = {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}
+
+    def reply(asked: Asked) -> Reply:
+        made = events(asked.json["rid"])
+        last = answer("Once upon", [100, 101], id=asked.json["rid"], finish_reason=reason)
+        return stream(*made[:2], wait, last)
+
+    server.on("/generate", reply)
+
+    def aborted(asked: Asked) -> Reply:
+        wait.go.set()
+        return Reply(body=b"")
+
+    server.on("/abort_request", aborted)
+    with endpoint.stream("x") as running:
+        assert next(running) == "Once"
+        with ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(list, running)
+            assert wait.reached.wait(10)
+            running.abort()
+            assert rest.result(10) == [" upon"]
+        generation = running.result()
+    assert isinstance(generation, Generation)
+    assert generation.finish_reason is not None
+    assert generation.finish_reason.type == "abort"
+    assert "aborted" in repr(running)
+
+
+def test_close_from_another_thread_wakes_the_reader(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", endless(Wait()))
+    running = endpoint.stream("x", rid="closed")
+    two = threading.Event()
+
+    def read() -> list[str]:
+        seen = []
+        for text in running:
+            seen.append(text)
+            if len(seen) == 2:
+                two.set()
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        texts = pool.submit(read)
+        assert two.wait(10)
+        running.close()
+        assert texts.result(10) == ["Once", " upon"]
+    assert server.wait_for("/abort_request")[0].json == {"rid": "closed"}
+
+
+def test_samples_are_aborted_by_the_names_that_the_server_gave(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    made = [{**cumulative(WORDS, f"given-{index}")[0], "index": index} for index in (0, 1)]
+    server.on("/generate", stream(*made, Wait()))
+    with endpoint.stream("x", n=2) as running:
+        pairs = running.indexed()
+        assert [next(pairs), next(pairs)] == [(0, "Once"), (1, "Once")]
+    assert [asked.json["rid"] for asked in server.wait_for("/abort_request", 2)] == ["given-0", "given-1"]
+
+
+def test_a_stream_outlives_its_endpoint_object(server: ScriptedServer) -> None:
+    server.on("/generate", stream(*events()))
+    assert "".join(RuntimeEndpoint(server.url).stream("x")) == "Once upon a time"
+
+
+def test_close_ends_the_thread(server: ScriptedServer) -> None:
+    endpoint = RuntimeEndpoint(server.url)
+    server.on("/generate", stream(*events()))
+    before = {thread.name for thread in threading.enumerate()}
+    assert "nbruntime-cleaner" not in before
+    list(endpoint.stream("x"))
+    endpoint.close()
+    assert "nbruntime-cleaner" not in {thread.name for thread in threading.enumerate()}
+    assert "".join(endpoint.stream("x")) == "Once upon a time"  # opens again
+    endpoint.close()
+
+
+# Errors
+
+
+def test_a_stream_that_breaks_off_keeps_its_text(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream(*events()[:2], CUT))
+    running = endpoint.stream("x")
+    texts = []
+    with pytest.raises(errors.StreamError, match="broke off after 2 tokens") as caught:
+        texts.extend(running)
+    assert texts == ["Once", " upon"]
+    assert caught.value.text == running.text == "Once upon"
+    assert caught.value.generation is not None
+    assert caught.value.generation.output_ids == [100, 101]
+    assert isinstance(caught.value.__cause__, errors.ServerConnectionError)
+    assert pickle.loads(pickle.dumps(caught.value)).text == "Once upon"
+    with pytest.raises(errors.StreamError):
+        running.result()
+
+
+def test_a_stream_without_its_end(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream(*events()[:2], b'data: {"text":"On', done=False))
+    with pytest.raises(errors.StreamError, match="broke off after 2 tokens: the server closed it"):
+        endpoint.stream("x").result()
+    server.on("/generate", stream(*events(), done=False))  # all was said, only [DONE] is missing
+    assert endpoint.stream("x").result().text == "Once upon a time"  # type: ignore[union-attr]
+
+
+def test_an_error_in_the_stream(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream(events()[0], {"error": {"message": "out of memory", "code": 500}}))
+    running = endpoint.stream("x")
+    assert next(running) == "Once"
+    with pytest.raises(errors.StreamError, match="out of memory") as caught:
+        next(running)
+    assert (caught.value.status, caught.value.text) == (500, "Once")
+    assert "failed" in repr(running)
+
+
+def test_an_abort_by_somebody_else(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    reason = {"type": "abort", "message": "no room", "status_code": 503, "err_type": None}
+    server.on("/generate", stream(events()[0], answer("Once", [100], finish_reason=reason)))
+    with pytest.raises(errors.GenerationAbortedError, match="no room") as caught:
+        endpoint.stream("x").result()
+    assert (caught.value.status, caught.value.text) == (503, "Once")
+
+
+def test_answers_that_are_no_stream(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("x")))
+    with pytest.raises(errors.ProtocolError, match="not a stream but application/json"):
+        endpoint.stream("x")
+    server.on("/generate", stream(b'data: {"choices":[]}\n\n'))
+    with pytest.raises(errors.StreamError, match="not an event of /generate"):
+        list(endpoint.stream("x"))
+    server.on("/generate", Reply(body=b"<html>hello</html>"))
+    with pytest.raises(errors.ProtocolError, match="not JSON"):
+        endpoint.complete("x")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, errors.BadRequestError),
+        (401, errors.AuthenticationError),
+        (403, errors.AuthenticationError),
+        (413, errors.BadRequestError),
+        (501, errors.NotServedError),
+        (429, errors.ServerBusyError),
+        (500, errors.ServerFailureError),
+        (503, errors.ServerBusyError),
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_statuses(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, status: int, kind: type[Exception], streamed: bool
+) -> None:
+    server.on("/generate", Reply(json={"error": {"message": "because"}}, status=status))
+    with pytest.raises(kind, match="because") as caught:
+        (endpoint.stream if streamed else endpoint.complete)("x")
+    assert caught.value.status == status  # type: ignore[attr-defined]
+    assert f"{server.url}/generate" in str(caught.value)
+
+
+def test_no_server() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(errors.ServerConnectionError, match="Connection refused") as caught:
+        RuntimeEndpoint(f"http://127.0.0.1:{port}")
+    assert f"http://127.0.0.1:{port}/model_info" in str(caught.value)
+    assert isinstance(caught.value, ConnectionError)
+
+
+def test_something_else_listens(server: ScriptedServer) -> None:
+    server.on("/model_info", Reply(body=b"<html>"))
+    with pytest.raises(errors.ProtocolError):
+        RuntimeEndpoint(server.url)
+    server.forget("/model_info")
+    with pytest.raises(errors.NotServedError, match="404"):
+        RuntimeEndpoint(server.url)
+    server.on("/model_info", Reply(json={"object": "list"}))
+    with pytest.raises(errors.ProtocolError, match="does not describe"):
+        RuntimeEndpoint(server.url)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:30000", "ftp://host", "", "http://", "http://user:pw@host", 30000]
+)
+def test_addresses_that_are_none(url: Any) -> None:
+    with pytest.raises(errors.ArgumentError) as caught:
+        RuntimeEndpoint(url)
+    assert "pw" not in str(caught.value)
+
+
+def test_time_out(server: ScriptedServer) -> None:
+    wait = Wait()
+    server.on("/generate", endless(wait))
+    with RuntimeEndpoint(server.url, read_timeout=0.2) as endpoint:
+        running = endpoint.stream("x")
+        with pytest.raises(errors.StreamError, match="in time") as caught:
+            list(running)
+        assert isinstance(caught.value.__cause__, errors.ServerTimeoutError)
+        assert caught.value.text == "Once upon"
+        assert server.wait_for("/abort_request")[0].json == {"rid": running.rid}
+        server.on("/generate", stream(Wait()))
+        with pytest.raises(errors.ServerTimeoutError):
+            endpoint.complete("x", rid="slow")
+        assert server.wait_for("/abort_request", 2)[1].json == {"rid": "slow"}
+
+
+def test_old_servers(server: ScriptedServer) -> None:
+    server.forget("/model_info")
+    server.forget("/server_info")
+    server.on(
+        "/get_model_info", Reply(json={"model_path": "old", "tokenizer_path": "old", "is_generation": True})
+    )
+    server.on("/get_server_info", Reply(json={"version": "0.5.2"}))
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert endpoint.get_model_name() == "old"
+        assert endpoint.get_server_info() == {"version": "0.5.2"}
+
+
+def test_health(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    assert endpoint.health()
+    server.on("/health", Reply(body=b"", status=503))
+    assert not endpoint.health()
+    assert "503" in repr(endpoint)
+
+
+def test_abort_of_nothing(endpoint: RuntimeEndpoint) -> None:
+    with pytest.raises(errors.ArgumentValueError):
+        endpoint.abort("")
+    endpoint.abort("unknown")
+
+
+# The key, and where it must not go
+
+
+def test_a_wrong_key_fails_at_once(server: ScriptedServer) -> None:
+    server.api_key = KEY
+    with pytest.raises(errors.AuthenticationError, match="401 Unauthorized"):
+        RuntimeEndpoint(server.url, "sk-wrong")
+    with pytest.raises(errors.AuthenticationError):
+        RuntimeEndpoint(server.url)
+
+
+def test_the_key_never_shows(server: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.api_key = KEY
+    endpoint = RuntimeEndpoint(server.url, KEY)
+    server.on("/generate", lambda asked: Reply(json={"error": f"you sent {asked.headers}"}, status=400))
+    with pytest.raises(errors.BadRequestError) as caught:
+        endpoint.complete("x")
+    assert "you sent" in str(caught.value)
+    shown = [
+        repr(endpoint),
+        str(vars(endpoint)),
+        str(vars(endpoint.settings)),
+        str(endpoint.settings.session.headers),
+        str(caught.value),
+        repr(pickle.dumps(endpoint)),
+        repr(pickle.dumps(caught.value)),
+        str(endpoint.__getstate__()),
+        caplog.text,
+    ]
+    assert [text for text in shown if KEY in text] == []
+    loaded = pickle.loads(pickle.dumps(endpoint))
+    assert loaded.api_key is None
+    assert loaded.base_url == server.url
+    with pytest.raises(errors.AuthenticationError):
+        loaded.flush_cache()
+    loaded.api_key = KEY
+    loaded.flush_cache()
+    copied = copy.deepcopy(endpoint)
+    copied.flush_cache()
+    for client in (endpoint, loaded, copied):
+        client.close()
+
+
+def test_redirects_are_not_followed(server: ScriptedServer) -> None:
+    with ScriptedServer() as other:
+        server.on("/model_info", Reply(body=b"", status=307, headers={"location": f"{other.url}/model_info"}))
+        with pytest.raises(errors.ServerStatusError, match="give the final address") as caught:
+            RuntimeEndpoint(server.url, KEY)
+        assert other.url in str(caught.value)
+        assert other.asked == []
+
+
+def test_proxies_of_the_environment_are_not_for_this_machine(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.api_key = KEY
+    with RuntimeEndpoint(server.url, KEY) as endpoint:
+        server.on("/generate", stream(*events()))
+        assert "".join(endpoint.stream("x")) == "Once upon a time"
+        assert asyncio.run(collect(endpoint)) == WORDS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("certificate")
+    files = str(folder / "certificate.pem"), str(folder / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return files
+
+
+def test_verify_is_honoured_everywhere(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(certificate=certificate) as server:
+        server.on("/generate", stream(*events()))
+        with pytest.raises(errors.ServerConnectionError, match=r"(?s)certificate is not accepted.*verify="):
+            RuntimeEndpoint(server.url)
+        with RuntimeEndpoint(server.url, verify=certificate[0]) as endpoint:
+            # The environment's own certificates do not go before those that were given.
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+            assert "".join(endpoint.stream("x")) == "Once upon a time"
+            assert asyncio.run(collect(endpoint)) == WORDS
+        with pytest.raises(errors.ServerConnectionError, match="cannot be read"):
+            RuntimeEndpoint(server.url, verify="/nowhere.pem")
+
+
+# Threads and processes
+
+
+def test_ninety_six_threads_share_one_pool(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", lambda asked: Reply(json=answer(asked.json["text"], [1])))
+    barrier = threading.Barrier(96)
+
+    def ask(number: int) -> str:
+        barrier.wait(30)
+        texts = [endpoint.complete(f"{number}.{n}").text for n in range(3)]  # type: ignore[union-attr]
+        return " ".join(texts)
+
+    with ThreadPoolExecutor(96) as pool:
+        assert list(pool.map(ask, range(96))) == [f"{n}.0 {n}.1 {n}.2" for n in range(96)]
+    print(f"{server.connections} connections for {len(server.asked)} requests")
+    assert server.connections <= 97
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_opens_connections_of_its_own(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream(*events()))
+    list(endpoint.stream("x"))
+    connections = server.connections
+
+    def child(queue: Any) -> None:
+        queue.put("".join(endpoint.stream("x")))
+
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    assert queue.get(timeout=20) == "Once upon a time"
+    process.join(20)
+    assert "".join(endpoint.stream("x")) == "Once upon a time"
+    assert server.connections == connections + 1
+
+
+def test_a_kept_connection_that_the_server_has_closed(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    dropped = []
+
+    def drop_first(asked: Asked) -> Reply:
+        if not dropped:
+            dropped.append(asked)
+            return Reply(pieces=[CUT])
+        return Reply(json={"version": "x"})
+
+    server.on("/server_info", drop_first)
+    assert endpoint.get_server_info() == {"version": "x"}  # read once more
+    generated = []
+
+    def drop_all(asked: Asked) -> Reply:
+        generated.append(asked)
+        return Reply(pieces=[CUT])
+
+    server.on("/generate", drop_all)
+    with pytest.raises(errors.NbruntimeError):
+        endpoint.complete("x")
+    assert len(generated) == 1  # a generation is never sent twice
+
+
+# What is seen of it
+
+
+def test_repr_asks_nobody(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    count = len(server.asked)
+    text = repr(endpoint)
+    assert len(text.splitlines()) <= 3
+    assert server.url in text
+    assert "scripted-model" in text
+    assert "answered" in text
+    assert len(server.asked) == count
+
+
+def test_the_backend_has_no_endpoint_of_its_own(endpoint: RuntimeEndpoint) -> None:
+    # SGLang's frontend language would take `backend.endpoint` for the backend.
+    assert not hasattr(endpoint, "endpoint")
+
+
+# With an event loop
+
+
+async def collect(endpoint: RuntimeEndpoint) -> list[str]:
+    return [text async for text in stream_text(endpoint, "x", max_new_tokens=4)]
+
+
+async def test_stream_text(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream(*events()))
+    assert await collect(endpoint) == WORDS
+    assert await read_server_info(endpoint) == endpoint.get_server_info()
+    assert server.to("/abort_request") == []
+
+
+async def test_leaving_a_text_stream_stops_the_generation(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", endless(Wait()))
+    texts = stream_text(endpoint, "x", rid="async")
+    async with contextlib.aclosing(texts):
+        async for text in texts:
+            assert text == "Once"
+            break
+    assert server.wait_for("/abort_request")[0].json == {"rid": "async"}
+    assert server.gone.wait(10)
+
+
+async def test_cancelling_a_task_stops_the_generation(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", endless(Wait()))
+    seen: list[str] = []
+    two = asyncio.Event()
+
+    async def read() -> None:
+        async for text in stream_text(endpoint, "x", rid="cancelled"):
+            seen.append(text)
+            if len(seen) == 2:
+                two.set()
+
+    task = asyncio.create_task(read())
+    await asyncio.wait_for(two.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["Once", " upon"]
+    assert server.wait_for("/abort_request")[0].json == {"rid": "cancelled"}
+
+
+async def test_cancelling_before_the_answer_begins(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    arrived, go = threading.Event(), threading.Event()
+
+    def late(asked: Asked) -> Reply:
+        arrived.set()
+        go.wait(10)
+        return stream(*events())
+
+    server.on("/generate", late)
+    task = asyncio.create_task(collect(endpoint))
+    await asyncio.to_thread(arrived.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    assert server.wait_for("/abort_request")[0].json == {"rid": server.to("/generate")[0].json["rid"]}
+
+
+async def test_async_errors(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json={"error": {"message": "because"}}, status=400))
+    with pytest.raises(errors.BadRequestError, match="because"):
+        await collect(endpoint)
+    server.on("/generate", stream(*events()[:2], CUT))
+    with pytest.raises(errors.StreamError, match="broke off after 2 tokens") as caught:
+        await collect(endpoint)
+    assert caught.value.text == "Once upon"
+    server.on("/generate", Reply(json={}))
+    with pytest.raises(errors.ProtocolError):
+        await collect(endpoint)
+    server.on("/generate", Reply(body=b"", status=307, headers={"location": "http://elsewhere"}))
+    with pytest.raises(errors.ServerStatusError, match="elsewhere"):
+        await collect(endpoint)
+    endpoint.settings.read_timeout = 0.2
+    server.on("/generate", endless(Wait()))
+    with pytest.raises(errors.StreamError, match="in time"):
+        await collect(endpoint)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint.settings.base_url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(errors.ServerConnectionError):
+            await collect(endpoint)
+
+
+async def test_async_batches_and_results(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    made = [{**event, "index": index} for event in events() for index in (1, 0)]
+    server.on("/generate", stream(*made))
+    async with AsyncTransport.beside(endpoint) as transport:
+        for _ in range(3):
+            request = build_generate_request(["x", "y"], stream=True)
+            async with await transport.stream(request) as running:
+                assert (await anext(running.indexed())) == (1, "Once")
+                result = await running.result()
+            assert isinstance(result, list)
+            assert [generation.text for generation in result] == ["Once upon a time"] * 2
+    assert server.connections == 2  # one of the blocking client, one of this one
