@@ -45,6 +45,7 @@ class Answer:
         self._output: dict[str, list[Any]] = {"token": [], "top": [], "token_ids": []}
         self._input: dict[str, list[Any]] | None = None
         self._sent_text, self._sent_ids = 0, 0
+        self._first_sent = 0.0
 
     def add(self, update: Update) -> None:
         """Take in what is new."""
@@ -123,6 +124,10 @@ class Answer:
         }
         if self.finish_reason is not None:
             meta |= self._final_info(completion)
+        # As with SGLang, the first and the last event of a stream say when the first one was sent.
+        if not self._first_sent or self.finish_reason is not None:
+            self._first_sent = self._first_sent or time.time()
+            meta["response_sent_to_client_ts"] = self._first_sent
         return meta
 
     def _final_info(self, completion: int) -> dict[str, Any]:
@@ -135,7 +140,6 @@ class Answer:
             "first_token_latency": first,
             "api_server_dispatch_finish_ts": times.dispatched,
             "request_finished_ts": times.finished,
-            "response_sent_to_client_ts": time.time(),
         }
         decoding = times.finished - times.first_token
         if completion > 1 and decoding > 0:

@@ -266,6 +266,9 @@ def _refuse_unserved(body: Mapping[str, Any]) -> None:
             f"LoRA adapter '{wanted}' was requested, but LoRA is not enabled. Please launch the server with "
             "--enable-lora flag and preload adapters using --lora-paths or /load_lora_adapter endpoint."
         )
+    session = body.get("session_params")
+    if isinstance(session, dict) and session.get("id") is not None:
+        raise bad_value(f"Invalid request: session id {session['id']} does not exist")
     hidden = body.get("return_hidden_states")
     if any(hidden) if isinstance(hidden, list) else hidden:
         raise bad_value(
