@@ -1,0 +1,39 @@
+"""Servers that several files of tests share; each is started when the first test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from embedded_server import EmbeddedServer
+
+
+def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer("--dtype", "float32", *flags, **keys)
+    try:
+        yield server.ready()
+    finally:
+        code, took = server.close()
+    print(f"the server ended within {took:.2f} s")
+    assert code == 0, server.log
+    assert "Traceback" not in server.log, server.log
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """Room for everybody, computing as transformers does."""
+    yield from _serve("--enable-metrics")
+
+
+@pytest.fixture(scope="session")
+def guarded_server() -> Iterator[EmbeddedServer]:
+    """Two keys and small limits."""
+    flags = {
+        "--max-total-tokens": 400,
+        "--max-running-requests": 6,
+        "--max-queued-requests": 4,
+        "--max-body-bytes": 50_000,
+    }
+    yield from _serve(
+        *(str(part) for item in flags.items() for part in item), api_key="sk-test", admin_api_key="sk-admin"
+    )
