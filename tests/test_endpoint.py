@@ -250,14 +250,32 @@ def test_leaving_closes_and_aborts(
     assert [asked.json for asked in server.wait_for("/abort_request")] == [{"rid": "leaver"}]
 
 
-def interrupt_when(ready: threading.Event) -> threading.Thread:
+@contextlib.contextmanager
+def interrupt_when(ready: threading.Event) -> Iterator[None]:
+    """Interrupt the main thread once, when it is ready.
+
+    A signal that comes just before a system call does not end the call, so it is sent until it has arrived.
+    """
+    arrived = threading.Event()
+
+    def handler(number: int, frame: object) -> None:
+        if not arrived.is_set():
+            arrived.set()
+            raise KeyboardInterrupt
+
     def interrupt() -> None:
         assert ready.wait(10)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not arrived.wait(0.1):
+            os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_of_a_stream_stops_the_generation(
@@ -273,10 +291,8 @@ def test_an_interrupt_of_a_stream_stops_the_generation(
                 if text == " upon":
                     ready.set()
 
-    thread = interrupt_when(ready)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_when(ready), pytest.raises(KeyboardInterrupt):
         read()
-    thread.join()
     assert running.text == "Once upon"
     assert running.result().text == "Once upon"  # type: ignore[union-attr]
     assert server.gone.wait(10)
@@ -288,10 +304,8 @@ def test_an_interrupt_of_complete_stops_the_generation(
 ) -> None:
     wait = Wait()
     server.on("/generate", stream(wait))  # nothing that complete() could return with
-    thread = interrupt_when(wait.reached)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_when(wait.reached), pytest.raises(KeyboardInterrupt):
         endpoint.complete("x", rid="interrupted")
-    thread.join()
     assert server.gone.wait(10)
     assert server.wait_for("/abort_request")[0].json == {"rid": "interrupted"}
 
