@@ -8,10 +8,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.endpoint.asynchronous import read_server_info, stream_text
@@ -135,6 +135,7 @@ class Runtime:
         # First what a repr needs: somebody may look while the constructor runs, or after it has failed.
         self._phase = Phase("starting")
         self._process: ServerProcess | None = None
+        self._port = port or 0
         self._engine: Engine | None = None
         self._model = None if model_path is None else os.fspath(model_path)
         self._progress = progress or _Announcer(log_level)
@@ -376,10 +377,7 @@ class Runtime:
             If the stream breaks off; has the text until then.
         """
         self._check_alive()
-        texts = cast(
-            "AsyncGenerator[str, None]",
-            stream_text(self.endpoint, prompt, sampling_params=sampling_params, session_id=session_id),
-        )
+        texts = stream_text(self.endpoint, prompt, sampling_params=sampling_params, session_id=session_id)
         async with contextlib.aclosing(texts):
             async for text in texts:
                 yield text

@@ -15,7 +15,7 @@ from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
 from nbruntime.launch.readiness import http_status
-from nbruntime.launch.supervisor import MARK
+from nbruntime.launch.supervisor import process_table
 
 SERVER = Path(__file__).with_name("fake_server.py")
 
@@ -112,13 +112,7 @@ def read_pids(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()]
 
 
-def servers_left() -> set[int]:
-    """Processes of any server that was started by this test run."""
-    found = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                environ = Path(f"/proc/{name}/environ").read_bytes()
-                if MARK.encode() + b"=" in environ and alive(int(name)):
-                    found.add(int(name))
-    return found
+def children() -> set[int]:
+    """The running children of this process, supervisors among them."""
+    table = process_table()
+    return {pid for pid, entry in table.items() if entry.parent == os.getpid() and not entry.ended}

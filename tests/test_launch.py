@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import BindingEngine, FakeEngine, await_true, read_pids, servers_left
+from fake_engine import BindingEngine, FakeEngine, alive, await_true, read_pids
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -576,7 +576,8 @@ def test_failed_launch_tells_the_cause_and_leaves_nothing(
             launch.wait()
         assert "'loading weights'" in str(caught.value)
         assert any("phase: loading weights" in line for line in caught.value.log_lines)
-        assert not set(read_pids(pids)) & servers_left()
+        launch.process.wait(10)
+        assert not any(alive(pid) for pid in read_pids(pids))
 
 
 def test_launch_timeout(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import SERVER, alive, await_gone, await_true, installed, read_pids, servers_left
+from fake_engine import SERVER, alive, await_gone, await_true, children, installed, read_pids
 
 from nbruntime.errors import (
     ArgumentTypeError,
@@ -262,10 +262,10 @@ def test_arguments_of_the_other_engine_are_noticed_once(monkeypatch: pytest.Monk
 
 
 def test_unknown_argument_is_a_type_error_before_anything_starts() -> None:
-    before = servers_left()
+    before = children()
     with pytest.raises(TypeError, match="Did you mean 'context_length'"):
         Runtime(engine="embedded", contxt_length=512)
-    assert servers_left() == before
+    assert children() == before
 
 
 def test_environment_of_the_server(runtime: Runtime) -> None:
@@ -273,6 +273,69 @@ def test_environment_of_the_server(runtime: Runtime) -> None:
         environ = Path(f"/proc/{other.pid}/environ").read_bytes().split(b"\0")
         assert b"MARKED=yes" in environ
     assert b"MARKED=yes" not in Path(f"/proc/{runtime.pid}/environ").read_bytes().split(b"\0")
+
+
+STAND_IN = """
+import argparse, os, runpy, sys
+parser = argparse.ArgumentParser()
+for name in ("model-path", "host", "port", "log-level", "tp-size", "api-key"):
+    parser.add_argument("--" + name)
+args = parser.parse_args()
+print("[2025-09-01 10:00:00 TP0] Load weight begin. avail mem=78.00 GB", flush=True)
+print("server_args=ServerArgs(api_key=%r)" % args.api_key, flush=True)
+os.environ["NBRUNTIME_API_KEY"] = args.api_key
+sys.argv = ["server", "--host", args.host, "--port", args.port]
+runpy.run_path({server!r}, run_name="__main__")
+"""
+
+
+def test_sglang_of_another_environment(tmp_path: Path) -> None:
+    """A stand-in for ``sglang.launch_server``, started as the real one is."""
+    package = tmp_path / "sglang"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "launch_server.py").write_text(STAND_IN.format(server=str(SERVER)))
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    phases: list[str] = []
+    with Runtime(
+        "some/model",
+        engine="sglang",
+        python=python,
+        tp_size=2,
+        api_key="hunter2",
+        progress=lambda phase: phases.append(phase.name),
+    ) as runtime:
+        assert json.loads(runtime.generate("Hi"))["text"] == WHOLE
+        command = Path(f"/proc/{runtime.pid}/cmdline").read_text().split("\0")
+        assert command[command.index("--tp-size") + 1] == "2"
+        assert command[command.index("--model-path") + 1] == "some/model"
+        assert "hunter2" not in " ".join(command)
+        assert "api_key='***'" in runtime.logs()
+        assert (runtime.engine, phases) == ("sglang", ["starting", "loading weights", "ready"])
+
+
+@pytest.mark.model
+async def test_embedded_server_with_the_default_model() -> None:
+    began = time.monotonic()
+    with Runtime() as runtime:
+        print(f"ready after {time.monotonic() - began:.1f} s")
+        assert (runtime.engine, runtime.phase) == ("embedded", "ready")
+        whole = json.loads(
+            runtime.generate("The capital of France is", {"temperature": 0, "max_new_tokens": 8})
+        )
+        assert "Paris" in whole["text"]
+        sampling = {"temperature": 0, "max_new_tokens": 8}
+        deltas = [delta async for delta in runtime.async_generate("The capital of France is", sampling)]
+        assert "".join(deltas) == whole["text"]
+        info = await runtime.get_server_info()
+        assert info["port"] == runtime.port
+        assert runtime.get_tokenizer().decode(whole["output_ids"]) == whole["text"]
+        pid, port = runtime.pid, runtime.port
+    assert pid is not None
+    assert not alive(pid)
+    assert not connects(port)
 
 
 # Requests

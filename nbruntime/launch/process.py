@@ -33,6 +33,9 @@ __all__ = ["ServerCommand", "ServerProcess"]
 QUICK = 1.5
 """Seconds that a finalizer or the interpreter's exit waits for the servers; the supervisors go on without."""
 
+LINES_KEPT = 1000
+"""Watched lines that wait to be read; nobody reads them once the server is ready."""
+
 _TAIL_BLOCK = 1 << 16
 
 
@@ -89,7 +92,7 @@ class _Handle:
                     self.failure = event["error"]
                 case "exited":
                     self.exit_code = event["code"]
-                case "line":
+                case "line" if self.lines.qsize() < LINES_KEPT:
                     self.lines.put(event["text"])
             if event["event"] != "line":
                 self.lines.put(None)
@@ -342,7 +345,7 @@ class ServerProcess:
             return ""
         if code >= 0:
             return f"it exited with code {code}"
-        name = signal.Signals(-code).name
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if code == -signal.SIGKILL and not self.stopped:
             return f"it was killed by {name}, as when the machine runs out of memory"
         return f"it was killed by {name}"

@@ -56,6 +56,9 @@ TREE_POLL = 0.02
 LINE_LIMIT = 1 << 16
 """Bytes after which a line without an end is written all the same."""
 
+TEXT_LIMIT = 600
+"""Characters of a text in an event: the whole event must fit into one write to a pipe, or none of it."""
+
 
 @dataclass
 class Order:
@@ -222,7 +225,7 @@ class Supervisor:
                 preexec_fn=lambda: prepare_server(me),
             )
         except (OSError, subprocess.SubprocessError) as error:
-            self._tell("failed", error=str(error))
+            self._tell("failed", error=str(error)[:TEXT_LIMIT])
             return
         finally:
             # The server's copy is the only one, so that its ports are free as soon as it is gone.
@@ -369,7 +372,7 @@ class Supervisor:
         if self._watch is not None:
             for line in re.split(r"[\r\n]+", whole.decode(errors="replace")):
                 if self._watch.search(line):
-                    self._tell("line", text=line)
+                    self._tell("line", text=line[:TEXT_LIMIT])
 
     def _tell(self, event: str, **values: Any) -> None:
         line = json.dumps({"event": event, **values}).encode() + b"\n"
