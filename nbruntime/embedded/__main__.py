@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from typing import NoReturn
 
 
 def main() -> int:
     """Run the server from the command line."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # until the server stops in its own way
     # Threads that spin while they wait would starve a busy kernel on the same cores, or be starved by it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -27,5 +31,20 @@ def main() -> int:
     return run(arguments)
 
 
+def end(code: int) -> NoReturn:
+    """End the process at once: taking a model apart object by object takes seconds, and frees nothing more.
+
+    Parameters
+    ----------
+    code : int
+        Exit code.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())
