@@ -42,7 +42,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab $(LAB_ARGS) notebooks/01_quickstart.ipynb
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_quickstart.ipynb $(LAB_ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST_ARGS)
