@@ -155,6 +155,11 @@ def _restart_with_uncollected_child(kernel: Kernel) -> None:
     kernel.manager.restart_kernel(now=False)
 
 
+def _kill_supervisor(kernel: Kernel) -> None:
+    os.kill(kernel.supervisor, signal.SIGKILL)
+    assert kernel.run("print(runtime._process.wait(10), runtime.phase)") == "-9 died\n"
+
+
 ENDS: dict[str, Callable[[Kernel], None]] = {
     "del": _cell("del runtime"),
     "assigned anew": _cell("runtime = None"),
@@ -171,7 +176,7 @@ ENDS: dict[str, Callable[[Kernel], None]] = {
     "segfault": _cell("import ctypes; ctypes.string_at(0)"),
     "os._exit": _cell("import os; os._exit(1)"),
     "exit()": _cell("exit()"),
-    "supervisor killed": lambda kernel: os.kill(kernel.supervisor, signal.SIGKILL),
+    "supervisor killed": _kill_supervisor,
 }
 
 
