@@ -105,9 +105,8 @@ def test_eight_runtimes_at_once(engine: str) -> None:
         assert errors == []
         assert len({runtime.port for runtime in runtimes}) == 8
         for runtime in runtimes:
-            asked = f"--port={runtime.port}" if engine == "fake" else f"{runtime.port}"
             argv = runtime.endpoint.get_server_info()["argv"]
-            assert engine == "fake" or asked in argv
+            assert str(runtime.port) in argv or engine == "fake"  # which is handed a socket
     finally:
         for runtime in runtimes:
             runtime.shutdown()
