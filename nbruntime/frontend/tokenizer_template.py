@@ -123,25 +123,25 @@ class TokenizerTemplate:
         return self._cache[roles]
 
     def _surroundings(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
-        with_it = self._write(roles)
-        if with_it is None:
+        own = _marker(len(roles) - 1)
+        before, found, suffix = (self._write(roles) or "").rpartition(own)
+        if not found and roles[-1] == "system":
+            # Some templates write it only together with what the user says, which then brings the rest.
+            before, found, _ = (self._write((*roles, "user")) or "").rpartition(own)
+            suffix = ""
+        if not found:
             # Templates may refuse an order of roles: then the message is taken by itself.
             alone = ("user", roles[-1]) if roles[-1] == "assistant" else (roles[-1],)
             return None if roles == alone else self._surroundings(alone)
-        before, marker, suffix = with_it.rpartition(_marker(len(roles) - 1))
-        if not marker:
-            return None
-        # What the template writes after the message before is not part of this message.
-        old = self._write(roles[:-1]) if len(roles) > 1 else ""
-        if roles[-1] == "assistant":
+        # What the template writes after the message before is that message's suffix.
+        last = _marker(len(roles) - 2) if len(roles) > 1 else ""
+        earlier = _after(last, self._write(roles[:-1]) if last else "")
+        prefix = _after(last, before).removeprefix(earlier)
+        if roles[-1] == "assistant" and last:
             # An answer begins as the template begins one: it may write finished answers in another way.
-            begun = self._write(roles[:-1], begin_answer=True)
-            if old is not None and begun is not None and begun.startswith(old):
-                return begun[len(old) :], suffix
-        if old is not None and before.startswith(old):
-            return before[len(old) :], suffix
-        last = _marker(len(roles) - 2)
-        return (before.rpartition(last)[2] if last in before else before), suffix
+            begun = _after(last, self._write(roles[:-1], begin_answer=True)).removeprefix(earlier)
+            prefix = begun or prefix.rstrip(" ")
+        return prefix, suffix
 
     def _write(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
         """Write a conversation of markers; None when the template refuses."""
@@ -153,6 +153,11 @@ class TokenizerTemplate:
                 raise
             return None
         return text.removeprefix(self.bos)
+
+
+def _after(marker: str, text: str | None) -> str:
+    """Give what follows a marker, or all when there is none."""
+    return (text or "").rpartition(marker)[2] if marker else text or ""
 
 
 def _marker(place: int) -> str:

@@ -1,0 +1,546 @@
+"""SGLang's real frontend language (0.5.2) with our endpoint as its backend, against a scripted model."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sglang as sgl
+from scripted_server import MODEL_INFO, Asked, Reply, ScriptedServer, answer, cumulative, stream
+from sglang.lang.choices import (
+    greedy_token_selection,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
+from sglang.lang.ir import SglSamplingParams
+
+from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.errors import ArgumentValueError
+from nbruntime.frontend.chat_template import TEMPLATES, get_chat_template, guess_chat_template
+from nbruntime.frontend.tokenizer_template import TokenizerTemplate
+
+PIECES = ["The", " answer", " is", " ", " yes", " no", "yes", "no", " maybe", "!", "A", "AA", "a", "b", "c"]
+"""The vocabulary of the scripted model, longest match first."""
+
+
+def tokenize(text: str) -> list[int]:
+    ids = []
+    while text:
+        piece = max((p for p in PIECES if text.startswith(p)), key=len)
+        ids.append(PIECES.index(piece))
+        text = text[len(piece) :]
+    return ids
+
+
+LOGPROBS = {
+    " yes": -0.5,
+    " no": -1.5,
+    "yes": -2.0,
+    "no": -0.25,
+    "!": -0.1,
+    " maybe": -3.0,
+    "A": 0.0,
+    "AA": -4.0,
+}
+
+
+def logprob(token_id: int, after: int | None) -> float:
+    own = LOGPROBS.get(PIECES[token_id], -1.0)
+    return own if after is None or PIECES[after] != "!" else own - 5
+
+
+class ScriptedModel:
+    """Answers `/generate` like a server would, with the tiny vocabulary above."""
+
+    def __call__(self, asked: Asked) -> Reply:
+        body = asked.json
+        prompts = body.get("text", body.get("input_ids"))
+        many = isinstance(prompts, list) and not isinstance(prompts[0], int)
+        answers = [self.score(prompt, body) for prompt in (prompts if many else [prompts])]
+        return Reply(json=answers if many else answers[0])
+
+    def score(self, prompt: str | list[int], body: dict[str, Any]) -> dict[str, Any]:
+        assert body["sampling_params"]["max_new_tokens"] == 0
+        ids = tokenize(prompt) if isinstance(prompt, str) else prompt
+        meta: dict[str, Any] = {"prompt_tokens": len(ids), "completion_tokens": 0}
+        if body.get("return_logprob"):
+            start = body.get("logprob_start_len", -1)
+            assert 0 <= start < len(ids)
+            meta["input_token_logprobs"] = [
+                [None if at == start else logprob(ids[at], ids[at - 1]), ids[at], PIECES[ids[at]]]
+                for at in range(start, len(ids))
+            ]
+            meta["output_token_logprobs"] = [[-1.0, 0, "The"]]
+        return answer("", [], **meta)
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
+    with RuntimeEndpoint(server.url, chat_template_name="chatml") as client:
+        sgl.set_default_backend(client)
+        yield client
+        sgl.set_default_backend(None)
+
+
+@sgl.function
+def chatbot(s: Any, user_message: str) -> None:
+    s += sgl.system("You are a helpful assistant.")
+    s += sgl.user(user_message)
+    s += sgl.assistant(sgl.gen("response", max_tokens=100))
+
+
+PROMPT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\nWhat is machine learning?<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+
+
+def test_the_chatbot_of_the_documentation(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("Learning by machine.")))
+    state = chatbot.run(user_message="What is machine learning?")
+    assert state["response"] == "Learning by machine."
+    assert state.text() == PROMPT + "Learning by machine.<|im_end|>\n"
+    sent = server.to("/generate")[0].json
+    assert sent["text"] == PROMPT
+    assert sent["sampling_params"]["max_new_tokens"] == 100
+    assert sent["sampling_params"]["stop"] == ["<|im_end|>"]
+    assert sent["sampling_params"]["skip_special_tokens"] is True
+    assert "regex" not in sent["sampling_params"]
+
+
+def test_a_runtime_like_object_is_unwrapped(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("Yes.")))
+    state = chatbot.run(user_message="What is machine learning?", backend=SimpleNamespace(endpoint=endpoint))
+    assert state["response"] == "Yes."
+
+
+def test_streaming(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    words = ["Learning", " by", " machine", "."]
+    server.on("/generate", stream(*cumulative(words)))
+    state = chatbot.run(user_message="What is machine learning?", stream=True)
+    assert "".join(state.text_iter("response")) == "Learning by machine."
+    assert state.text() == PROMPT + "Learning by machine.<|im_end|>\n"
+
+
+def test_deltas_have_their_own_logprobs(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    words = ["a", "b", "c"]
+    made = cumulative(words)
+    for n, event in enumerate(made, 1):
+        event["meta_info"]["output_token_logprobs"] = [[-float(i), 100 + i, words[i]] for i in range(n)]
+    server.on("/generate", stream(*made))
+    params = SglSamplingParams(return_logprob=True)
+    found = list(endpoint.generate_stream(state("x"), params))
+    assert [(text, meta["output_token_logprobs"]) for text, meta in found] == [
+        ("a", [[-0.0, 100, "a"]]),
+        ("b", [[-1.0, 101, "b"]]),
+        ("c", [[-2.0, 102, "c"]]),
+    ]
+    sent = server.to("/generate")[0].json
+    assert (sent["return_logprob"], sent["stream"]) == (True, True)
+
+
+def test_a_streaming_program_that_fails_says_so(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream({"error": {"message": "no room", "code": 503}}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        failed = chatbot.run(user_message="x", stream=True)
+        assert "".join(failed.text_iter("response")) == ""
+        failed.sync()
+    assert "no room" in str(failed.error())
+    assert any("no room" in str(warning.message) for warning in caught)
+
+
+def test_several_samples(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=[answer("one"), answer("two")]))
+
+    @sgl.function
+    def both(s: Any) -> None:
+        s += "x" + sgl.gen("y", n=2)
+
+    done = both.run()
+    assert done["y"] == ["one", "two"]
+    assert done.text() == "xone"
+    assert [meta["id"] for meta in done.get_meta_info("y")] == ["scripted"] * 2
+    with pytest.raises(ArgumentValueError, match="n > 1"):
+        next(endpoint.generate_stream(state("x"), SglSamplingParams(n=2)))
+
+
+def state(text: str, images: list[tuple[str, str]] | None = None) -> SimpleNamespace:
+    return SimpleNamespace(text_=text, images_=images or [], messages_=[], sid="s")
+
+
+@pytest.mark.parametrize("stop", ["x", ["x"], ("x",), ()])
+@pytest.mark.parametrize(
+    ("dtype", "regex"), [(int, r"[-+]?[0-9]+[ \n]*"), ("float", None), (bool, "(True|False)")]
+)
+def test_dtypes_leave_the_parameters_alone(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, stop: Any, dtype: Any, regex: str | None
+) -> None:
+    server.on("/generate", Reply(json=answer("7")))
+    params = SglSamplingParams(stop=stop, dtype=dtype)
+    before = (params.stop, params.regex, params.dtype)
+    endpoint.generate(state("x"), params)
+    endpoint.generate(state("x"), params)
+    assert (params.stop, params.regex, params.dtype) == before
+    first, second = (asked.json["sampling_params"] for asked in server.to("/generate"))
+    assert first == second
+    assert first["stop"] == ["x"] * bool(stop) + ([] if dtype is bool else [" ", "\n"])
+    if regex is not None:
+        assert first["regex"] == regex
+    with pytest.raises(ArgumentValueError, match="complex"):
+        endpoint.generate(state("x"), SglSamplingParams(dtype=complex))
+
+
+def test_images(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("a cat")))
+    endpoint.generate(state("x", [("a.png", "QUE=")]), SglSamplingParams())
+    endpoint.generate(state("x", [("a.png", "QUE="), ("b.png", "QkI=")]), SglSamplingParams())
+    endpoint.generate(state("x"), SglSamplingParams())
+    assert [asked.json.get("image_data") for asked in server.to("/generate")] == [
+        "QUE=",
+        ["QUE=", "QkI="],
+        None,
+    ]
+
+
+# select
+
+
+def choose(
+    endpoint: RuntimeEndpoint, text: str, choices: list[str], method: Any = token_length_normalized
+) -> Any:
+    return endpoint.select(state(text), choices, 0.0, method)
+
+
+def test_select_in_a_program(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", ScriptedModel())
+
+    @sgl.function
+    def decide(s: Any) -> None:
+        s += "The answer is" + sgl.select("answer", choices=[" no", " yes", " maybe!"])
+
+    done = decide.run()
+    assert done["answer"] == " yes"
+    assert done.text() == "The answer is yes"
+    requests = [asked.json for asked in server.to("/generate")]
+    assert len(requests) == 2  # the prompt, then all choices together
+    assert requests[1]["text"][-3:] == ["The answer is no", "The answer is yes", "The answer is maybe!"]
+
+
+@pytest.mark.parametrize(
+    "method", [token_length_normalized, greedy_token_selection, unconditional_likelihood_normalized]
+)
+@pytest.mark.parametrize("text", ["The answer is", "A", "", "no!!"])
+def test_every_method_of_choice(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, method: Any, text: str
+) -> None:
+    server.on("/generate", ScriptedModel())
+    decision = choose(endpoint, text, [" no", " yes"], method)
+    assert decision.decision in (" no", " yes")
+    assert [len(tokens) for tokens in decision.meta_info["input_token_logprobs"]] == [1, 1]
+    if text not in ("", "no!!"):
+        assert decision.meta_info["normalized_prompt_logprobs"] == [-1.5, -0.5]
+        if method is not unconditional_likelihood_normalized:
+            assert decision.decision == " yes"
+
+
+def test_select_heals_tokens(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    # With the space at its end the prompt has a token that "yes" swallows and "!" does not.
+    server.on("/generate", ScriptedModel())
+    decision = choose(endpoint, "The answer is ", ["yes!", "!"])
+    found = decision.meta_info["input_token_logprobs"]
+    assert [[token[2] for token in tokens] for tokens in found] == [[" yes", "!"], ["!"]]
+    assert decision.meta_info["normalized_prompt_logprobs"] == [pytest.approx((-0.5 - 0.1) / 2), -0.1]
+    assert decision.decision == "!"
+
+
+def test_select_counts_certain_tokens(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", ScriptedModel())
+    decision = choose(endpoint, "The", ["A", "A!", "a"])  # "A" has logprob 0.0
+    assert decision.meta_info["normalized_prompt_logprobs"] == [0.0, pytest.approx(-0.05), -1.0]
+    assert decision.decision == "A"
+
+
+def test_select_when_the_first_token_merges(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    # Prompt "A" + "A" is the token "AA": nothing stands before it, so it has no logprob of its own.
+    server.on("/generate", ScriptedModel())
+    decision = choose(endpoint, "A", ["A!", " no"])
+    found = decision.meta_info["input_token_logprobs"]
+    assert [[token[2] for token in tokens] for tokens in found] == [["!"], [" no"]]
+    assert all(math.isfinite(token[0]) for tokens in found for token in tokens)
+
+
+def test_select_refuses(endpoint: RuntimeEndpoint) -> None:
+    with pytest.raises(ArgumentValueError, match="nothing to choose"):
+        choose(endpoint, "x", [])
+    with pytest.raises(ArgumentValueError, match="empty"):
+        choose(endpoint, "x", ["a", ""])
+    with pytest.raises(ArgumentValueError, match="temperature"):
+        endpoint.select(state("x"), ["a"], 0.7, token_length_normalized)
+
+
+# Programs
+
+
+def test_forks_and_batches(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    threads: set[int] = set()
+
+    def echo(asked: Asked) -> Reply:
+        threads.add(threading.get_ident())
+        body = asked.json
+        assert body["sampling_params"].get("stop", []) in ([], ["<|im_end|>"])
+        return Reply(json=answer("" if body["sampling_params"]["max_new_tokens"] == 0 else body["text"][-1]))
+
+    server.on("/generate", echo)
+
+    @sgl.function
+    def tips(s: Any, topic: str) -> None:
+        s += "A beginning that is so long that it is worth the while to have it in the cache. " + topic
+        forks = s.fork(2)
+        for n, fork in enumerate(forks):
+            fork += f" tip {n}" + sgl.gen("tip", max_tokens=8)
+        forks.join("concate_and_append")
+        s += "|" + forks[0]["tip"] + forks[1]["tip"]
+        s += sgl.gen("summary", max_tokens=8)
+
+    states = tips.run_batch([{"topic": str(n)} for n in range(96)], num_threads=96, progress_bar=False)
+    assert [done["summary"] for done in states] == ["1"] * 96
+    assert states[7].text().endswith("7 tip 00 tip 11|011")
+    cached = [
+        asked.json
+        for asked in server.to("/generate")
+        if asked.json["sampling_params"] == {"max_new_tokens": 0}
+    ]
+    assert cached
+    print(f"{len(threads)} threads, {server.connections} connections, {len(cached)} texts cached ahead")
+
+
+def test_the_rest_of_a_backend(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    sgl.flush_cache()
+    assert sgl.get_server_info()["tp_size"] == 1
+    server.on("/generate", Reply(json=answer("")))
+    endpoint.begin_program(None)
+    endpoint.fork_program(None, None)
+    endpoint.commit_lazy_operations(state("x"))
+    endpoint.fill_image(state("x", [("a.png", "QUE=")]))
+    endpoint.uncache_prefix("r")
+    endpoint.end_request("r")
+    endpoint.end_program(None)
+    assert [asked.json.get("image_data") for asked in server.to("/generate")] == [None, "QUE="]
+
+
+# Chat templates
+
+
+def test_named_templates_are_those_of_sglang() -> None:
+    from sglang.lang.chat_template import chat_template_registry, get_chat_template_by_model_path
+
+    history = [{"role": "system", "content": "s"}]
+    compared = 0
+    for name, theirs in chat_template_registry.items():
+        if name not in TEMPLATES:
+            assert get_chat_template(name) is theirs  # what SGLang knows besides is not lost
+            continue
+        ours = TEMPLATES[name]
+        compared += 1
+        assert ours.default_system_prompt == theirs.default_system_prompt
+        assert tuple(ours.stop_str) == tuple(theirs.stop_str)
+        if name != "gemma-it":  # changed since 0.5.2
+            assert ours.image_token == theirs.image_token
+        for role in ("system", "user", "assistant", "tool"):
+            for messages in ([], history, [*history, {"role": "user", "content": "u"}]):
+                assert ours.get_prefix_and_suffix(role, messages) == theirs.get_prefix_and_suffix(
+                    role, messages
+                )
+    print(f"{compared} templates compared")
+    assert compared >= 15
+    for model in (
+        "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct",
+        "mistralai/Mistral-7B-Instruct-v0.3", "google/gemma-3-4b-it", "lmsys/vicuna-7b-v1.5",
+        "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-Base", "ibm-granite/granite-3.0-8b-instruct",
+        "gpt2", "Qwen/Qwen2-VL-7B-Instruct",
+    ):  # fmt: skip
+        assert guess_chat_template(model).name == get_chat_template_by_model_path(model).name
+
+
+def test_a_template_of_a_wrong_name(server: ScriptedServer) -> None:
+    with pytest.raises(ArgumentValueError, match="Did you mean 'llama-3-instruct'"):
+        RuntimeEndpoint(server.url, chat_template_name="llama3-instruct")
+    assert server.asked == []
+
+
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
+    "<|im_start|>system\nYou are SmolLM.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+LLAMA_2 = (
+    "{% if messages[0].role == 'system' %}"
+    "{% set sys = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set sys = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}{% if m.role == 'user' %}{{ bos_token }}[INST] "
+    "{% if loop.first %}{{ sys }}{% endif %}{{ m.content }} [/INST]{% else %} {{ m.content }} </s>"
+    "{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ bos_token }}"
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+    "<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def save_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    def save(template: str | None, *, adds_bos: bool, special: list[str], eos: str) -> str:
+        folder = tmp_path_factory.mktemp("tokenizer")
+        backend = Tokenizer(
+            models.WordLevel({"<unk>": 0, "<s>": 1, **{s: n + 2 for n, s in enumerate(special)}}, "<unk>")
+        )
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        if adds_bos:
+            backend.post_processor = processors.TemplateProcessing(
+                single="<s> $A", special_tokens=[("<s>", 1)]
+            )
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            bos_token="<s>",
+            eos_token=eos,
+            unk_token="<unk>",
+            additional_special_tokens=special,
+        )
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+CONVERSATIONS = [
+    ["user"],
+    ["user", "assistant"],
+    ["user", "assistant", "user", "assistant"],
+    ["system", "user", "assistant", "user"],
+]
+
+
+def put_together(template: Any, roles: list[str]) -> str:
+    """What the frontend language makes of a conversation."""
+    text, history = "", []
+    for n, role in enumerate(roles):
+        prefix, suffix = template.get_prefix_and_suffix(role, history)
+        text += prefix + f"word{n}" + suffix
+        history.append({"role": role, "content": f"word{n}"})
+    return text
+
+
+@pytest.mark.parametrize(
+    ("template", "eos", "stop", "adds_bos", "system"),
+    [
+        (CHATML, "<|im_end|>", ("<|im_end|>",), False, "You are SmolLM."),
+        (LLAMA_3, "<|eot_id|>", ("<|eot_id|>",), True, None),
+        (LLAMA_3, "<|end_of_text|>", ("<|eot_id|>", "<|end_of_text|>"), False, None),
+        (LLAMA_2, "</s>", ("</s>",), True, None),
+        (GEMMA, "<end_of_turn>", ("<end_of_turn>",), True, None),
+        (THINKING, "<|im_end|>", ("<|im_end|>",), False, None),
+    ],
+    ids=["chatml", "llama-3", "llama-3-no-bos", "llama-2", "gemma", "thinking"],
+)
+def test_a_tokenizers_own_template(
+    save_tokenizer: Any, template: str, eos: str, stop: tuple[str, ...], adds_bos: bool, system: str | None
+) -> None:
+    path = save_tokenizer(template, adds_bos=adds_bos, special=list(stop), eos=eos)
+    own = TokenizerTemplate.load(path)
+    assert own is not None
+    assert own.default_system_prompt == system
+    assert own.stop_str == stop
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    for roles in CONVERSATIONS:
+        if roles[0] == "system" and template is GEMMA:
+            assert own.get_prefix_and_suffix("system", []) == ("", "")
+            continue
+        messages = [{"role": role, "content": f"word{n}"} for n, role in enumerate(roles)]
+        if roles[0] != "system" and system:
+            # The frontend language writes the default system message itself.
+            messages.insert(0, {"role": "system", "content": system})
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        if messages[-1]["role"] == "user":
+            begun = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            assert begun == whole + own.get_prefix_and_suffix("assistant", messages)[0]
+        text = put_together(own, [m["role"] for m in messages])
+        for n, message in enumerate(messages):
+            text = text.replace(f"word{n}", message["content"], 1)
+        if template is THINKING:
+            whole = whole.replace(
+                "<think>\n\n</think>\n\n", ""
+            )  # an answer begins as one begins to be written
+        if template is LLAMA_2:
+            whole = whole.replace("[/INST] ", "[/INST]")  # the space is the model's to write
+        assert ("<s>" if adds_bos else "") + text == whole
+
+
+def test_the_order_of_templates(server: ScriptedServer, save_tokenizer: Any) -> None:
+    path = save_tokenizer(CHATML, adds_bos=False, special=["<|im_end|>"], eos="<|im_end|>")
+    info = {**MODEL_INFO, "model_path": "some/llama-3-instruct", "tokenizer_path": path}
+    server.on("/model_info", Reply(json=info))
+    with RuntimeEndpoint(server.url, chat_template_name="gemma-it") as endpoint:
+        assert endpoint.chat_template.name == "gemma-it"
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert endpoint.chat_template.name == path
+        assert endpoint.get_chat_template() is endpoint.chat_template
+    without = save_tokenizer(None, adds_bos=False, special=[], eos="<s>")
+    server.on("/model_info", Reply(json={**info, "tokenizer_path": without}))
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert endpoint.chat_template.name == "llama-3-instruct"
+    server.on("/model_info", Reply(json={**info, "tokenizer_path": "/nowhere/to/be/found"}))
+    with (
+        RuntimeEndpoint(server.url) as endpoint,
+        pytest.warns(UserWarning, match=r"not on this machine.*'llama-3-instruct', guessed"),
+    ):
+        assert endpoint.chat_template.name == "llama-3-instruct"
+
+
+def test_the_chatbot_with_the_models_own_template(server: ScriptedServer, save_tokenizer: Any) -> None:
+    path = save_tokenizer(CHATML, adds_bos=False, special=["<|im_end|>"], eos="<|im_end|>")
+    server.on("/model_info", Reply(json={**MODEL_INFO, "tokenizer_path": path}))
+    server.on("/generate", Reply(json=answer("Hello.")))
+
+    @sgl.function
+    def hello(s: Any) -> None:
+        s += sgl.user("Hi")
+        s += sgl.assistant(sgl.gen("answer"))
+
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert hello.run(backend=endpoint)["answer"] == "Hello."
+    assert server.to("/generate")[0].json["text"] == (
+        "<|im_start|>system\nYou are SmolLM.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
