@@ -8,7 +8,7 @@ answers what is wrong in SGLang's own words (``srt/sampling/sampling_params.py``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -143,8 +143,7 @@ class SamplingParams:
         for name, value in values.items():
             reader = _READERS.get(name)
             if reader is None:
-                listed = ", ".join(f"`{field}`" for field in PARAMETER_NAMES)
-                raise ContractError(f"unknown field `{name}`, expected one of {listed}")
+                raise _unknown_name(name, PARAMETER_NAMES)
             if value is not None:
                 read[name] = reader(value)
             elif name == "max_new_tokens":
@@ -259,6 +258,11 @@ def _unexpected(value: Any) -> str:
             return type(value).__name__
 
 
+def _unknown_name(name: str, known: Iterable[str]) -> ContractError:
+    listed = ", ".join(f"`{each}`" for each in known)
+    return ContractError(f"unknown field `{name}`, expected one of {listed}")
+
+
 def _wrong_type(value: Any, expected: str) -> ContractError:
     return ContractError(f"invalid type: {_unexpected(value)}, expected {expected}")
 
@@ -292,8 +296,14 @@ def _strings(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list | tuple):
-        return tuple(_str(item) for item in value)
+        return _texts(value)
     raise _wrong_type(value, "a value or an array of values for StringOrList")
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(_str(item) for item in value)
+    raise _wrong_type(value, "a sequence")
 
 
 def _ints(value: Any) -> tuple[int, ...]:
@@ -313,10 +323,19 @@ def _logit_bias(value: Any) -> dict[int, float]:
         raise ContractError(f"logit_bias takes token ids as keys: {error}") from error
 
 
-def _map(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise _wrong_type(value, "a map")
+def _watermark(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong_type(value, "struct WatermarkRequestConfig")
+    for name, option in value.items():
+        reader = _WATERMARK_READERS.get(name)
+        if reader is None:
+            raise _unknown_name(name, _WATERMARK_READERS)
+        if option is not None:
+            reader(option)
+    return dict(value)
+
+
+_WATERMARK_READERS: dict[str, Callable[[Any], Any]] = {"enabled": _bool, "key": _str, "context_window": _int}
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -346,6 +365,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "sampling_seed": _int,
     "custom_params": lambda value: value,
     "beam_width": _int,
-    "watermark": _map,
-    "choice": _strings,
+    "watermark": _watermark,
+    "choice": _texts,
 }
