@@ -44,6 +44,9 @@ ERROR_LOG_LINES = 20
 QUIET_SECONDS = 2.0
 """How long a download may take before a line is written about it."""
 
+PROGRESS_SECONDS = 5.0
+"""How often a download that goes on says how far it is."""
+
 
 class Runtime:
     """Start a server and talk to it; it ends with this object.
@@ -525,22 +528,24 @@ class Runtime:
 
 
 class _Announcer:
-    """Write to stderr how a launch goes: at ``log_level`` error only that a download takes a while."""
+    """Write to stderr how a launch goes; at ``log_level`` error only how far a long download is."""
 
     def __init__(self, log_level: str) -> None:
         self._loud = log_level in ("info", "debug")
         self._last = ""
+        self._said = 0.0
         self._fetching_since: float | None = None
 
     def __call__(self, phase: Phase) -> None:
-        if phase.name == self._last:
+        now = time.monotonic()
+        fetching = phase.name in FETCHING
+        if phase.name == self._last and not (fetching and now - self._said >= PROGRESS_SECONDS):
             return
-        if phase.name in FETCHING and not self._loud:
-            now = time.monotonic()
+        if not self._loud:
+            if not fetching:
+                return
             self._fetching_since = self._fetching_since or now
             if now - self._fetching_since < QUIET_SECONDS:
                 return
-        elif not self._loud:
-            return
-        self._last = phase.name
+        self._last, self._said = phase.name, now
         print(f"nbruntime: {phase}", file=sys.stderr, flush=True)

@@ -230,12 +230,14 @@ def test_quiet_at_error_and_phases_at_info(capsys: pytest.CaptureFixture[str]) -
     assert said.splitlines()[-1] == "nbruntime: ready"
 
 
-def test_long_download_is_told_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("interval", "told"), [(60.0, [1]), (0.0, range(1, 10))])
+def test_long_download_says_from_time_to_time_how_far_it_is(
+    interval: float, told: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nbruntime.runtime.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("nbruntime.runtime.PROGRESS_SECONDS", interval)
     start(say=[f"phase: downloading {n}/9 MB" for n in range(1, 10)]).shutdown()
-    assert capsys.readouterr().err.splitlines() == ["nbruntime: downloading 1/9 MB"]
+    assert capsys.readouterr().err.splitlines() == [f"nbruntime: downloading {n}/9 MB" for n in told]
 
 
 def test_arguments_of_the_other_engine_are_noticed_once(monkeypatch: pytest.MonkeyPatch) -> None:
