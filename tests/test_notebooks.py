@@ -20,7 +20,9 @@ def test_notebook_runs(path: Path) -> None:
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": path.parent}})
     client.execute()  # raises at the first error
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    warned = [output.text for output in outputs if output.get("name") == "stderr"]
+    said = [line for out in outputs if out.get("name") == "stderr" for line in out.text.splitlines()]
+    # On a machine that has not got the model yet, the first launch says how far the download is.
+    warned = [line for line in said if not line.startswith("nbruntime: ")]
     print(f"{len(notebook.cells)} cells, {len(outputs)} outputs")
     assert outputs
     assert warned == []
