@@ -24,8 +24,8 @@ from nbruntime.errors import LaunchError, ModelNotFoundError
 
 logger = logging.getLogger(__name__)
 
-CACHE_BYTES = 512 * 2**20
-"""Memory of the KV cache where no size is given."""
+CACHE_BYTES = 384 * 2**20
+"""Memory of the KV cache where no size is given; pages that were never used take none."""
 
 MOST_SLOTS = 2**18
 """Tokens in the KV cache at most where no size is given: small models would get millions."""
@@ -37,7 +37,9 @@ CHUNK = 256
 Announce = Callable[[str], None]
 
 
-def load_service(state: ServerState, announce: Announce, post: Post) -> Service:
+def load_service(
+    state: ServerState, announce: Announce, *, post: Post, on_end: Callable[[], None] = lambda: None
+) -> Service:
     """Load the model and start its engine.
 
     Parameters
@@ -48,6 +50,8 @@ def load_service(state: ServerState, announce: Announce, post: Post) -> Service:
         Told each phase, with its progress where there is a measure.
     post : callable
         Runs a function in the thread that delivers updates.
+    on_end : callable
+        Called there when the engine has ended.
 
     Returns
     -------
@@ -100,7 +104,9 @@ def load_service(state: ServerState, announce: Announce, post: Post) -> Service:
         chunk=arguments.chunked_prefill_size or CHUNK,
     )
     max_queued = MAX_QUEUED if arguments.max_queued_requests is None else arguments.max_queued_requests
-    engine = Engine(runner, scheduler, Sampler(arguments.random_seed), max_queued=max_queued, post=post)
+    engine = Engine(
+        runner, scheduler, Sampler(arguments.random_seed), max_queued=max_queued, post=post, on_end=on_end
+    )
     engine.stats.on_finished.append(state.metrics.finished)
     engine.start()
     facts = runner.facts

@@ -16,6 +16,7 @@ from nbruntime.embedded.http.app import make_app
 from nbruntime.embedded.http.metrics import Metrics
 from nbruntime.embedded.http.state import ServerState, Service
 from nbruntime.embedded.loading import load_service
+from nbruntime.embedded.models import DEFAULT_MODEL
 from nbruntime.errors import LaunchError, NbruntimeError, PortInUseError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def run(arguments: ServerArguments) -> int:
         listener = _listen(arguments)
         return asyncio.run(_serve(arguments, listener))
     except NbruntimeError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return 1
 
 
@@ -74,7 +75,9 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    state = ServerState(arguments, Metrics(arguments.served_model_name or arguments.model_path or "default"))
+    state = ServerState(
+        arguments, Metrics(arguments.served_model_name or arguments.model_path or DEFAULT_MODEL)
+    )
     runner = web.AppRunner(
         make_app(state), access_log=None, handler_cancellation=True, shutdown_timeout=_GOODBYE_SECONDS
     )
@@ -87,7 +90,9 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
         state.phase = phase
         announce(phase)
 
-    loading = asyncio.create_task(asyncio.to_thread(load_service, state, enter, loop.call_soon_threadsafe))
+    loading = asyncio.create_task(
+        asyncio.to_thread(load_service, state, enter, post=loop.call_soon_threadsafe, on_end=stop.set)
+    )
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -104,7 +109,7 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
         if state.phase == "ready":
             await _stop_engine(loading.result())
         await runner.cleanup()
-    return 0
+    return 1 if service.engine.failed else 0
 
 
 async def _stop_engine(service: Service) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -13,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from nbruntime.embedded.clock import now
 from nbruntime.embedded.engine.batching import decode_batch, extend_batch
 from nbruntime.embedded.engine.profiler import StepProfiler
 from nbruntime.embedded.engine.request import Request, Update
@@ -49,10 +49,24 @@ class Engine:
         Requests that may wait; one more is aborted with status 503.
     post : callable
         Runs a function where updates are to be delivered, such as ``loop.call_soon_threadsafe``.
+    on_end : callable
+        Called there when the thread has ended, by `stop` or by a failure.
+
+    Attributes
+    ----------
+    failed : bool
+        Whether the thread ended by a failure of the engine itself.
     """
 
     def __init__(
-        self, runner: ModelRunner, scheduler: Scheduler, sampler: Sampler, *, max_queued: int, post: Post
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        sampler: Sampler,
+        *,
+        max_queued: int,
+        post: Post,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
@@ -61,6 +75,8 @@ class Engine:
         self._sampler = sampler
         self._max_queued = max_queued
         self._post = post
+        self._on_end = on_end
+        self.failed = False
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -142,8 +158,20 @@ class Engine:
             else:
                 self.scheduler.add(request)
 
-    @torch.inference_mode()
     def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                self._loop()
+        except Exception:
+            logger.exception("the engine failed")
+            self.failed = True
+        for request in self.scheduler.requests():
+            request.abort("The server shuts down.", status=503)
+        self._settle(self.scheduler.requests())
+        self.profiler.close()
+        self._post(self._on_end)
+
+    def _loop(self) -> None:
         while not self._stopping:
             self._take_in(wait=self.scheduler.idle)
             self._settle(self.scheduler.requests())
@@ -154,10 +182,6 @@ class Engine:
                 stuck = self.scheduler.waiting.peek()
                 stuck.abort("The request does not fit into the KV cache.", status=500)
                 self._settle([stuck])
-        for request in self.scheduler.requests():
-            request.abort("The server shuts down.", status=503)
-        self._settle(self.scheduler.requests())
-        self.profiler.close()
 
     def _take_in(self, *, wait: bool) -> None:
         if wait:
@@ -186,21 +210,21 @@ class Engine:
         self._settle(touched)
 
     def _extend(self, step: ExtendStep) -> None:
-        now = time.time()
+        begin = now()
         for part in step.parts:
-            part.request.times.forward_entry = part.request.times.forward_entry or now
+            part.request.times.forward_entry = part.request.times.forward_entry or begin
         batch, layout = extend_batch(step)
         embedding = step.parts[0].request.embedding
         rows = self.runner.embed(batch) if embedding else self.runner.forward(batch)
         self.scheduler.computed(step)
-        self.stats.extended(sum(part.length for part in step.parts), time.time() - now)
+        self.stats.extended(sum(part.length for part in step.parts), now() - begin)
         finals: list[tuple[Request, Tensor]] = []
         for place in layout:
             request = place.part.request
             if request.logprobs is not None and not request.output_ids and not embedding:
                 self._record_prompt(request, rows[place.prompt_rows], place.part.start, place.first)
             if place.final_row is not None:
-                request.times.prefill_finished = request.times.prefill_finished or time.time()
+                request.times.prefill_finished = request.times.prefill_finished or now()
                 finals.append((request, rows[place.final_row]))
         if embedding:
             for request, hidden in finals:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from nbruntime.embedded.cache.token_cache import Span
+from nbruntime.embedded.clock import now
 from nbruntime.embedded.sampling.logprobs import LogprobRecord, LogprobRequest
 from nbruntime.embedded.sampling.sampler import SamplingState
 from nbruntime.embedded.text.stream import TextStream
@@ -16,7 +16,7 @@ from nbruntime.protocol.sampling import SamplingParams
 
 @dataclass(slots=True)
 class Times:
-    """When a request passed each station, in seconds of ``time.time()``; 0 if it has not yet."""
+    """When a request passed each station, in seconds of `~nbruntime.embedded.clock.now`; 0 if it has not yet."""
 
     received: float = 0.0
     dispatched: float = 0.0
@@ -131,7 +131,7 @@ class Request:
         """
         params = self.params
         if not self.output_ids:
-            self.times.first_token = time.time()
+            self.times.first_token = now()
         self.output_ids.append(token_id)
         self.sampling.accept(token_id)
         is_stop = not params.ignore_eos and (token_id in stop_ids or token_id in params.stop_token_ids)
@@ -160,7 +160,7 @@ class Request:
         """End the request; the first reason counts."""
         if self.finish_reason is None:
             self.finish_reason = reason
-            self.times.finished = time.time()
+            self.times.finished = now()
 
     def abort(self, message: str = "Aborted", *, status: int | None = None) -> None:
         """End the request before its time.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
+from nbruntime.embedded.clock import now
 from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.sampling.logprobs import Entry, LogprobRecord
 from nbruntime.embedded.text.tokenizer import Tokenizer
@@ -126,7 +126,7 @@ class Answer:
             meta |= self._final_info(completion)
         # As with SGLang, the first and the last event of a stream say when the first one was sent.
         if not self._first_sent or self.finish_reason is not None:
-            self._first_sent = self._first_sent or time.time()
+            self._first_sent = self._first_sent or now()
             meta["response_sent_to_client_ts"] = self._first_sent
         return meta
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
+from nbruntime.embedded.clock import now
 from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.http.answers import Answer
 from nbruntime.embedded.http.bodies import read_object
@@ -32,7 +32,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     """Serve ``/generate``: one answer, a list of answers, or a stream of events."""
     state = state_of(request)
     service = state.service
-    received = time.time()
+    received = now()
     body = await read_object(request)
     params = check_body(body)
     if not body.get("stream"):
@@ -58,7 +58,7 @@ async def encode(request: web.Request) -> web.Response:
     """Serve ``/encode``: the embedding of each prompt."""
     state = state_of(request)
     service = state.service
-    received = time.time()
+    received = now()
     body = await read_object(request)
     if not state.arguments.is_embedding:
         raise bad_value(
@@ -86,7 +86,7 @@ async def _prepare(
         requests = _make_requests(state, service, call, mailbox, bool(body.get("stream")))
     for request in requests:
         request.times.received = received
-        request.times.dispatched = time.time()
+        request.times.dispatched = now()
     doubled = next((each.rid for each in requests if each.rid in state.active), None)
     if doubled is not None:
         raise bad_value(f"Duplicate request ID detected: {doubled}")
