@@ -188,15 +188,15 @@ class Item:
         ids: list[int] = event.get("output_ids") or []
         text: str = event.get("text") or ""
         reason = meta_info.get("finish_reason")
-        old, start = self.text, len(self.output_ids)
+        start = len(self.output_ids)
         aborted = reason is not None and reason.get("type") == "abort"
         repeats = self._is_cumulative(ids, text, meta_info.get("completion_tokens"))
 
         if repeats or cumulative_text:
-            new_text, text = _what_is_new(old, text, keep=aborted)
-        else:
-            new_text, text = text, old + text
-        self._parts = [text]
+            text, whole = _what_is_new(self.text, text, keep=aborted)
+            self._parts = [whole]
+        elif text:
+            self._parts.append(text)
         if not repeats:
             self.output_ids.extend(ids)
         elif len(ids) >= start:
@@ -209,7 +209,7 @@ class Item:
         self.prompt_token_ids = event.get("prompt_token_ids", self.prompt_token_ids)
         self._fast = _beginnings(raw) if self._cumulative and tuple(event)[:3] == _ORDER else None
         return Delta(
-            self.index, new_text, start, len(self.output_ids) - start, reason is not None, event, repeats
+            self.index, text, start, len(self.output_ids) - start, reason is not None, event, repeats
         )
 
     def _is_cumulative(self, ids: list[int], text: str, completion_tokens: Any) -> bool:
@@ -234,6 +234,8 @@ class Item:
     def _joined(self, meta_info: dict[str, Any], new: int) -> dict[str, Any]:
         """Put the lists of an incremental event behind those that came before."""
         before = self.meta_info
+        if OUTPUT_LOGPROB_LISTS[0] not in before:
+            return meta_info
         for name in OUTPUT_LOGPROB_LISTS:
             came = meta_info.get(name)
             if isinstance(came, list) and isinstance(before.get(name), list) and len(came) <= new:
@@ -322,7 +324,7 @@ class DeltaDecoder:
 
     def _parse(self, payload: bytes) -> Delta | None:
         try:
-            event = json.loads(payload)
+            event = _from_json(payload.decode())
         except UnicodeDecodeError:
             return self._parse(payload.decode("utf-8", "replace").encode())
         except ValueError:
@@ -346,6 +348,8 @@ class DeltaDecoder:
     def _fail(self, message: str) -> None:
         self.failure = StreamFailure(message, from_server=False)
 
+
+_from_json = json.JSONDecoder().decode  # json.loads would look for other encodings first
 
 # SGLang's order of keys; bytes are compared only in events that have it.
 _ORDER = ("text", "output_ids", "meta_info")
