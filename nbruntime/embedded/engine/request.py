@@ -16,7 +16,7 @@ from nbruntime.protocol.sampling import SamplingParams
 
 @dataclass(slots=True)
 class Times:
-    """When a request passed each station, in seconds of `~nbruntime.embedded.clock.now`; 0 if it has not yet."""
+    """When a request passed each station, in seconds of `clock.now`; 0 if it has not yet."""
 
     received: float = 0.0
     dispatched: float = 0.0
