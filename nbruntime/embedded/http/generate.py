@@ -116,7 +116,7 @@ def _make_requests(
                 prompt_ids=ids,
                 params=_filled(item.params, service.context_length - len(ids)),
                 sampling=SamplingState(item.params, facts.vocab_size, ends, matcher),
-                stream=TextStream(service.tokenizer, ids, item.params),
+                stream=_text_stream(service, ids, item.params),
                 deliver=_deliverer(mailbox, number),
                 streaming=streaming,
                 stream_interval=item.params.stream_interval or state.arguments.stream_interval,
@@ -126,6 +126,13 @@ def _make_requests(
             )
         )
     return requests
+
+
+def _text_stream(service: Service, ids: list[int], params: SamplingParams) -> TextStream:
+    try:
+        return TextStream(service.tokenizer, ids, params)
+    except ValueError as error:
+        raise bad_value(str(error)) from error
 
 
 def _matcher(service: Service, params: SamplingParams) -> GrammarMatcher | None:

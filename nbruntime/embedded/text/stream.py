@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import regex
 
@@ -16,8 +19,49 @@ REGEX_SECONDS = 0.05
 """A stop pattern that searches for longer is given up: it would hold every other request."""
 
 
+REGEX_SIZE = 10_000
+"""Largest product of a stop pattern's length and repeat counts: each turn takes memory in compiled form."""
+
+
 class StopRegexTimeout(Exception):
     """A stop pattern took too long to search."""
+
+
+@lru_cache(maxsize=32)
+def compile_stop_regex(pattern: str) -> Any:
+    """Compile a stop pattern.
+
+    Parameters
+    ----------
+    pattern : str
+
+    Returns
+    -------
+    regex.Pattern
+
+    Raises
+    ------
+    ValueError
+        When it is not a pattern, or too large a one.
+
+    Examples
+    --------
+    >>> compile_stop_regex("[0-9]{4}").search("in 2024").group()
+    '2024'
+    >>> compile_stop_regex("((a{1000}){1000}){1000}")
+    Traceback (most recent call last):
+        ...
+    ValueError: stop_regex '((a{1000}){1000}){1000}' repeats too much.
+    """
+    counts = regex.findall(r"\{\s*(\d+)", pattern)
+    if len(pattern) * math.prod(max(1, int(count)) for count in counts) > REGEX_SIZE:
+        raise ValueError(f"stop_regex {pattern!r} repeats too much.")
+    if regex.search(r"\(\?\w*x", pattern):
+        raise ValueError(f"stop_regex {pattern!r} is written with white space: leave out its flag x.")
+    try:
+        return regex.compile(pattern, cache_pattern=False)
+    except (regex.error, RecursionError) as error:
+        raise ValueError(f"stop_regex {pattern!r} is not a pattern: {error}.") from error
 
 
 class TextStream:
@@ -45,7 +89,7 @@ class TextStream:
         self._skip_special = params.skip_special_tokens
         self._stops = [stop for stop in params.stop if stop]
         self._longest_stop = max(map(len, self._stops), default=0)
-        self._patterns = [(pattern, regex.compile(pattern)) for pattern in params.stop_regex]
+        self._patterns = [(pattern, compile_stop_regex(pattern)) for pattern in params.stop_regex]
         self._ids = list(prompt_ids[-_CONTEXT_TOKENS:])
         # The text of the tokens before `read` is settled; decoding begins at `start`, so that a token has its
         # left context.
