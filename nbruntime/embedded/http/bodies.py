@@ -46,7 +46,7 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
             return {}
         raise invalid_body({"type": "missing", "loc": ("body",), "msg": "Field required", "input": None})
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
+        body = parse_json(raw)
     except (ValueError, RecursionError) as error:
         at = getattr(error, "pos", 0)
         problem = {
@@ -62,6 +62,33 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
             {"type": "dataclass_type", "loc": ("body",), "msg": _NOT_AN_OBJECT, "input": shortened(body)}
         )
     return body
+
+
+def parse_json(raw: bytes) -> Any:
+    r"""Parse JSON as strictly as SGLang: UTF-8 only, no ``NaN``, no half of a surrogate pair.
+
+    Raises
+    ------
+    ValueError
+        When it is not JSON.
+
+    Examples
+    --------
+    >>> parse_json(rb'["\ud83d\ude00"]')
+    ['😀']
+    >>> parse_json(rb'["\ud83d"]')
+    Traceback (most recent call last):
+        ...
+    ValueError: half of a surrogate pair is not text
+    """
+    text = raw.decode("utf-8")
+    value = json.loads(text, parse_constant=_refuse_constant)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair is not text") from error
+    return value
 
 
 def _refuse_constant(name: str) -> Any:
