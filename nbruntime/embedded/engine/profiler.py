@@ -89,7 +89,6 @@ class StepProfiler:
             raise ProfilerBusy("Profiling is already in progress. Call /stop_profile first.")
         Path(options.output_dir).mkdir(parents=True, exist_ok=True)
         self._options = options
-        self._steps_left = options.num_steps
         self._stages_done.clear()
 
     def stop(self) -> None:
@@ -102,13 +101,15 @@ class StepProfiler:
         """
         if not self.active:
             raise ProfilerBusy("Profiling is not in progress. Call /start_profile first.")
-        self._write()
-        self._options = None
+        try:
+            self._write()
+        finally:
+            self._options = None
 
     def close(self) -> None:
         """End the recording if there is one."""
-        if self.active:
-            self.stop()
+        if self._profile is not None:
+            self._finish()
 
     @contextmanager
     def step(self, step: ExtendStep | DecodeStep) -> Iterator[None]:
@@ -119,30 +120,40 @@ class StepProfiler:
             yield
             return
         stage = "EXTEND" if isinstance(step, ExtendStep) else "DECODE"
-        if options.by_stage and stage != self._stage:
-            self._write()
-            self._steps_left = options.num_steps
-        recording = not (options.by_stage and stage in self._stages_done)
-        if recording and self._profile is None:
+        if self._profile is not None and options.by_stage and stage != self._stage:
+            self._finish()  # a stage ends with the first step of the other one
+        if self._profile is None and not (options.by_stage and stage in self._stages_done):
             self._begin(options, stage if options.by_stage else "")
         with record_function(_span_name(step)):
             yield
-        if recording and self._steps_left is not None:
+        if self._profile is not None and self._steps_left is not None:
             self._steps_left -= 1
             if self._steps_left <= 0:
-                self._write()
-                self._stages_done.add(stage)
-                if not options.by_stage or self._stages_done == {"EXTEND", "DECODE"}:
-                    self._options = None
+                self._finish()
 
     def _begin(self, options: ProfileOptions, stage: str) -> None:
         self._stage = stage
+        self._steps_left = options.num_steps
         self._profile = profile(
             activities=[ProfilerActivity.CPU],
             with_stack=options.with_stack,
             record_shapes=options.record_shapes,
         )
         self._profile.start()
+
+    def _finish(self) -> None:
+        """Write what is recorded and wait for the other stage, if it is still to come.
+
+        A disk that is full is no reason to fail the requests of the step.
+        """
+        options = self._options
+        try:
+            self._write()
+        except OSError:
+            logger.exception("the profile could not be written")
+        self._stages_done.add(self._stage)
+        if options is None or not options.by_stage or self._stages_done == {"EXTEND", "DECODE"}:
+            self._options = None
 
     def _write(self) -> None:
         """Write the trace that is being recorded, if any, under its final name in one move."""
@@ -183,15 +194,27 @@ def profile_options(body: dict[str, Any]) -> ProfileOptions:
         value = body.get(name)
         return default if value is None else bool(value)
 
+    def text(name: str) -> str:
+        value = body.get(name) or ""
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError(f"{name} must be a text")
+        return value
+
+    def part_of_name(name: str) -> str:
+        value = text(name)
+        if Path(value).name != value:
+            raise ValueError(f"{name} must be a part of a file name, not {value!r}")
+        return value
+
     return ProfileOptions(
-        output_dir=body.get("output_dir") or os.environ.get(DIRECTORY_VARIABLE) or tempfile.gettempdir(),
+        output_dir=text("output_dir") or os.environ.get(DIRECTORY_VARIABLE) or tempfile.gettempdir(),
         num_steps=number("num_steps"),
         start_step=number("start_step"),
         by_stage=flag("profile_by_stage", False),
         with_stack=flag("with_stack", True),
         record_shapes=flag("record_shapes", True),
-        profile_id=str(body.get("profile_id") or time.time()),
-        prefix=str(body.get("profile_prefix") or ""),
+        profile_id=part_of_name("profile_id") or str(time.time()),
+        prefix=part_of_name("profile_prefix"),
     )
 
 

@@ -82,7 +82,7 @@ async def start_profile(request: web.Request) -> web.Response:
     body = await read_object(request, required=False)
     try:
         options = profile_options(body)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise bad_value(f"The profile cannot be started: {error}") from error
     return await _profile(engine.call(lambda: engine.profiler.start(options)), "Start profiling.\n")
 
