@@ -59,7 +59,8 @@ class GrammarMatcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(f"The answer cannot follow its grammar: {self._matcher.get_error()}")
+            reason = self._matcher.get_error().partition("\n")[0]  # then follows the parser's state
+            raise GrammarError(f"The answer cannot follow its grammar: {reason}")
 
 
 class GrammarCompiler:
@@ -106,7 +107,7 @@ class GrammarCompiler:
         try:
             grammar = _grammar(kind, text)
             problem = LLMatcher.validate_grammar(grammar, self._guidance_tokenizer())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problem = str(error)
         if problem:
             raise ValueError(f"Failed to compile {_NAMES[kind]} grammar: {problem}")

@@ -88,7 +88,7 @@ class Tokenizer:
                 add_generation_prompt=add_generation_prompt,
                 **special,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:  # a template meets values of any type
             raise ValueError(f"The chat template refused the messages: {error}") from error
         text: str = rendered[0]
         return text
