@@ -31,7 +31,7 @@ _HOMES = {
     "Token": "nbruntime.generation",
 }
 
-_MODULES = ("endpoint", "errors", "frontend", "generation", "protocol")
+_MODULES = ("endpoint", "errors", "frontend", "generation", "launch", "protocol", "runtime")
 
 __all__ = [
     "FinishReason",

@@ -391,6 +391,17 @@ def test_close_ends_the_thread(server: ScriptedServer) -> None:
     endpoint.close()
 
 
+def test_close_leaves_the_streams(server: ScriptedServer) -> None:
+    server.on("/generate", endless(Wait()))
+    endpoint = RuntimeEndpoint(server.url)
+    running = endpoint.stream("x", rid="left")
+    assert next(running) == "Once"
+    endpoint.close()
+    assert running.done
+    assert server.gone.wait(10)
+    assert server.wait_for("/abort_request")[0].json == {"rid": "left"}
+
+
 # Errors
 
 

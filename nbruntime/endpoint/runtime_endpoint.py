@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +26,7 @@ from nbruntime.errors import (
 from nbruntime.frontend.backend import FrontendBackend
 from nbruntime.frontend.chat_template import ChatTemplate, find_chat_template, get_chat_template
 from nbruntime.generation import Generation, GenerationStream
-from nbruntime.generation.record import Timings, seconds
+from nbruntime.generation.record import Timings
 from nbruntime.generation.stream import aborted_on_server
 from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
 
@@ -96,6 +98,7 @@ class RuntimeEndpoint(FrontendBackend):
             read_timeout=read_timeout,
         )
         self._cleaner = Cleaner()
+        self._streams = _LiveStreams()
         self._chat_template_name = chat_template_name
         self._chat_template: ChatTemplate | None = None
         self._server_info: dict[str, Any] | None = None
@@ -324,7 +327,7 @@ class RuntimeEndpoint(FrontendBackend):
                 where=self._transport.url("/generate"),
             )
         body = Body(self._transport, response, "/generate")
-        return GenerationStream(
+        stream = GenerationStream(
             body,
             request,
             close=body.close,
@@ -334,6 +337,8 @@ class RuntimeEndpoint(FrontendBackend):
             cumulative_text=self._text_is_cumulative(),
             discard=self._cleaner,
         )
+        self._streams.add(stream)
+        return stream
 
     def post(self, path: str, body: Any = None) -> Any:
         """Send any request of SGLang's protocol, and read the JSON of the answer.
@@ -373,7 +378,12 @@ class RuntimeEndpoint(FrontendBackend):
         _Abort(self._transport)(rids)
 
     def close(self) -> None:
-        """Close the connections. The endpoint opens new ones if it is used again."""
+        """Leave the streams that are running, and close the connections.
+
+        The endpoint opens new connections if it is used again.
+        """
+        for stream in self._streams.take():
+            stream.close()
         self._cleaner.close()
         self._transport.close()
 
@@ -389,11 +399,13 @@ class RuntimeEndpoint(FrontendBackend):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_cleaner"}
+        mine = {"_cleaner", "_streams"}  # threads and connections stay behind
+        return {name: value for name, value in vars(self).items() if name not in mine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._cleaner = Cleaner()
+        self._streams = _LiveStreams()
 
     def __repr__(self) -> str:
         transport = self._transport
@@ -401,7 +413,8 @@ class RuntimeEndpoint(FrontendBackend):
         if transport.last_answer is None:
             state = "not asked yet"
         else:
-            state = f"answered {seconds(time.monotonic() - transport.last_answer)} ago"
+            age = time.monotonic() - transport.last_answer
+            state = "answered just now" if age < 1 else f"answered {age:.0f} s ago"
         if transport.last_error is not None:
             state += f", then: {transport.last_error.message}"
         key = ", api_key=***" if transport.secret else ""
@@ -452,6 +465,24 @@ class RuntimeEndpoint(FrontendBackend):
             except NbruntimeError as error:
                 _log.debug("abort of %s: %s", request.rids, error)
             raise
+
+
+class _LiveStreams:
+    """The streams of an endpoint that somebody still holds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[GenerationStream] = weakref.WeakSet()
+
+    def add(self, stream: GenerationStream) -> None:
+        with self._lock:
+            self._streams.add(stream)
+
+    def take(self) -> list[GenerationStream]:
+        with self._lock:
+            streams = list(self._streams)
+            self._streams.clear()
+        return streams
 
 
 class _Abort:

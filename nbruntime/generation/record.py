@@ -15,7 +15,7 @@ _EXCERPT = 76
 """Characters of the text that a repr shows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Token:
     """One token, with its logprob if the request asked for logprobs.
 
@@ -43,6 +43,11 @@ class Token:
     logprob: float | None = None
     top: tuple[Token, ...] = ()
     asked: tuple[Token, ...] = ()
+
+    def __repr__(self) -> str:
+        logprob = "" if self.logprob is None else f", logprob={self.logprob:.4g}"
+        top = f", top={[(token.text, token.logprob) for token in self.top]}" if self.top else ""
+        return f"Token({self.id}, {self.text!r}{logprob}{top})"
 
     @property
     def probability(self) -> float | None:
