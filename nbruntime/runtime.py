@@ -23,7 +23,8 @@ from nbruntime.errors import (
     ServerConnectionError,
     ServerTimeoutError,
 )
-from nbruntime.launch.engines import Engine, IgnoredArgumentsWarning, ServerArguments, resolve_engine
+from nbruntime.launch.engine import Engine, IgnoredArgumentsWarning, ServerArguments
+from nbruntime.launch.engines import resolve_engine
 from nbruntime.launch.phases import FETCHING, Phase
 from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holder_of
 from nbruntime.launch.process import ServerProcess

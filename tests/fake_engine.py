@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nbruntime.launch import engines
-from nbruntime.launch.engines import Engine, ServerArguments
+from nbruntime.launch.engine import Engine, ServerArguments
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
-from nbruntime.launch.readiness import http_status
+from nbruntime.launch.status import http_status
 from nbruntime.launch.supervisor import process_table
 
 SERVER = Path(__file__).with_name("fake_server.py")

@@ -21,7 +21,7 @@ from sglang.lang.ir import SglSamplingParams
 
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.errors import ArgumentValueError
-from nbruntime.frontend.chat_template import TEMPLATES, get_chat_template, guess_chat_template
+from nbruntime.frontend.named_templates import TEMPLATES, get_chat_template, guess_chat_template
 from nbruntime.frontend.tokenizer_template import TokenizerTemplate
 
 PIECES = ["The", " answer", " is", " ", " yes", " no", "yes", "no", " maybe", "!", "A", "AA", "a", "b", "c"]

@@ -31,7 +31,7 @@ from nbruntime.errors import (
     PortInUseError,
     ServerConnectionError,
 )
-from nbruntime.launch.engines import IgnoredArgumentsWarning
+from nbruntime.launch.engine import IgnoredArgumentsWarning
 from nbruntime.launch.phases import Phase
 from nbruntime.runtime import Runtime
 

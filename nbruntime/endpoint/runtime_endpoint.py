@@ -24,7 +24,9 @@ from nbruntime.errors import (
     ServerTimeoutError,
 )
 from nbruntime.frontend.backend import FrontendBackend
-from nbruntime.frontend.chat_template import ChatTemplate, find_chat_template, get_chat_template
+from nbruntime.frontend.chat_template import find_chat_template
+from nbruntime.frontend.named_templates import get_chat_template
+from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
 from nbruntime.generation.record import Timings
 from nbruntime.generation.stream import aborted_on_server
@@ -48,7 +50,7 @@ class RuntimeEndpoint(FrontendBackend):
     verify : str, optional
         File or folder of certificates to check an https server by; the usual ones by default.
     chat_template_name : str, optional
-        Name of a chat template (see `nbruntime.frontend.chat_template`); by default the model's own.
+        Name of a chat template (see `nbruntime.frontend.named_templates`); by default the model's own.
     connect_timeout, read_timeout : float or None
         Seconds to wait for a connection, and for the next bytes of an answer; None waits for ever.
 

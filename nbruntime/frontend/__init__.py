@@ -4,6 +4,7 @@ Floor 2. Nothing here imports sglang: the frontend language brings its own objec
 than the names and the behaviour.
 """
 
-from nbruntime.frontend.chat_template import ChatTemplate, get_chat_template
+from nbruntime.frontend.named_templates import get_chat_template
+from nbruntime.frontend.template import ChatTemplate
 
 __all__ = ["ChatTemplate", "get_chat_template"]

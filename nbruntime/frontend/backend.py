@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nbruntime.errors import ArgumentValueError
-from nbruntime.frontend.chat_template import ChatTemplate
 from nbruntime.frontend.select import select
+from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
 
 _DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbruntime.frontend.chat_template import Message
+from nbruntime.frontend.template import Message
 
 Render = Callable[[list[dict[str, str]], bool], str]
 """Writes messages as a prompt; the second argument asks for the beginning of an answer as well."""

@@ -11,11 +11,11 @@ from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError, EngineNotFoundError
 from nbruntime.launch import sglang_arguments
-from nbruntime.launch.engines import Engine, ServerArguments, unknown_argument
+from nbruntime.launch.engine import Engine, ServerArguments, unknown_argument
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
-from nbruntime.launch.readiness import http_status
+from nbruntime.launch.status import http_status
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,

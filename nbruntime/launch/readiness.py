@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from nbruntime.errors import LaunchError, LaunchTimeoutError, ModelNotFoundError, PortInUseError
 from nbruntime.launch.phases import FETCHING, Phase
 
 if TYPE_CHECKING:
-    from nbruntime.launch.engines import Engine
+    from nbruntime.launch.engine import Engine
     from nbruntime.launch.process import ServerProcess
 
-__all__ = ["await_ready", "http_status"]
+__all__ = ["await_ready"]
 
 FETCHING_STALL = 120.0
 """Seconds without news after which a download or conversion counts against the time-out after all."""
@@ -28,32 +26,6 @@ _ERROR_LINE = re.compile(
     r"^(?:error: )?(?:[\w.]*\.)?(?P<error>\w*(?:Error|Exception|Exit)): .+|^(?:\S+: )?error: .+"
 )
 _PORT_TAKEN = re.compile("address already in use", re.IGNORECASE)
-
-
-def http_status(url: str, timeout: float) -> int | None:
-    """Ask for a page and look at the status only; proxies are not asked.
-
-    Parameters
-    ----------
-    url : str
-        An ``http://`` address.
-    timeout : float
-        Seconds.
-
-    Returns
-    -------
-    int or None
-        None if nobody answers, or not in time.
-    """
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)
-    try:
-        connection.request("GET", address.path)
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
 
 
 def await_ready(

@@ -1,0 +1,37 @@
+"""What the frontend language reads of a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+Message = Mapping[str, Any]
+"""A message with ``role`` and ``content``."""
+
+
+class ChatTemplate(Protocol):
+    """What the frontend language reads of a template."""
+
+    @property
+    def name(self) -> str:
+        """Name of the template."""
+        ...
+
+    @property
+    def default_system_prompt(self) -> str | None:
+        """System message of a conversation that has none."""
+        ...
+
+    @property
+    def stop_str(self) -> tuple[str, ...]:
+        """Texts that end a message."""
+        ...
+
+    @property
+    def image_token(self) -> str:
+        """Text that stands for an image."""
+        ...
+
+    def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message]) -> tuple[str, str]:
+        """Give what stands before and after a message of `role` that follows `hist_messages`."""
+        ...
