@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from embedded_server import EmbeddedServer
+
+# Threads of torch that spin while they wait would starve the servers on the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
