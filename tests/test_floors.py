@@ -16,9 +16,12 @@ PACKAGE = ROOT / "nbruntime"
 
 FLOORS = {
     "_version": 1,
+    "cards": 1,
     "errors": 1,
     "generation": 1,
+    "markup": 1,
     "protocol": 1,
+    "views": 1,
     "endpoint": 2,
     "frontend": 2,
     "launch": 3,

@@ -109,9 +109,9 @@ def test_auto_takes_the_embedded_server_where_there_is_no_device(sglang_environm
 @pytest.mark.parametrize(
     ("missing", "why"),
     [
-        ("sglang/srt/server_args.py", "SGLang is installed without its server"),
-        ("torch/__init__.py", "SGLang is installed without torch"),
-        ("fastapi/__init__.py", "SGLang is installed without fastapi"),
+        ("sglang/srt/server_args.py", "SGLang's server is not installed"),
+        ("torch/__init__.py", "SGLang's server is not installed (torch is missing)"),
+        ("fastapi/__init__.py", "SGLang's server is not installed (fastapi is missing)"),
     ],
 )
 @pytest.mark.usefixtures("device_file")

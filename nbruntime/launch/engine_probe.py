@@ -49,10 +49,10 @@ def find_server() -> tuple[str, str]:
         os.path.isfile(os.path.join(folder, *path))
         for path in (["launch_server.py"], ["srt", "server_args.py"])
     ):
-        return "", "SGLang is installed without its server"
+        return "", "SGLang's server is not installed"
     for package in SERVER_PACKAGES:
         if importlib.util.find_spec(package) is None:
-            return "", f"SGLang is installed without {package}"
+            return "", f"SGLang's server is not installed ({package} is missing)"
     return folder, ""
 
 

@@ -1,0 +1,131 @@
+"""Markdown of a model, as HTML that is safe to show.
+
+Raw HTML is escaped, links lead to the web only, and images become links: to load one would tell its server
+that, and by whom, the answer is read. Code is coloured by Pygments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from nbruntime.markup import escape, visible
+
+_FENCES = ("```", "~~~")
+
+
+@cache
+def _parser() -> Any:
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False, "highlight": _highlighted, "xhtmlOut": True})
+    parser.enable(["table", "strikethrough"])
+    parser.add_render_rule("image", _image_as_link)
+    parser.add_render_rule("link_open", _link_open)
+    parser.validateLink = _is_web_address
+    return parser
+
+
+def render_markdown(text: str) -> str:
+    r"""Write markdown as HTML.
+
+    Parameters
+    ----------
+    text : str
+        Untrusted, and perhaps not at its end yet: an open code block counts as closed.
+
+    Returns
+    -------
+    str
+        Well-formed; no element but those of markdown.
+
+    Examples
+    --------
+    >>> render_markdown("*so* <script>")
+    '<p><em>so</em> &lt;script&gt;</p>\n'
+    """
+    html: str = _parser().render(visible(text))
+    return html
+
+
+def settled_length(text: str) -> int:
+    r"""Tell how much of a growing text is made of blocks that nothing can change any more.
+
+    Parameters
+    ----------
+    text : str
+        Markdown, beginning at the beginning of a block.
+
+    Returns
+    -------
+    int
+        Length up to the last empty line outside of a code block, list or table; 0 if there is none.
+
+    Examples
+    --------
+    >>> settled_length("One.\n\nTwo is not at its e")
+    6
+    """
+    settled = 0
+    position = 0
+    fence = ""
+    in_list = False
+    for line in text.splitlines(keepends=True):
+        position += len(line)
+        bare = line.strip()
+        if fence:
+            if bare.startswith(fence) and not bare.strip(fence[0]):
+                fence = ""
+            continue
+        marker = next((each for each in _FENCES if bare.startswith(each)), "")
+        if marker:
+            fence = bare[: len(bare) - len(bare.lstrip(marker[0]))]
+            continue
+        if not bare and line.endswith("\n"):
+            if not in_list:
+                settled = position
+        else:
+            in_list = _continues_list(line, in_list)
+    return settled
+
+
+def _continues_list(line: str, in_list: bool) -> bool:
+    """Tell whether a line that is not empty belongs to a list: empty lines do not end one."""
+    bare = line.lstrip()
+    if bare[:2] in ("- ", "* ", "+ ") or bare.split(" ", 1)[0].rstrip(".)").isdigit():
+        return True
+    return in_list and line[0] in " \t"
+
+
+def _highlighted(code: str, language: str, _attributes: str) -> str:
+    """Colour a code block; unknown languages stay plain."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    try:
+        lexer = get_lexer_by_name(language, stripnl=False)
+    except ClassNotFound:
+        return escape(code)
+    coloured: str = highlight(code, lexer, HtmlFormatter(nowrap=True))
+    return coloured
+
+
+def _image_as_link(_renderer: Any, tokens: Sequence[Any], index: int, _options: Any, _env: Any) -> str:
+    token = tokens[index]
+    source = token.attrGet("src") or ""
+    label = escape(f"image: {token.content or source}")
+    if not _is_web_address(source):
+        return label
+    return f'<a href="{escape(source)}" rel="noopener noreferrer" target="_blank">{label}</a>'
+
+
+def _link_open(_renderer: Any, tokens: Sequence[Any], index: int, _options: Any, _env: Any) -> str:
+    address = escape(tokens[index].attrGet("href") or "")
+    return f'<a href="{address}" rel="noopener noreferrer" target="_blank">'
+
+
+def _is_web_address(address: str) -> bool:
+    return address.strip().lower().startswith(("http://", "https://", "mailto:"))
