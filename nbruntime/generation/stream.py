@@ -212,6 +212,11 @@ class _Stream:
         return self._progress.texts()
 
     @property
+    def generations(self) -> list[Generation]:
+        """The records so far of all answers."""
+        return self._progress.generations()
+
+    @property
     def done(self) -> bool:
         """Whether nothing more comes from the server."""
         return self._progress.over
