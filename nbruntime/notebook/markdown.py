@@ -60,34 +60,51 @@ def settled_length(text: str) -> int:
     Returns
     -------
     int
-        Length up to the last empty line outside of a code block, list or table; 0 if there is none.
+        Length up to the last empty line outside of a code block or a list; 0 if there is none.
 
     Examples
     --------
     >>> settled_length("One.\n\nTwo is not at its e")
     6
     """
-    settled = 0
-    position = 0
+    settled = position = 0
     fence = ""
     in_list = False
     for line in text.splitlines(keepends=True):
         position += len(line)
-        bare = line.strip()
-        if fence:
-            if bare.startswith(fence) and not bare.strip(fence[0]):
-                fence = ""
+        was_open, fence = bool(fence), _fence_after(fence, line)
+        if was_open or fence:
             continue
-        marker = next((each for each in _FENCES if bare.startswith(each)), "")
-        if marker:
-            fence = bare[: len(bare) - len(bare.lstrip(marker[0]))]
-            continue
-        if not bare and line.endswith("\n"):
-            if not in_list:
-                settled = position
-        else:
+        if line.strip():
             in_list = _continues_list(line, in_list)
+        elif line.endswith("\n") and not in_list:
+            settled = position
     return settled
+
+
+def open_fence(text: str) -> str:
+    r"""Give the line that opened a code block which is open at the end of a text, or nothing.
+
+    Examples
+    --------
+    >>> open_fence("```python\nx = 1\n")
+    '```python\n'
+    """
+    opener = fence = ""
+    for line in text.splitlines():
+        before, fence = fence, _fence_after(fence, line)
+        if fence and not before:
+            opener = line + "\n"
+    return opener if fence else ""
+
+
+def _fence_after(fence: str, line: str) -> str:
+    """Give the marker of the code block that is open after a line, or nothing."""
+    bare = line.strip()
+    if fence:
+        return "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
+    marker = next((each for each in _FENCES if bare.startswith(each)), "")
+    return bare[: len(bare) - len(bare.lstrip(marker[0]))] if marker else ""
 
 
 def _continues_list(line: str, in_list: bool) -> bool:

@@ -1,0 +1,103 @@
+"""How generations show themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nbruntime.cards import Card, Details, Tone, table
+from nbruntime.generation.record import Generation, seconds
+from nbruntime.markup import escape, shortened
+
+PROMPT_WIDTH = 100
+"""Characters of a prompt that a card shows while its details are folded."""
+
+
+def generation_card(generation: Generation, *, body: str | None = None, state: str = "") -> Card:
+    """Make the card of one generation: the text first, its figures below.
+
+    Parameters
+    ----------
+    generation : Generation
+    body : str, optional
+        The text as HTML, where it has been rendered already; by default it is shown as it is.
+    state : str
+        How it ended, where that is not its finish reason.
+
+    Returns
+    -------
+    Card
+    """
+    if body is None:
+        body = f'<div style="white-space:pre-wrap">{escape(generation.text)}</div>'
+    details = []
+    if isinstance(generation.prompt, str):
+        details.append(Details("prompt", text=generation.prompt))
+    if generation.tokens:
+        details.append(Details("tokens", rows=_token_rows(generation), heads=True))
+    return Card(
+        "Generation",
+        state=state or _state(generation),
+        tone=_tone(generation, state),
+        body=body,
+        plain=generation.text,
+        pairs=figures(generation),
+        details=details,
+    )
+
+
+def figures(generation: Generation) -> list[tuple[str, object]]:
+    """Give the figures of a generation, as labels and values."""
+    timings, rate = generation.timings, generation.decode_tokens_per_second
+    tokens = f"{generation.prompt_tokens} prompt"
+    if generation.cached_tokens:
+        tokens += f" ({generation.cached_tokens} cached)"
+    return [
+        ("tokens", f"{tokens} + {generation.completion_tokens} new"),
+        ("TTFT", None if timings.ttft is None else seconds(timings.ttft)),
+        ("decode", None if not rate else f"{rate:.1f} tokens/s"),
+        ("total", None if timings.total is None else seconds(timings.total)),
+    ]
+
+
+def generations_card(generations: Sequence[Generation]) -> Card:
+    """Make the card of several generations: a row each, the texts folded."""
+    rows: list[list[object]] = [["", "prompt", "text", "tokens", "finish"]]
+    for number, each in enumerate(generations):
+        prompt = each.prompt if isinstance(each.prompt, str) else f"{len(each.prompt or ())} tokens"
+        rows.append(
+            [number, shortened(prompt, 40), shortened(each.text, 60), each.completion_tokens, _state(each)]
+        )
+    tokens = sum(each.completion_tokens for each in generations)
+    return Card(
+        f"{len(generations)} generations",
+        body=table(rows, heads=True),
+        plain="\n".join(f"  [{row[0]}] {row[2]}" for row in rows[1:]),
+        pairs=[("new tokens", tokens)],
+        details=[Details(f"text {number}", text=each.text) for number, each in enumerate(generations)],
+    )
+
+
+def _state(generation: Generation) -> str:
+    return "" if generation.finish_reason is None else str(generation.finish_reason)
+
+
+def _tone(generation: Generation, state: str) -> Tone:
+    reason = generation.finish_reason
+    if state or reason is None:
+        return "idle"
+    return "bad" if reason.type == "abort" else "good"
+
+
+def _token_rows(generation: Generation) -> list[list[object]]:
+    rows: list[list[object]] = [["token", "id", "logprob", "probability"]]
+    for token in generation.tokens:
+        probability = token.probability
+        rows.append(
+            [
+                "" if token.text is None else repr(token.text),
+                token.id,
+                "" if token.logprob is None else f"{token.logprob:.3f}",
+                "" if probability is None else f"{probability:.1%}",
+            ]
+        )
+    return rows
