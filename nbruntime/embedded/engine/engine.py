@@ -151,12 +151,15 @@ class Engine:
         return True
 
     def _enqueue(self, requests: list[Request]) -> None:
+        scheduler = self.scheduler
         for request in requests:
-            if len(self.scheduler.waiting) >= self._max_queued:
+            # Whoever finds a free place among the running does not wait.
+            free = scheduler.max_running - len(scheduler.running) - len(scheduler.extending)
+            if len(scheduler.waiting) >= free + self._max_queued:
                 request.abort(QUEUE_FULL, status=503)
                 self._send([request])
             else:
-                self.scheduler.add(request)
+                scheduler.add(request)
 
     def _run(self) -> None:
         try:
