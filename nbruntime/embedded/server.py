@@ -10,6 +10,7 @@ import socket
 import sys
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from nbruntime.embedded.arguments import ServerArguments
 from nbruntime.embedded.http.app import make_app
@@ -78,6 +79,7 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
     state = ServerState(
         arguments, Metrics(arguments.served_model_name or arguments.model_path or DEFAULT_MODEL)
     )
+    logging.getLogger("aiohttp.server").addFilter(_worth_a_traceback)
     runner = web.AppRunner(
         make_app(state), access_log=None, handler_cancellation=True, shutdown_timeout=_GOODBYE_SECONDS
     )
@@ -110,6 +112,15 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
             await _stop_engine(loading.result())
         await runner.cleanup()
     return 1 if service.engine.failed else 0
+
+
+def _worth_a_traceback(record: logging.LogRecord) -> bool:
+    """Leave what a client got wrong in HTTP out of the log: it is answered with 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        logger.debug("%s: %s", record.getMessage(), error.message)
+        return False
+    return True
 
 
 async def _stop_engine(service: Service) -> None:
