@@ -21,6 +21,7 @@ def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
         code, took = server.close()
     print(f"the server ended within {took:.2f} s")
     assert code == 0, server.log
+    assert took < 5
     assert "Traceback" not in server.log, server.log
 
 
