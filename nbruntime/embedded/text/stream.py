@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,7 +17,7 @@ _CONTEXT_TOKENS = 5
 """Prompt tokens that the first decoding sees: some tokenizers drop the space of a first word."""
 
 REGEX_SECONDS = 0.05
-"""A stop pattern that searches for longer is given up: it would hold every other request."""
+"""How long the stop patterns of a request may search a text: whoever takes longer would hold all others."""
 
 
 REGEX_SIZE = 10_000
@@ -135,9 +136,10 @@ class TextStream:
         if found:
             at, stop = min(found)
             return stop, at
+        deadline = time.monotonic() + REGEX_SECONDS
         for pattern, compiled in self._patterns:
             try:
-                match = compiled.search(self.text, timeout=REGEX_SECONDS)
+                match = compiled.search(self.text, timeout=max(0.0, deadline - time.monotonic()))
             except TimeoutError as error:
                 raise StopRegexTimeout(f"The stop_regex {pattern!r} takes too long to search.") from error
             if match:

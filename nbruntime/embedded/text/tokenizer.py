@@ -34,7 +34,9 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Turn text into token ids."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # The batch call lets other threads run meanwhile, and this one leaves out what only training needs.
+        (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
