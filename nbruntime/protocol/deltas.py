@@ -116,23 +116,27 @@ class Item:
         self._parts: list[str] = []
         self._meta_info: dict[str, Any] = {}
         self._raw: bytes | None = None  # the event that meta_info is still to be read from
+        self._read: tuple[bytes, dict[str, Any]] = b"", {}  # what was read from which
         self._cumulative: bool | None = None  # not known until the second event
         self._fast: tuple[bytes, bytes] | None = None  # how a cumulative event begins that extends this one
 
+    # Other threads look at an item while one extends it: looking changes nothing that extending relies on.
     @property
     def text(self) -> str:
         """The text so far, as the server has it."""
-        if len(self._parts) > 1:
-            self._parts = ["".join(self._parts)]
-        return self._parts[0] if self._parts else ""
+        return "".join(self._parts)
 
     @property
     def meta_info(self) -> dict[str, Any]:
         """The last event's ``meta_info``, with whole lists of output logprobs."""
-        if self._raw is not None:
-            self._meta_info = json.loads(self._raw)["meta_info"]
-            self._raw = None
-        return self._meta_info
+        raw = self._raw
+        if raw is None:
+            return self._meta_info
+        read, meta_info = self._read
+        if read is not raw:
+            meta_info = json.loads(raw)["meta_info"]
+            self._read = raw, meta_info
+        return meta_info
 
     @property
     def rid(self) -> str | None:
