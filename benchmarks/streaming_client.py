@@ -23,9 +23,7 @@ from collections.abc import Callable
 import aiohttp
 import requests
 
-from nbruntime.endpoint import RuntimeEndpoint
-from nbruntime.endpoint.asynchronous import AsyncTransport
-from nbruntime.protocol.requests import build_generate_request
+from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 
 BODY = {"text": "x", "stream": True}
 WORDS = [" the", " city", " of", " learning", ",", ".", "\n", " café", " 世界", ' "quoted"']
@@ -150,12 +148,8 @@ async def bare_aiohttp(url: str, incremental: bool) -> str:
 
 
 async def our_async(url: str, incremental: bool) -> str:
-    endpoint = await asyncio.to_thread(RuntimeEndpoint, url)
-    request = build_generate_request("x", stream=True)
-    async with AsyncTransport.beside(endpoint) as transport, await transport.stream(request) as stream:
-        parts = [text async for text in stream]
-    endpoint.close()
-    return "".join(parts)
+    async with AsyncRuntimeEndpoint(url) as endpoint, await endpoint.stream("x") as stream:
+        return "".join([text async for text in stream])
 
 
 CLIENTS: dict[str, Callable[[str, bool], str]] = {

@@ -15,12 +15,21 @@ from typing import TYPE_CHECKING, Any
 from nbruntime._version import __version__
 
 if TYPE_CHECKING:
-    from nbruntime.endpoint import RuntimeEndpoint
+    from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
     from nbruntime.errors import NbruntimeError
-    from nbruntime.generation import FinishReason, Generation, GenerationStream, Timings, Token
+    from nbruntime.generation import (
+        AsyncGenerationStream,
+        FinishReason,
+        Generation,
+        GenerationStream,
+        Timings,
+        Token,
+    )
     from nbruntime.runtime import Runtime
 
 _HOMES = {
+    "AsyncGenerationStream": "nbruntime.generation",
+    "AsyncRuntimeEndpoint": "nbruntime.endpoint",
     "FinishReason": "nbruntime.generation",
     "Generation": "nbruntime.generation",
     "GenerationStream": "nbruntime.generation",
@@ -34,6 +43,8 @@ _HOMES = {
 _MODULES = ("endpoint", "errors", "frontend", "generation", "launch", "protocol", "runtime")
 
 __all__ = [
+    "AsyncGenerationStream",
+    "AsyncRuntimeEndpoint",
     "FinishReason",
     "Generation",
     "GenerationStream",

@@ -6,8 +6,9 @@ The first line of an error says what happened and where, the second what to do n
     ├── ArgumentError                 a bad argument; nothing was sent
     │   ├── ArgumentValueError        also a ValueError
     │   └── ArgumentTypeError         also a TypeError: wrong type, or an unknown name
-    ├── ServerConnectionError         also a ConnectionError: nobody listens, or the connection broke
-    ├── ServerTimeoutError            also a TimeoutError
+    ├── NoAnswerError                 no answer came; says whether the server may have got the request
+    │   ├── ServerConnectionError     also a ConnectionError: nobody listens, or the connection broke
+    │   └── ServerTimeoutError        also a TimeoutError
     ├── ServerStatusError             the server answered with an error
     │   ├── BadRequestError           400 and other 4xx
     │   │   └── NotServedError        404, 405, 501: this server has no such route
@@ -46,6 +47,7 @@ __all__ = [
     "LaunchTimeoutError",
     "ModelNotFoundError",
     "NbruntimeError",
+    "NoAnswerError",
     "NotServedError",
     "PortInUseError",
     "ProtocolError",
@@ -106,13 +108,33 @@ class ArgumentTypeError(ArgumentError, TypeError):
     """A value has the wrong type, or there is no argument of this name."""
 
 
-class ServerConnectionError(NbruntimeError, ConnectionError):
+class NoAnswerError(NbruntimeError):
+    """The server gave no answer, or not the whole of it.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+    sent : bool
+        Whether the server may have got the request. If not, sending it again is safe.
+    where, hint : str, optional
+        As in `NbruntimeError`.
+    """
+
+    def __init__(
+        self, message: str, *, sent: bool = True, where: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.sent = sent
+
+
+class ServerConnectionError(NoAnswerError, ConnectionError):
     """No server answers at the URL, or the connection broke."""
 
     default_hint = "Check that the server is running and that the URL is right."
 
 
-class ServerTimeoutError(NbruntimeError, TimeoutError):
+class ServerTimeoutError(NoAnswerError, TimeoutError):
     """The server did not answer in time."""
 
     default_hint = "The server may be busy: try again, or give a longer read_timeout."

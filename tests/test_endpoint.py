@@ -24,10 +24,9 @@ import pytest
 from scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
 
 from nbruntime import errors
-from nbruntime.endpoint import RuntimeEndpoint
-from nbruntime.endpoint.asynchronous import AsyncTransport, read_server_info, stream_text
+from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
+from nbruntime.endpoint.asynchronous import read_server_info, stream_text
 from nbruntime.generation import Generation
-from nbruntime.protocol.requests import build_generate_request
 
 KEY = "sk-very-secret-1234"
 WORDS = ["Once", " upon", " a", " time"]
@@ -578,7 +577,7 @@ def test_the_key_never_shows(server: ScriptedServer, caplog: pytest.LogCaptureFi
         repr(endpoint),
         str(vars(endpoint)),
         str(vars(endpoint.settings)),
-        str(endpoint.settings.session.headers),
+        str(endpoint._transport.session.headers),
         str(caught.value),
         repr(pickle.dumps(endpoint)),
         repr(pickle.dumps(caught.value)),
@@ -826,10 +825,9 @@ async def test_async_errors(server: ScriptedServer, endpoint: RuntimeEndpoint) -
 async def test_async_batches_and_results(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     made = [{**event, "index": index} for event in events() for index in (1, 0)]
     server.on("/generate", stream(*made))
-    async with AsyncTransport.beside(endpoint) as transport:
+    async with AsyncRuntimeEndpoint.beside(endpoint) as client:
         for _ in range(3):
-            request = build_generate_request(["x", "y"], stream=True)
-            async with await transport.stream(request) as running:
+            async with await client.stream(["x", "y"]) as running:
                 assert (await anext(running.indexed())) == (1, "Once")
                 result = await running.result()
             assert isinstance(result, list)

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from nbruntime.endpoint.address import check_base_url
+from nbruntime.endpoint import calls
 from nbruntime.endpoint.cleaner import Cleaner
-from nbruntime.endpoint.secret import Secret
-from nbruntime.endpoint.transport import ABORT_TIMEOUTS, INFO_TIMEOUT, Body, Transport
-from nbruntime.errors import (
-    ArgumentValueError,
-    NbruntimeError,
-    NotServedError,
-    ProtocolError,
-    ServerBusyError,
-    ServerConnectionError,
-    ServerTimeoutError,
-)
+from nbruntime.endpoint.client import Client, checked_rids
+from nbruntime.endpoint.effects import Ask
+from nbruntime.endpoint.live_streams import LiveStreams
+from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
-from nbruntime.frontend.chat_template import find_chat_template
-from nbruntime.frontend.named_templates import get_chat_template
 from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
-from nbruntime.generation.record import Timings
-from nbruntime.generation.stream import aborted_on_server
+from nbruntime.protocol.load import Load
+from nbruntime.protocol.messages import Messages
+from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
 
-_log = logging.getLogger(__name__)
 
-
-class RuntimeEndpoint(FrontendBackend):
+class RuntimeEndpoint(Client, FrontendBackend):
     """A client of a running SGLang server, or of the embedded one.
 
     Drop-in for SGLang's class of the same name; it also serves as the backend of SGLang's frontend
@@ -90,52 +77,26 @@ class RuntimeEndpoint(FrontendBackend):
         connect_timeout: float | None = 10.0,
         read_timeout: float | None = 600.0,
     ) -> None:
-        if chat_template_name is not None:
-            get_chat_template(chat_template_name)  # a wrong name fails here, before anything is sent
-        self._transport = Transport(
-            check_base_url(base_url),
-            Secret(api_key),
-            verify,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-        )
+        super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
+        self._open()
+        self._transport.run(calls.read_model_info(self._known))
+
+    def _open(self) -> None:
+        self._transport = Transport(self._settings)
         self._cleaner = Cleaner()
-        self._streams = _LiveStreams()
-        self._chat_template_name = chat_template_name
-        self._chat_template: ChatTemplate | None = None
-        self._server_info: dict[str, Any] | None = None
-        self.model_info: dict[str, Any] = self._info("/model_info", "/get_model_info")
+        self._streams = LiveStreams[GenerationStream]()
+
+    # What the server is
 
     @property
-    def base_url(self) -> str:
-        """URL of the server, without a slash at its end."""
-        return self._transport.base_url
-
-    @property
-    def api_key(self) -> str | None:
-        """Key of the server."""
-        return self._transport.secret.reveal()
-
-    @api_key.setter
-    def api_key(self, value: str | None) -> None:
-        self._transport.secret = Secret(value)
-
-    @property
-    def verify(self) -> str | bool | None:
-        """Certificates to check the server by."""
-        return self._transport.verify
-
-    @property
-    def settings(self) -> Transport:
-        """URL, key, certificates and time-outs together, for another client of the same server."""
-        return self._transport
+    def model_info(self) -> dict[str, Any]:
+        """What the server says about its model, read when the endpoint was made."""
+        return self._known.model_info or {}
 
     @property
     def chat_template(self) -> ChatTemplate:
         """How messages become a prompt: the template named, else the model's own, else a guess."""
-        if self._chat_template is None:
-            self._chat_template = find_chat_template(self._chat_template_name, self.model_info)
-        return self._chat_template
+        return self._known.chat_template()
 
     def get_model_name(self) -> str:
         """Name or path of the model.
@@ -155,44 +116,27 @@ class RuntimeEndpoint(FrontendBackend):
         dict
             Every argument of the server, and figures of its scheduler.
         """
-        self._server_info = self._info("/server_info", "/get_server_info")
-        return self._server_info
+        return self._transport.run(calls.read_server_info(self._known))
 
-    def flush_cache(self) -> None:
-        """Empty the KV cache.
+    def models(self) -> list[dict[str, Any]]:
+        """Read which models are served: the model, and LoRA adapters.
 
-        Raises
-        ------
-        BadRequestError
-            If requests are running.
+        Returns
+        -------
+        list of dict
+            Cards with ``id``, ``max_model_len`` (tokens) and, of an adapter, ``parent``.
         """
-        self._transport.send("POST", "/flush_cache")
+        return self._transport.run(calls.read_models())
 
-    def cache_prefix(self, prefix_str: str) -> None:
-        """Bring a text into the KV cache, so that prompts which begin with it start sooner.
+    def loads(self) -> list[Load]:
+        """Read how busy the server is.
 
-        Parameters
-        ----------
-        prefix_str : str
-            The common beginning of later prompts.
+        Returns
+        -------
+        list of Load
+            One for each data-parallel rank; servers up to 0.5.2 say no more than a number of tokens.
         """
-        self.complete(prefix_str, max_new_tokens=0)
-
-    def start_profile(self, **options: Any) -> None:
-        """Start the server's profiler.
-
-        Parameters
-        ----------
-        **options
-            SGLang's, for example ``output_dir`` (a folder on the server's disk), ``num_steps``,
-            ``activities``, ``profile_by_stage``, ``with_stack``, ``record_shapes``.
-        """
-        given = {name: value for name, value in options.items() if value is not None}
-        self._transport.send("POST", "/start_profile", given or None)
-
-    def stop_profile(self) -> None:
-        """Stop the server's profiler; returns when the traces are written."""
-        self._transport.send("POST", "/stop_profile")
+        return self._transport.run(calls.read_load())
 
     def health(self) -> bool:
         """Ask whether the server can generate; SGLang takes a second or more to find out.
@@ -202,11 +146,9 @@ class RuntimeEndpoint(FrontendBackend):
         bool
             False also when no server answers; ``repr`` then has the reason.
         """
-        try:
-            self._transport.get("/health", read_timeout=self._info_timeout)
-        except (ServerBusyError, ServerConnectionError, ServerTimeoutError):
-            return False
-        return True
+        return self._transport.run(calls.is_healthy())
+
+    # Generating
 
     def complete(
         self,
@@ -266,15 +208,7 @@ class RuntimeEndpoint(FrontendBackend):
             lora_path=lora_path,
             **arguments,
         )
-        answers, total = self._post_generate(request)
-        generations = [
-            Generation.from_dict(answer, prompt=asked, index=index, timings=Timings(total=total))
-            for index, (answer, asked) in enumerate(zip(answers, request.prompt_of_answer, strict=True))
-        ]
-        aborted = aborted_on_server(generations, where=self._transport.url("/generate"))
-        if aborted is not None:
-            raise aborted
-        return generations if request.many else generations[0]
+        return self._transport.run(calls.generate(request))
 
     def stream(
         self,
@@ -318,29 +252,274 @@ class RuntimeEndpoint(FrontendBackend):
             lora_path=lora_path,
             **arguments,
         )
+        return self._open_stream(request)
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        sampling_params: Mapping[str, Any] | None = None,
+        rid: str | None = None,
+        **arguments: Any,
+    ) -> Generation | list[Generation]:
+        """Generate the next message of a conversation, and wait for the whole of it.
+
+        The conversation becomes a prompt by the chat template that was named (`chat_template_name`), whose
+        stop texts are added, or by the model's own: on the server, or here where an old server cannot.
+
+        Parameters
+        ----------
+        messages : str, mapping, or list of them
+            Messages with ``role`` and ``content``; a text is a user message.
+        sampling_params, rid
+            As in `complete`.
+        **arguments
+            As in `complete`.
+
+        Returns
+        -------
+        Generation or list of Generation
+            The answer; its ``prompt`` is what the conversation became. A list for ``n > 1``.
+
+        Raises
+        ------
+        ArgumentError
+            For an unknown or wrong argument; nothing was sent.
+        NbruntimeError
+            As `complete`.
+
+        Examples
+        --------
+        >>> talk = [{"role": "system", "content": "Be brief."}, "Name a colour."]
+        >>> answer = endpoint.chat(talk, temperature=0)  # doctest: +SKIP
+        >>> talk.append({"role": "assistant", "content": answer.text})  # doctest: +SKIP
+        """
+        request = self._transport.run(
+            calls.chat_request(self._known, messages, sampling_params=sampling_params, rid=rid, **arguments)
+        )
+        return self._transport.run(calls.generate(request))
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        sampling_params: Mapping[str, Any] | None = None,
+        rid: str | None = None,
+        **arguments: Any,
+    ) -> GenerationStream:
+        """Generate the next message of a conversation, and give its text as it comes.
+
+        Parameters
+        ----------
+        messages, sampling_params, rid
+            As in `chat`.
+        **arguments
+            As in `complete`.
+
+        Returns
+        -------
+        GenerationStream
+            As `stream` gives.
+        """
+        request = self._transport.run(
+            calls.chat_request(
+                self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
+            )
+        )
+        return self._open_stream(request)
+
+    def _open_stream(self, request: GenerateRequest) -> GenerationStream:
         self._cleaner.start()
         started = time.perf_counter()
-        response = self._guarded(request, stream=True)
-        kind = response.headers.get("content-type", "")
-        if not kind.startswith("text/event-stream"):
-            response.close()
-            raise ProtocolError(
-                f"The answer is not a stream but {kind or 'of no type'}",
-                where=self._transport.url("/generate"),
-            )
-        body = Body(self._transport, response, "/generate")
+        body = self._transport.run(calls.open_stream(request, self._known))
         stream = GenerationStream(
             body,
             request,
             close=body.close,
-            abort=_Abort(self._transport),
-            where=self._transport.url("/generate"),
+            abort=self._transport.abort,
+            where=self._settings.url("/generate"),
             started=started,
-            cumulative_text=self._text_is_cumulative(),
+            cumulative_text=self._known.text_is_cumulative,
             discard=self._cleaner,
         )
         self._streams.add(stream)
         return stream
+
+    def abort(self, rid: str | Sequence[str]) -> None:
+        """Stop a generation on the server.
+
+        Parameters
+        ----------
+        rid : str or sequence of str
+            Name of the request; a name that the server does not know is no error.
+        """
+        self._transport.abort(checked_rids(rid))
+
+    # Tokens and embeddings
+
+    def tokenize(
+        self,
+        text: str | Sequence[str] | None = None,
+        *,
+        messages: Messages | None = None,
+        add_special_tokens: bool = True,
+    ) -> list[int] | list[list[int]]:
+        """Turn text into tokens, with the server's tokenizer.
+
+        Parameters
+        ----------
+        text : str or list of str
+            One text or several.
+        messages : str, mapping, or list of them
+            A conversation instead: what `chat` makes of it.
+        add_special_tokens : bool
+            Whether to add what the model wants at the beginning of a text.
+
+        Returns
+        -------
+        list of int, or list of lists of int
+
+        Raises
+        ------
+        ArgumentError
+            If neither or both of the two are given.
+        NotServedError
+            If the server cannot (SGLang up to 0.5.2), and its tokenizer cannot be loaded here.
+        """
+        tokens: list[int] | list[list[int]] = self._transport.run(
+            calls.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+        )
+        return tokens
+
+    def detokenize(
+        self, tokens: Sequence[int] | Sequence[Sequence[int]], *, skip_special_tokens: bool = True
+    ) -> str | list[str]:
+        """Turn tokens into text, with the server's tokenizer.
+
+        Parameters
+        ----------
+        tokens : list of int, or list of lists of int
+            The tokens of one text or of several.
+        skip_special_tokens : bool
+            Whether to leave out such tokens as the end of a text.
+
+        Returns
+        -------
+        str or list of str
+
+        Raises
+        ------
+        NotServedError
+            As `tokenize`.
+        """
+        text: str | list[str] = self._transport.run(
+            calls.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+        )
+        return text
+
+    def embed(
+        self, text: Prompt | Sequence[Prompt], *, dimensions: int | None = None, lora_path: str | None = None
+    ) -> list[float] | list[list[float]]:
+        """Embed a text, on a server that was started with ``is_embedding=True``.
+
+        Parameters
+        ----------
+        text : str, list of str, list of int, or list of lists of int
+            One text or several, as text or as token ids.
+        dimensions : int, optional
+            Length of the vectors, for models that can shorten theirs.
+        lora_path : str, optional
+            LoRA adapter.
+
+        Returns
+        -------
+        list of float, or list of lists of float
+            A vector for each text.
+
+        Raises
+        ------
+        BadRequestError
+            If the server does not embed.
+        """
+        vectors: list[float] | list[list[float]] = self._transport.run(
+            calls.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
+        )
+        return vectors
+
+    # Control
+
+    def flush_cache(self) -> None:
+        """Empty the KV cache.
+
+        Raises
+        ------
+        BadRequestError
+            If requests are running.
+        """
+        self._transport.send(Ask("POST", "/flush_cache", safe=True))
+
+    def cache_prefix(self, prefix_str: str) -> None:
+        """Bring a text into the KV cache, so that prompts which begin with it start sooner.
+
+        Parameters
+        ----------
+        prefix_str : str
+            The common beginning of later prompts.
+        """
+        self.complete(prefix_str, max_new_tokens=0)
+
+    def start_profile(
+        self,
+        output_dir: str | None = None,
+        *,
+        start_step: int | None = None,
+        num_steps: int | None = None,
+        activities: Sequence[str] | None = None,
+        profile_by_stage: bool | None = None,
+        with_stack: bool | None = None,
+        record_shapes: bool | None = None,
+        profile_id: str | None = None,
+        merge_profiles: bool | None = None,
+        profile_prefix: str | None = None,
+        profile_stages: Sequence[str] | None = None,
+        detailed_annotations: bool | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Start the server's profiler.
+
+        Parameters
+        ----------
+        output_dir : str, optional
+            Folder of the traces, on the server's disk.
+        start_step, num_steps : int, optional
+            First step of the scheduler, and after how many to stop by itself.
+        activities : list of str, optional
+            Of ``"CPU"``, ``"GPU"``, ``"MEM"``, ``"RPD"`` and ``"CUDA_PROFILER"``; the first two by default.
+        profile_by_stage : bool, optional
+            One trace for prefill and one for decode.
+        with_stack, record_shapes : bool, optional
+            Record Python stacks, and shapes of tensors.
+        profile_id, profile_prefix : str, optional
+            Parts of the file names.
+        merge_profiles : bool, optional
+            Also write one trace of all ranks.
+        profile_stages : list of str, optional
+            Stages to record; all by default.
+        detailed_annotations : bool, optional
+            Record figures of the KV cache and of the requests with each step.
+
+        Raises
+        ------
+        ArgumentError
+            For an unknown option or a wrong value; nothing was sent.
+        """
+        options = locals() | unknown
+        del options["self"], options["unknown"]
+        self._transport.send(Ask("POST", "/start_profile", build_profile_request(options)))
+
+    def stop_profile(self) -> None:
+        """Stop the server's profiler; returns when the traces are written."""
+        self._transport.send(Ask("POST", "/stop_profile"))
 
     def post(self, path: str, body: Any = None) -> Any:
         """Send any request of SGLang's protocol, and read the JSON of the answer.
@@ -362,22 +541,7 @@ class RuntimeEndpoint(FrontendBackend):
         NbruntimeError
             If the server does not answer or refuses.
         """
-        return self._transport.json(self._transport.send("POST", path, body))
-
-    def abort(self, rid: str | Sequence[str]) -> None:
-        """Stop a generation on the server.
-
-        Parameters
-        ----------
-        rid : str or sequence of str
-            Name of the request; a name that the server does not know is no error.
-        """
-        rids = (rid,) if isinstance(rid, str) else tuple(rid)
-        if not all(rids):
-            raise ArgumentValueError(
-                "rid is empty", where="rid", hint="Give the name of a request, as in stream.rid."
-            )
-        _Abort(self._transport)(rids)
+        return self._transport.run(calls.send_json(path, body))
 
     def close(self) -> None:
         """Leave the streams that are running, and close the connections.
@@ -400,102 +564,6 @@ class RuntimeEndpoint(FrontendBackend):
     ) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        mine = {"_cleaner", "_streams"}  # threads and connections stay behind
-        return {name: value for name, value in vars(self).items() if name not in mine}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._cleaner = Cleaner()
-        self._streams = _LiveStreams()
-
-    def __repr__(self) -> str:
-        transport = self._transport
-        model = self.model_info.get("served_model_name") or self.model_info.get("model_path", "unknown model")
-        if transport.last_answer is None:
-            state = "not asked yet"
-        else:
-            age = time.monotonic() - transport.last_answer
-            state = "answered just now" if age < 1 else f"answered {age:.0f} s ago"
-        if transport.last_error is not None:
-            state += f", then: {transport.last_error.message}"
-        key = ", api_key=***" if transport.secret else ""
-        return f"RuntimeEndpoint({self.base_url!r}{key})\n  {model}, {state}"
-
-    @property
-    def _info_timeout(self) -> float:
-        own = self._transport.read_timeout
-        return INFO_TIMEOUT if own is None else min(own, INFO_TIMEOUT)
-
-    def _info(self, path: str, old_path: str) -> dict[str, Any]:
-        """Read one of the objects that describe the server; SGLang up to 0.5.2 has other names for them."""
-        try:
-            response = self._transport.get(path, read_timeout=self._info_timeout)
-        except NotServedError:
-            response = self._transport.get(old_path, read_timeout=self._info_timeout)
-        info = self._transport.json(response)
-        if not isinstance(info, dict) or (path == "/model_info" and "model_path" not in info):
-            raise ProtocolError("The answer does not describe an SGLang server", where=response.url)
-        return info
-
-    def _text_is_cumulative(self) -> bool:
-        info = self._server_info or {}
-        return bool(info.get("stream_output")) and "incremental_streaming_output" not in info
-
-    def _post_generate(self, request: GenerateRequest) -> tuple[list[dict[str, Any]], float]:
-        """Send a request that is not streamed: the answers, and the seconds that they took."""
-        started = time.perf_counter()
-        response = self._guarded(request, stream=False)
-        total = time.perf_counter() - started
-        answer = self._transport.json(response)
-        answers = answer if isinstance(answer, list) else [answer]
-        expected = len(request.prompts) * request.samples
-        if len(answers) != expected or not all(isinstance(item, dict) for item in answers):
-            raise ProtocolError(
-                f"Not {expected} answers to {expected} questions",
-                where=response.url,
-            )
-        return answers, total
-
-    def _guarded(self, request: GenerateRequest, *, stream: bool) -> Any:
-        """Post a request; whoever stops waiting for the answer also stops the generation."""
-        try:
-            return self._transport.send("POST", "/generate", request.body, stream=stream)
-        except (ServerTimeoutError, KeyboardInterrupt, SystemExit):
-            try:
-                _Abort(self._transport)(request.rids)
-            except NbruntimeError as error:
-                _log.debug("abort of %s: %s", request.rids, error)
-            raise
-
-
-class _LiveStreams:
-    """The streams of an endpoint that somebody still holds."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._streams: weakref.WeakSet[GenerationStream] = weakref.WeakSet()
-
-    def add(self, stream: GenerationStream) -> None:
-        with self._lock:
-            self._streams.add(stream)
-
-    def take(self) -> list[GenerationStream]:
-        with self._lock:
-            streams = list(self._streams)
-            self._streams.clear()
-        return streams
-
-
-class _Abort:
-    """Aborts requests by their rids; holds the transport only, so that an endpoint can be collected."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def __call__(self, rids: Sequence[str]) -> None:
-        connect, read = ABORT_TIMEOUTS
-        for rid in rids:
-            self._transport.send(
-                "POST", "/abort_request", {"rid": rid}, connect_timeout=connect, read_timeout=read
-            )
+        self._settings, self._known = state["settings"], state["known"]
+        self._open()

@@ -1,41 +1,31 @@
-"""HTTP with one server: connections, key, time-outs, and errors of one tree."""
+"""HTTP with one server, blocking: connections, key, time-outs, and errors of one tree."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
 import threading
-import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 import requests.adapters
 import urllib3
 import urllib3.exceptions
 
-from nbruntime.endpoint.address import is_loopback
-from nbruntime.endpoint.secret import Secret
-from nbruntime.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    NbruntimeError,
-    ProtocolError,
-    ServerConnectionError,
-    ServerStatusError,
-    ServerTimeoutError,
-)
+from nbruntime.endpoint import problems
+from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
+from nbruntime.endpoint.settings import Settings
+from nbruntime.errors import NbruntimeError, ServerConnectionError
 from nbruntime.protocol.events import LAST_EVENT
-from nbruntime.protocol.failures import error_of_response
 
-INFO_TIMEOUT = 60.0
-"""Seconds for an answer that needs no model."""
+_log = logging.getLogger(__name__)
 
-ABORT_TIMEOUTS = (2.0, 5.0)
-"""Seconds to connect and to wait for the answer to an abort: somebody has just pressed stop."""
+_T = TypeVar("_T")
 
 POOL_SIZE = 128
 """Connections that are kept open; SGLang's frontend language calls from up to 96 threads and more."""
@@ -45,20 +35,12 @@ CLOSED_AT_ONCE = 0.2
 
 
 class Transport:
-    """Send requests to one server.
+    """Send requests to one server, and run calls (`nbruntime.endpoint.effects`).
 
     Parameters
     ----------
-    base_url : str
-        The server.
-    secret : Secret
-        Its API key.
-    verify : str, bool or None
-        File or folder of certificates to check the server by; None for the usual ones.
-    connect_timeout : float or None
-        Seconds to wait for a connection.
-    read_timeout : float or None
-        Seconds to wait for the next bytes of an answer.
+    settings : Settings
+        How the server is reached.
 
     Notes
     -----
@@ -66,22 +48,8 @@ class Transport:
     It may be used by many threads at once.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        secret: Secret,
-        verify: str | bool | None = None,
-        *,
-        connect_timeout: float | None,
-        read_timeout: float | None,
-    ) -> None:
-        self.base_url = base_url
-        self.secret = secret
-        self.verify = verify
-        self.connect_timeout = connect_timeout
-        self.read_timeout = read_timeout
-        self.last_answer: float | None = None  # time.monotonic
-        self.last_error: NbruntimeError | None = None
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._lock = threading.Lock()
         self._pid = 0
         self._session: requests.Session | None = None
@@ -104,7 +72,7 @@ class Transport:
     def _open_session(self) -> requests.Session:
         session = requests.Session()
         # Proxies, .netrc and certificates of the environment are for servers elsewhere.
-        session.trust_env = not is_loopback(self.base_url)
+        session.trust_env = not self.settings.local
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a jar is not for many threads
         session.headers["User-Agent"] = "nbruntime"
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE, max_retries=0)
@@ -121,77 +89,91 @@ class Transport:
         if session is not None:
             session.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        lost = {"_lock", "_session", "_finalizer", "_pid", "last_answer", "last_error"}
-        return {name: value for name, value in vars(self).items() if name not in lost}
+    def run(self, call: Call[_T]) -> _T:
+        """Run a call, and give its result."""
+        step = partial(next, call)
+        while True:
+            try:
+                effect = step()
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
+            try:
+                given = self._perform(effect)
+            except BaseException as error:  # noqa: BLE001 (the call decides what it means, also of an interrupt)
+                step = partial(call.throw, error)
+            else:
+                step = partial(call.send, given)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # the attributes are named as the arguments
-
-    def url(self, path: str) -> str:
-        """Give the whole address of a route."""
-        return self.base_url + path
-
-    def get(self, path: str, *, read_timeout: float | None = None) -> requests.Response:
-        """Read a route that has no effects; once more if a kept connection turns out to be closed."""
+    def _perform(self, effect: Ask | Abort | Work) -> Any:
+        if isinstance(effect, Ask):
+            return self.send(effect)
+        if isinstance(effect, Work):
+            return effect.function()
         try:
-            return self.send("GET", path, read_timeout=read_timeout)
-        except ServerConnectionError as error:
-            if _refused(error.__cause__):
-                raise
-            return self.send("GET", path, read_timeout=read_timeout)
+            self.abort(effect.rids)
+        except NbruntimeError as error:
+            _log.debug("abort of %s: %s", effect.rids, error)
+        return None
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        stream: bool = False,
-        connect_timeout: float | None = None,
-        read_timeout: float | None = None,
-    ) -> requests.Response:
+    def abort(self, rids: Sequence[str]) -> None:
+        """Stop requests on the server by their names."""
+        for rid in rids:
+            self.send(abort(rid))
+
+    def send(self, ask: Ask) -> Answer | Body:
         """Send one request and wait for its answer.
 
         Parameters
         ----------
-        method, path : str
-            ``"POST"`` and ``"/generate"``, for example.
-        body : object, optional
-            Sent as JSON.
-        stream : bool
-            Return when the head of the answer is there; the caller then closes the response.
-        connect_timeout, read_timeout : float, optional
-            Instead of the transport's own.
+        ask : Ask
+            What to send.
 
         Returns
         -------
-        requests.Response
-            With a status below 300.
+        Answer or Body
+            A `Body` of a stream, which the caller closes.
 
         Raises
         ------
         NbruntimeError
             Of the class that fits what went wrong.
         """
-        headers = {"Accept-Encoding": "identity"} if stream else {}
-        data = None
-        if body is not None:
-            data = encode(body)
+        data = ask.data()
+        try:
+            response = self._request(ask, data)
+        except ServerConnectionError as error:
+            if not (ask.safe and error.sent):
+                raise
+            # The server may have closed a kept connection in this moment.
+            response = self._request(ask, data)
+        self.settings.note_answer()
+        if response.status_code >= 300:
+            with response:
+                raise self.settings.note_error(self._status_error(response, ask.path))
+        if not ask.streamed:
+            return Answer(self.settings, ask.path, response.content)
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            response.close()
+            raise problems.not_a_stream(self.settings, ask.path, kind)
+        return Body(self.settings, response, ask.path)
+
+    def _request(self, ask: Ask, data: bytes | None) -> requests.Response:
+        verify = self.settings.verify
+        headers = {"Accept-Encoding": "identity"} if ask.streamed else {}
+        if data is not None:
             headers["Content-Type"] = "application/json"
         try:
-            response = self.session.request(
-                method,
-                self.url(path),
+            return self.session.request(
+                ask.method,
+                self.settings.url(ask.path),
                 data=data,
                 headers=headers,
                 auth=self._authorize,
-                timeout=(
-                    self.connect_timeout if connect_timeout is None else connect_timeout,
-                    self.read_timeout if read_timeout is None else read_timeout,
-                ),
-                stream=stream,
-                verify=True if self.verify is None else self.verify,
+                timeout=ask.timeouts(self.settings),
+                stream=ask.streamed,
+                verify=True if verify is None else verify,
                 allow_redirects=False,  # the key must not go to another host
             )
         except (
@@ -199,94 +181,41 @@ class Transport:
             urllib3.exceptions.HTTPError,
             UnicodeError,
         ) as error:  # RequestException is an OSError
-            raise self._note(self._error(error, path)) from error
-        self.last_answer, self.last_error = time.monotonic(), None
-        if response.status_code >= 300:
-            with response:
-                raise self._note(self._status_error(response, path))
-        return response
+            raise self.settings.note_error(self._error(error, ask.path)) from error
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        key = self.secret.reveal()
+        key = self.settings.secret.reveal()
         if key:
             request.headers["Authorization"] = f"Bearer {key}"
         return request
 
-    def json(self, response: requests.Response) -> Any:
-        """Read the JSON of an answer."""
+    def _status_error(self, response: requests.Response, path: str) -> NbruntimeError:
         try:
-            return json.loads(response.content)
-        except ValueError:
-            excerpt = response.content[:80].decode("utf-8", "replace")
-            raise ProtocolError(
-                f"The answer is not JSON: {self.secret.scrub(excerpt)!r}", where=response.url
-            ) from None
-
-    def _note(self, error: NbruntimeError) -> NbruntimeError:
-        self.last_error = error
-        return error
-
-    def _status_error(self, response: requests.Response, path: str) -> ServerStatusError:
-        try:
-            body = self.secret.scrub(response.text)
+            body = response.text
         except (requests.RequestException, urllib3.exceptions.HTTPError):
             body = ""  # the status says enough
-        hint = None
-        if response.is_redirect:
-            target = response.headers.get("location", "")
-            hint = f"It redirects to {self.secret.scrub(target)}: give the final address as base_url."
-        return error_of_response(response.status_code, body, where=self.url(path), hint=hint)
+        location = response.headers.get("location", "")
+        return problems.bad_status(self.settings, path, response.status_code, body, location)
 
     def _error(self, error: Exception, path: str) -> NbruntimeError:
-        where = self.url(path)
-        reason = self.secret.scrub(_reason(error))
+        settings, reason = self.settings, _reason(error)
         match error:
             case UnicodeError():
-                return ArgumentValueError(
-                    "The request cannot be written as HTTP: a host or key has characters that it cannot have",
-                    where=where,
-                    hint="Check base_url and api_key.",
-                )
+                return problems.not_http(settings, path)
             case requests.exceptions.InvalidHeader():
-                return ArgumentValueError(
-                    "The key cannot stand in a header", where="api_key", hint="Check it for line ends."
-                )
+                return problems.key_not_for_a_header(settings)
             case requests.exceptions.ConnectTimeout() | urllib3.exceptions.ConnectTimeoutError():
-                return ServerTimeoutError(
-                    f"No connection within {self.connect_timeout} s",
-                    where=where,
-                    hint="Check that the server is running, and that the URL is right.",
-                )
+                return problems.no_connection_in_time(settings, path)
             case _ if _timed_out(error):
-                return ServerTimeoutError("No answer in time", where=where)
+                return problems.no_answer_in_time(settings, path)
             case requests.exceptions.SSLError():
-                return ServerConnectionError(
-                    f"The server's certificate is not accepted: {reason}",
-                    where=where,
-                    hint="Give the file of the certificate authority as verify=...",
-                )
+                return problems.certificate_refused(settings, path, reason)
             case requests.exceptions.ProxyError():
-                return ServerConnectionError(
-                    f"The proxy does not connect: {reason}",
-                    where=where,
-                    hint="Put the server's host into the environment variable NO_PROXY if it needs no proxy.",
-                )
-            case OSError() if "certificate" in str(error) and self.verify:
-                return ServerConnectionError(
-                    "The certificates to check the server by cannot be read",
-                    where=f"verify={self.verify!r}",
-                    hint="Give the path of an existing file or folder.",
-                )
+                return problems.proxy_refused(settings, path, reason)
+            case OSError() if "certificate" in str(error) and settings.verify:
+                return problems.certificates_unreadable(settings)
             case _:
-                return ServerConnectionError(f"No answer from the server: {reason}", where=where)
-
-    def error_in_body(self, error: Exception, path: str) -> NbruntimeError:
-        """Make the error for an answer that breaks off."""
-        if _timed_out(error):
-            return ServerTimeoutError("Nothing more came in time", where=self.url(path))
-        return ServerConnectionError(
-            f"the connection broke: {self.secret.scrub(_reason(error))}", where=self.url(path)
-        )
+                return problems.no_answer(settings, path, reason, sent=not _unconnected(error))
 
 
 class Body(Iterator[bytes]):
@@ -294,7 +223,7 @@ class Body(Iterator[bytes]):
 
     Parameters
     ----------
-    transport : Transport
+    settings : Settings
         Whose answer it is.
     response : requests.Response
         Opened with ``stream=True``; closed by `close`.
@@ -302,8 +231,8 @@ class Body(Iterator[bytes]):
         The route, for errors.
     """
 
-    def __init__(self, transport: Transport, response: requests.Response, path: str) -> None:
-        self._transport = transport
+    def __init__(self, settings: Settings, response: requests.Response, path: str) -> None:
+        self._settings = settings
         self._response = response
         self._path = path
         self._tail = b""
@@ -314,7 +243,9 @@ class Body(Iterator[bytes]):
             piece = next(self._pieces)
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # ValueError and AttributeError: another thread has closed the response.
-            raise self._transport.error_in_body(error, self._path) from error
+            if _timed_out(error):
+                raise problems.no_more_in_time(self._settings, self._path) from error
+            raise problems.broken_off(self._settings, self._path, _reason(error)) from error
         self._tail = piece[-32:]
         return piece
 
@@ -340,28 +271,13 @@ class Body(Iterator[bytes]):
             return  # it is closed instead
 
 
-def encode(body: Any) -> bytes:
-    """Write the JSON of a request: UTF-8, without NaN, which is not JSON."""
-    try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except TypeError as error:
-        raise ArgumentTypeError(
-            f"The request cannot be written as JSON: {error}", hint="Give plain Python values."
-        ) from None
-    except ValueError as error:  # also of the encoding: half a surrogate pair
-        raise ArgumentValueError(
-            f"The request cannot be written as JSON: {error}",
-            hint="Take out NaN, infinity and broken characters.",
-        ) from None
-
-
 def _pieces(raw: Any) -> Iterator[bytes]:
     """Read a body as it comes, however it is sent."""
     if raw.chunked and raw.supports_chunked_reads():
         yield from raw.read_chunked(None, decode_content=True)
         return
     read = getattr(raw, "read1", None) or raw.read
-    while piece := read(65536):
+    while piece := read(65536, decode_content=True):
         yield piece
 
 
@@ -377,11 +293,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = inner or error.__cause__ or error.__context__
 
 
-def _refused(error: BaseException | None) -> bool:
+def _unconnected(error: BaseException | None) -> bool:
     return any(isinstance(item, urllib3.exceptions.NewConnectionError) for item in _chain(error))
 
 
-def _timed_out(error: BaseException) -> bool:
+def _timed_out(error: BaseException | None) -> bool:
     # An answer that stops in its middle is a ConnectionError to requests.
     return any(isinstance(item, urllib3.exceptions.ReadTimeoutError | TimeoutError) for item in _chain(error))
 

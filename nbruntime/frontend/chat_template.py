@@ -8,12 +8,13 @@ template of its own, that one is better than a guess by the model's name.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbruntime.frontend.named_templates import get_chat_template, guess_chat_template
 from nbruntime.frontend.template import ChatTemplate
 from nbruntime.frontend.tokenizer_template import TokenizerTemplate
+from nbruntime.protocol.messages import Message, text_of
 
 
 def find_chat_template(name: str | None, model_info: Mapping[str, Any]) -> ChatTemplate:
@@ -47,3 +48,35 @@ def find_chat_template(name: str | None, model_info: Mapping[str, Any]) -> ChatT
         )
         return guess
     return guess if own is None else own
+
+
+def render_chat(template: ChatTemplate, messages: Sequence[Message]) -> str:
+    r"""Write a whole conversation as a prompt that an answer can follow.
+
+    Parameters
+    ----------
+    template : ChatTemplate
+        How messages become a prompt.
+    messages : sequence of mapping
+        The conversation.
+
+    Returns
+    -------
+    str
+        Without the text at its beginning that the server adds by itself.
+
+    Examples
+    --------
+    >>> render_chat(get_chat_template("chatml"), [{"role": "user", "content": "Hello"}])
+    '<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n'
+    """
+    if isinstance(template, TokenizerTemplate):
+        return template.render_chat(messages)
+    spoken: list[Message] = list(messages)
+    if template.default_system_prompt and (not spoken or spoken[0]["role"] != "system"):
+        spoken.insert(0, {"role": "system", "content": template.default_system_prompt})
+    parts = []
+    for place, message in enumerate(spoken):
+        prefix, suffix = template.get_prefix_and_suffix(message["role"], spoken[:place])
+        parts += [prefix, text_of(message, place), suffix]
+    return "".join([*parts, template.get_prefix_and_suffix("assistant", spoken)[0]])

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nbruntime.errors import ArgumentValueError
-from nbruntime.frontend.template import ChatTemplate, Message
+from nbruntime.frontend.template import ChatTemplate
+from nbruntime.protocol.messages import Message
 from nbruntime.protocol.requests import nearest
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-Message = Mapping[str, Any]
-"""A message with ``role`` and ``content``."""
+from nbruntime.protocol.messages import Message
 
 
 class ChatTemplate(Protocol):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbruntime.frontend.template import Message
+from nbruntime.errors import ArgumentValueError
+from nbruntime.frontend.tokenizer import load_tokenizer
+from nbruntime.protocol.messages import Message
 
-Render = Callable[[list[dict[str, str]], bool], str]
+Render = Callable[[list[dict[str, Any]], bool], str]
 """Writes messages as a prompt; the second argument asks for the beginning of an answer as well."""
 
 
@@ -65,7 +66,7 @@ class TokenizerTemplate:
         OSError, ValueError
             If there is no such tokenizer.
         """
-        tokenizer = _load_tokenizer(path)
+        tokenizer = load_tokenizer(path)
         if not getattr(tokenizer, "chat_template", None):
             return None
         return cls.from_tokenizer(tokenizer, name=path, image_token=image_token)
@@ -74,7 +75,7 @@ class TokenizerTemplate:
     def from_tokenizer(cls, tokenizer: Any, *, name: str, image_token: str = "<image>") -> TokenizerTemplate:
         """Make it from a tokenizer of transformers."""
 
-        def render(messages: list[dict[str, str]], begin_answer: bool) -> str:
+        def render(messages: list[dict[str, Any]], begin_answer: bool) -> str:
             return str(
                 tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin_answer)
             )
@@ -86,6 +87,26 @@ class TokenizerTemplate:
         eos = tokenizer.eos_token
         stop = [text for text in (end, eos) if text and text in tokenizer.all_special_tokens]
         return cls(name, render, bare.bos, tuple(dict.fromkeys(stop)), image_token)
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        """Write a whole conversation and the beginning of an answer.
+
+        Raises
+        ------
+        ArgumentValueError
+            If the template refuses the conversation.
+        """
+        try:
+            text = self.render([dict(message) for message in messages], True)
+        except ImportError:
+            raise
+        except Exception as error:  # what a template raises is up to the template
+            raise ArgumentValueError(
+                f"The chat template refuses the messages: {error}",
+                where=self.name,
+                hint="Change the roles or their order, or name another template with chat_template_name.",
+            ) from error
+        return text.removeprefix(self.bos)
 
     @property
     def default_system_prompt(self) -> str | None:
@@ -162,16 +183,3 @@ def _after(marker: str, text: str | None) -> str:
 
 def _marker(place: int) -> str:
     return f"Message{place}Here"
-
-
-def _load_tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    if os.path.isabs(path) and not os.path.isdir(path):
-        raise FileNotFoundError("the folder is not on this machine")
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError):
-        if os.path.isdir(path):
-            raise
-    return AutoTokenizer.from_pretrained(path)

@@ -4,8 +4,9 @@ Floor 1: the standard library only. A stream knows nothing of HTTP; it is handed
 two functions, one that closes the answer and one that aborts the request on the server.
 """
 
+from nbruntime.generation.async_stream import AsyncGenerationStream
 from nbruntime.generation.record import FinishReason, Generation, Timings, Token
-from nbruntime.generation.stream import AsyncGenerationStream, GenerationStream
+from nbruntime.generation.stream import GenerationStream
 
 __all__ = [
     "AsyncGenerationStream",

@@ -148,7 +148,7 @@ def build_generate_request(
     nbruntime.errors.ArgumentTypeError: There is no parameter 'max_tokens'
     Did you mean 'max_new_tokens'?
     """
-    field, value, prompts, batch = _read_prompt(prompt)
+    field, value, prompts, batch = read_prompt(prompt)
     keywords = {name: given for name, given in arguments.items() if name in PARAMETER_NAMES}
     options = {name: given for name, given in arguments.items() if name not in keywords and given is not None}
     for name in options:
@@ -183,7 +183,7 @@ def build_generate_request(
             hint='For example sampling_params={"temperature": 0.7, "max_new_tokens": 100}.',
         )
 
-    rids = _name(rid, len(prompts), batch)
+    rids = request_names(rid, len(prompts), batch)
     body: dict[str, Any] = {field: value, "sampling_params": checked, "rid": list(rids) if batch else rids[0]}
     if stream:
         body["stream"] = True
@@ -215,10 +215,26 @@ def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
     return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
 
 
-def _read_prompt(
+def read_prompt(
     prompt: Prompt | Sequence[Prompt],
 ) -> tuple[str, Any, tuple[Prompt, ...], bool]:
-    """Tell what the prompt is: field of the body, its value, the single prompts, whether it is a batch."""
+    """Tell what a prompt is.
+
+    Parameters
+    ----------
+    prompt : str, sequence of str, sequence of int, or sequence of sequences of int
+        What a caller gave.
+
+    Returns
+    -------
+    (str, object, tuple, bool)
+        Field of the body, its value, the single prompts, and whether it is a batch.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        If it is none, or empty.
+    """
     if isinstance(prompt, str):
         return "text", prompt, (prompt,), False
     items: Any = _plain(prompt)
@@ -317,7 +333,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _name(rid: str | Sequence[str] | None, count: int, batch: bool) -> tuple[str, ...]:
+def request_names(rid: str | Sequence[str] | None, count: int, batch: bool) -> tuple[str, ...]:
+    """Name the requests of one body, as given or anew; those of a batch are ``rid_0``, ``rid_1``, ….
+
+    Raises
+    ------
+    ArgumentValueError
+        If the names given do not fit.
+    """
     if rid is None:
         rid = uuid.uuid4().hex
     if isinstance(rid, str):

@@ -1,0 +1,331 @@
+"""`AsyncRuntimeEndpoint`: the client of one SGLang server for callers with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from nbruntime.endpoint import calls
+from nbruntime.endpoint.async_transport import AsyncTransport
+from nbruntime.endpoint.client import Client, checked_rids
+from nbruntime.endpoint.effects import Ask
+from nbruntime.endpoint.live_streams import LiveStreams
+from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
+from nbruntime.errors import ServerConnectionError
+from nbruntime.generation import AsyncGenerationStream, Generation
+from nbruntime.protocol.load import Load
+from nbruntime.protocol.messages import Messages
+from nbruntime.protocol.profile import build_profile_request
+from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
+
+
+class AsyncRuntimeEndpoint(Client):
+    """`RuntimeEndpoint` for callers with an event loop: the same names, to be awaited.
+
+    Making one sends nothing. `connect`, or ``async with``, asks the server for its model; otherwise that
+    happens when it is first needed. It may be used from several event loops, one after the other or at once.
+
+    Parameters
+    ----------
+    base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout
+        As in `RuntimeEndpoint`.
+
+    Examples
+    --------
+    A server must be running, so these lines are not tested here; Jupyter's cells take them as they are:
+
+    >>> async with AsyncRuntimeEndpoint("http://127.0.0.1:30000") as endpoint:  # doctest: +SKIP
+    ...     answers = await asyncio.gather(*(endpoint.complete(p) for p in prompts))
+    ...     async with await endpoint.stream("Once upon a time") as stream:
+    ...         async for text in stream:
+    ...             print(text, end="")
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        verify: str | bool | None = None,
+        chat_template_name: str | None = None,
+        *,
+        connect_timeout: float | None = 10.0,
+        read_timeout: float | None = 600.0,
+    ) -> None:
+        super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
+        self._open()
+
+    def _open(self) -> None:
+        self._transport = AsyncTransport(self._settings)
+        self._streams = LiveStreams[AsyncGenerationStream]()
+
+    @classmethod
+    def beside(cls, endpoint: RuntimeEndpoint) -> Self:
+        """Make one with the settings and the knowledge of a blocking endpoint.
+
+        Parameters
+        ----------
+        endpoint : RuntimeEndpoint
+            A client of the same server.
+        """
+        made = cls.__new__(cls)
+        made._settings, made._known = endpoint.settings, endpoint._known
+        made._open()
+        return made
+
+    async def connect(self) -> Self:
+        """Ask the server for its model, once.
+
+        Raises
+        ------
+        ServerConnectionError, ServerTimeoutError
+            If no server answers.
+        AuthenticationError
+            If the key is missing or wrong.
+        """
+        await self._transport.run(calls.read_model_info(self._known))
+        return self
+
+    # What the server is
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        """What the server says about its model, once it was asked.
+
+        Raises
+        ------
+        ServerConnectionError
+            Before `connect`.
+        """
+        if self._known.model_info is None:
+            raise ServerConnectionError(
+                "The server was not asked yet",
+                sent=False,
+                where=self.base_url,
+                hint="Use `async with`, or `await endpoint.connect()`.",
+            )
+        return self._known.model_info
+
+    async def get_model_name(self) -> str:
+        """Name or path of the model; see `RuntimeEndpoint.get_model_name`."""
+        return str((await self._transport.run(calls.read_model_info(self._known)))["model_path"])
+
+    async def get_server_info(self) -> dict[str, Any]:
+        """Read the configuration and the state; see `RuntimeEndpoint.get_server_info`."""
+        return await self._transport.run(calls.read_server_info(self._known))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Read which models are served; see `RuntimeEndpoint.models`."""
+        return await self._transport.run(calls.read_models())
+
+    async def loads(self) -> list[Load]:
+        """Read how busy the server is; see `RuntimeEndpoint.loads`."""
+        return await self._transport.run(calls.read_load())
+
+    async def health(self) -> bool:
+        """Ask whether the server can generate; see `RuntimeEndpoint.health`."""
+        return await self._transport.run(calls.is_healthy())
+
+    # Generating
+
+    async def complete(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        rid: str | Sequence[str] | None = None,
+        return_logprob: bool | Sequence[bool] | None = None,
+        logprob_start_len: int | Sequence[int] | None = None,
+        top_logprobs_num: int | Sequence[int] | None = None,
+        lora_path: str | Sequence[str | None] | None = None,
+        **arguments: Any,
+    ) -> Generation | list[Generation]:
+        """Generate, and wait for the whole answer; see `RuntimeEndpoint.complete`."""
+        request = build_generate_request(
+            prompt,
+            sampling_params=sampling_params,
+            rid=rid,
+            return_logprob=return_logprob,
+            logprob_start_len=logprob_start_len,
+            top_logprobs_num=top_logprobs_num,
+            lora_path=lora_path,
+            **arguments,
+        )
+        return await self._transport.run(calls.generate(request))
+
+    async def stream(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        rid: str | Sequence[str] | None = None,
+        return_logprob: bool | Sequence[bool] | None = None,
+        logprob_start_len: int | Sequence[int] | None = None,
+        top_logprobs_num: int | Sequence[int] | None = None,
+        lora_path: str | Sequence[str | None] | None = None,
+        **arguments: Any,
+    ) -> AsyncGenerationStream:
+        """Generate, and give the text as it comes; see `RuntimeEndpoint.stream`."""
+        request = build_generate_request(
+            prompt,
+            sampling_params=sampling_params,
+            rid=rid,
+            stream=True,
+            return_logprob=return_logprob,
+            logprob_start_len=logprob_start_len,
+            top_logprobs_num=top_logprobs_num,
+            lora_path=lora_path,
+            **arguments,
+        )
+        return await self._open_stream(request)
+
+    async def chat(
+        self,
+        messages: Messages,
+        *,
+        sampling_params: Mapping[str, Any] | None = None,
+        rid: str | None = None,
+        **arguments: Any,
+    ) -> Generation | list[Generation]:
+        """Generate the next message of a conversation; see `RuntimeEndpoint.chat`."""
+        call = calls.chat_request(
+            self._known, messages, sampling_params=sampling_params, rid=rid, **arguments
+        )
+        return await self._transport.run(calls.generate(await self._transport.run(call)))
+
+    async def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        sampling_params: Mapping[str, Any] | None = None,
+        rid: str | None = None,
+        **arguments: Any,
+    ) -> AsyncGenerationStream:
+        """Generate the next message of a conversation as it comes; see `RuntimeEndpoint.stream_chat`."""
+        call = calls.chat_request(
+            self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
+        )
+        return await self._open_stream(await self._transport.run(call))
+
+    async def _open_stream(self, request: GenerateRequest) -> AsyncGenerationStream:
+        started = time.perf_counter()
+        body = await self._transport.run(calls.open_stream(request, self._known))
+        stream = AsyncGenerationStream(
+            body,
+            request,
+            close=body.close,
+            abort=self._transport.abort,
+            spawn=self._transport.spawn,
+            where=self._settings.url("/generate"),
+            started=started,
+            cumulative_text=self._known.text_is_cumulative,
+        )
+        self._streams.add(stream)
+        return stream
+
+    async def abort(self, rid: str | Sequence[str]) -> None:
+        """Stop a generation on the server; see `RuntimeEndpoint.abort`."""
+        await self._transport.abort(checked_rids(rid))
+
+    # Tokens and embeddings
+
+    async def tokenize(
+        self,
+        text: str | Sequence[str] | None = None,
+        *,
+        messages: Messages | None = None,
+        add_special_tokens: bool = True,
+    ) -> list[int] | list[list[int]]:
+        """Turn text into tokens; see `RuntimeEndpoint.tokenize`."""
+        tokens: list[int] | list[list[int]] = await self._transport.run(
+            calls.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+        )
+        return tokens
+
+    async def detokenize(
+        self, tokens: Sequence[int] | Sequence[Sequence[int]], *, skip_special_tokens: bool = True
+    ) -> str | list[str]:
+        """Turn tokens into text; see `RuntimeEndpoint.detokenize`."""
+        text: str | list[str] = await self._transport.run(
+            calls.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+        )
+        return text
+
+    async def embed(
+        self, text: Prompt | Sequence[Prompt], *, dimensions: int | None = None, lora_path: str | None = None
+    ) -> list[float] | list[list[float]]:
+        """Embed a text; see `RuntimeEndpoint.embed`."""
+        vectors: list[float] | list[list[float]] = await self._transport.run(
+            calls.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
+        )
+        return vectors
+
+    # Control
+
+    async def flush_cache(self) -> None:
+        """Empty the KV cache; see `RuntimeEndpoint.flush_cache`."""
+        await self._transport.send(Ask("POST", "/flush_cache", safe=True))
+
+    async def cache_prefix(self, prefix_str: str) -> None:
+        """Bring a text into the KV cache; see `RuntimeEndpoint.cache_prefix`."""
+        await self.complete(prefix_str, max_new_tokens=0)
+
+    async def start_profile(
+        self,
+        output_dir: str | None = None,
+        *,
+        start_step: int | None = None,
+        num_steps: int | None = None,
+        activities: Sequence[str] | None = None,
+        profile_by_stage: bool | None = None,
+        with_stack: bool | None = None,
+        record_shapes: bool | None = None,
+        profile_id: str | None = None,
+        merge_profiles: bool | None = None,
+        profile_prefix: str | None = None,
+        profile_stages: Sequence[str] | None = None,
+        detailed_annotations: bool | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Start the server's profiler; see `RuntimeEndpoint.start_profile`."""
+        options = locals() | unknown
+        del options["self"], options["unknown"]
+        await self._transport.send(Ask("POST", "/start_profile", build_profile_request(options)))
+
+    async def stop_profile(self) -> None:
+        """Stop the server's profiler; see `RuntimeEndpoint.stop_profile`."""
+        await self._transport.send(Ask("POST", "/stop_profile"))
+
+    async def post(self, path: str, body: Any = None) -> Any:
+        """Send any request, and read the JSON of the answer; see `RuntimeEndpoint.post`."""
+        return await self._transport.run(calls.send_json(path, body))
+
+    async def close(self) -> None:
+        """Leave the streams that are running, and close the connections.
+
+        The endpoint opens new connections if it is used again.
+        """
+        loop = asyncio.get_running_loop()
+        for stream in self._streams.take():
+            if stream.loop is loop:
+                await stream.close()
+            else:
+                stream.leave_soon()
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.connect()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._settings, self._known = state["settings"], state["known"]
+        self._open()

@@ -1,0 +1,309 @@
+"""HTTP with one server over aiohttp: what `nbruntime.endpoint.transport` is to blocking callers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import ssl
+import weakref
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import aiohttp
+
+from nbruntime.endpoint import problems
+from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
+from nbruntime.endpoint.settings import Settings
+from nbruntime.endpoint.transport import CLOSED_AT_ONCE
+from nbruntime.errors import NbruntimeError, ServerConnectionError
+from nbruntime.protocol.events import LAST_EVENT
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+KEPT_SECONDS = 4.0
+"""How long an idle connection is kept: SGLang closes it after five."""
+
+CLOSING_PATIENCE = 7.0
+"""Seconds that `AsyncTransport.close` waits for aborts that are on their way."""
+
+
+@dataclass
+class _Room:
+    """What belongs to one event loop: a session, and the tasks that clean up."""
+
+    session: aiohttp.ClientSession
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class AsyncTransport:
+    """Send requests to one server, and run calls (`nbruntime.endpoint.effects`).
+
+    Parameters
+    ----------
+    settings : Settings
+        How the server is reached.
+
+    Notes
+    -----
+    Connections belong to an event loop: each loop that uses the transport has a session of its own, made at
+    its first request.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._rooms: dict[asyncio.AbstractEventLoop, _Room] = {}
+        self._finalizer = weakref.finalize(self, _close_all, self._rooms)
+        self._finalizer.atexit = False
+
+    @property
+    def _room(self) -> _Room:
+        loop = asyncio.get_running_loop()
+        room = self._rooms.get(loop)
+        if room is None:
+            for old in [old for old in self._rooms if old.is_closed()]:
+                _close_elsewhere(old, self._rooms.pop(old))
+            room = self._rooms[loop] = _Room(self._open_session())
+        return room
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # No limit of its own: how many requests run at once is the caller's choice.
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._certificates(), keepalive_timeout=KEPT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "nbruntime"},
+            trust_env=not self.settings.local,
+            read_bufsize=2**18,
+        )
+
+    def _certificates(self) -> ssl.SSLContext | bool:
+        verify = self.settings.verify
+        if verify is None or isinstance(verify, bool):
+            return verify is not False
+        try:
+            if os.path.isdir(verify):
+                return ssl.create_default_context(capath=verify)
+            return ssl.create_default_context(cafile=verify)
+        except OSError as error:
+            raise problems.certificates_unreadable(self.settings) from error
+
+    async def close(self) -> None:
+        """Finish what cleans up, and close the connections; the next request opens new ones."""
+        room = self._rooms.pop(asyncio.get_running_loop(), None)
+        if room is not None:
+            if room.tasks:
+                await asyncio.wait(room.tasks, timeout=CLOSING_PATIENCE)
+            await room.session.close()
+        while self._rooms:
+            _close_elsewhere(*self._rooms.popitem())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that cleans up, and hold it until it is done."""
+        tasks = self._room.tasks
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
+
+    async def run(self, call: Call[_T]) -> _T:
+        """Run a call, and give its result."""
+        step = partial(next, call)
+        while True:
+            try:
+                effect = step()
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
+            try:
+                given = await self._perform(effect)
+            except BaseException as error:  # noqa: BLE001 (the call decides what it means, also of a cancellation)
+                step = partial(call.throw, error)
+            else:
+                step = partial(call.send, given)
+
+    async def _perform(self, effect: Ask | Abort | Work) -> Any:
+        if isinstance(effect, Ask):
+            return await self.send(effect)
+        if isinstance(effect, Work):
+            return await asyncio.to_thread(effect.function)
+        # In a task of its own: the one that runs this has been cancelled, and may be once more.
+        await asyncio.shield(self.spawn(self._abort_quietly(effect.rids)))
+        return None
+
+    async def _abort_quietly(self, rids: Sequence[str]) -> None:
+        try:
+            await self.abort(rids)
+        except NbruntimeError as error:
+            _log.debug("abort of %s: %s", rids, error)
+
+    async def abort(self, rids: Sequence[str]) -> None:
+        """Stop requests on the server by their names."""
+        for rid in rids:
+            await self.send(abort(rid))
+
+    async def send(self, ask: Ask) -> Answer | AsyncBody:
+        """Send one request and wait for its answer.
+
+        Parameters
+        ----------
+        ask : Ask
+            What to send.
+
+        Returns
+        -------
+        Answer or AsyncBody
+            An `AsyncBody` of a stream, which the caller closes.
+
+        Raises
+        ------
+        NbruntimeError
+            Of the class that fits what went wrong.
+        """
+        data = ask.data()
+        try:
+            response, content = await self._request(ask, data)
+        except ServerConnectionError as error:
+            if not (ask.safe and error.sent):
+                raise
+            # The server may have closed a kept connection in this moment.
+            response, content = await self._request(ask, data)
+        if response.status >= 300:
+            location = response.headers.get("location", "")
+            text = content.decode("utf-8", "replace")
+            raise self.settings.note_error(
+                problems.bad_status(self.settings, ask.path, response.status, text, location)
+            )
+        if not ask.streamed:
+            return Answer(self.settings, ask.path, content)
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            response.close()
+            raise problems.not_a_stream(self.settings, ask.path, kind)
+        return AsyncBody(self.settings, response, ask.path)
+
+    async def _request(self, ask: Ask, data: bytes | None) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Send a request once; the answer is read to its end unless it is a stream."""
+        connect, read = ask.timeouts(self.settings)
+        content = b""
+        try:
+            response = await self._room.session.request(
+                ask.method,
+                self.settings.url(ask.path),
+                data=data,
+                headers=self._headers(ask),
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read),
+                allow_redirects=False,  # the key must not go to another host
+            )
+            self.settings.note_answer()
+            if response.status >= 300 or not ask.streamed:
+                async with response:
+                    content = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise self.settings.note_error(self._error(error, ask.path)) from error
+        return response, content
+
+    def _headers(self, ask: Ask) -> dict[str, str]:
+        headers = {"Accept-Encoding": "identity"} if ask.streamed else {}
+        if ask.body is not None:
+            headers["Content-Type"] = "application/json"
+        key = self.settings.secret.reveal()
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        return headers
+
+    def _error(self, error: Exception, path: str) -> NbruntimeError:
+        settings, reason = self.settings, _reason(error)
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return problems.no_connection_in_time(settings, path)
+            case TimeoutError():
+                return problems.no_answer_in_time(settings, path)
+            case aiohttp.ClientSSLError():
+                return problems.certificate_refused(settings, path, reason)
+            case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+                return problems.proxy_refused(settings, path, reason)
+            case aiohttp.ClientConnectorError():
+                return problems.no_answer(settings, path, reason, sent=False)
+            case ValueError() if "header" in reason.lower():
+                return problems.key_not_for_a_header(settings)
+            case ValueError():
+                return problems.not_http(settings, path)
+            case _:
+                return problems.no_answer(settings, path, reason, sent=True)
+
+
+class AsyncBody(AsyncIterator[bytes]):
+    """The body of a streamed answer, in the pieces in which it arrives.
+
+    Parameters
+    ----------
+    settings : Settings
+        Whose answer it is.
+    response : aiohttp.ClientResponse
+        Closed by `close`.
+    path : str
+        The route, for errors.
+    """
+
+    def __init__(self, settings: Settings, response: aiohttp.ClientResponse, path: str) -> None:
+        self._settings = settings
+        self._response = response
+        self._path = path
+        self._tail = b""
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._response.content.readany()
+        except TimeoutError as error:
+            raise problems.no_more_in_time(self._settings, self._path) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise problems.broken_off(self._settings, self._path, _reason(error)) from error
+        if not piece:
+            raise StopAsyncIteration
+        self._tail = piece[-32:]
+        return piece
+
+    async def close(self) -> None:
+        """Close the answer; its connection is kept when the answer is at its end."""
+        if self._tail.endswith(LAST_EVENT):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                await asyncio.wait_for(self._response.content.readany(), CLOSED_AT_ONCE)
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+def _close_all(rooms: dict[asyncio.AbstractEventLoop, _Room]) -> None:
+    while rooms:
+        _close_elsewhere(*rooms.popitem())
+
+
+def _close_elsewhere(loop: asyncio.AbstractEventLoop, room: _Room) -> None:
+    """Close a session from outside of its loop."""
+    if loop.is_closed():
+        closing = room.session.close()
+        with contextlib.suppress(StopIteration):
+            closing.send(None)  # nothing of a closed loop is left to wait for
+        closing.close()
+    else:
+        asyncio.run_coroutine_threadsafe(_close_room(room), loop)
+
+
+async def _close_room(room: _Room) -> None:
+    if room.tasks:
+        await asyncio.wait(room.tasks, timeout=CLOSING_PATIENCE)
+    await room.session.close()
+
+
+def _reason(error: BaseException) -> str:
+    """Find the words of the error that aiohttp has wrapped."""
+    inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return str(inner or error) or type(error).__name__

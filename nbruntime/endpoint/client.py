@@ -1,0 +1,80 @@
+"""What the blocking and the asynchronous client have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbruntime.endpoint.address import check_base_url
+from nbruntime.endpoint.knowledge import Knowledge
+from nbruntime.endpoint.secret import Secret
+from nbruntime.endpoint.settings import Settings
+from nbruntime.errors import ArgumentValueError
+
+
+class Client:
+    """How a server is reached, and what is known of it; the subclasses talk to it.
+
+    Parameters
+    ----------
+    base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout
+        As in `nbruntime.RuntimeEndpoint`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        verify: str | bool | None,
+        chat_template_name: str | None,
+        connect_timeout: float | None,
+        read_timeout: float | None,
+    ) -> None:
+        self._known = Knowledge(chat_template_name)
+        self._settings = Settings(
+            check_base_url(base_url), Secret(api_key), verify, connect_timeout, read_timeout
+        )
+
+    @property
+    def base_url(self) -> str:
+        """URL of the server, without a slash at its end."""
+        return self._settings.base_url
+
+    @property
+    def api_key(self) -> str | None:
+        """Key of the server."""
+        return self._settings.secret.reveal()
+
+    @api_key.setter
+    def api_key(self, value: str | None) -> None:
+        self._settings.secret = Secret(value)
+
+    @property
+    def verify(self) -> str | bool | None:
+        """Certificates to check the server by."""
+        return self._settings.verify
+
+    @property
+    def settings(self) -> Settings:
+        """URL, key, certificates and time-outs together, for another client of the same server."""
+        return self._settings
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Threads, streams and connections stay behind.
+        return {"settings": self._settings, "known": self._known}
+
+    def __repr__(self) -> str:
+        key = ", api_key=***" if self._settings.secret else ""
+        return (
+            f"{type(self).__name__}({self.base_url!r}{key})\n"
+            f"  {self._known.model_name()}, {self._settings.state()}"
+        )
+
+
+def checked_rids(rid: str | Any) -> tuple[str, ...]:
+    """Read the names of requests that are to be aborted."""
+    rids = (rid,) if isinstance(rid, str) else tuple(rid)
+    if not rids or not all(isinstance(each, str) and each for each in rids):
+        raise ArgumentValueError(
+            "rid is empty", where="rid", hint="Give the name of a request, as in stream.rid."
+        )
+    return rids

@@ -1,0 +1,132 @@
+"""The errors of a connection, in the same words for both clients."""
+
+from __future__ import annotations
+
+from nbruntime.endpoint.settings import Settings
+from nbruntime.errors import (
+    ArgumentValueError,
+    NbruntimeError,
+    ProtocolError,
+    ServerConnectionError,
+    ServerStatusError,
+    ServerTimeoutError,
+)
+from nbruntime.protocol.failures import error_of_response
+
+_EXCERPT = 80
+
+
+def no_connection_in_time(settings: Settings, path: str) -> ServerTimeoutError:
+    """Make the error for: nobody took the connection."""
+    return ServerTimeoutError(
+        f"No connection within {settings.connect_timeout} s",
+        sent=False,
+        where=settings.url(path),
+        hint=_diagnosis(settings) or "Check that the server is running, and that the URL is right.",
+    )
+
+
+def no_answer_in_time(settings: Settings, path: str) -> ServerTimeoutError:
+    """Make the error for: the server has the request, and is silent."""
+    return ServerTimeoutError("No answer in time", where=settings.url(path))
+
+
+def no_more_in_time(settings: Settings, path: str) -> ServerTimeoutError:
+    """Make the error for: the server has begun its answer, and is silent."""
+    return ServerTimeoutError("Nothing more came in time", where=settings.url(path))
+
+
+def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> ServerConnectionError:
+    """Make the error for: the connection was refused, or broke before the answer."""
+    return ServerConnectionError(
+        f"No answer from the server: {settings.secret.scrub(reason)}",
+        sent=sent,
+        where=settings.url(path),
+        hint=_diagnosis(settings),
+    )
+
+
+def broken_off(settings: Settings, path: str, reason: str) -> ServerConnectionError:
+    """Make the error for: the connection broke in the middle of an answer."""
+    return ServerConnectionError(
+        f"The connection broke: {settings.secret.scrub(reason)}",
+        where=settings.url(path),
+        hint=_diagnosis(settings),
+    )
+
+
+def certificate_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
+    """Make the error for: the certificates do not vouch for the server."""
+    return ServerConnectionError(
+        f"The server's certificate is not accepted: {settings.secret.scrub(reason)}",
+        sent=False,
+        where=settings.url(path),
+        hint="Give the file of the certificate authority as verify=...",
+    )
+
+
+def certificates_unreadable(settings: Settings) -> ServerConnectionError:
+    """Make the error for: there is nothing to check a server by."""
+    return ServerConnectionError(
+        "The certificates to check the server by cannot be read",
+        sent=False,
+        where=f"verify={settings.verify!r}",
+        hint="Give the path of an existing file or folder.",
+    )
+
+
+def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
+    """Make the error for: a proxy of the environment stands between."""
+    return ServerConnectionError(
+        f"The proxy does not connect: {settings.secret.scrub(reason)}",
+        sent=False,
+        where=settings.url(path),
+        hint="Put the server's host into the environment variable NO_PROXY if it needs no proxy.",
+    )
+
+
+def key_not_for_a_header(settings: Settings) -> ArgumentValueError:
+    """Make the error for: the key has characters that HTTP forbids."""
+    return ArgumentValueError(
+        "The key cannot stand in a header", where="api_key", hint="Check it for line ends and other letters."
+    )
+
+
+def not_http(settings: Settings, path: str) -> ArgumentValueError:
+    """Make the error for: the request cannot be written."""
+    return ArgumentValueError(
+        "The request cannot be written as HTTP: a host or key has characters that it cannot have",
+        where=settings.url(path),
+        hint="Check base_url and api_key.",
+    )
+
+
+def bad_status(
+    settings: Settings, path: str, status: int, body: str, location: str = ""
+) -> ServerStatusError:
+    """Make the error for a status of 300 and more; redirects are not followed, for the sake of the key."""
+    scrub = settings.secret.scrub
+    hint = None
+    if status < 400:
+        hint = f"It redirects to {scrub(location)}: give the final address as base_url."
+    return error_of_response(status, scrub(body), where=settings.url(path), hint=hint)
+
+
+def not_json(settings: Settings, path: str, content: bytes) -> ProtocolError:
+    """Make the error for: JSON was expected."""
+    excerpt = settings.secret.scrub(content[:_EXCERPT].decode("utf-8", "replace"))
+    return ProtocolError(f"The answer is not JSON: {excerpt!r}", where=settings.url(path))
+
+
+def not_a_stream(settings: Settings, path: str, kind: str) -> ProtocolError:
+    """Make the error for: a stream was expected."""
+    return ProtocolError(f"The answer is not a stream but {kind or 'of no type'}", where=settings.url(path))
+
+
+def _diagnosis(settings: Settings) -> str | None:
+    if settings.diagnose is None:
+        return None
+    try:
+        return settings.diagnose()
+    except NbruntimeError:
+        return None

@@ -1,0 +1,81 @@
+"""How one server is reached: address, key, certificates, time-outs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbruntime.endpoint.address import is_loopback
+from nbruntime.endpoint.secret import Secret
+from nbruntime.errors import NbruntimeError
+
+
+@dataclass
+class Settings:
+    """How one server is reached, and how it answered last.
+
+    Parameters
+    ----------
+    base_url : str
+        The server.
+    secret : Secret
+        Its API key.
+    verify : str, bool or None
+        File or folder of certificates to check the server by; None for the usual ones.
+    connect_timeout : float or None
+        Seconds to wait for a connection.
+    read_timeout : float or None
+        Seconds to wait for the next bytes of an answer.
+    diagnose : callable, optional
+        Says what is known of a server that does not answer, or None; the owner of a server knows more than
+        a client. It becomes the hint of the error.
+
+    Attributes
+    ----------
+    last_answer : float or None
+        When the server last answered, by `time.monotonic`.
+    last_error : NbruntimeError or None
+        What went wrong since then.
+    """
+
+    base_url: str
+    secret: Secret
+    verify: str | bool | None = None
+    connect_timeout: float | None = 10.0
+    read_timeout: float | None = 600.0
+    diagnose: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
+    last_answer: float | None = field(default=None, init=False, repr=False, compare=False)
+    last_error: NbruntimeError | None = field(default=None, init=False, repr=False, compare=False)
+
+    def url(self, path: str) -> str:
+        """Give the whole address of a route."""
+        return self.base_url + path
+
+    @property
+    def local(self) -> bool:
+        """Whether the server is on this machine, where no proxy has anything to do."""
+        return is_loopback(self.base_url)
+
+    def note_answer(self) -> None:
+        """Remember that the server has answered."""
+        self.last_answer, self.last_error = time.monotonic(), None
+
+    def note_error(self, error: NbruntimeError) -> NbruntimeError:
+        """Remember an error, and give it back to be raised."""
+        self.last_error = error
+        return error
+
+    def state(self) -> str:
+        """Say in a few words how the server was when it was last asked."""
+        if self.last_answer is None:
+            said = "not asked yet"
+        else:
+            age = time.monotonic() - self.last_answer
+            said = "answered just now" if age < 1 else f"answered {age:.0f} s ago"
+        return said if self.last_error is None else f"{said}, then: {self.last_error.message}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What happened in this process stays in it; the secret leaves its key behind by itself.
+        return {**vars(self), "diagnose": None, "last_answer": None, "last_error": None}

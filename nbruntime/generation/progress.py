@@ -1,0 +1,244 @@
+"""How far a stream is: the answers so far, when they came, and how it ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from nbruntime.errors import (
+    ArgumentTypeError,
+    GenerationAbortedError,
+    NbruntimeError,
+    ProtocolError,
+    StreamError,
+)
+from nbruntime.generation.record import Generation, Timings
+from nbruntime.protocol.deltas import Delta, DeltaDecoder, Item
+from nbruntime.protocol.requests import GenerateRequest, Prompt
+
+
+def aborted_on_server(
+    generations: Sequence[Generation], *, where: str | None = None
+) -> GenerationAbortedError | None:
+    """Make the error for answers that end in an abort which the client did not ask for, if any does."""
+    for generation in generations:
+        reason = generation.finish_reason
+        if reason is not None and reason.type == "abort":
+            return GenerationAbortedError(
+                f"The request was aborted: {reason.message or 'no reason given'}",
+                generations=generations,
+                status=reason.status_code,
+                server_message=reason.message or "",
+                where=where,
+            )
+    return None
+
+
+class Progress:
+    """What both kinds of stream know: the answers so far, when they came, and how it ended."""
+
+    def __init__(
+        self, request: GenerateRequest, *, where: str | None, started: float | None, cumulative_text: bool
+    ) -> None:
+        self.request = request
+        self.where = where
+        self.pending: deque[Delta] = deque()
+        self.error: NbruntimeError | None = None
+        self.aborted = False  # by the client
+        self.over = False
+        self.may_run = True  # on the server
+        self._started = time.perf_counter() if started is None else started
+        self._ended: float | None = None
+        self._decoder = DeltaDecoder(cumulative_text=cumulative_text)
+        self._arrivals: dict[int, list[tuple[float, int]]] = {}
+        self._ending = threading.RLock()  # a reader and whoever closes may both come to the end
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes; what they add is then in `pending`."""
+        self._add(self._decoder.feed(chunk))
+        if self._decoder.done or self._decoder.failure is not None:
+            self.end()
+
+    def end(self, cause: BaseException | None = None) -> None:
+        """Note that nothing more comes, and why."""
+        with self._ending:
+            if self.over:
+                return
+            self._add(self._decoder.close() if cause is None else [])
+            self._ended = time.perf_counter()
+            self.error = self._why(cause)
+            self.over = True
+
+    def _add(self, deltas: list[Delta]) -> None:
+        if not deltas:
+            return
+        now = time.perf_counter()
+        for delta in deltas:
+            count = delta.count or (1 if delta.text else 0)
+            if count:
+                arrivals = self._arrivals.setdefault(delta.index, [])
+                if arrivals and arrivals[-1][0] == now:
+                    count += arrivals.pop()[1]  # came in the same piece: one arrival
+                arrivals.append((now, count))
+        self.pending.extend(deltas)
+
+    def _why(self, cause: BaseException | None) -> NbruntimeError | None:
+        """Find the error that a stream which is over ended with, if any."""
+        failure = self._decoder.failure
+        items = self._decoder.items
+        finished = sum(item.finish_reason is not None for item in items.values())
+        ended = finished >= self.expected or self._decoder.done
+        self.may_run = not ended and (failure is None or not failure.from_server)
+        partial = self.generations()
+        if failure is not None:
+            words = failure.message
+            what = f"The server sent an error in the stream: {words}"
+            hint = None if any(generation.text for generation in partial) else "Nothing was generated."
+            if not failure.from_server:
+                what, words, hint = f"The stream holds {words}", "", ProtocolError.default_hint
+            return StreamError(
+                what,
+                generations=partial,
+                status=failure.status,
+                server_message=words,
+                where=self.where,
+                hint=hint,
+            )
+        if cause is not None or not ended:
+            if self.aborted:
+                return None
+            reason, hint = _reason(cause)
+            tokens = sum(generation.completion_tokens for generation in partial)
+            return StreamError(
+                f"The stream broke off after {tokens} tokens: {reason}",
+                generations=partial,
+                where=self.where,
+                hint=hint,
+            )
+        return None if self.aborted else aborted_on_server(partial, where=self.where)
+
+    @property
+    def expected(self) -> int:
+        """Answers to come."""
+        return len(self.request.prompts) * self.request.samples
+
+    @property
+    def rids(self) -> tuple[str, ...]:
+        """The names to abort by: those that the server gave, as far as they are known."""
+        if self.request.samples == 1:
+            return self.request.rids
+        return tuple(item.rid for item in self._decoder.items.values() if item.rid is not None)
+
+    @property
+    def nameless(self) -> bool:
+        """Whether the server runs samples whose names have not come yet."""
+        return self.request.samples > 1 and len(self._decoder.items) < self.expected
+
+    def texts(self) -> list[str]:
+        """Give the texts so far of all answers."""
+        items = self._decoder.items
+        return [items[index].text if index in items else "" for index in range(self.expected)]
+
+    def generations(self) -> list[Generation]:
+        """Give the records so far of all answers."""
+        prompts = self.request.prompt_of_answer
+        items = self._decoder.items
+        return [self._generation(index, items.get(index), prompts[index]) for index in range(self.expected)]
+
+    def _generation(self, index: int, item: Item | None, prompt: Prompt) -> Generation:
+        if item is None:
+            return Generation("", prompt=prompt, index=index)
+        timings = Timings.from_arrivals(self._started, self._arrivals.get(index, ()), self._ended)
+        return Generation(
+            item.text,
+            list(item.output_ids),
+            item.meta_info,
+            prompt=prompt,
+            index=index,
+            timings=timings,
+            prompt_token_ids=item.prompt_token_ids,
+        )
+
+    def only(self) -> None:
+        """Refuse to mix the texts of several answers."""
+        if self.request.many:
+            raise ArgumentTypeError(
+                f"This stream has {self.expected} answers, not one text",
+                hint="Use indexed(), which gives (index, text), or texts.",
+            )
+
+    def describe(self, kind: str) -> str:
+        """Say in two lines what the stream is and how far it is."""
+        partial = self.generations()
+        state = "running"
+        if self.error is not None:
+            state = f"failed: {self.error.message}"
+        elif self.over:
+            state = "aborted" if self.aborted else "finished"
+        tokens = sum(generation.completion_tokens for generation in partial)
+        text = partial[0].text
+        shown = text if len(text) <= 76 else "…" + text[-75:]
+        many = f", {self.expected} answers" if self.request.many else ""
+        return f"{kind} {self.request.rids[0]}: {state}, {tokens} tokens{many}\n  {shown!r}"
+
+
+def _reason(cause: BaseException | None) -> tuple[str, str | None]:
+    """Say why a stream broke off, and what is known besides."""
+    if not isinstance(cause, NbruntimeError):
+        return "the server closed it" if cause is None else str(cause), None
+    special = cause.hint and cause.hint != cause.default_hint
+    hint = f"{cause.hint}\n{StreamError.default_hint}" if special else None
+    return cause.message[:1].lower() + cause.message[1:], hint
+
+
+class ReadableStream:
+    """What can be read of a stream of either kind, at any time and without waiting."""
+
+    _progress: Progress
+
+    @property
+    def rid(self) -> str:
+        """The request's name on the server; of a batch, the first one's."""
+        return self._progress.request.rids[0]
+
+    @property
+    def rids(self) -> tuple[str, ...]:
+        """The names of all prompts' requests."""
+        return self._progress.request.rids
+
+    @property
+    def text(self) -> str:
+        """The text so far; it stays when the stream is left or fails."""
+        self._progress.only()
+        return self.texts[0]
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts so far of all answers."""
+        return self._progress.texts()
+
+    @property
+    def generations(self) -> list[Generation]:
+        """The records so far of all answers."""
+        return self._progress.generations()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more comes from the server."""
+        return self._progress.over
+
+    @property
+    def error(self) -> NbruntimeError | None:
+        """What the stream failed with, if it did."""
+        return self._progress.error
+
+    def __repr__(self) -> str:
+        return self._progress.describe(type(self).__name__)
+
+    def _record(self) -> Generation | list[Generation]:
+        if self._progress.error is not None:
+            raise self._progress.error
+        generations = self._progress.generations()
+        return generations if self._progress.request.many else generations[0]

@@ -1,0 +1,103 @@
+"""How busy a server is: one record for ``/v1/loads`` and for what older servers have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from nbruntime.errors import ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one data-parallel rank of a server is doing; None is what an old server does not say.
+
+    The names are those of SGLang 0.5.23's ``/v1/loads``.
+
+    Parameters
+    ----------
+    dp_rank : int
+        Data-parallel rank; 0 where there is only one.
+    num_running_reqs, num_waiting_reqs : int or None
+        Requests that are computed, and that wait.
+    num_used_tokens : int or None
+        Tokens in the KV cache that requests hold.
+    num_total_tokens : int or None
+        The same, and the tokens of the requests that wait.
+    max_total_num_tokens : int or None
+        Size of the KV cache, in tokens.
+    max_running_requests : int or None
+        Requests that are computed together at most.
+    token_usage : float or None
+        Used part of the KV cache, from 0 to 1.
+    gen_throughput : float or None
+        Generated tokens per second.
+    cache_hit_rate : float or None
+        Part of the prompt tokens that were in the cache, from 0 to 1.
+    raw : dict
+        Everything that the server said.
+    """
+
+    dp_rank: int = 0
+    num_running_reqs: int | None = None
+    num_waiting_reqs: int | None = None
+    num_used_tokens: int | None = None
+    num_total_tokens: int | None = None
+    max_total_num_tokens: int | None = None
+    max_running_requests: int | None = None
+    token_usage: float | None = None
+    gen_throughput: float | None = None
+    cache_hit_rate: float | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+_NAMES = tuple(item.name for item in fields(Load) if item.name not in ("raw", "dp_rank"))
+
+
+def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
+    """Read the answer of ``/v1/loads`` or of ``/get_load``.
+
+    Parameters
+    ----------
+    body : object
+        The JSON: an object with ``loads``, a list of them, or ``{"load": TOKENS}`` of SGLang up to 0.5.2.
+    where : str, optional
+        URL, for errors.
+
+    Returns
+    -------
+    list of Load
+        One for each data-parallel rank.
+
+    Raises
+    ------
+    ProtocolError
+        If it is none of the three.
+
+    Examples
+    --------
+    >>> read_loads({"load": 120})[0].num_total_tokens
+    120
+    """
+    match body:
+        case {"loads": [*entries]} | [*entries] if all(isinstance(entry, Mapping) for entry in entries):
+            return [_read(entry, rank) for rank, entry in enumerate(entries)]
+        case {"load": [*entries]} if all(isinstance(entry, Mapping) for entry in entries):
+            return [_read(entry, rank) for rank, entry in enumerate(entries)]
+        case {"load": int(tokens)}:
+            return [Load(num_total_tokens=tokens, raw=dict(body))]
+        case _:
+            raise ProtocolError("The answer does not say what the load is", where=where)
+
+
+def _read(entry: Mapping[str, Any], rank: int) -> Load:
+    own_rank = entry.get("dp_rank")
+    known = {name: entry[name] for name in _NAMES if entry.get(name) is not None}
+    # Releases between 0.5.2 and 0.5.23 counted otherwise: both kinds of requests, and their tokens.
+    if "num_reqs" in entry:
+        waiting = entry.get("num_waiting_reqs") or 0
+        known.setdefault("num_running_reqs", max(entry["num_reqs"] - waiting, 0))
+    if "num_tokens" in entry:
+        known.setdefault("num_total_tokens", entry["num_tokens"])
+    return Load(own_rank if isinstance(own_rank, int) else rank, **known, raw=dict(entry))

@@ -1,0 +1,92 @@
+"""Conversations: what may be given as messages, and the one form in which they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+
+Message = Mapping[str, Any]
+"""A message with ``role`` and ``content``."""
+
+Messages = str | Message | Sequence[str | Message]
+"""A conversation, as a caller may give it."""
+
+_HINT = 'For example [{"role": "user", "content": "Hello"}], or a text, which is a user message.'
+
+
+def read_messages(messages: Messages) -> list[dict[str, Any]]:
+    """Check a conversation and bring it into one form.
+
+    Parameters
+    ----------
+    messages : str, mapping, or list of them
+        Messages with ``role`` and ``content``; a text is a user message.
+
+    Returns
+    -------
+    list of dict
+        The messages, copied.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        If there is no message, or one of them is none.
+
+    Examples
+    --------
+    >>> read_messages("Hello")
+    [{'role': 'user', 'content': 'Hello'}]
+    """
+    if isinstance(messages, str | Mapping):
+        messages = [messages]
+    if not isinstance(messages, list | tuple):
+        raise ArgumentTypeError(f"The messages are a {type(messages).__name__}", where="messages", hint=_HINT)
+    if not messages:
+        raise ArgumentValueError("There is no message", where="messages", hint=_HINT)
+    return [_read_message(message, place) for place, message in enumerate(messages)]
+
+
+def _read_message(message: Any, place: int) -> dict[str, Any]:
+    where = f"messages[{place}]"
+    if isinstance(message, str):
+        return {"role": "user", "content": message}
+    if not isinstance(message, Mapping):
+        raise ArgumentTypeError(f"A message is a {type(message).__name__}", where=where, hint=_HINT)
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise ArgumentTypeError("A message has no role", where=where, hint=_HINT)
+    if not isinstance(message.get("content"), str | list | None) or "content" not in message:
+        raise ArgumentTypeError("A message has no content", where=where, hint=_HINT)
+    return dict(message)
+
+
+def text_of(message: Message, place: int = 0) -> str:
+    """Give the text of a message; parts of other kinds have none.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If the message holds more than text.
+
+    Examples
+    --------
+    >>> text_of({"role": "user", "content": [{"type": "text", "text": "Hello"}]})
+    'Hello'
+    """
+    content = message.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for part in content:
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            raise ArgumentTypeError(
+                "A message holds more than text",
+                where=f"messages[{place}]",
+                hint="Images and sounds need a prompt of your own: complete(prompt, image_data=...).",
+            )
+        texts.append(part["text"])
+    return "".join(texts)
