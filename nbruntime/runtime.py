@@ -9,9 +9,9 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
+from urllib.parse import urlsplit
 
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.endpoint.asynchronous import read_server_info, stream_text
@@ -19,25 +19,20 @@ from nbruntime.errors import (
     ArgumentTypeError,
     ArgumentValueError,
     NbruntimeError,
-    PortInUseError,
     ServerConnectionError,
     ServerTimeoutError,
 )
-from nbruntime.launch.engine import Engine, IgnoredArgumentsWarning, ServerArguments
+from nbruntime.launch.engine import Engine, IgnoredArgumentsWarning
 from nbruntime.launch.engines import resolve_engine
-from nbruntime.launch.phases import FETCHING, Phase
-from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holder_of
-from nbruntime.launch.process import ServerProcess
-from nbruntime.launch.readiness import await_ready
+from nbruntime.launch.launching import Launch
+from nbruntime.launch.phases import FETCHING, Phase, Phases
+from nbruntime.launch.server import Server
 from nbruntime.protocol.requests import build_generate_request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Runtime"]
-
-PORT_ATTEMPTS = 8
-"""Ports that are tried when a server that binds its own is beaten to one."""
 
 ERROR_LOG_LINES = 20
 """Lines of the log in the error that says that the server died."""
@@ -78,8 +73,20 @@ class Runtime:
         Address to listen on. Any but this machine's own needs an API key.
     api_key : str, optional
         Key that clients must give; `endpoint` knows it. It never stands on a command line.
-    progress : callable, optional
-        Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of lines on stderr.
+    progress : callable or Phases, optional
+        Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of lines on stderr. A
+        `~nbruntime.launch.phases.Phases` of your own becomes `phases`, and can be observed meanwhile.
+    keep_alive : bool
+        Whether the server outlives this object and the kernel: it ends when `shutdown` or `nbruntime.stop` is
+        called, in this kernel or in another one.
+    name : str, optional
+        What `nbruntime.servers` and `nbruntime.stop` call the server; made of the model's name by default.
+        Of the servers of a user that run, no two have the same.
+    reuse : bool
+        Whether to hand back a server that runs with the same arguments, so that running a cell again costs
+        nothing: the one of this name, or any without a name; of this kernel, or kept alive by an earlier one.
+    replace : bool
+        Whether to end the server that has the name. With `reuse`, only if its arguments are different.
     **kwargs
         Server arguments by their names in SGLang's ``ServerArgs``. Those that only the other engine has are
         left out with an `IgnoredArgumentsWarning`, so that a notebook moves between machines.
@@ -92,6 +99,8 @@ class Runtime:
         `url` with ``/generate``.
     endpoint : RuntimeEndpoint
         The client of this server: ``complete``, ``stream`` and what SGLang's frontend language calls.
+    phases : Phases
+        How far the server is, for any number of observers: ``runtime.phases.subscribe(print)``.
 
     Raises
     ------
@@ -103,11 +112,14 @@ class Runtime:
         If `port` is taken; says by whom.
     ArgumentTypeError
         For an argument that no server has; names the nearest one.
+    ArgumentValueError
+        If another server has the name; lists the arguments that differ.
 
     Notes
     -----
     A Runtime owns a process, so it can be neither pickled nor copied. After a fork, the child may use the
-    server, but does not end it.
+    server, but does not end it. Runtimes that share a server by `reuse` end it with the last of them, or
+    with the first `shutdown`, which is what leaving a ``with`` block calls.
 
     Examples
     --------
@@ -133,16 +145,19 @@ class Runtime:
         port: int | None = None,
         host: str = "127.0.0.1",
         api_key: str | None = None,
-        progress: Callable[[Phase], None] | None = None,
+        progress: Callable[[Phase], None] | Phases | None = None,
+        keep_alive: bool = False,
+        name: str | None = None,
+        reuse: bool = False,
+        replace: bool = False,
         **kwargs: Any,
     ) -> None:
         # First what a repr needs: somebody may look while the constructor runs, or after it has failed.
-        self._phase = Phase("starting")
-        self._process: ServerProcess | None = None
+        self.phases = progress if isinstance(progress, Phases) else Phases()
+        self._server: Server | None = None
         self._port = port or 0
         self._engine: Engine | None = None
         self._model = None if model_path is None else os.fspath(model_path)
-        self._progress = progress or _Announcer(log_level)
         self._engine = resolve_engine(engine, python, env)
         arguments = self._engine.accept(
             {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
@@ -159,79 +174,61 @@ class Runtime:
                 IgnoredArgumentsWarning,
                 stacklevel=2,
             )
-        above = FIRST_PORT
-        for attempt in range(PORT_ATTEMPTS):
-            claim = claim_port(host, port, listen=self._engine.takes_listener, above=above)
-            try:
-                self._launch(claim, arguments, dict(env or {}), launch_timeout)
-            except PortInUseError:
-                if port or attempt + 1 == PORT_ATTEMPTS:
-                    raise
-                above = claim.port + 1
-            else:
-                return
+        announce = _Announcer(log_level) if progress is None else progress
 
-    def _launch(
-        self,
-        claim: PortClaim,
-        arguments: ServerArguments,
-        env: dict[str, str | None],
-        timeout: float,
-    ) -> None:
-        """Start the server on a claimed port and wait until it is ready; leave nothing if it is not."""
-        engine = self._engine
-        assert engine is not None
-        self.url = claim.url
-        self.generate_url = f"{self.url}/generate"
-        self._port = claim.port
-        self._enter(Phase("starting"))
+        def enter(phase: Phase) -> None:
+            self.phases.enter(phase)
+            if not isinstance(announce, Phases):
+                announce(phase)
+
+        launch = Launch(
+            engine=self._engine,
+            arguments=arguments,
+            env=dict(env or {}),
+            host=host,
+            port=port,
+            timeout=launch_timeout,
+            name=name,
+            keep_alive=keep_alive,
+            on_start=self._begin,
+            on_phase=enter,
+        )
         try:
-            command = engine.command(arguments, claim)
-            self._process = ServerProcess(
-                replace(command, env=command.env | env),
-                hold=() if claim.reservation is None else (claim.reservation,),
+            self._server, self.endpoint = launch.obtain(
+                lambda url: RuntimeEndpoint(url, api_key=api_key), reuse=reuse, replace=replace
             )
-        finally:
-            claim.close()
-        try:
-            await_ready(self._process, engine, self.url, timeout=timeout, on_phase=self._enter)
-            if not engine.takes_listener:
-                self._check_port()
-            self.endpoint = RuntimeEndpoint(self.url, api_key=arguments.keys.get("api_key"))
         except BaseException:
-            self._process.stop()
+            self.phases.enter(Phase("failed"))
             raise
+        self._server.report_to(self.phases)
 
-    def _check_port(self) -> None:
-        """Make sure that it was our server that answered, where it binds the port by itself."""
-        assert self._process is not None
-        holder = holder_of(self._port)
-        if holder is not None and not self._process.owns(holder):
-            raise PortInUseError(
-                f"Port {self._port} was taken by process {holder} while the server was loading"
-            )
-
-    def _enter(self, phase: Phase) -> None:
-        self._phase = phase
-        self._progress(phase)
+    def _begin(self, url: str, server: Server | None) -> None:
+        """Note where the server is going to answer, and the server as soon as it is there."""
+        self.url = url
+        self.generate_url = f"{url}/generate"
+        self._port = urlsplit(url).port or 0
+        self._server = server
 
     # What it is and how it is doing
 
     @property
     def phase(self) -> str:
         """How far the server is: the phase of its launch, then ``ready``, ``stopped`` or ``died``."""
-        process = self._process
-        if process is None:
-            return self._phase.name
-        if process.stopped:
-            return "stopped"
-        return "died" if process.poll() is not None else self._phase.name
+        server = self._server
+        if server is None or server.usable:
+            return self.phases.current.name
+        return "stopped" if server.stopped else "died"
 
     @property
     def pid(self) -> int | None:
         """Process id of the server; None when it does not run."""
-        process = self._process
-        return None if process is None or process.poll() is not None or process.stopped else process.pid
+        server = self._server
+        return server.pid if server is not None and server.usable else None
+
+    @property
+    def name(self) -> str | None:
+        """What `nbruntime.servers` calls the server; None before it is started."""
+        return None if self._server is None else self._server.record.name
 
     @property
     def port(self) -> int:
@@ -257,20 +254,23 @@ class Runtime:
         str
             Lines; API keys are masked.
         """
-        return "" if self._process is None else self._process.logs(n)
+        return "" if self._server is None else self._server.logs(n)
 
     def __repr__(self) -> str:
         # Never waits, never asks the server, and shows no key.
         engine = self._engine
         phase = self.phase
-        state = str(self._phase) if phase == self._phase.name else phase
-        if self._process is not None:
+        current = self.phases.current
+        state = str(current) if phase == current.name else phase
+        server = self._server
+        if server is not None:
             state += f" · pid {self.pid}" if self.pid else ""
             if phase == "died":
-                state += f" · {self._process.exit_cause()}"
+                state += f" · {server.exit_cause()}"
         lines = [f"Runtime {self._model_name()} · {state}"]
         if engine is not None:
-            lines.append(f"  {engine.name} server" + (f", because {engine.why}" if engine.why else ""))
+            kept = ", kept alive" if server is not None and server.record.keep_alive else ""
+            lines.append(f"  {engine.name} server{kept}" + (f", because {engine.why}" if engine.why else ""))
         if hasattr(self, "url"):
             lines.append(f"  {self.url}")
         return "\n".join(lines)
@@ -473,25 +473,26 @@ class Runtime:
             return json.dumps(self.endpoint.post(path, body))
         except ServerConnectionError as error:
             # The connection breaks a moment before the end of the process is known.
-            assert self._process is not None
-            if self._process.wait(0.5) is not None:
+            assert self._server is not None
+            self._server.wait_until_gone(0.5)
+            if not self._server.usable:
                 raise self._gone_error() from error
             raise
 
     def _check_alive(self) -> None:
-        if self._process is None or self._process.stopped or self._process.poll() is not None:
+        if self._server is None or not self._server.usable:
             raise self._gone_error()
 
     def _gone_error(self) -> ServerConnectionError:
-        process = self._process
+        server = self._server
         where = getattr(self, "url", None)
-        if process is None or process.stopped:
+        if server is None or server.stopped:
             return ServerConnectionError(
                 "This Runtime was shut down", where=where, hint="Start a new one: Runtime(...)."
             )
-        last = process.logs(ERROR_LOG_LINES)
+        last = server.logs(ERROR_LOG_LINES)
         return ServerConnectionError(
-            f"The server died: {process.exit_cause()}",
+            f"The server died: {server.exit_cause()}",
             where=where,
             hint=f"Start a new one: Runtime(...). The last lines of its log:\n{last}",
         )
@@ -499,13 +500,13 @@ class Runtime:
     # Its end
 
     def shutdown(self) -> None:
-        """End the server and wait until its processes are gone and its port is free.
+        """End the server, kept alive or not, and wait until its processes are gone and its port is free.
 
         Called again it does nothing; nor does it in a fork of the process that started the server.
         """
-        if self._process is None or not self._process.is_owner:
+        if self._server is None or not self._server.is_owner:
             return
-        self._process.stop()
+        self._server.stop()
         if hasattr(self, "endpoint"):
             self.endpoint.close()
 

@@ -15,7 +15,7 @@ from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
 from nbruntime.launch.status import http_status
-from nbruntime.launch.supervisor import process_table
+from nbruntime.launch.supervisor.system import read_processes
 
 SERVER = Path(__file__).with_name("fake_server.py")
 
@@ -114,5 +114,5 @@ def read_pids(path: Path) -> list[int]:
 
 def children() -> set[int]:
     """The running children of this process, supervisors among them."""
-    table = process_table()
+    table = read_processes()
     return {pid for pid, entry in table.items() if entry.parent == os.getpid() and not entry.ended}

@@ -32,7 +32,7 @@ FLOORS = {
 """The floor of every room in nbruntime; the embedded server stands beside them."""
 
 STANDARD_LIBRARY_ONLY = "nbruntime.launch.supervisor"
-"""Runs with any interpreter, also where nbruntime is not installed."""
+"""Runs with any interpreter, also where nbruntime is not installed: a package that imports itself alone."""
 
 LOWEST_FLOOR = {"IPython": 5, "ipykernel": 5, "ipywidgets": 5, "matplotlib": 4}
 """Where a package may be imported first, even inside a function."""
@@ -120,8 +120,9 @@ def complaint(found: Import) -> str | None:
     top, _, rest = found.target.partition(".")
     room = rest.partition(".")[0]
     inside = found.room == "embedded"
-    if found.source == STANDARD_LIBRARY_ONLY:
-        return None if top in sys.stdlib_module_names else "the supervisor is standard library only"
+    if f"{found.source}.".startswith(f"{STANDARD_LIBRARY_ONLY}."):
+        own = f"{found.target}.".startswith(f"{STANDARD_LIBRARY_ONLY}.")
+        return None if own or top in sys.stdlib_module_names else "the supervisor is standard library only"
     if found.room and not inside and found.room not in FLOORS:
         return f"{found.room} has no floor"
     floor = 1 if inside else FLOORS.get(found.room, max(FLOORS.values()))
@@ -192,6 +193,11 @@ def test_imports_obey_the_floors() -> None:
             "the supervisor is standard library only",
         ),
         ("launch/supervisor.py", "def f():\n    import psutil", "the supervisor is standard library only"),
+        (
+            "launch/supervisor/tree.py",
+            "from ...errors import LaunchError",
+            "the supervisor is standard library only",
+        ),
         ("__init__.py", "from .runtime import Runtime", "loads the floors lazily"),
         ("__init__.py", "import requests", "import nbruntime is light"),
         ("__init__.py", "def f():\n    from .embedded import server", "nothing imports the embedded server"),
@@ -215,6 +221,7 @@ def test_a_violation_is_seen(tmp_path: Path, path: str, source: str, why: str) -
         ("notebook/views.py", "import ipywidgets\nfrom ..runtime import Runtime"),
         ("embedded/server.py", "import torch\nfrom .engine import Engine\nfrom ..protocol import sampling"),
         ("launch/supervisor.py", "import os\nimport subprocess"),
+        ("launch/supervisor/tree.py", "from . import system\nfrom .order import Order"),
         ("__init__.py", "from ._version import __version__\ndef f():\n    from .runtime import Runtime"),
     ],
 )
@@ -241,10 +248,13 @@ def _tree(folder: Path, files: dict[str, str]) -> Path:
 
 
 def test_the_supervisor_runs_without_nbruntime(tmp_path: Path) -> None:
-    supervisor = PACKAGE / "launch" / "supervisor.py"
+    supervisor = PACKAGE / "launch" / "supervisor" / "__main__.py"
     # -I: neither the working directory nor the environment; -S: no site-packages.
-    code = f"import runpy; runpy.run_path({str(supervisor)!r}, run_name='supervisor')"
+    code = (
+        f"import runpy, sys; runpy.run_path({str(supervisor)!r}, run_name='program');"
+        "print([name for name in sys.modules if name.startswith('nbruntime')])"
+    )
     ran = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
-    assert ran.returncode == 0, ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr

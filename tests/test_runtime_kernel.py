@@ -41,7 +41,7 @@ class Kernel:
         self.client.wait_for_ready(timeout=60)
         self.run(LAUNCH.format(paths=PATHS, pids=str(pids)))
         self.server = read_pids(pids)
-        self.supervisor = int(self.run("print(runtime._process.supervisor_pid)"))
+        self.supervisor = int(self.run("print(runtime._server.supervisor_pid)"))
 
     @property
     def tree(self) -> list[int]:
@@ -66,7 +66,8 @@ class Kernel:
 
     def start(self, code: str) -> None:
         """Start a cell and wait until it has printed something."""
-        request = self.client.execute(code)
+        # Else the kernel would refuse what is asked for right after an interrupt.
+        request = self.client.execute(code, stop_on_error=False)
         while True:
             message = self.client.get_iopub_msg(timeout=60)
             if message["msg_type"] == "stream" and message["parent_header"]["msg_id"] == request:
@@ -157,7 +158,7 @@ def _restart_with_uncollected_child(kernel: Kernel) -> None:
 
 def _kill_supervisor(kernel: Kernel) -> None:
     os.kill(kernel.supervisor, signal.SIGKILL)
-    assert kernel.run("print(runtime._process.wait(10), runtime.phase)") == "-9 died\n"
+    assert kernel.run("print(runtime._server.wait(10), runtime.phase)") == "-9 died\n"
 
 
 ENDS: dict[str, Callable[[Kernel], None]] = {

@@ -22,8 +22,10 @@ import pytest
 from fake_engine import SERVER, alive, await_gone, await_true, read_pids
 
 from nbruntime.errors import LaunchError
-from nbruntime.launch import supervisor
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import PROGRAM, ServerCommand, ServerProcess
+from nbruntime.launch.supervisor import supervision, system
+from nbruntime.launch.supervisor.capped_log import CappedLog
+from nbruntime.launch.supervisor.order import Order
 
 SLEEPER = (sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)")
 
@@ -54,7 +56,7 @@ def fake(*flags: str) -> ServerCommand:
 
 
 def test_log_keeps_its_head_and_its_tail_below_the_limit(tmp_path: Path) -> None:
-    log = supervisor.CappedLog(str(tmp_path / "log"), 10_000)
+    log = CappedLog(str(tmp_path / "log"), 10_000)
     biggest = 0
     for number in range(2_000):
         log.write(b"line %d\n" % number)
@@ -268,7 +270,7 @@ def test_thread_that_started_the_server_may_end(started: list[ServerProcess]) ->
     thread.join()
     [process] = started
     # Two of the supervisor's looks at its owner.
-    assert process.wait(3 * supervisor.OWNER_POLL) is None
+    assert process.wait(3 * supervision.OWNER_POLL) is None
     assert alive(process.pid)
 
 
@@ -279,7 +281,7 @@ def test_signals_of_the_owners_group_do_not_reach_the_server(started: list[Serve
     assert len(sessions) == 3
     os.kill(process.supervisor_pid, signal.SIGINT)
     os.kill(process.supervisor_pid, signal.SIGHUP)
-    assert process.wait(2 * supervisor.OWNER_POLL) is None
+    assert process.wait(2 * supervision.OWNER_POLL) is None
     assert alive(process.pid)
 
 
@@ -312,7 +314,7 @@ def test_fork_of_the_owner_leaves_the_server_alone(started: list[ServerProcess])
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert process.wait(2 * supervisor.OWNER_POLL) is None
+    assert process.wait(2 * supervision.OWNER_POLL) is None
     assert alive(process.pid)
 
 
@@ -386,7 +388,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize("flags", [(), ("--ignore-sigterm",)], ids=["polite", "ignores SIGTERM"])
 @pytest.mark.parametrize("end", ENDS)
 def test_tree_goes_with_its_owner(end: str, flags: tuple[str, ...], pids_file: Path) -> None:
-    root = Path(supervisor.__file__).parents[2]
+    root = SERVER.parents[1]
     values = {"pids": str(pids_file), "server": str(SERVER), "paths": [str(root)], "flags": flags}
     code = OWNER.replace("{end}", ENDS[end]).format(**values)
     owner = subprocess.Popen(
@@ -416,11 +418,9 @@ def test_tree_goes_with_its_owner(end: str, flags: tuple[str, ...], pids_file: P
 def supervise(tmp_path: Path, argv: tuple[str, ...], owner: int) -> subprocess.Popen[bytes]:
     folder = tmp_path / "folder"
     folder.mkdir()
-    order = supervisor.Order(
-        owner=owner, argv=list(argv), directory=str(folder), log=str(folder / "log"), grace=0.2
-    )
+    order = Order(owner=owner, argv=list(argv), directory=str(folder), log=str(folder / "log"), grace=0.2)
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", supervisor.__file__],
+        [sys.executable, "-I", "-S", PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -454,7 +454,7 @@ def test_end_of_stdin_is_enough(tmp_path: Path) -> None:
 
 def test_supervisor_without_an_order_ends() -> None:
     process = subprocess.run(
-        [sys.executable, "-I", "-S", supervisor.__file__], stdin=subprocess.DEVNULL, capture_output=True
+        [sys.executable, "-I", "-S", PROGRAM], stdin=subprocess.DEVNULL, capture_output=True
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, b"", b"")
 
@@ -463,7 +463,7 @@ def test_supervisor_does_not_wait_for_a_reader(tmp_path: Path) -> None:
     """An owner that is stopped reads no events; the server must still be able to write."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    order = supervisor.Order(
+    order = Order(
         owner=os.getpid(),
         argv=list(python("for n in range(20000): print('phase: ' + 'x' * 50)\nopen('done', 'w')")),
         directory=str(folder),
@@ -472,7 +472,7 @@ def test_supervisor_does_not_wait_for_a_reader(tmp_path: Path) -> None:
         watch="^phase",
     )
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", supervisor.__file__],
+        [sys.executable, "-I", "-S", PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -510,6 +510,6 @@ def test_process_table_reads_names_with_brackets(tmp_path: Path) -> None:
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "600"], start_new_session=True) as process:
         await_true(lambda: "(a) R 1 (b)" in Path(f"/proc/{process.pid}/stat").read_text())
-        entry = supervisor.process_table()[process.pid]
+        entry = system.read_processes()[process.pid]
         process.kill()
     assert (entry.parent, entry.session) == (os.getpid(), process.pid)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["FETCHING", "Phase", "phase_of"]
+__all__ = ["FETCHING", "Phase", "Phases", "phase_of"]
+
+_log = logging.getLogger(__name__)
 
 FETCHING = frozenset({"downloading", "converting", "waiting"})
 """Phases that happen once per model and take as long as the network does: no launch time-out counts them."""
@@ -23,7 +29,8 @@ class Phase:
     Parameters
     ----------
     name : str
-        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up``, ``ready``.
+        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up``, ``ready``, and at
+        its end ``stopped`` or ``died``.
     done, total : float or None
         Progress, in `unit`; the total may be unknown.
     unit : str
@@ -77,3 +84,87 @@ def phase_of(line: str) -> Phase | None:
         None if total is None else float(total),
         match["unit"] or "",
     )
+
+
+class Phases:
+    """The phases of one server, for any number of observers in any thread.
+
+    It can be given to a launch as its ``progress``, and be observed while that runs.
+
+    Examples
+    --------
+    >>> phases = Phases()
+    >>> forget = phases.subscribe(print)
+    starting
+    >>> phases.enter(Phase("loading weights"))
+    loading weights
+    >>> forget()
+    >>> phases.enter(Phase("ready"))
+    >>> phases.current.name, [name for name, _ in phases.history]
+    ('ready', ['starting', 'loading weights', 'ready'])
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        # Held while observers are called, so that each sees the phases in their order; an observer may
+        # subscribe and forget meanwhile.
+        self._lock = threading.RLock()
+        self._current = Phase("starting")
+        self._history = [("starting", 0.0)]
+        self._observers: dict[object, Callable[[Phase], object]] = {}
+
+    @property
+    def current(self) -> Phase:
+        """The last phase that was entered."""
+        return self._current
+
+    @property
+    def history(self) -> tuple[tuple[str, float], ...]:
+        """Name of each phase, and seconds from the beginning until it was entered."""
+        return tuple(self._history)
+
+    def subscribe(self, observer: Callable[[Phase], object]) -> Callable[[], None]:
+        """Have a function called with the current phase and with every later one.
+
+        Parameters
+        ----------
+        observer : callable
+            Gets a `Phase`, in the thread that noticed it, and holds up the launch until it returns. Its
+            errors are logged, and hurt nobody else.
+
+        Returns
+        -------
+        callable
+            Ends the subscription.
+        """
+        key = object()
+
+        def forget() -> None:
+            self._observers.pop(key, None)
+
+        with self._lock:
+            self._observers[key] = observer
+            _tell(observer, self._current)
+        return forget
+
+    def enter(self, phase: Phase) -> None:
+        """Note a phase, or its progress, and tell the observers.
+
+        Parameters
+        ----------
+        phase : Phase
+            The new one.
+        """
+        with self._lock:
+            self._current = phase
+            if self._history[-1][0] != phase.name:
+                self._history.append((phase.name, time.monotonic() - self._began))
+            for observer in list(self._observers.values()):
+                _tell(observer, phase)
+
+
+def _tell(observer: Callable[[Phase], object], phase: Phase) -> None:
+    try:
+        observer(phase)
+    except Exception:  # noqa: BLE001 - whatever an observer raises, it is logged and the launch goes on
+        _log.exception("An observer failed at the phase %s", phase)

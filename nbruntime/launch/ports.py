@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 import socket
-import sys
 from dataclasses import dataclass
 from typing import Self
 
 from nbruntime.errors import ArgumentValueError, PortInUseError
+from nbruntime.launch.supervisor import system
 
 __all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holder_of"]
 
@@ -142,7 +142,7 @@ def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortCla
 
 def _reserve(port: int) -> socket.socket | None:
     """Take a name that belongs to the port: held as long as somebody has the socket open, and no file."""
-    if sys.platform != "linux":
+    if not system.reserves_ports():
         return None
     reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:

@@ -17,26 +17,31 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nbruntime.errors import LaunchError
-from nbruntime.launch import supervisor
+from nbruntime.launch import registry
+from nbruntime.launch.server import LOG, End, Server
+from nbruntime.launch.supervisor import __file__ as SUPERVISOR
+from nbruntime.launch.supervisor import system
+from nbruntime.launch.supervisor.order import Order
+from nbruntime.launch.supervisor.record import ServerRecord
 
 __all__ = ["ServerCommand", "ServerProcess"]
+
+PROGRAM = str(Path(SUPERVISOR).with_name("__main__.py"))
+"""The supervisor."""
 
 QUICK = 1.5
 """Seconds that a finalizer or the interpreter's exit waits for the servers; the supervisors go on without."""
 
 LINES_KEPT = 1000
 """Watched lines that wait to be read; nobody reads them once the server is ready."""
-
-_TAIL_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -67,16 +72,17 @@ class ServerCommand:
 class _Handle:
     """What is known of one supervisor and its server; shared with the thread that follows it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], directory: str, grace: float) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], record: ServerRecord, grace: float, end: End
+    ) -> None:
         self.process = process
-        self.directory = directory
+        self.record = record
         self.grace = grace
+        self.end = end
         self.owner = os.getpid()
         self.server_pid: int | None = None
         self.exit_code: int | None = None
         self.failure: str | None = None
-        self.stopping = False
-        self.gone = threading.Event()
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         """Watched lines; a None wakes the reader when the server's state has changed."""
 
@@ -90,6 +96,8 @@ class _Handle:
                     self.server_pid = event["pid"]
                 case "failed":
                     self.failure = event["error"]
+                case "stopping":
+                    self.end.asked = True
                 case "exited":
                     self.exit_code = event["code"]
                 case "line" if self.lines.qsize() < LINES_KEPT:
@@ -98,24 +106,22 @@ class _Handle:
                 self.lines.put(None)
         self.process.wait()
         if self.process.returncode != 0:  # killed, or broken: what it stood for is ours to do
-            self.clear_up()
-        self.gone.set()
-        self.lines.put(None)
-
-    def clear_up(self) -> None:
-        """Do what a killed supervisor can do no more."""
-        deadline = time.monotonic() + QUICK
-        while supervisor.kill_marked(self.directory) and time.monotonic() < deadline:
-            time.sleep(supervisor.TREE_POLL)
-        shutil.rmtree(self.directory, ignore_errors=True)
+            registry.clear(self.record)
 
     def ask_to_stop(self) -> None:
         """Tell the supervisor to end the server; returns at once."""
-        self.stopping = True
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # the supervisor has ended already
-            self.process.stdin.write(b"stop\n")
+        self.end.asked = True
+        self.say(b"stop\n")
+        with contextlib.suppress(OSError, ValueError):
+            assert self.process.stdin is not None
             self.process.stdin.close()
+
+    def say(self, words: bytes) -> None:
+        """Write to the supervisor; it may have ended already."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            self.process.stdin.write(words)
+            self.process.stdin.flush()
 
 
 _running: set[_Handle] = set()
@@ -127,11 +133,14 @@ def _follow(handle: _Handle) -> None:
         handle.follow()
     finally:
         _running.discard(handle)
+        handle.end.gone.set()
+        handle.lines.put(None)  # its reader looks whether the server is gone
+        handle.end.reach()
 
 
 def _stop_quickly(handle: _Handle) -> None:
     """Finalize a `ServerProcess`: module level, and it waits `QUICK` at most."""
-    if handle.owner != os.getpid() or handle.gone.is_set():
+    if handle.owner != os.getpid() or handle not in _running:
         return
     handle.ask_to_stop()
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -140,8 +149,10 @@ def _stop_quickly(handle: _Handle) -> None:
 
 
 def _stop_all() -> None:
-    """At exit: ask all first, then wait for all."""
-    handles = [handle for handle in list(_running) if handle.owner == os.getpid()]
+    """At exit: ask all first, then wait for all; those that are kept alive stay."""
+    handles = [
+        handle for handle in list(_running) if handle.owner == os.getpid() and not handle.record.keep_alive
+    ]
     for handle in handles:
         handle.ask_to_stop()
     deadline = time.monotonic() + QUICK
@@ -153,13 +164,16 @@ def _stop_all() -> None:
 atexit.register(_stop_all)
 
 
-class ServerProcess:
+class ServerProcess(Server):
     """A server that runs under a supervisor, and ends with this object or with this process.
 
     Parameters
     ----------
     command : ServerCommand
         What to execute.
+    identity : Identity, optional
+        What it is called, and what others may know of it. With ``keep_alive`` it ends with neither, but when
+        it is stopped.
     grace : float
         Seconds between SIGTERM and SIGKILL when the server is stopped.
     hold : sequence of socket.socket
@@ -169,6 +183,8 @@ class ServerProcess:
     ------
     LaunchError
         If the command cannot be executed.
+    NameTaken
+        If a server that runs has the name.
 
     Examples
     --------
@@ -181,57 +197,61 @@ class ServerProcess:
     """
 
     def __init__(
-        self, command: ServerCommand, *, grace: float = 0.5, hold: Sequence[socket.socket] = ()
+        self,
+        command: ServerCommand,
+        *,
+        identity: registry.Identity | None = None,
+        grace: float = 0.5,
+        hold: Sequence[socket.socket] = (),
     ) -> None:
-        # Its own folder, readable by this user only, with the log in it; the supervisor removes it.
-        directory = tempfile.mkdtemp(prefix="nbruntime-")
-        log = Path(directory, "server.log")
-        log.touch(0o600)
-        # Stays readable when the file has been removed with the server.
-        self._log = log.open("rb", buffering=0)
-        order = supervisor.Order(
-            owner=os.getpid(),
-            argv=list(command.argv),
-            directory=directory,
-            log=str(log),
-            cwd=os.getcwd(),
-            env=dict(command.env),
-            secrets=list(command.secrets),
-            pass_fds=[server_socket.fileno() for server_socket in command.sockets],
-            watch=command.watch,
-            grace=grace,
-        )
+        record = registry.claim(identity or registry.Identity())
+        # The folder is this server's alone, and holds its log; the supervisor removes it.
+        log = Path(record.directory, LOG)
+        inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
+            super().__init__(record)
+            order = Order(
+                owner=None if record.keep_alive else os.getpid(),
+                argv=list(command.argv),
+                directory=record.directory,
+                log=str(log),
+                record=asdict(record),
+                cwd=os.getcwd(),
+                env=dict(command.env),
+                secrets=list(command.secrets),
+                pass_fds=[server_socket.fileno() for server_socket in command.sockets],
+                watch=command.watch,
+                grace=grace,
+            )
             with log.open("ab") as errors:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", supervisor.__file__],
+                    [sys.executable, "-I", "-S", PROGRAM],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    start_new_session=True,
-                    pass_fds=[held.fileno() for held in (*command.sockets, *hold)],
+                    pass_fds=inherited,
+                    **system.new_session(),
                 )
         except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(record.directory, ignore_errors=True)
             raise
-        self._handle = _Handle(process, directory, grace)
-        self._finalizer = weakref.finalize(self, _stop_quickly, self._handle)
+        handle = self._handle = _Handle(process, record, grace, self._end)
+        _running.add(handle)
+        self._finalizer = weakref.finalize(self, _stop_quickly, handle)
         self._finalizer.atexit = False  # there, `_stop_all` asks all before it waits for any
-        _running.add(self._handle)
-        threading.Thread(target=_follow, args=(self._handle,), name="nbruntime-server", daemon=True).start()
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the follower says why it ended
-            process.stdin.write(order.to_line())
-            process.stdin.flush()
+        threading.Thread(target=_follow, args=(handle,), name="nbruntime-server", daemon=True).start()
+        handle.say(order.to_line())
         try:
             self._await_start()
         except BaseException:  # an interrupt, too
             self.stop()
             raise
+        if record.keep_alive:
+            self._finalizer.detach()
 
     def _await_start(self) -> None:
         handle = self._handle
-        while handle.server_pid is None and handle.failure is None and not handle.gone.is_set():
+        while handle.server_pid is None and handle.failure is None and not self.gone:
             handle.lines.get()
         if handle.server_pid is None:
             raise LaunchError(
@@ -252,9 +272,9 @@ class ServerProcess:
         return self._handle.process.pid
 
     @property
-    def is_owner(self) -> bool:
-        """Whether this process has started the server; false in a fork."""
-        return self._handle.owner == os.getpid()
+    def running(self) -> bool:
+        """Whether the server itself has not ended."""
+        return self.poll() is None
 
     def poll(self) -> int | None:
         """Say how the server ended.
@@ -265,8 +285,8 @@ class ServerProcess:
             None while it runs; its exit code, or the negative number of the signal that killed it.
         """
         handle = self._handle
-        if handle.exit_code is None and handle.gone.is_set():
-            return -signal.SIGKILL  # it went with its supervisor, which could not tell
+        if handle.exit_code is None and self.gone:
+            return -system.SIGKILL  # it went with its supervisor, which could not tell
         return handle.exit_code
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -282,27 +302,20 @@ class ServerProcess:
         int or None
             As `poll`.
         """
-        self._handle.gone.wait(timeout)
+        self.wait_until_gone(timeout)
         return self.poll()
 
-    def owns(self, pid: int) -> bool:
-        """Whether a process belongs to the server's tree.
-
-        Parameters
-        ----------
-        pid : int
-            Any process of this machine.
-
-        Returns
-        -------
-        bool
-        """
-        table = supervisor.process_table()
-        while pid in table:
-            pid = table[pid].parent
-            if pid == self.supervisor_pid:
-                return True
-        return False
+    def exit_cause(self) -> str:
+        """How the server ended, in words; empty while it runs."""
+        code = self.poll()
+        if code is None:
+            return ""
+        if code >= 0:
+            return f"it exited with code {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        if code == -system.SIGKILL and not self.stopped:
+            return f"it was killed by {name}, as when the machine runs out of memory"
+        return f"it was killed by {name}"
 
     def next_line(self, timeout: float) -> str | None:
         """Wait for the next watched line of the server's output.
@@ -322,72 +335,18 @@ class ServerProcess:
         except queue.Empty:
             return None
 
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody has asked for its end."""
-        return self._handle.stopping
-
-    @property
-    def gone(self) -> bool:
-        """Whether nothing is left of the server."""
-        return self._handle.gone.is_set()
-
-    def exit_cause(self) -> str:
-        """How the server ended, in words.
-
-        Returns
-        -------
-        str
-            Empty while it runs.
-        """
-        code = self.poll()
-        if code is None:
-            return ""
-        if code >= 0:
-            return f"it exited with code {code}"
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        if code == -signal.SIGKILL and not self.stopped:
-            return f"it was killed by {name}, as when the machine runs out of memory"
-        return f"it was killed by {name}"
-
-    def logs(self, lines: int | None = None) -> str:
-        """Read the server's output, also after its end.
-
-        Parameters
-        ----------
-        lines : int, optional
-            The last lines only. A progress bar counts as the last state that it had.
-
-        Returns
-        -------
-        str
-            Without the end of the last line.
-        """
-        fd = self._log.fileno()
-        size = os.fstat(fd).st_size
-        if lines is not None and lines <= 0:
-            return ""
-        data = b""
-        # pread: the position in the file is shared with a fork.
-        while size > 0 and (lines is None or data.count(b"\n") <= lines):
-            start = max(0, size - _TAIL_BLOCK)
-            data = os.pread(fd, size - start, start) + data
-            size = start
-        text = data.decode(errors="replace").replace("\r\n", "\n").rstrip("\n")
-        shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-        return "\n".join(shown[-lines:] if lines is not None else shown)
+    def tell_ready(self) -> None:
+        """Have it in the record that the server takes requests."""
+        self._handle.say(b"ready\n")
 
     def stop(self) -> None:
-        """End the server with all that it has started, and wait until nothing is left.
-
-        Called again, or in a fork of the process that started the server, it does nothing.
-        """
+        """End the server and wait until nothing is left; see `Server.stop`."""
         handle = self._handle
-        if not self.is_owner or handle.gone.is_set():
+        if not self.is_owner or self.gone:
             return
         handle.ask_to_stop()
         # The supervisor needs its grace and a moment to kill; a supervisor that is stuck is killed itself.
-        if not handle.gone.wait(handle.grace + 5):
+        if not self.wait_until_gone(handle.grace + 5):
             handle.process.kill()
-            handle.gone.wait(QUICK)
+            self.wait_until_gone(QUICK)
         self._finalizer.detach()

@@ -1,0 +1,68 @@
+"""A server of an earlier kernel that was kept alive."""
+
+from __future__ import annotations
+
+import threading
+
+from nbruntime.launch import registry
+from nbruntime.launch.server import End, Server
+from nbruntime.launch.supervisor.processes import ProcessId, wait_for_end
+from nbruntime.launch.supervisor.record import ServerRecord
+
+__all__ = ["AttachedServer"]
+
+
+class AttachedServer(Server):
+    """A server that another process has started; it ends when it is stopped, not with this object.
+
+    Parameters
+    ----------
+    record : ServerRecord
+        Of a server that has been started.
+
+    Raises
+    ------
+    OSError
+        If it has ended meanwhile.
+    """
+
+    def __init__(self, record: ServerRecord) -> None:
+        assert record.supervisor is not None
+        assert record.server is not None
+        super().__init__(record)
+        self._supervisor = record.supervisor
+        self._server = record.server
+        threading.Thread(
+            target=_follow, args=(self._supervisor, self._end), name="nbruntime-attached", daemon=True
+        ).start()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._server.pid
+
+    @property
+    def supervisor_pid(self) -> int:
+        """Process id of the supervisor, which is the server's parent."""
+        return self._supervisor.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the server has not ended; its supervisor goes when it has."""
+        return not self.gone
+
+    def exit_cause(self) -> str:
+        """How the server ended, in words; empty while it runs."""
+        return "it ended, or another kernel has stopped it" if self.gone else ""
+
+    def stop(self) -> None:
+        """End the server and wait until nothing is left; see `Server.stop`."""
+        if self.is_owner and not self.gone:
+            self._end.asked = True
+            registry.end(self.record)
+            self.wait_until_gone(registry.CLEAR_SECONDS)
+
+
+def _follow(supervisor: ProcessId, end: End) -> None:
+    wait_for_end(supervisor)
+    end.reach()

@@ -1,0 +1,292 @@
+"""The servers of this user: a folder for each, with its record and its log.
+
+The folders lie in one that only this user can look into, below the temporary folder. A launch makes its
+folder under a lock, so that no two servers have one name, and sweeps away what servers have left whose
+supervisor was killed. Everybody may read the records without the lock: they are replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbruntime.errors import ArgumentValueError, LaunchError
+from nbruntime.launch.server import LOG
+from nbruntime.launch.supervisor import system
+from nbruntime.launch.supervisor.processes import (
+    ProcessId,
+    identify,
+    is_running,
+    kill_marked,
+    send,
+    wait_for_end,
+)
+from nbruntime.launch.supervisor.record import FILE, ServerRecord
+
+__all__ = ["RESERVED", "Identity", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
+
+RESERVED = ("all", "orphans")
+"""What `nbruntime.stop` takes besides names."""
+
+STOP_SECONDS = 6.0
+"""How long a supervisor may take to end its tree before it is killed itself."""
+
+CLEAR_SECONDS = 1.5
+"""How long what a killed supervisor has left is looked for."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a server is called, and what tells it from others.
+
+    Parameters
+    ----------
+    name : str or None
+        As the user calls it; None for one that is made of `stem`.
+    stem : str
+        What a name is made of, such as the model's.
+    url, engine, model : str
+        For those who look at the record.
+    arguments : dict
+        What it is started with; see `ServerRecord`.
+    keep_alive : bool
+        Whether it is to outlive this process.
+    """
+
+    name: str | None = None
+    stem: str = "server"
+    url: str = ""
+    engine: str = ""
+    model: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    keep_alive: bool = False
+
+
+class NameTaken(Exception):
+    """A server that runs has the name.
+
+    Parameters
+    ----------
+    record : ServerRecord
+        That server's.
+    """
+
+    def __init__(self, record: ServerRecord) -> None:
+        super().__init__(record.name)
+        self.record = record
+
+
+def folder() -> Path:
+    """Where the folders of this user's servers are; made if it is not there.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    LaunchError
+        If somebody else could look into it, or write there.
+    """
+    user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    path = Path(tempfile.gettempdir(), f"nbruntime-{user}")
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000):
+        raise LaunchError(
+            "The folder of the servers is not yours alone",
+            where=str(path),
+            hint="Remove it or run `chmod 700` on it, or set TMPDIR to a folder of your own.",
+        )
+    return path
+
+
+def claim(identity: Identity) -> ServerRecord:
+    """Make the folder of a server that is about to start, and so take its name.
+
+    Parameters
+    ----------
+    identity : Identity
+        Whose.
+
+    Returns
+    -------
+    ServerRecord
+        As it stands in the folder, beside an empty log.
+
+    Raises
+    ------
+    NameTaken
+        If a server that runs has that name.
+    """
+    owner = identify(os.getpid())
+    assert owner is not None
+    with exclusive():
+        sweep()
+        taken = {record.name: record for record in records()}
+        name = identity.name
+        if name is None:
+            name = _free_name(identity.stem, taken)
+        elif name in taken:
+            raise NameTaken(taken[name])
+        directory = tempfile.mkdtemp(prefix=f"{name}-", dir=folder())
+        record = ServerRecord(
+            name=name,
+            directory=directory,
+            owner=owner,
+            machine=system.machine(),
+            url=identity.url,
+            engine=identity.engine,
+            model=identity.model,
+            arguments=identity.arguments,
+            keep_alive=identity.keep_alive,
+            started=time.time(),
+        )
+        try:
+            Path(directory, LOG).touch(0o600)
+            record.write()
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return record
+
+
+def exclusive() -> contextlib.AbstractContextManager[None]:
+    """Hold the lock under which folders are made and swept."""
+    return system.exclusive(str(folder() / "lock"))
+
+
+def check_name(name: str) -> None:
+    """Raise ArgumentValueError if a server cannot be called so.
+
+    Examples
+    --------
+    >>> check_name("chat-2")
+    """
+    if name in RESERVED or not re.fullmatch(r"[\w][\w.+ -]{0,63}", name):
+        raise ArgumentValueError(
+            f"name={name!r} cannot be a server's name",
+            hint="Take letters, digits, . _ - + and spaces, at most 64, and neither 'all' nor 'orphans'.",
+        )
+
+
+def _free_name(stem: str, taken: dict[str, ServerRecord]) -> str:
+    stem = re.sub(r"[^\w.+-]+", "-", stem).strip("-.")[:48] or "server"
+    candidates = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 3))
+    return next(name for name in candidates if name not in taken and name not in RESERVED)
+
+
+def records() -> list[ServerRecord]:
+    """Read what is known of the servers of this user on this machine, the oldest first."""
+    found = [ServerRecord.read(str(path)) for path in _folders()]
+    here = system.machine()
+    return sorted(
+        (record for record in found if record is not None and record.machine == here),
+        key=lambda record: record.started,
+    )
+
+
+def find(name: str) -> ServerRecord | None:
+    """Look for the server of a name; None if none that runs has it."""
+    return next((record for record in records() if record.name == name and is_held(record)), None)
+
+
+def is_held(record: ServerRecord) -> bool:
+    """Whether somebody sees to a server: its supervisor, or its owner until that is there."""
+    if record.supervisor is None:
+        return is_running(record.owner)
+    return is_running(record.supervisor)
+
+
+def is_orphan(record: ServerRecord) -> bool:
+    """Whether nobody needs a server any more: only possible when its supervisor is killed, or stuck."""
+    if not is_held(record):
+        return True
+    return not record.keep_alive and not is_running(record.owner)
+
+
+def _folders() -> Iterator[Path]:
+    with os.scandir(folder()) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path)
+
+
+def sweep() -> list[ServerRecord]:
+    """Remove what killed supervisors have left; to be called under the lock.
+
+    Returns
+    -------
+    list of ServerRecord
+        Whose.
+    """
+    swept = []
+    here = system.machine()
+    for path in _folders():
+        record = ServerRecord.read(str(path))
+        if record is None:
+            if not (path / FILE).exists():  # its owner was killed before it had written one
+                shutil.rmtree(path, ignore_errors=True)
+        elif record.machine == here and not is_held(record):
+            clear(record)
+            swept.append(record)
+    return swept
+
+
+def clear(record: ServerRecord) -> None:
+    """Do what a killed supervisor can do no more: end its tree, remove its folder.
+
+    Parameters
+    ----------
+    record : ServerRecord
+        Its server's. A process that has the server's pid by now is left alone.
+    """
+    deadline = time.monotonic() + CLEAR_SECONDS
+    while _kill_left(record) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    shutil.rmtree(record.directory, ignore_errors=True)
+
+
+def _kill_left(record: ServerRecord) -> bool:
+    killed = record.server is not None and send(record.server, system.SIGKILL)
+    return kill_marked(record.directory) or killed
+
+
+def end(record: ServerRecord) -> None:
+    """End a server of whichever kernel, through its supervisor as long as there is one.
+
+    Parameters
+    ----------
+    record : ServerRecord
+        The server's.
+    """
+    supervisor = _await_supervisor(record)
+    if supervisor is not None:
+        send(supervisor, signal.SIGTERM)
+        if not wait_for_end(supervisor, STOP_SECONDS):
+            send(supervisor, system.SIGKILL)
+            wait_for_end(supervisor, CLEAR_SECONDS)
+    if os.path.isdir(record.directory):  # the supervisor did not end in order
+        clear(record)
+
+
+def _await_supervisor(record: ServerRecord) -> ProcessId | None:
+    """Wait for the supervisor of a server that is just being started; None if there is none."""
+    deadline = time.monotonic() + STOP_SECONDS
+    current: ServerRecord | None = record
+    while current is not None and current.supervisor is None and is_held(current):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+        current = ServerRecord.read(record.directory)
+    return None if current is None else current.supervisor

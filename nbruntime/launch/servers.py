@@ -1,0 +1,179 @@
+"""What runs on this machine for this user, in whichever kernel: `servers`, and `stop`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nbruntime.errors import ArgumentValueError
+from nbruntime.launch import registry
+from nbruntime.launch.server import known
+from nbruntime.launch.supervisor.processes import identify, is_running, send
+from nbruntime.launch.supervisor.record import ServerRecord
+
+__all__ = ["ServerInfo", "ServerList", "servers", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A server, as the registry knows it.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    model : str
+        Its model as it was asked for; empty for the engine's default.
+    engine : str
+        ``"sglang"`` or ``"embedded"``.
+    url : str
+        Where it answers.
+    state : str
+        ``starting``, ``ready``, ``stopping``, ``stopped``, or ``left over`` when its supervisor was killed.
+    owner : str
+        ``this kernel``, ``another kernel``, ``kept`` for one that outlives its kernel, or ``orphan``.
+    age : float
+        Seconds since it was started.
+    pid : int or None
+        Its process; None before it is started.
+    """
+
+    name: str
+    model: str
+    engine: str
+    url: str
+    state: str
+    owner: str
+    age: float
+    pid: int | None
+
+
+class ServerList(list[ServerInfo]):
+    """Servers, with a table as their repr.
+
+    Examples
+    --------
+    >>> ServerList([ServerInfo("chat", "", "embedded", "http://127.0.0.1:30000", "ready", "kept", 75.0, 1)])
+    name  model    engine    url                     state  owner  age
+    chat  default  embedded  http://127.0.0.1:30000  ready  kept   1 min
+    """
+
+    def __repr__(self) -> str:
+        if not self:
+            return "No servers"
+        rows = [("name", "model", "engine", "url", "state", "owner", "age")]
+        rows += [
+            (one.name, one.model or "default", one.engine, one.url, one.state, one.owner, _age(one.age))
+            for one in self
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+
+def servers() -> ServerList:
+    """List the servers that nbruntime has started for this user on this machine, of other kernels too.
+
+    Returns
+    -------
+    ServerList
+        The oldest first. Nothing is asked of the servers: it is what their records and the process table say.
+
+    Examples
+    --------
+    >>> import nbruntime
+    >>> nbruntime.servers()  # doctest: +SKIP
+    name  model                  engine    url                     state  owner        age
+    chat  SmolLM2-135M-Instruct  embedded  http://127.0.0.1:30000  ready  this kernel  12 s
+    """
+    return ServerList(
+        _info(record)
+        for record in registry.records()
+        if registry.is_held(record) or is_running(record.server)
+    )
+
+
+def stop(which: str) -> ServerList:
+    """End servers of this user, of other kernels too, and wait until nothing is left of them.
+
+    Parameters
+    ----------
+    which : str
+        A server's name or URL; ``"all"``; or ``"orphans"``: those that nobody needs any more, and what is
+        left of servers whose supervisor was killed.
+
+    Returns
+    -------
+    ServerList
+        What was ended.
+
+    Raises
+    ------
+    ArgumentValueError
+        If there is no server of that name or URL.
+
+    Examples
+    --------
+    >>> import nbruntime
+    >>> nbruntime.stop("chat")  # doctest: +SKIP
+    name  model                  engine    url                     state    owner  age
+    chat  SmolLM2-135M-Instruct  embedded  http://127.0.0.1:30000  stopped  kept   3 h
+    """
+    with registry.exclusive():
+        swept = registry.sweep()
+    records = registry.records()
+    if which == "all":
+        return _end([*swept, *records])
+    if which == "orphans":
+        return _end([*swept, *filter(registry.is_orphan, records)])
+    chosen = [record for record in records if which.rstrip("/") in (record.name, record.url)]
+    if not chosen:
+        known = ", ".join(repr(record.name) for record in records) or "none runs"
+        raise ArgumentValueError(
+            f"There is no server {which!r}", hint=f"Names of servers that run: {known}; or 'all', 'orphans'."
+        )
+    return _end(chosen)
+
+
+def _end(records: Iterable[ServerRecord]) -> ServerList:
+    ended = [(record, _info(record, state="stopped")) for record in records]
+    for record, _ in ended:  # all are asked before any is waited for
+        if record.supervisor is not None:
+            send(record.supervisor, signal.SIGTERM)
+    for record, _ in ended:
+        own = known(record.directory)
+        if own is not None:
+            own.stop()
+        registry.end(record)
+    return ServerList(info for _, info in ended)
+
+
+def _info(record: ServerRecord, state: str | None = None) -> ServerInfo:
+    if record.keep_alive and registry.is_held(record):
+        owner = "kept"
+    elif registry.is_orphan(record):
+        owner = "orphan"
+    else:
+        owner = "this kernel" if record.owner == identify(os.getpid()) else "another kernel"
+    return ServerInfo(
+        name=record.name,
+        model=record.model,
+        engine=record.engine,
+        url=record.url,
+        state=state or (record.state if registry.is_held(record) else "left over"),
+        owner=owner,
+        age=max(0.0, time.time() - record.started),
+        pid=None if record.server is None else record.server.pid,
+    )
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,99 @@
+"""What every kernel of a user may know of a server: one small file without secrets in the server's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from .processes import ProcessId
+
+__all__ = ["FILE", "ServerRecord"]
+
+FILE = "server.json"
+"""The record's name in the server's folder."""
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """A server as its folder tells of it.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls it; no two servers of a user that run have the same.
+    directory : str
+        Its folder, which is also the mark of its processes.
+    owner : ProcessId
+        The process that started it.
+    machine : str
+        Where those pids mean something.
+    url : str
+        Where it answers.
+    engine : str
+        What kind it is.
+    model : str
+        Its model, as it was asked for.
+    arguments : dict
+        What it was started with, to tell whether another launch would be the same.
+    keep_alive : bool
+        Whether it outlives its owner.
+    started : float
+        Seconds since 1970.
+    state : str
+        ``starting``, ``ready`` or ``stopping``.
+    supervisor, server : ProcessId or None
+        None until they have been started.
+    """
+
+    name: str
+    directory: str
+    owner: ProcessId
+    machine: str
+    url: str = ""
+    engine: str = ""
+    model: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    keep_alive: bool = False
+    started: float = 0.0
+    state: str = "starting"
+    supervisor: ProcessId | None = None
+    server: ProcessId | None = None
+
+    def write(self) -> None:
+        """Write the record into the folder: whole or not at all, for this user only."""
+        path = os.path.join(self.directory, FILE)
+        part = path + ".part"
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+        os.replace(part, path)
+
+    @classmethod
+    def read(cls, directory: str) -> Self | None:
+        """Read the record of a folder.
+
+        Returns
+        -------
+        ServerRecord or None
+            None if there is none, or none that can be understood.
+        """
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            with open(os.path.join(directory, FILE), encoding="utf-8") as file:
+                record = cls.from_dict(json.load(file))
+            # It may have been written by another version, but never for another folder.
+            return record if record.directory == directory else None
+        return None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Make a record of what JSON has left of it; fields of later versions are passed over."""
+        known = {one.name for one in fields(cls)}
+        given = {name: value for name, value in values.items() if name in known}
+        for name in ("owner", "supervisor", "server"):
+            if given.get(name) is not None:
+                pid, start = given[name]
+                given[name] = ProcessId(int(pid), str(start))
+        return cls(**given)

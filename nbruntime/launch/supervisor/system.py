@@ -1,0 +1,373 @@
+"""What differs between operating systems. Everything about launching asks here, and nowhere else.
+
+Linux is what the tests run on. The branches for macOS and Windows follow the documentation of the two; the
+tests go through those that Linux can pretend to, and the rest has not been run.
+
+| | Linux | macOS | Windows |
+|---|---|---|---|
+| away from an interrupt | session | session | process group |
+| owner is watched by | stdin, parent, pidfd | stdin, parent | stdin |
+| the tree is found by | subreaper, session, parents | session, parents | job object |
+| dies with its supervisor | PDEATHSIG | no | job object |
+| processes are listed by | ``/proc`` | ``ps`` | PowerShell |
+| listening socket is handed over | yes | yes | no: the server binds |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    import ctypes
+except ImportError:  # an interpreter built without libffi
+    ctypes = None  # type: ignore[assignment]
+
+__all__ = [
+    "Channel",
+    "Job",
+    "ProcessEntry",
+    "become_subreaper",
+    "exclusive",
+    "hands_over_sockets",
+    "machine",
+    "new_session",
+    "pidfd_of",
+    "pids_with",
+    "read_entry",
+    "read_processes",
+    "reserves_ports",
+    "server_session",
+    "set_wakeup",
+    "subreaper",
+]
+
+NAME = sys.platform
+"""The system: ``linux``, ``darwin`` or ``win32``; every branch below looks at it when it is called."""
+
+SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""On Windows any signal that `os.kill` sends is the end at once."""
+
+# Starting
+
+
+def new_session() -> dict[str, Any]:
+    """Options of `subprocess.Popen` that keep an interrupt of the kernel away from a child."""
+    if NAME == "win32":
+        return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
+    return {"start_new_session": True}
+
+
+def server_session() -> dict[str, Any]:
+    """Options of `subprocess.Popen` for the server itself: a session, default signals, and a bond."""
+    if NAME == "win32":
+        return new_session()
+    me = os.getpid()
+    return {**new_session(), "preexec_fn": lambda: _prepare_server(me)}
+
+
+def hands_over_sockets() -> bool:
+    """Whether a child can inherit a listening socket by its number."""
+    return NAME != "win32"
+
+
+def reserves_ports() -> bool:
+    """Whether a socket can have a name that is no file and goes with its last holder."""
+    return NAME == "linux"
+
+
+# The end of a supervisor, and of the parents in a server's tree
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def subreaper() -> bool:
+    """Whether the descendants of an ended server become its supervisor's."""
+    return NAME == "linux" and ctypes is not None
+
+
+def become_subreaper() -> None:
+    """Take over descendants whose parent has ended, instead of init."""
+    if prctl := _load_prctl():
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _load_prctl() -> Callable[[int, int], int] | None:
+    return ctypes.CDLL(None, use_errno=True).prctl if subreaper() else None
+
+
+def _prepare_server(supervisor: int) -> None:
+    """Run in the server's process before its program: default signals, and death with the supervisor."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if prctl := _load_prctl():
+        # Tied to the thread that forks; the supervisor has only one.
+        prctl(_PR_SET_PDEATHSIG, SIGKILL)
+        if os.getppid() != supervisor:  # it died before the kernel was told
+            os._exit(1)
+
+
+class Job:
+    """Windows: a group of processes that none can leave, and that dies with its last handle.
+
+    Parameters
+    ----------
+    process : subprocess.Popen
+        Its first process; what that starts belongs to the job, too.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+        self._kernel32.CreateJobObjectW.restype = ctypes.c_void_p
+        handle = self._kernel32.CreateJobObjectW(None, None)
+        self._handle = ctypes.c_void_p(handle)
+        limits = bytearray(144)  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
+        struct.pack_into("<I", limits, 16, 0x2000)  # its LimitFlags: KILL_ON_JOB_CLOSE
+        buffer = (ctypes.c_char * len(limits)).from_buffer(limits)
+        self._kernel32.SetInformationJobObject(self._handle, 9, buffer, len(limits))
+        self._kernel32.AssignProcessToJobObject(self._handle, ctypes.c_void_p(int(process._handle)))  # type: ignore[attr-defined]
+
+    def kill(self) -> None:
+        """End every process of the job."""
+        self._kernel32.TerminateJobObject(self._handle, 1)
+
+
+# Watching
+
+
+def pidfd_of(pid: int) -> int | None:
+    """Open a descriptor that becomes readable when a process ends.
+
+    Parameters
+    ----------
+    pid : int
+        Any process.
+
+    Returns
+    -------
+    int or None
+        None where there are none: an old kernel, a strict sandbox, another system.
+
+    Raises
+    ------
+    ProcessLookupError
+        If there is no such process.
+    """
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise
+        except OSError:
+            pass
+    return None
+
+
+def set_wakeup() -> tuple[int, Callable[[], object]]:
+    """Have signals wake a selector; returns what it is to wait for, and how that is emptied."""
+    if NAME == "win32":  # selectors know sockets only
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        there.setblocking(False)
+        signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+        return here.fileno(), lambda: (here.recv(4096), there)
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    return read_end, lambda: os.read(read_end, 4096)
+
+
+class Channel:
+    """The reading end of a pipe that a selector can wait for.
+
+    Windows' selectors know sockets only: there, a thread carries what comes into one.
+
+    Parameters
+    ----------
+    fd : int
+        The pipe.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._socket: socket.socket | None = None
+        if NAME == "win32":
+            self._socket, far = socket.socketpair()
+            self._socket.setblocking(False)
+            threading.Thread(target=_carry, args=(fd, far), daemon=True).start()
+        else:
+            os.set_blocking(fd, False)
+
+    def fileno(self) -> int:
+        """Give what the selector waits for."""
+        return self._fd if self._socket is None else self._socket.fileno()
+
+    def read(self, size: int) -> bytes | None:
+        """Read what is there; None when nothing is, and nothing at all (``b""``) at the end."""
+        try:
+            return os.read(self._fd, size) if self._socket is None else self._socket.recv(size)
+        except BlockingIOError:
+            return None
+
+
+def _carry(fd: int, sink: socket.socket) -> None:
+    with sink, contextlib.suppress(OSError):
+        while data := os.read(fd, 1 << 16):
+            sink.sendall(data)
+
+
+# Processes
+
+
+@dataclass(frozen=True)
+class ProcessEntry:
+    """One process of this machine.
+
+    Parameters
+    ----------
+    parent : int
+        Pid of its parent.
+    session : int
+        Its session; 0 where that is not known.
+    ended : bool
+        Whether it has ended and only waits to be collected.
+    start : str
+        When it started, as the system says it: with the pid it names one process for good.
+    """
+
+    parent: int
+    session: int
+    ended: bool
+    start: str
+
+
+def read_entry(pid: int) -> ProcessEntry | None:
+    """Look one process up; None if it is not there, or cannot be seen."""
+    if NAME == "linux":
+        return _read_stat(pid)
+    return read_processes().get(pid)
+
+
+def read_processes() -> dict[int, ProcessEntry]:
+    """Every process that can be seen, by pid.
+
+    Examples
+    --------
+    >>> read_processes()[os.getpid()].parent == os.getppid()
+    True
+    """
+    if NAME == "linux":
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return {pid: entry for pid in pids if (entry := _read_stat(pid)) is not None}
+    return _read_powershell() if NAME == "win32" else _read_ps()
+
+
+def _read_stat(pid: int) -> ProcessEntry | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in brackets may hold anything, brackets too.
+            field = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    # Ticks since the machine was booted, so the boot has to be named as well.
+    return ProcessEntry(int(field[1]), int(field[3]), field[0] in b"ZX", f"{field[19].decode()}@{_boot()}")
+
+
+@functools.cache
+def _boot() -> str:
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read(8)
+    return ""
+
+
+def _read_ps() -> dict[int, ProcessEntry]:
+    table = {}
+    command = ["ps", "-axo", "pid=,ppid=,stat=,lstart="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, env={"LC_ALL": "C"})
+    for row in listed.stdout.splitlines():
+        pid, parent, state, start = row.split(None, 3)
+        session = 0
+        with contextlib.suppress(OSError):  # it has ended since
+            session = os.getsid(int(pid))
+        table[int(pid)] = ProcessEntry(int(parent), session, state.startswith("Z"), start.strip())
+    return table
+
+
+def _read_powershell() -> dict[int, ProcessEntry]:
+    script = (
+        "Get-CimInstance Win32_Process | ForEach-Object "
+        "{ '{0} {1} {2}' -f $_.ProcessId, $_.ParentProcessId, $_.CreationDate.ToFileTimeUtc() }"
+    )
+    command = ["powershell", "-NoProfile", "-NonInteractive", "-Command", script]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [row.split() for row in listed.stdout.splitlines()]
+    return {int(row[0]): ProcessEntry(int(row[1]), 0, False, row[2]) for row in rows if len(row) == 3}
+
+
+def pids_with(setting: str) -> Iterator[int]:
+    """Find the processes that have ``NAME=value`` in their environment; none where it cannot be seen."""
+    if NAME == "linux":
+        wanted = setting.encode()
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                    if wanted in file.read().split(b"\0"):
+                        yield int(name)
+    elif NAME == "darwin":
+        listed = subprocess.run(["ps", "-axEww", "-o", "pid=,command="], capture_output=True, text=True)
+        for row in listed.stdout.splitlines():
+            pid, *words = row.split()
+            if setting in words:
+                yield int(pid)
+
+
+def machine() -> str:
+    """Name the machine, or the container, that a pid belongs to."""
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    return socket.gethostname()
+
+
+# Files
+
+
+@contextlib.contextmanager
+def exclusive(path: str) -> Iterator[None]:
+    """Hold a lock that all processes of this user, and all threads, ask for.
+
+    Parameters
+    ----------
+    path : str
+        The lock's file; made if it is not there, and left there.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        if NAME == "win32":
+            import msvcrt
+
+            msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+            yield
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                # By name: a fork that happened meanwhile has the file open as well.
+                fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)

@@ -1,0 +1,134 @@
+"""The server's processes: itself and all that it starts, until none is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+from . import system
+from .processes import descendants
+
+__all__ = ["JobTree", "ProcessTree", "start_tree"]
+
+
+class ProcessTree:
+    """A server in a session of its own, with all its descendants in any session.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        Its command.
+    cwd : str or None
+        Its working directory.
+    env : mapping
+        Its whole environment.
+    pass_fds : sequence of int
+        File descriptors that it inherits.
+
+    Raises
+    ------
+    OSError, subprocess.SubprocessError
+        If it cannot be executed.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], cwd: str | None, env: Mapping[str, str], pass_fds: Sequence[int]
+    ) -> None:
+        # Kept: collected, it would reap the server behind our back.
+        self._process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+            **system.server_session(),
+        )
+        self.exit_code: int | None = None
+        """How the server itself ended; None while it runs."""
+        self.gone = False
+        """Whether nothing is left."""
+
+    @property
+    def pid(self) -> int:
+        """The server itself."""
+        return self._process.pid
+
+    @property
+    def output(self) -> BinaryIO:
+        """What it writes."""
+        assert self._process.stdout is not None
+        return self._process.stdout  # type: ignore[return-value]
+
+    def collect(self) -> None:
+        """Collect the ended children: the server, and on Linux what its ended descendants left to us."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                # As a subreaper one has no descendants without a child.
+                self.gone = system.subreaper() or not self._others()
+                return
+            if pid == 0:
+                return
+            if pid == self.pid:
+                self.exit_code = os.waitstatus_to_exitcode(status)
+
+    def ask(self) -> None:
+        """Ask for the end: SIGTERM, to what the server has left as well when it has ended."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End every process."""
+        self._signal(system.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.exit_code is None:  # until it is collected, its group cannot be anybody else's
+                os.killpg(self.pid, number)
+        if self.exit_code is not None or number == system.SIGKILL:
+            for pid in self._others():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+
+    def _others(self) -> list[int]:
+        return descendants(os.getpid(), session=self.pid)
+
+
+class JobTree(ProcessTree):
+    """Windows: a server in a job object, which holds all that it starts."""
+
+    def __init__(
+        self, argv: Sequence[str], cwd: str | None, env: Mapping[str, str], pass_fds: Sequence[int]
+    ) -> None:
+        super().__init__(argv, cwd, env, pass_fds)
+        self._job = system.Job(self._process)
+
+    def collect(self) -> None:
+        """Look whether the server has ended; what it has left ends with it."""
+        self.exit_code = self._process.poll()
+        if self.exit_code is not None:
+            self._job.kill()
+            self.gone = True
+
+    def ask(self) -> None:
+        """Send Ctrl-Break, which is the politest that a process group gets."""
+        if self.exit_code is None:
+            with contextlib.suppress(OSError):
+                self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+
+    def kill(self) -> None:
+        """End every process."""
+        self._job.kill()
+
+
+def start_tree(
+    argv: Sequence[str], cwd: str | None, env: Mapping[str, str], pass_fds: Sequence[int]
+) -> ProcessTree:
+    """Start a server; see `ProcessTree`."""
+    return (JobTree if system.NAME == "win32" else ProcessTree)(argv, cwd, env, pass_fds)
