@@ -120,7 +120,7 @@ def servers_card(servers: Sequence[Mapping[str, object]]) -> Card:
     Parameters
     ----------
     servers : sequence of mapping
-        With ``name``, ``model``, ``engine``, ``state``, ``url``, ``pid`` and ``up`` in seconds, as far as known.
+        With ``name``, ``model``, ``engine``, ``state``, ``url``, ``pid`` and ``up`` in seconds, where known.
 
     Returns
     -------

@@ -1,0 +1,147 @@
+"""How clients show themselves, and what a server says of itself in a few labels and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nbruntime.cards import Card, Tone
+from nbruntime.errors import NbruntimeError
+
+EMBEDDED = "nbruntime.embedded"
+"""What the embedded server calls itself in its info."""
+
+_PARALLEL = (("tp_size", "tensor"), ("pp_size", "pipeline"), ("dp_size", "data"), ("ep_size", "expert"))
+
+
+def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Say what a server is.
+
+    Parameters
+    ----------
+    server_info : mapping
+        As `RuntimeEndpoint.get_server_info` gives it; may be empty.
+
+    Returns
+    -------
+    list of (str, object)
+        Labels and values: server and version, device and precision, parallelism, context, KV cache.
+
+    Examples
+    --------
+    >>> server_pairs({"version": "0.5.23", "device": "cuda", "dtype": "bfloat16", "tp_size": 2})
+    [('server', 'SGLang 0.5.23'), ('device', 'cuda, bfloat16'), ('parallelism', 'tensor 2')]
+    """
+    get = server_info.get
+    pairs: list[tuple[str, object]] = []
+    version = get("version")
+    if version:
+        name = "embedded server" if get("engine") == EMBEDDED else "SGLang"
+        pairs.append(("server", f"{name} {version}"))
+    precision = get("precision") or get("quantization") or get("dtype")
+    device = [str(part) for part in (get("device"), precision) if part and part != "auto"]
+    if device:
+        pairs.append(("device", ", ".join(device)))
+    if any(get(field) for field, _ in _PARALLEL):
+        sizes = [f"{name} {get(field)}" for field, name in _PARALLEL if (get(field) or 1) != 1]
+        pairs.append(("parallelism", ", ".join(sizes) or "none: one rank"))
+    longest = get("max_req_input_len")
+    if get("context_length"):
+        pairs.append(("context", _tokens(get("context_length"))))
+    elif longest:
+        pairs.append(("context", f"prompts of up to {_tokens(longest)}"))
+    if get("max_total_num_tokens"):
+        pairs.append(("KV cache", _tokens(get("max_total_num_tokens"))))
+    return pairs
+
+
+def endpoint_card(
+    url: str,
+    model_info: Mapping[str, Any],
+    server_info: Mapping[str, Any],
+    *,
+    has_key: bool,
+    age: float | None,
+    error: NbruntimeError | None,
+    kind: str = "RuntimeEndpoint",
+) -> Card:
+    """Make the card of a client: what it knows, and how old that is; nobody is asked.
+
+    Parameters
+    ----------
+    url : str
+        Of the server.
+    model_info, server_info : mapping
+        As last read; may be empty.
+    has_key : bool
+        Whether it has an API key; the key itself stays away.
+    age : float or None
+        Seconds since the server last answered; None if it never has.
+    error : NbruntimeError or None
+        What went wrong since then.
+    kind : str
+        Name of the class.
+
+    Returns
+    -------
+    Card
+    """
+    state, tone = endpoint_state(age, error)
+    return Card(
+        kind,
+        model_name(model_info),
+        state,
+        tone,
+        pairs=[
+            ("url", url),
+            ("key", "***" if has_key else None),
+            *server_pairs(server_info),
+            ("error", error.message if error else None),
+        ],
+    )
+
+
+def endpoint_state(age: float | None, error: NbruntimeError | None) -> tuple[str, Tone]:
+    """Say in words how a server was when it was last asked, and how long ago that is."""
+    said = (
+        "not asked yet" if age is None else f"answered {span(age)} ago" if age >= 1 else "answered just now"
+    )
+    if error is not None:
+        return f"{said}, then an error" if age is not None else "no answer", "bad"
+    return said, "idle" if age is None else "good"
+
+
+def model_name(model_info: Mapping[str, Any]) -> str:
+    """Give the name that a server serves its model under; of a folder its last part.
+
+    Examples
+    --------
+    >>> model_name({"model_path": "/models/SmolLM2-135M-Instruct/"})
+    'SmolLM2-135M-Instruct'
+    """
+    name = str(model_info.get("served_model_name") or model_info.get("model_path") or "unknown model")
+    return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
+
+
+def span(seconds: float) -> str:
+    """Write a stretch of time, in whole units.
+
+    Examples
+    --------
+    >>> [span(seconds) for seconds in (0.4, 59, 75, 7300, 200000)]
+    ['0 s', '59 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
+    """
+    whole = int(seconds)
+    for size, unit, smaller, smaller_unit in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    return f"{whole} s"
+
+
+def _tokens(number: object) -> str:
+    return f"{number:,} tokens" if isinstance(number, int) else f"{number} tokens"
