@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Timings,
         Token,
     )
+    from nbruntime.launch.servers import servers, stop
     from nbruntime.runtime import Runtime
 
 _HOMES = {
@@ -38,6 +39,8 @@ _HOMES = {
     "RuntimeEndpoint": "nbruntime.endpoint",
     "Timings": "nbruntime.generation",
     "Token": "nbruntime.generation",
+    "servers": "nbruntime.launch.servers",
+    "stop": "nbruntime.launch.servers",
 }
 
 _MODULES = ("endpoint", "errors", "frontend", "generation", "launch", "protocol", "runtime")
@@ -54,6 +57,8 @@ __all__ = [
     "Timings",
     "Token",
     "__version__",
+    "servers",
+    "stop",
 ]
 
 
