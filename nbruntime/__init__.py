@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         GenerationStream,
         Timings,
         Token,
+        Usage,
+        usage,
     )
     from nbruntime.launch.servers import servers, stop
     from nbruntime.runtime import Runtime
@@ -39,6 +41,8 @@ _HOMES = {
     "RuntimeEndpoint": "nbruntime.endpoint",
     "Timings": "nbruntime.generation",
     "Token": "nbruntime.generation",
+    "Usage": "nbruntime.generation",
+    "usage": "nbruntime.generation",
     "servers": "nbruntime.launch.servers",
     "stop": "nbruntime.launch.servers",
 }
@@ -56,9 +60,11 @@ __all__ = [
     "RuntimeEndpoint",
     "Timings",
     "Token",
+    "Usage",
     "__version__",
     "servers",
     "stop",
+    "usage",
 ]
 
 
@@ -70,6 +76,16 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"nbruntime.{name}")
     raise AttributeError(f"module 'nbruntime' has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Bring the magics into IPython: ``%load_ext nbruntime``."""
+    importlib.import_module("nbruntime.notebook.extension").load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take the magics away again: ``%unload_ext nbruntime``."""
+    importlib.import_module("nbruntime.notebook.extension").unload(shell)
 
 
 def __dir__() -> list[str]:

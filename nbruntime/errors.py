@@ -6,6 +6,7 @@ The first line of an error says what happened and where, the second what to do n
     ├── ArgumentError                 a bad argument; nothing was sent
     │   ├── ArgumentValueError        also a ValueError
     │   └── ArgumentTypeError         also a TypeError: wrong type, or an unknown name
+    ├── MissingPackageError           also an ImportError: an optional package is not installed
     ├── NoAnswerError                 no answer came; says whether the server may have got the request
     │   ├── ServerConnectionError     also a ConnectionError: nobody listens, or the connection broke
     │   └── ServerTimeoutError        also a TimeoutError
@@ -45,6 +46,7 @@ __all__ = [
     "GenerationError",
     "LaunchError",
     "LaunchTimeoutError",
+    "MissingPackageError",
     "ModelNotFoundError",
     "NbruntimeError",
     "NoAnswerError",
@@ -106,6 +108,10 @@ class ArgumentValueError(ArgumentError, ValueError):
 
 class ArgumentTypeError(ArgumentError, TypeError):
     """A value has the wrong type, or there is no argument of this name."""
+
+
+class MissingPackageError(NbruntimeError, ImportError):
+    """Something needs a package that is not installed."""
 
 
 class NoAnswerError(NbruntimeError):

@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import pickle
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbruntime import errors
-from nbruntime.generation import FinishReason, Generation, GenerationStream, Timings, Token
+from nbruntime.generation import FinishReason, Generation, GenerationStream, Timings, Token, Usage, usage
+from nbruntime.protocol.failures import error_of_response
 from nbruntime.protocol.requests import build_generate_request
 
 META = {
@@ -72,7 +75,7 @@ def test_repr_is_short_and_asks_nobody() -> None:
     text = repr(generation(text="word " * 1000))
     assert len(text.splitlines()) == 3
     assert max(map(len, text.splitlines())) < 110
-    assert "TTFT 100 ms, total 400 ms, 5 tokens/s" in text
+    assert "TTFT 100 ms, total 400 ms, 5 tokens/s, server 500 ms" in text
     assert repr(Generation("")) == "Generation ''\n  0 tokens, unfinished"
 
 
@@ -112,14 +115,94 @@ def test_written_and_read_again(
     text: str, ids: list[int], meta: dict[str, Any], prompt: Any, itl: list[float]
 ) -> None:
     made = Generation(text, ids, meta, prompt, 3, Timings(1.5, 0.5, tuple(itl)), [1, 2])
-    assert Generation.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    assert pickle.loads(pickle.dumps(made)) == made
-    assert copy.deepcopy(made) == made
+    _ = made.tokens if "output_token_logprobs" not in meta else None  # what is remembered is no part of it
+    copies = [
+        Generation.from_dict(json.loads(json.dumps(made.to_dict()))),
+        Generation.from_json(made.to_json(indent=2)),
+        Generation.from_json(made.to_json().encode("ascii")),
+        pickle.loads(pickle.dumps(made)),
+        copy.deepcopy(made),
+        copy.copy(made),
+    ]
+    for each in copies:
+        assert each == made
+        assert each.to_dict() == made.to_dict()
+        assert repr(each) == repr(made)
 
 
 def test_an_answer_of_a_server_can_be_read() -> None:
     made = Generation.from_dict({"text": "a", "output_ids": [1], "meta_info": META, "index": 2}, prompt="p")
     assert (made.text, made.index, made.prompt, made.timings) == ("a", 2, "p", Timings())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"text"'])
+def test_what_is_no_record_is_not_read(text: str) -> None:
+    with pytest.raises(errors.ArgumentTypeError, match="to_json"):
+        Generation.from_json(text)
+
+
+def test_the_servers_own_times_stand_beside_the_clients() -> None:
+    made = generation(meta_info={**META, "queue_time": 0.002, "decode_throughput": None})
+    assert made.server_times == {"queue_time": 0.002, "e2e_latency": 0.5}
+    assert "server 500 ms, queued 2 ms" in repr(made)
+    assert generation(meta_info={}).server_times == {}
+
+
+class Frame:
+    """What pandas makes a table of, as far as it matters here."""
+
+    def __init__(self, rows: list[tuple[Any, ...]], columns: list[str]) -> None:
+        self.rows, self.columns = rows, columns
+
+
+def test_a_table_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=Frame))
+    frame = generation(timings=Timings(0.4, 0.1, (0.25,))).to_frame()
+    assert frame.columns == ["id", "text", "logprob", "probability", "seconds"]
+    assert frame.rows == [
+        (7042, " Paris", -0.5, math.exp(-0.5), 0.1),
+        (13, ".", -0.1, math.exp(-0.1), 0.35),
+    ]
+    assert [row[-1] for row in generation(timings=Timings(0.4)).to_frame().rows] == [None, None]
+
+
+def test_a_table_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
+    with pytest.raises(errors.MissingPackageError, match="pip install pandas") as caught:
+        generation().to_frame()
+    assert isinstance(caught.value, ImportError)
+
+
+def test_times_of_tokens() -> None:
+    assert Timings(1.0, 0.5, (0.25,)).of_tokens(3) == [0.5, 0.5, 0.75]  # two came at first
+    assert Timings(1.0, 0.5).of_tokens(2) == [0.5, 0.5]
+    assert Timings(1.0, 0.5, (0.25,)).of_tokens(0) == []
+
+
+def test_usage_adds_up() -> None:
+    waited = generation(timings=Timings(), meta_info={**META, "e2e_latency": 2.0})
+    total = usage([generation(), [generation(), waited]])
+    assert total == Usage(3, 15, 12, 6, pytest.approx(2.8))
+    assert total.total_tokens == 21
+    assert usage(generation()) + usage([]) == usage([generation()])
+    assert usage(each for each in [generation()]).generations == 1
+    assert pickle.loads(pickle.dumps(total)) == total
+    assert repr(usage(generation())).splitlines() == [
+        "Usage: 1 generation",
+        "  5 prompt tokens, 4 cached + 2 new = 7 tokens; 400 ms",
+    ]
+    for wrong in ("text", [generation(), "text"], 5):
+        with pytest.raises(errors.ArgumentTypeError):
+            usage(wrong)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 10_000)] * 3), max_size=8))
+def test_usage_of_parts_is_the_usage_of_the_whole(counts: list[tuple[int, int, int]]) -> None:
+    names = ("prompt_tokens", "cached_tokens", "completion_tokens")
+    made = [Generation("", meta_info=dict(zip(names, each, strict=True))) for each in counts]
+    halves = usage(made[::2]) + usage(made[1::2])
+    assert halves == usage(made) == usage([made])
+    assert halves.completion_tokens == sum(each[2] for each in counts)
 
 
 def test_times() -> None:
@@ -179,6 +262,15 @@ def test_errors_keep_what_they_carry() -> None:
     assert (launch.cause, launch.log_lines) == ("exit code 1", ("one", "two"))
     assert str(launch).splitlines()[0] == "No server: exit code 1 (a.log)"
     assert str(launch).splitlines()[-1].strip() == "two"
+
+
+def test_a_request_that_is_too_long_says_what_to_do() -> None:
+    words = "The input (9000 tokens) is longer than the model's context length (8192 tokens)."
+    error = error_of_response(400, json.dumps({"error": {"message": words}}))
+    assert str(error).splitlines() == [
+        f"The server answered 400 Bad Request: {words}",
+        "Shorten the prompt or lower max_new_tokens, or serve the model with a larger context_length.",
+    ]
 
 
 def test_errors_are_what_python_knows() -> None:

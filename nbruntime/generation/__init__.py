@@ -5,8 +5,10 @@ two functions, one that closes the answer and one that aborts the request on the
 """
 
 from nbruntime.generation.async_stream import AsyncGenerationStream
-from nbruntime.generation.record import FinishReason, Generation, Timings, Token
+from nbruntime.generation.record import FinishReason, Generation, Token
 from nbruntime.generation.stream import GenerationStream
+from nbruntime.generation.timings import Timings
+from nbruntime.generation.usage import Usage, usage
 
 __all__ = [
     "AsyncGenerationStream",
@@ -15,4 +17,6 @@ __all__ = [
     "GenerationStream",
     "Timings",
     "Token",
+    "Usage",
+    "usage",
 ]

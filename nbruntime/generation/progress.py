@@ -14,8 +14,10 @@ from nbruntime.errors import (
     ProtocolError,
     StreamError,
 )
-from nbruntime.generation.record import Generation, Timings
+from nbruntime.generation.record import Generation
+from nbruntime.generation.timings import Timings
 from nbruntime.protocol.deltas import Delta, DeltaDecoder, Item
+from nbruntime.protocol.failures import TOO_LONG_HINT, is_too_long
 from nbruntime.protocol.requests import GenerateRequest, Prompt
 
 
@@ -96,6 +98,8 @@ class Progress:
             words = failure.message
             what = f"The server sent an error in the stream: {words}"
             hint = None if any(generation.text for generation in partial) else "Nothing was generated."
+            if is_too_long(words):
+                hint = TOO_LONG_HINT
             if not failure.from_server:
                 what, words, hint = f"The stream holds {words}", "", ProtocolError.default_hint
             return StreamError(

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nbruntime.errors import ArgumentTypeError, MissingPackageError
+from nbruntime.generation.timings import Timings, seconds
 from nbruntime.protocol.requests import Prompt
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["SERVER_TIMES", "FinishReason", "Generation", "Timings", "Token", "seconds"]
+
+SERVER_TIMES = (
+    "queue_time",
+    "first_token_latency",
+    "e2e_latency",
+    "decode_throughput",
+    "request_received_ts",
+    "forward_entry_time",
+    "prefill_finished_time",
+    "api_server_dispatch_finish_ts",
+    "request_finished_ts",
+    "response_sent_to_client_ts",
+)
+"""Times in ``meta_info``; SGLang sends most of them only with ``--enable-metrics``."""
 
 _EXCERPT = 76
 """Characters of the text that a repr shows."""
@@ -104,55 +125,6 @@ class FinishReason:
                 return self.type
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Times of a generation as the client saw them, in seconds.
-
-    Parameters
-    ----------
-    total : float or None
-        From sending the request to the end.
-    ttft : float or None
-        Time to first token: from sending the request to the first token; None when not streamed.
-    itl : tuple of float
-        Inter-token latencies: one for each token after the first arrival. Tokens that arrive together
-        share the time since the arrival before.
-    """
-
-    total: float | None = None
-    ttft: float | None = None
-    itl: tuple[float, ...] = ()
-
-    @classmethod
-    def from_arrivals(
-        cls, started: float, arrivals: Sequence[tuple[float, int]], ended: float | None
-    ) -> Timings:
-        """Make the record from arrival times.
-
-        Parameters
-        ----------
-        started : float
-            When the request was sent, in seconds of any clock.
-        arrivals : sequence of (float, int)
-            When tokens came, and how many.
-        ended : float or None
-            When the stream ended.
-
-        Examples
-        --------
-        >>> Timings.from_arrivals(10.0, [(10.5, 1), (11.0, 2)], 11.0)
-        Timings(total=1.0, ttft=0.5, itl=(0.25, 0.25))
-        """
-        itl: list[float] = []
-        for (before, _), (now, count) in pairwise(arrivals):
-            itl.extend([(now - before) / count] * count)
-        return cls(
-            total=None if ended is None else ended - started,
-            ttft=arrivals[0][0] - started if arrivals else None,
-            itl=tuple(itl),
-        )
-
-
 @dataclass(frozen=True, repr=False)
 class Generation:
     """What one request gave for one prompt and one sample.
@@ -196,8 +168,12 @@ class Generation:
     meta_info: dict[str, Any] = field(default_factory=dict)
     prompt: Prompt | None = None
     index: int = 0
-    timings: Timings = Timings()
+    timings: Timings = field(default_factory=Timings)
     prompt_token_ids: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            object.__setattr__(self, "prompt", tuple(self.prompt))
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], **others: Any) -> Generation:
@@ -232,13 +208,77 @@ class Generation:
             "meta_info": self.meta_info,
             "prompt": prompt if prompt is None or isinstance(prompt, str) else list(prompt),
             "index": self.index,
-            "timings": {
-                "total": self.timings.total,
-                "ttft": self.timings.ttft,
-                "itl": list(self.timings.itl),
-            },
+            "timings": {**asdict(self.timings), "itl": list(self.timings.itl)},
             "prompt_token_ids": self.prompt_token_ids,
         }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Write the record as JSON, which `from_json` reads.
+
+        Parameters
+        ----------
+        indent : int, optional
+            Spaces for each level; all in one line by default.
+
+        Returns
+        -------
+        str
+            ASCII, so that it survives any encoding.
+        """
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Generation:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If it is something else.
+
+        Examples
+        --------
+        >>> answer = Generation(" Paris.", [7042, 30], prompt="The capital of France is")
+        >>> Generation.from_json(answer.to_json()) == answer
+        True
+        """
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"Not JSON: {error}", hint="Give what to_json() wrote.") from None
+        if not isinstance(record, dict):
+            raise ArgumentTypeError("Not the record of a generation", hint="Give what to_json() wrote.")
+        return cls.from_dict(record)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Give the generated tokens as a table of pandas, which must be installed.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each token: ``id``, ``text``, ``logprob``, ``probability`` and ``seconds``, the time of
+            its arrival since the request was sent.
+
+        Raises
+        ------
+        MissingPackageError
+            If there is no pandas.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingPackageError(
+                "to_frame() needs pandas",
+                hint="Install it: pip install pandas. Or use .tokens, or to_dict().",
+            ) from error
+        tokens = self.tokens
+        times = self.timings.of_tokens(len(tokens))
+        columns = ("id", "text", "logprob", "probability", "seconds")
+        rows = [
+            (token.id, token.text, token.logprob, token.probability, time)
+            for token, time in zip(tokens, times, strict=True)
+        ]
+        return pandas.DataFrame(rows, columns=list(columns))
 
     @property
     def rid(self) -> str | None:
@@ -276,6 +316,11 @@ class Generation:
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "cached_tokens": self.cached_tokens,
         }
+
+    @property
+    def server_times(self) -> dict[str, float]:
+        """What the server measured, by SGLang's names (`SERVER_TIMES`); as far as it says."""
+        return {name: self.meta_info[name] for name in SERVER_TIMES if self.meta_info.get(name) is not None}
 
     @property
     def server_latency(self) -> float | None:
@@ -321,21 +366,12 @@ class Generation:
             f"{self.tokens_per_second:.3g} tokens/s"
             if self.timings.total is not None and self.tokens_per_second
             else None,
+            f"server {seconds(self.server_latency)}" if self.server_latency is not None else None,
+            f"queued {seconds(self.meta_info['queue_time'])}" if self.meta_info.get("queue_time") else None,
         ]
         if any(times):
             lines.append("  " + ", ".join(time for time in times if time))
         return "\n".join(lines)
-
-
-def seconds(duration: float) -> str:
-    """Write a time with its unit: in ms below a second.
-
-    Examples
-    --------
-    >>> seconds(0.2741), seconds(3.456)
-    ('274 ms', '3.46 s')
-    """
-    return f"{duration * 1000:.3g} ms" if duration < 0.9995 else f"{duration:.3g} s"
 
 
 def _count(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -110,8 +111,29 @@ def error_of_response(
         name = str(status)
     # Validation errors go on with the server's own file names after an empty line.
     shown = words.split("\n\n", 1)[0].rstrip()
+    if hint is None and is_too_long(words):
+        hint = TOO_LONG_HINT
     message = f"The server answered {name}" + (f": {shown}" if shown and shown not in name else "")
     return error_class(status)(message, status=status, server_message=words, where=where, hint=hint)
+
+
+TOO_LONG_HINT = "Shorten the prompt or lower max_new_tokens, or serve the model with a larger context_length."
+"""What to do about a request that does not fit into the context."""
+
+_TOO_LONG = re.compile(
+    r"(longer than|exceeds?) the model's (maximum )?context length|longer than the KV cache"
+)
+
+
+def is_too_long(words: str) -> bool:
+    """Tell from the server's words whether a request does not fit into the context.
+
+    Examples
+    --------
+    >>> is_too_long("The input (9000 tokens) is longer than the model's context length (8192 tokens).")
+    True
+    """
+    return _TOO_LONG.search(words) is not None
 
 
 def _message_in(body: Any) -> str | None:

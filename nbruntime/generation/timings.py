@@ -1,0 +1,90 @@
+"""Times of a generation, as the client saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Times of a generation as the client saw them, in seconds.
+
+    Parameters
+    ----------
+    total : float or None
+        From sending the request to the end.
+    ttft : float or None
+        Time to first token: from sending the request to the first token; None when not streamed.
+    itl : tuple of float
+        Inter-token latencies: one for each token after the first arrival. Tokens that arrive together
+        share the time since the arrival before.
+    """
+
+    total: float | None = None
+    ttft: float | None = None
+    itl: tuple[float, ...] = ()
+
+    @classmethod
+    def from_arrivals(
+        cls, started: float, arrivals: Sequence[tuple[float, int]], ended: float | None
+    ) -> Timings:
+        """Make the record from arrival times.
+
+        Parameters
+        ----------
+        started : float
+            When the request was sent, in seconds of any clock.
+        arrivals : sequence of (float, int)
+            When tokens came, and how many.
+        ended : float or None
+            When the stream ended.
+
+        Examples
+        --------
+        >>> Timings.from_arrivals(10.0, [(10.5, 1), (11.0, 2)], 11.0)
+        Timings(total=1.0, ttft=0.5, itl=(0.25, 0.25))
+        """
+        itl: list[float] = []
+        for (before, _), (now, count) in pairwise(arrivals):
+            itl.extend([(now - before) / count] * count)
+        return cls(
+            total=None if ended is None else ended - started,
+            ttft=arrivals[0][0] - started if arrivals else None,
+            itl=tuple(itl),
+        )
+
+    def of_tokens(self, count: int) -> list[float | None]:
+        """Give the time of each token, in seconds since the request was sent.
+
+        Parameters
+        ----------
+        count : int
+            How many tokens there are.
+
+        Returns
+        -------
+        list of float or None
+            None where nothing was measured: the answer was not streamed.
+
+        Examples
+        --------
+        >>> Timings(total=1.0, ttft=0.5, itl=(0.25, 0.25)).of_tokens(3)
+        [0.5, 0.75, 1.0]
+        """
+        first = max(count - len(self.itl), 0)  # tokens of the first arrival came at once
+        if self.ttft is None:
+            return [None] * count
+        return [*[self.ttft] * first, *list(accumulate(self.itl, initial=self.ttft))[1:]][:count]
+
+
+def seconds(duration: float) -> str:
+    """Write a time with its unit: in ms below a second.
+
+    Examples
+    --------
+    >>> seconds(0.2741), seconds(3.456)
+    ('274 ms', '3.46 s')
+    """
+    return f"{duration * 1000:.3g} ms" if duration < 0.9995 else f"{duration:.3g} s"
