@@ -1,0 +1,107 @@
+"""What the text of a cell and the words on its line stand for: templates and schemas."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from IPython.core.error import UsageError
+
+_PLACE = re.compile(r"\{\{\s*([^\W\d]\w*)\s*\}\}")
+
+
+def cell_text(cell: str) -> str:
+    r"""Give the text of a cell, without the line feed that IPython ends it with.
+
+    Examples
+    --------
+    >>> cell_text("The capital of France is\n")
+    'The capital of France is'
+    """
+    return cell.removesuffix("\n")
+
+
+def fill_template(text: str, names: Mapping[str, Any]) -> str:
+    """Put values in the places of their names.
+
+    Parameters
+    ----------
+    text : str
+        Places are written ``{{name}}``; all other braces stay as they are.
+    names : mapping
+        Values by name.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    UsageError
+        If names are missing; tells all of them, with the nearest ones that there are.
+
+    Examples
+    --------
+    >>> fill_template("Translate {{ word }} into {json}.", {"word": "cat"})
+    'Translate cat into {json}.'
+    """
+    missing = [name for name in dict.fromkeys(_PLACE.findall(text)) if name not in names]
+    if missing:
+        near = [
+            f"Did you mean {found} instead of {name}?" for name in missing if (found := _near(name, names))
+        ]
+        hint = " ".join(near) or "Give them a value in a cell before this one."
+        raise UsageError(f"The template names what there is not: {', '.join(missing)}.\n{hint}")
+    return _PLACE.sub(lambda place: str(names[place[1]]), text)
+
+
+def read_schema(given: str, names: Mapping[str, Any]) -> Any:
+    """Find the JSON schema that a word on the line stands for.
+
+    Parameters
+    ----------
+    given : str
+        Name of a variable, or of a file.
+    names : mapping
+        The variables.
+
+    Returns
+    -------
+    object
+        A mapping, a text, or a pydantic model.
+
+    Raises
+    ------
+    UsageError
+        If there is neither, or what there is is no schema.
+    """
+    if given in names:
+        value = names[given]
+        if isinstance(value, str | Mapping) or hasattr(value, "model_json_schema"):
+            return value
+        raise UsageError(
+            f"The variable {given} is a {type(value).__name__}, not a schema.\n"
+            "It may be a dict, JSON text, or a pydantic model."
+        )
+    path = Path(given).expanduser()
+    if not path.is_file():
+        near = _near(given, names)
+        hint = (
+            f"Did you mean {near}?" if near else "Give the name of a variable or of a file with the schema."
+        )
+        raise UsageError(f"There is no variable and no file {given!r}.\n{hint}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{given} is not JSON: {error}.\nIt must hold a JSON schema.") from None
+    return text
+
+
+def _near(name: str, names: Iterable[str]) -> str | None:
+    found = difflib.get_close_matches(name, [each for each in names if not each.startswith("_")], n=1)
+    return found[0] if found else None
