@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 from urllib.parse import urlsplit
 
+from nbruntime.cards import Card
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.endpoint.asynchronous import read_server_info, stream_text
 from nbruntime.errors import (
@@ -22,12 +23,15 @@ from nbruntime.errors import (
     ServerConnectionError,
     ServerTimeoutError,
 )
+from nbruntime.launch.cards import LOG_LINES, runtime_card
 from nbruntime.launch.engine import Engine, IgnoredArgumentsWarning
 from nbruntime.launch.engines import resolve_engine
 from nbruntime.launch.launching import Launch
-from nbruntime.launch.phases import FETCHING, Phase, Phases
+from nbruntime.launch.phases import Phase, Phases
+from nbruntime.launch.progress import Progress, announced
 from nbruntime.launch.server import Server
 from nbruntime.protocol.requests import build_generate_request
+from nbruntime.views import view_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,12 +40,6 @@ __all__ = ["Runtime"]
 
 ERROR_LOG_LINES = 20
 """Lines of the log in the error that says that the server died."""
-
-QUIET_SECONDS = 2.0
-"""How long a download may take before a line is written about it."""
-
-PROGRESS_SECONDS = 5.0
-"""How often a download that goes on says how far it is."""
 
 
 class Runtime:
@@ -73,9 +71,10 @@ class Runtime:
         Address to listen on. Any but this machine's own needs an API key.
     api_key : str, optional
         Key that clients must give; `endpoint` knows it. It never stands on a command line.
-    progress : callable or Phases, optional
-        Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of lines on stderr. A
-        `~nbruntime.launch.phases.Phases` of your own becomes `phases`, and can be observed meanwhile.
+    progress : callable, Phases or False, optional
+        Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of the view in a cell or
+        the line on stderr; False for neither. A `~nbruntime.launch.phases.Phases` of your own becomes
+        `phases`, and can be observed meanwhile.
     keep_alive : bool
         Whether the server outlives this object and the kernel: it ends when `shutdown` or `nbruntime.stop` is
         called, in this kernel or in another one.
@@ -145,7 +144,7 @@ class Runtime:
         port: int | None = None,
         host: str = "127.0.0.1",
         api_key: str | None = None,
-        progress: Callable[[Phase], None] | Phases | None = None,
+        progress: Progress = None,
         keep_alive: bool = False,
         name: str | None = None,
         reuse: bool = False,
@@ -155,6 +154,8 @@ class Runtime:
         # First what a repr needs: somebody may look while the constructor runs, or after it has failed.
         self.phases = progress if isinstance(progress, Phases) else Phases()
         self._server: Server | None = None
+        self._ready_at: float | None = None
+        self._arguments: dict[str, Any] = {}
         self._port = port or 0
         self._engine: Engine | None = None
         self._model = None if model_path is None else os.fspath(model_path)
@@ -163,6 +164,7 @@ class Runtime:
             {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
         )
         self._model = arguments.values.get("model_path", self._model)
+        self._arguments = arguments.values
         self._tokenizer_options = {
             name: arguments.values[name]
             for name in ("revision", "trust_remote_code")
@@ -174,14 +176,8 @@ class Runtime:
                 IgnoredArgumentsWarning,
                 stacklevel=2,
             )
-        announce = _Announcer(log_level) if progress is None else progress
-
-        def enter(phase: Phase) -> None:
-            self.phases.enter(phase)
-            if not isinstance(announce, Phases):
-                announce(phase)
-
-        launch = Launch(
+        launch = partial(
+            Launch,
             engine=self._engine,
             arguments=arguments,
             env=dict(env or {}),
@@ -191,15 +187,21 @@ class Runtime:
             name=name,
             keep_alive=keep_alive,
             on_start=self._begin,
-            on_phase=enter,
         )
-        try:
-            self._server, self.endpoint = launch.obtain(
-                lambda url: RuntimeEndpoint(url, api_key=api_key), reuse=reuse, replace=replace
-            )
-        except BaseException:
-            self.phases.enter(Phase("failed"))
-            raise
+        with announced(self, progress, log_level) as announce:
+
+            def enter(phase: Phase) -> None:
+                self.phases.enter(phase)
+                announce(phase)
+
+            try:
+                self._server, self.endpoint = launch(on_phase=enter).obtain(
+                    lambda url: RuntimeEndpoint(url, api_key=api_key), reuse=reuse, replace=replace
+                )
+            except BaseException:
+                self.phases.enter(Phase("failed"))
+                raise
+            self._ready_at = time.monotonic()
         self._server.report_to(self.phases)
 
     def _begin(self, url: str, server: Server | None) -> None:
@@ -274,6 +276,47 @@ class Runtime:
         if hasattr(self, "url"):
             lines.append(f"  {self.url}")
         return "\n".join(lines)
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return self._card().mimebundle(include, exclude)
+
+    def _card(self) -> Card:
+        """Say what is known here, without asking the server."""
+        engine, server, current = self._engine, self._server, self.phases.current
+        phase, client = self.phase, getattr(self, "endpoint", None)
+        up = None if self._ready_at is None or phase != "ready" else time.monotonic() - self._ready_at
+        return runtime_card(
+            model=self._model_name(),
+            phase=phase,
+            state=str(current) if phase == current.name else phase,
+            engine="" if engine is None else engine.name,
+            why="" if engine is None else engine.why,
+            url=getattr(self, "url", ""),
+            pid=self.pid,
+            uptime=up,
+            exit_cause="" if server is None or phase != "died" else server.exit_cause(),
+            model_info={} if client is None else client.model_info,
+            server_info={} if client is None else client.last_server_info,
+            arguments=self._arguments,
+            log=self.logs(LOG_LINES),
+        )
+
+    def panel(self, **options: Any) -> Any:
+        """Make a live panel of the server: its load, latencies, fields and log.
+
+        Parameters
+        ----------
+        **options
+            Of `nbruntime.notebook.panel.ServerPanel`.
+
+        Returns
+        -------
+        ServerPanel
+            A widget: display it.
+        """
+        return view_class("panel")(self.endpoint, runtime=self, **options)
 
     def _model_name(self) -> str:
         if hasattr(self, "endpoint"):
@@ -527,27 +570,3 @@ class Runtime:
             "A Runtime owns a server process: it cannot be pickled or copied",
             hint="Hand on runtime.url, and connect to it with RuntimeEndpoint(url, api_key=...).",
         )
-
-
-class _Announcer:
-    """Write to stderr how a launch goes; at ``log_level`` error only how far a long download is."""
-
-    def __init__(self, log_level: str) -> None:
-        self._loud = log_level in ("info", "debug")
-        self._last = ""
-        self._said = 0.0
-        self._fetching_since: float | None = None
-
-    def __call__(self, phase: Phase) -> None:
-        now = time.monotonic()
-        fetching = phase.name in FETCHING
-        if phase.name == self._last and not (fetching and now - self._said >= PROGRESS_SECONDS):
-            return
-        if not self._loud:
-            if not fetching:
-                return
-            self._fetching_since = self._fetching_since or now
-            if now - self._fetching_since < QUIET_SECONDS:
-                return
-        self._last, self._said = phase.name, now
-        print(f"nbruntime: {phase}", file=sys.stderr, flush=True)

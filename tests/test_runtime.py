@@ -234,8 +234,8 @@ def test_quiet_at_error_and_phases_at_info(capsys: pytest.CaptureFixture[str]) -
 def test_long_download_says_from_time_to_time_how_far_it_is(
     interval: float, told: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nbruntime.runtime.QUIET_SECONDS", 0.0)
-    monkeypatch.setattr("nbruntime.runtime.PROGRESS_SECONDS", interval)
+    monkeypatch.setattr("nbruntime.launch.progress.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("nbruntime.launch.progress.PROGRESS_SECONDS", interval)
     start(say=[f"phase: downloading {n}/9 MB" for n in range(1, 10)]).shutdown()
     assert capsys.readouterr().err.splitlines() == [f"nbruntime: downloading {n}/9 MB" for n in told]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from nbruntime.cards import Card, Tone
+from nbruntime.endpoint.knowledge import Knowledge
+from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import NbruntimeError
 
 EMBEDDED = "nbruntime.embedded"
@@ -55,47 +58,34 @@ def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
     return pairs
 
 
-def endpoint_card(
-    url: str,
-    model_info: Mapping[str, Any],
-    server_info: Mapping[str, Any],
-    *,
-    has_key: bool,
-    age: float | None,
-    error: NbruntimeError | None,
-    kind: str = "RuntimeEndpoint",
-) -> Card:
+def endpoint_card(kind: str, settings: Settings, known: Knowledge) -> Card:
     """Make the card of a client: what it knows, and how old that is; nobody is asked.
 
     Parameters
     ----------
-    url : str
-        Of the server.
-    model_info, server_info : mapping
-        As last read; may be empty.
-    has_key : bool
-        Whether it has an API key; the key itself stays away.
-    age : float or None
-        Seconds since the server last answered; None if it never has.
-    error : NbruntimeError or None
-        What went wrong since then.
     kind : str
         Name of the class.
+    settings : Settings
+        Where the server is, and how it answered last. The API key itself stays away.
+    known : Knowledge
+        What it has said.
 
     Returns
     -------
     Card
     """
+    error = settings.last_error
+    age = None if settings.last_answer is None else time.monotonic() - settings.last_answer
     state, tone = endpoint_state(age, error)
     return Card(
         kind,
-        model_name(model_info),
+        model_name(known.model_info or {}),
         state,
         tone,
         pairs=[
-            ("url", url),
-            ("key", "***" if has_key else None),
-            *server_pairs(server_info),
+            ("url", settings.base_url),
+            ("key", "***" if settings.secret else None),
+            *server_pairs(known.server_info or {}),
             ("error", error.message if error else None),
         ],
     )
@@ -107,7 +97,7 @@ def endpoint_state(age: float | None, error: NbruntimeError | None) -> tuple[str
         "not asked yet" if age is None else f"answered {span(age)} ago" if age >= 1 else "answered just now"
     )
     if error is not None:
-        return f"{said}, then an error" if age is not None else "no answer", "bad"
+        return "no answer" if age is None else f"{said}, then an error", "bad"
     return said, "idle" if age is None else "good"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from nbruntime.endpoint.address import check_base_url
+from nbruntime.endpoint.cards import endpoint_card
 from nbruntime.endpoint.knowledge import Knowledge
 from nbruntime.endpoint.secret import Secret
 from nbruntime.endpoint.settings import Settings
@@ -61,6 +63,16 @@ class Client:
     def __getstate__(self) -> dict[str, Any]:
         # Threads, streams and connections stay behind.
         return {"settings": self._settings, "known": self._known}
+
+    @property
+    def last_server_info(self) -> dict[str, Any]:
+        """What the server said of itself when it was last asked; empty if it never was. Never waits."""
+        return self._known.server_info or {}
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return endpoint_card(type(self).__name__, self._settings, self._known).mimebundle(include, exclude)
 
     def __repr__(self) -> str:
         key = ", api_key=***" if self._settings.secret else ""

@@ -20,6 +20,7 @@ from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import Messages
 from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
+from nbruntime.views import view_class
 
 
 class RuntimeEndpoint(Client, FrontendBackend):
@@ -542,6 +543,21 @@ class RuntimeEndpoint(Client, FrontendBackend):
             If the server does not answer or refuses.
         """
         return self._transport.run(calls.send_json(path, body))
+
+    def panel(self, **options: Any) -> Any:
+        """Make a live panel of the server: its load, latencies and fields.
+
+        Parameters
+        ----------
+        **options
+            Of `nbruntime.notebook.panel.ServerPanel`.
+
+        Returns
+        -------
+        ServerPanel
+            A widget: display it.
+        """
+        return view_class("panel")(self, **options)
 
     def close(self) -> None:
         """Leave the streams that are running, and close the connections.

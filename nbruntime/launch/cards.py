@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from nbruntime.cards import Card, Details, Tone, table
 from nbruntime.endpoint.cards import model_name, server_pairs, span
 from nbruntime.launch.phases import Phase
 
+if TYPE_CHECKING:
+    from nbruntime.launch.servers import ServerInfo
+
 LOG_LINES = 20
 """Lines of the log that a card has, folded."""
 
-_ENDS: dict[str, Tone] = {"ready": "good", "stopped": "idle", "died": "bad", "interrupted": "idle"}
+_ENDS: dict[str, Tone] = {
+    "ready": "good",
+    "stopped": "idle",
+    "died": "bad",
+    "failed": "bad",
+    "interrupted": "idle",
+}
 
 
 def tone_of(phase: str) -> Tone:
@@ -114,32 +124,25 @@ def bar(phase: Phase) -> str:
     )
 
 
-def servers_card(servers: Sequence[Mapping[str, object]]) -> Card:
+def servers_card(servers: list[ServerInfo]) -> Card:
     """Make the card of a list of servers, a row each.
 
     Parameters
     ----------
-    servers : sequence of mapping
-        With ``name``, ``model``, ``engine``, ``state``, ``url``, ``pid`` and ``up`` in seconds, where known.
+    servers : list of ServerInfo
+        Its repr is the card's text.
 
     Returns
     -------
     Card
     """
-    count = f"{len(servers)} server" + ("" if len(servers) == 1 else "s")
     if not servers:
         return Card("No servers", plain="  Runtime(...) starts one.")
-    heads = [name for name in ("name", "model", "engine", "state", "url", "pid", "up") if _any(servers, name)]
-    rows = [[_cell(name, server.get(name)) for name in heads] for server in servers]
-    lines = ["  " + " · ".join(cell for cell in row if cell) for row in rows]
-    return Card(count, body=table([heads, *rows], heads=True), plain="\n".join(lines))
-
-
-def _any(servers: Sequence[Mapping[str, object]], name: str) -> bool:
-    return any(server.get(name) not in (None, "") for server in servers)
-
-
-def _cell(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    return span(value) if name == "up" and isinstance(value, int | float) else str(value)
+    heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
+    rows = [
+        [each.name, model, each.engine, each.state, each.owner, span(each.age), each.pid, each.url]
+        for each in servers
+        for model in [model_name({"model_path": each.model}) if each.model else "default"]
+    ]
+    count = f"{len(servers)} server" + ("" if len(servers) == 1 else "s")
+    return Card(count, body=table([heads, *rows], heads=True), plain=repr(servers))

@@ -7,9 +7,11 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
+from nbruntime.launch.cards import servers_card
 from nbruntime.launch.server import known
 from nbruntime.launch.supervisor.processes import identify, is_running, send
 from nbruntime.launch.supervisor.record import ServerRecord
@@ -74,6 +76,11 @@ class ServerList(list[ServerInfo]):
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         )
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return servers_card(self).mimebundle(include, exclude)
 
 
 def servers() -> ServerList:
