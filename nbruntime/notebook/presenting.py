@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from IPython.display import display
 
 from nbruntime.cards import Card
-from nbruntime.generation.cards import figures, generation_card, generations_card
+from nbruntime.generation.cards import figures
 from nbruntime.markup import visible
 from nbruntime.views import in_kernel, view_class
 
@@ -54,10 +55,11 @@ def show_generations(generations: Sequence[Generation], *, view: str) -> None:
         return
     if not in_kernel():
         _print_generations(generations)
-    elif len(generations) == 1:
-        show_card(generation_card(generations[0], body=_answer_html(generations[0], view)))
-    else:
-        show_card(generations_card(generations))
+        return
+    from nbruntime.notebook.answers import answer_bundle
+
+    whole = cast("GenerationStream", _Ended(list(generations)))
+    display(answer_bundle(whole, markdown=view == "markdown"), raw=True)
 
 
 def show_card(card: Card) -> None:
@@ -68,11 +70,12 @@ def show_card(card: Card) -> None:
         print(card.text())
 
 
-def _answer_html(generation: Generation, view: str) -> str:
-    from nbruntime.notebook.answers import LIVE_STYLE
-    from nbruntime.notebook.live_text import text_html
+@dataclass(frozen=True)
+class _Ended:
+    """As much of a stream that has ended as its static form needs."""
 
-    return f"<style>{LIVE_STYLE}</style>{text_html(generation.text, markdown=view == 'markdown')}"
+    generations: list[Generation]
+    error: None = None
 
 
 def _print_stream(stream: GenerationStream) -> None:
