@@ -11,9 +11,11 @@ look in between, so that no test sleeps.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -56,7 +58,10 @@ class Wait:
 
 
 CUT = object()
-"""In a stream: break the connection here."""
+"""In a stream: close the connection here."""
+
+RESET = object()
+"""In a stream: reset the connection here, so that the client gets no orderly end."""
 
 
 @dataclass
@@ -70,11 +75,13 @@ class Reply:
     body : bytes
         Body as it is, instead.
     pieces : iterable
-        Body of a stream, instead: bytes, each sent as a chunk of its own; `Wait`; or `CUT`.
+        Body of a stream, instead: bytes, each sent as a chunk of its own; `Wait`; `CUT`; or `RESET`.
     status, headers
         Head of the answer.
     chunked : bool
         Whether a stream is sent in chunks; otherwise it ends with the connection.
+    raw : bool
+        Whether `pieces` are all that is sent, head of the answer included.
     """
 
     json: Any = None
@@ -83,6 +90,7 @@ class Reply:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     chunked: bool = True
+    raw: bool = False
 
 
 def stream(*pieces: Any, done: bool = True, **options: Any) -> Reply:
@@ -217,7 +225,7 @@ class ScriptedServer:
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 256
+    request_queue_size = 2048
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: clients that go away are what is tested."""
@@ -245,6 +253,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = handle_one
 
     def send(self, reply: Reply) -> None:
+        if reply.raw:
+            self.send_pieces(reply.pieces or (), chunked=False)
+            self.close_connection = True
+            return
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
@@ -264,22 +276,27 @@ class _Handler(BaseHTTPRequestHandler):
             "connection", "close"
         )
         self.end_headers()
-        assert reply.pieces is not None
-        for piece in reply.pieces:
-            if piece is CUT:
-                self.connection.shutdown(socket.SHUT_RDWR)
+        self.send_pieces(reply.pieces or (), chunked=reply.chunked)
+        if not reply.chunked:
+            self.close_connection = True
+
+    def send_pieces(self, pieces: Iterable[Any], *, chunked: bool) -> None:
+        for piece in pieces:
+            if piece is CUT or piece is RESET:
+                if piece is RESET:
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    os.close(self.connection.detach())
+                else:
+                    self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
             if isinstance(piece, Wait):
                 self.pause(piece)
                 continue
-            data = b"%x\r\n%b\r\n" % (len(piece), piece) if reply.chunked else piece
-            self.wfile.write(data)
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             self.wfile.flush()
-        if reply.chunked:
+        if chunked:
             self.wfile.write(b"0\r\n\r\n")
-        else:
-            self.close_connection = True
 
     def pause(self, wait: Wait) -> None:
         """Wait for the test; notice when the client goes away meanwhile."""

@@ -229,8 +229,6 @@ class AsyncTransport:
                 return problems.proxy_refused(settings, path, reason)
             case aiohttp.ClientConnectorError():
                 return problems.no_answer(settings, path, reason, sent=False)
-            case ValueError() if "header" in reason.lower():
-                return problems.key_not_for_a_header(settings)
             case ValueError():
                 return problems.not_http(settings, path)
             case _:

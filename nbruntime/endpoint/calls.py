@@ -15,6 +15,7 @@ from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, get
 from nbruntime.endpoint.knowledge import Knowledge
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import (
+    ArgumentTypeError,
     BadRequestError,
     NoAnswerError,
     NotServedError,
@@ -22,7 +23,7 @@ from nbruntime.errors import (
     ServerFailureError,
 )
 from nbruntime.frontend.chat_template import render_chat
-from nbruntime.generation import Generation, Timings
+from nbruntime.generation import Generation, Generations, Timings
 from nbruntime.generation.progress import aborted_on_server
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.messages import Messages, read_messages
@@ -31,6 +32,7 @@ from nbruntime.protocol.requests import (
     Prompt,
     build_generate_request,
     read_prompt,
+    read_token_ids,
     request_names,
 )
 
@@ -143,7 +145,7 @@ def generate(request: GenerateRequest) -> Call[Generation | list[Generation]]:
     aborted = aborted_on_server(generations, where=answer.url)
     if aborted is not None:
         raise aborted
-    return generations if request.many else generations[0]
+    return Generations(generations) if request.many else generations[0]
 
 
 def open_stream(request: GenerateRequest, known: Knowledge) -> Call[Any]:
@@ -245,12 +247,16 @@ def tokenize(
     add_special_tokens: bool,
 ) -> Call[Any]:
     """Turn a text, several, or a conversation into tokens: on the server, or here if it cannot."""
+    if (text is None) == (messages is None):
+        raise ArgumentTypeError(
+            "tokenize() takes a text or messages", where="text", hint="Give exactly one of the two."
+        )
     if messages is not None:
         written, _ = yield from _chat_prompt(known, read_messages(messages))
         if not isinstance(written, str):
             return list(written)
         text = written
-    prompt = text if isinstance(text, str) else list(text or ())
+    prompt = text if isinstance(text, str) else _texts(text)
     if known.tokenizes is not False:
         try:
             return (
@@ -268,6 +274,7 @@ def tokenize(
 
 def detokenize(settings: Settings, known: Knowledge, tokens: Any, skip_special_tokens: bool) -> Call[Any]:
     """Turn tokens into text: on the server, or here if it cannot."""
+    tokens = read_token_ids(tokens)
     if known.tokenizes is not False:
         body = {"tokens": tokens, "skip_special_tokens": skip_special_tokens}
         try:
@@ -285,6 +292,14 @@ def detokenize(settings: Settings, known: Knowledge, tokens: Any, skip_special_t
         return texts if rows is tokens else texts[0]
 
     return (yield Work(decode))
+
+
+def _texts(given: Any) -> list[str]:
+    if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
+        raise ArgumentTypeError(
+            f"The text is a {type(given).__name__}", where="text", hint="Give a text, or a list of texts."
+        )
+    return list(given)
 
 
 def _field(answer: Answer, name: str, kind: Any) -> Any:

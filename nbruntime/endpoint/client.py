@@ -10,7 +10,7 @@ from nbruntime.endpoint.cards import endpoint_card
 from nbruntime.endpoint.knowledge import Knowledge
 from nbruntime.endpoint.secret import Secret
 from nbruntime.endpoint.settings import Settings
-from nbruntime.errors import ArgumentValueError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 
 
 class Client:
@@ -33,7 +33,7 @@ class Client:
     ) -> None:
         self._known = Knowledge(chat_template_name)
         self._settings = Settings(
-            check_base_url(base_url), Secret(api_key), verify, connect_timeout, read_timeout
+            check_base_url(base_url), checked_key(api_key), verify, connect_timeout, read_timeout
         )
 
     @property
@@ -48,7 +48,7 @@ class Client:
 
     @api_key.setter
     def api_key(self, value: str | None) -> None:
-        self._settings.secret = Secret(value)
+        self._settings.secret = checked_key(value)
 
     @property
     def verify(self) -> str | bool | None:
@@ -80,6 +80,21 @@ class Client:
             f"{type(self).__name__}({self.base_url!r}{key})\n"
             f"  {self._known.model_name()}, {self._settings.state()}"
         )
+
+
+def checked_key(key: str | None) -> Secret:
+    """Make a secret of a key that can stand in a header."""
+    if key is not None and not isinstance(key, str):
+        raise ArgumentTypeError(
+            f"The key is a {type(key).__name__}, not a text", where="api_key", hint="Give the server's key."
+        )
+    if key and not (key.isascii() and key.isprintable()):
+        raise ArgumentValueError(
+            "The key cannot stand in a header",
+            where="api_key",
+            hint="Check it for line ends and for letters that are not ASCII.",
+        )
+    return Secret(key)
 
 
 def checked_rids(rid: str | Any) -> tuple[str, ...]:

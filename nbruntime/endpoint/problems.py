@@ -85,19 +85,12 @@ def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectio
     )
 
 
-def key_not_for_a_header(settings: Settings) -> ArgumentValueError:
-    """Make the error for: the key has characters that HTTP forbids."""
-    return ArgumentValueError(
-        "The key cannot stand in a header", where="api_key", hint="Check it for line ends and other letters."
-    )
-
-
 def not_http(settings: Settings, path: str) -> ArgumentValueError:
     """Make the error for: the request cannot be written."""
     return ArgumentValueError(
-        "The request cannot be written as HTTP: a host or key has characters that it cannot have",
+        "The request cannot be written as HTTP: the host has characters that it cannot have",
         where=settings.url(path),
-        hint="Check base_url and api_key.",
+        hint="Check base_url.",
     )
 
 

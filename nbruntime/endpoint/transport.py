@@ -202,8 +202,6 @@ class Transport:
         match error:
             case UnicodeError():
                 return problems.not_http(settings, path)
-            case requests.exceptions.InvalidHeader():
-                return problems.key_not_for_a_header(settings)
             case requests.exceptions.ConnectTimeout() | urllib3.exceptions.ConnectTimeoutError():
                 return problems.no_connection_in_time(settings, path)
             case _ if _timed_out(error):

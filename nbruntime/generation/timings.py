@@ -76,7 +76,9 @@ class Timings:
         first = max(count - len(self.itl), 0)  # tokens of the first arrival came at once
         if self.ttft is None:
             return [None] * count
-        return [*[self.ttft] * first, *list(accumulate(self.itl, initial=self.ttft))[1:]][:count]
+        times: list[float | None] = [self.ttft] * first
+        times += list(accumulate(self.itl, initial=self.ttft))[1:]
+        return times[:count]
 
 
 def seconds(duration: float) -> str:

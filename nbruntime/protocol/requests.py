@@ -259,11 +259,38 @@ def read_prompt(
     return "input_ids", ids, (tuple(ids),), False
 
 
+def read_token_ids(tokens: Any) -> list[int] | list[list[int]]:
+    """Read the tokens of one text, or of several.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it holds anything but token ids.
+
+    Examples
+    --------
+    >>> read_token_ids((1, 2)), read_token_ids([[1], []])
+    ([1, 2], [[1], []])
+    """
+    items = _plain(tokens)
+    if not isinstance(items, list):
+        raise ArgumentTypeError(
+            f"The tokens are a {type(tokens).__name__}", where="tokens", hint="Give a list of token ids."
+        )
+    if items and all(isinstance(item, list) for item in items):
+        return [_ids(item) for item in items]
+    return _ids(items)
+
+
 def _token_ids(items: list[Any]) -> list[int]:
     if not items:
         raise ArgumentValueError(
             "A prompt has no token ids", where="prompt", hint="Leave the empty prompt out of the batch."
         )
+    return _ids(items)
+
+
+def _ids(items: list[Any]) -> list[int]:
     ids = []
     for item in items:
         try:
