@@ -16,6 +16,7 @@ from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
 from nbruntime.launch.status import http_status
+from nbruntime.launch.supervisor import system
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
@@ -33,7 +34,7 @@ class EmbeddedEngine(Engine):
     """The server of this package: SGLang's protocol on the CPU."""
 
     name = "embedded"
-    takes_listener = True
+    takes_listener = system.hands_over_sockets()
     watch = "^phase: "
     probe_interval = 1.0
 
@@ -75,14 +76,14 @@ class EmbeddedEngine(Engine):
                 flags.append(_ARGUMENTS[name].flag)
             elif value is not False:
                 flags.append(f"{_ARGUMENTS[name].flag}={value}")
-        assert claim.listener is not None
-        # Host and port are told for its own reports only.
-        flags += [f"--host={claim.host}", f"--port={claim.port}", f"--fd={claim.listener.fileno()}"]
+        flags += [f"--host={claim.host}", f"--port={claim.port}"]
+        if claim.listener is not None:  # then host and port are for its own reports only
+            flags.append(f"--fd={claim.listener.fileno()}")
         # -P: a file of the notebook's folder must not stand in for a module.
         return ServerCommand(
             argv=(self.python, "-P", "-m", "nbruntime.embedded", *flags),
             env=_environment(arguments),
-            sockets=(claim.listener,),
+            sockets=() if claim.listener is None else (claim.listener,),
             watch=self.watch,
             secrets=tuple(arguments.keys.values()),
         )

@@ -184,10 +184,9 @@ class Server(ABC):
         fd = self._log.fileno()
         size = os.fstat(fd).st_size
         data = b""
-        # pread: the position in the file is shared with a fork.
         while size > 0 and (lines is None or data.count(b"\n") <= lines):
             start = max(0, size - _TAIL_BLOCK)
-            data = os.pread(fd, size - start, start) + data
+            data = system.read_at(fd, size - start, start) + data
             size = start
         text = data.decode(errors="replace").replace("\r\n", "\n").rstrip("\n")
         shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]

@@ -44,6 +44,7 @@ __all__ = [
     "new_session",
     "pidfd_of",
     "pids_with",
+    "read_at",
     "read_entry",
     "read_processes",
     "reserves_ports",
@@ -342,6 +343,14 @@ def machine() -> str:
 
 
 # Files
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Read a piece of a file without moving the position in it, which is shared with forks."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, size, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, size)
 
 
 @contextlib.contextmanager
