@@ -14,7 +14,8 @@ from notebook_shell import completions, failure, notebook_shell, run
 
 MAGICS = {
     "line": {
-        "sgl_launch", "sgl_connect", "sgl_servers", "sgl_use", "sgl_info", "sgl_logs", "sgl_stop", "sgl_flush",
+        "sgl_launch", "sgl_connect", "sgl_servers", "sgl_use",
+        "sgl_info", "sgl_logs", "sgl_stop", "sgl_flush",
     },
     "cell": {"sgl_generate", "sgl_chat"},
 }  # fmt: skip

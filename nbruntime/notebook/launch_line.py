@@ -39,7 +39,7 @@ def take_server_arguments(words: Sequence[str], own: Collection[str]) -> tuple[l
     >>> take_server_arguments(["model", "--tp-size", "2", "--disable-radix-cache", "--name", "a"], {"--name"})
     (['model', '--name', 'a'], {'tp_size': 2, 'disable_radix_cache': True})
     """
-    from nbruntime.launch.sglang_arguments import FLAGS, LISTS, SWITCHES
+    from nbruntime.launch.sglang_arguments import FLAGS, LISTS, NAMES, SWITCHES
 
     kept: list[str] = []
     found: dict[str, Any] = {}
@@ -61,10 +61,10 @@ def take_server_arguments(words: Sequence[str], own: Collection[str]) -> tuple[l
         else:
             while not equals and rest and not rest[0].startswith("--") and (not values or name in LISTS):
                 values.append(rest.pop(0))
-            if not values:
+            if not values and name in {*NAMES, *_TYPES}:
                 raise UsageError(f"{option} has no value.\nWrite it as {option} VALUE.")
             read = [_read(option, name, each) for each in values]
-            found[name] = read if name in LISTS else read[0]
+            found[name] = read if name in LISTS else read[0] if read else True
     return kept, found
 
 

@@ -105,7 +105,7 @@ SAMPLING: tuple[Option, ...] = (
         help=r"texts that end the answer; \n is a line feed",
     ),
     argument("--ignore-eos", action="store_true", default=None, help="go on after the model's end token"),
-    argument("--seed", dest="sampling_seed", type=int, metavar="N", help="makes the sampling repeatable"),
+    argument("--seed", "--sampling-seed", dest="sampling_seed", type=int, metavar="N", help="makes the sampling repeatable"),
     argument("--regex", metavar="R", help="pattern that the whole answer follows"),
     argument("--ebnf", metavar="G", help="grammar that the answer follows"),
     argument(
@@ -116,7 +116,7 @@ SAMPLING: tuple[Option, ...] = (
     argument(
         "--logprobs", type=int, metavar="K", help="also give logprobs, and those of the K likeliest tokens"
     ),
-    argument("--lora", dest="lora_path", metavar="NAME", help="LoRA adapter"),
+    argument("--lora", "--lora-path", dest="lora_path", metavar="NAME", help="LoRA adapter"),
 )
 """How tokens are chosen."""
 
@@ -266,22 +266,22 @@ def option_names(parser: Any) -> list[str]:
     return [name for action in parser._actions for name in action.option_strings]
 
 
-def nearest_option(word: str, options: Sequence[str]) -> str | None:
-    """Find the option that was most probably meant.
+def nearest_options(word: str, options: Sequence[str]) -> list[str]:
+    """Find the options that were most probably meant.
 
     Examples
     --------
-    >>> nearest_option("--max-tokens", ["--max-new-tokens", "--min-p"])
-    '--max-new-tokens'
-    >>> nearest_option("--temp", ["--template", "--top-p"])
-    '--template'
+    >>> nearest_options("--max-tokens", ["--max-new-tokens", "--min-p"])
+    ['--max-new-tokens']
+    >>> nearest_options("--temp", ["--temperature", "--template", "--top-p"])
+    ['--temperature', '--template']
     """
+    given = word.partition("=")[0]
+    if begun := [option for option in options if option.startswith(given)]:
+        return begun
     names = {option.lstrip("-").replace("-", "_"): option for option in options}
-    if "sampling_seed" not in names and "seed" in names:
-        names["sampling_seed"] = names["seed"]
-    given = word.partition("=")[0].lstrip("-").replace("-", "_")
-    found = nearest(given, names) or next((name for name in names if name.startswith(given)), None)
-    return names[found] if found else None
+    found = nearest(given.lstrip("-").replace("-", "_"), names)
+    return [names[found]] if found else []
 
 
 def _unknown(word: str, parser: Any) -> str:
@@ -289,8 +289,8 @@ def _unknown(word: str, parser: Any) -> str:
     if not word.startswith("-"):
         where = " The prompt stands below the line." if name.startswith("%%") else ""
         return f"{name} takes no {word!r} here.{where}\n{name}? explains the options."
-    meant = nearest_option(word, option_names(parser))
-    hint = f"Did you mean {meant}?" if meant else f"{name}? explains the options."
+    meant = nearest_options(word, option_names(parser))
+    hint = f"Did you mean {' or '.join(meant)}?" if meant else f"{name}? explains the options."
     return f"{name} has no option {word.partition('=')[0]}.\n{hint}"
 
 
