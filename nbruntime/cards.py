@@ -31,7 +31,7 @@ STYLE = """
 .nbr table.nbr-pairs td,.nbr table.nbr-pairs th{padding:0 1.2em 0 0;text-align:left;vertical-align:top;
 font-variant-numeric:tabular-nums;font-weight:inherit;white-space:normal;max-width:44em}
 .nbr table.nbr-pairs th{opacity:.7;white-space:nowrap}
-.nbr table.nbr-grid th{border-bottom:1px solid currentColor;opacity:.7}
+.nbr table.nbr-grid th{border-bottom:1px solid rgba(128,128,128,.6);opacity:.8}
 .nbr details{margin:.25em 0 0}.nbr summary{cursor:pointer;opacity:.7}
 .nbr pre{margin:.25em 0 0;padding:0;background:none;color:inherit;white-space:pre-wrap;overflow-wrap:anywhere;
 font-family:var(--jp-code-font-family,monospace);font-size:.92em;max-height:24em;overflow:auto}

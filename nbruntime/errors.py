@@ -29,8 +29,12 @@ The first line of an error says what happened and where, the second what to do n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nbruntime.cards import Card, Details
+from nbruntime.markup import escape
 
 if TYPE_CHECKING:
     from nbruntime.generation import Generation
@@ -96,6 +100,23 @@ class NbruntimeError(Exception):
     def __str__(self) -> str:
         first = f"{self.message} ({self.where})" if self.where else self.message
         return f"{first}\n{self.hint}" if self.hint else first
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return self._card().mimebundle(include, exclude)
+
+    def _card(self) -> Card:
+        """Say what happened, then what to do; what is long is folded."""
+        hint = self.hint or ""
+        return Card(
+            type(self).__name__,
+            state=self.message,
+            tone="bad",
+            body=f'<div style="white-space:pre-wrap">{escape(hint)}</div>' if hint else "",
+            plain=hint,
+            pairs=[("where", self.where)],
+        )
 
 
 class ArgumentError(NbruntimeError):
@@ -257,6 +278,9 @@ class GenerationError(NbruntimeError):
         """The partial text of the first generation."""
         return self.generations[0].text if self.generations else ""
 
+    def _card(self) -> Card:
+        return replace(super()._card(), details=[Details("text until then", text=self.text)])
+
 
 class StreamError(GenerationError):
     """The server sent an error inside the stream, or the stream broke off."""
@@ -305,6 +329,10 @@ class LaunchError(NbruntimeError):
         shown = self.log_lines[-LOG_LINES_SHOWN:]
         log = [f"Last {len(shown)} lines of the log:", *(f"  {line}" for line in shown)] if shown else []
         return "\n".join([first, *([self.hint] if self.hint else []), *log])
+
+    def _card(self) -> Card:
+        state = f"{self.message}: {self.cause}" if self.cause else self.message
+        return replace(super()._card(), state=state, details=[Details("log", text="\n".join(self.log_lines))])
 
 
 class LaunchTimeoutError(LaunchError, TimeoutError):

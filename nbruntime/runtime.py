@@ -222,6 +222,11 @@ class Runtime:
         return "stopped" if server.stopped else "died"
 
     @property
+    def exit_cause(self) -> str:
+        """How the server died, in words; empty if it did not."""
+        return self._server.exit_cause() if self._server is not None and self.phase == "died" else ""
+
+    @property
     def pid(self) -> int | None:
         """Process id of the server; None when it does not run."""
         server = self._server
@@ -284,7 +289,7 @@ class Runtime:
 
     def _card(self) -> Card:
         """Say what is known here, without asking the server."""
-        engine, server, current = self._engine, self._server, self.phases.current
+        engine, current = self._engine, self.phases.current
         phase, client = self.phase, getattr(self, "endpoint", None)
         up = None if self._ready_at is None or phase != "ready" else time.monotonic() - self._ready_at
         return runtime_card(
@@ -295,8 +300,9 @@ class Runtime:
             why="" if engine is None else engine.why,
             url=getattr(self, "url", ""),
             pid=self.pid,
+            ready_after=dict(self.phases.history).get("ready"),
             uptime=up,
-            exit_cause="" if server is None or phase != "died" else server.exit_cause(),
+            exit_cause=self.exit_cause,
             model_info={} if client is None else client.model_info,
             server_info={} if client is None else client.last_server_info,
             arguments=self._arguments,

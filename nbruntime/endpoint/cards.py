@@ -47,7 +47,7 @@ def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
         pairs.append(("device", ", ".join(device)))
     if any(get(field) for field, _ in _PARALLEL):
         sizes = [f"{name} {get(field)}" for field, name in _PARALLEL if (get(field) or 1) != 1]
-        pairs.append(("parallelism", ", ".join(sizes) or "none: one rank"))
+        pairs.append(("parallelism", ", ".join(sizes) or "one rank"))
     longest = get("max_req_input_len")
     if get("context_length"):
         pairs.append(("context", _tokens(get("context_length"))))

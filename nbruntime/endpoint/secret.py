@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-_MASK = "***"
+MASK = "***"
+"""What stands in the place of a secret."""
+
+_NAMES = re.compile(r"(^|_)(api_?)?keys?(_b)?$|passw(or)?d|secret|credential|(^|_)auth|hf_token|bearer")
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a field or an argument of this name may hold a key or a password.
+
+    Examples
+    --------
+    >>> [is_secret_name(name) for name in ("api_key", "ssl_keyfile", "ssl_keyfile_password", "tokenizer_path")]
+    [True, False, True, False]
+    """
+    return bool(_NAMES.search(name.rpartition(".")[2].lower().replace("-", "_")))
 
 
 class Secret:
@@ -37,16 +52,16 @@ class Secret:
     def scrub(self, text: str) -> str:
         """Mask the key wherever it stands in a text."""
         value = self._reveal()
-        return text.replace(value, _MASK) if value else text
+        return text.replace(value, MASK) if value else text
 
     def __bool__(self) -> bool:
         return bool(self._reveal())
 
     def __str__(self) -> str:
-        return _MASK if self else ""
+        return MASK if self else ""
 
     def __repr__(self) -> str:
-        return f"Secret({_MASK!r})" if self else "Secret(None)"
+        return f"Secret({MASK!r})" if self else "Secret(None)"
 
     def __copy__(self) -> Secret:
         return self

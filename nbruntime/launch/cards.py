@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from nbruntime.cards import Card, Details, Tone, table
 from nbruntime.endpoint.cards import model_name, server_pairs, span
-from nbruntime.launch.phases import Phase
+from nbruntime.endpoint.secret import MASK, is_secret_name
+from nbruntime.generation.record import seconds
 
 if TYPE_CHECKING:
+    from nbruntime.launch.phases import Phase
     from nbruntime.launch.servers import ServerInfo
 
 LOG_LINES = 20
@@ -38,6 +40,7 @@ def runtime_card(
     why: str = "",
     url: str = "",
     pid: int | None = None,
+    ready_after: float | None = None,
     uptime: float | None = None,
     exit_cause: str = "",
     model_info: Mapping[str, object] | None = None,
@@ -61,6 +64,8 @@ def runtime_card(
         Empty before there is a port.
     pid : int, optional
         While the server runs.
+    ready_after : float, optional
+        Seconds that the launch took.
     uptime : float, optional
         Seconds since it was ready.
     exit_cause : str
@@ -81,7 +86,8 @@ def runtime_card(
         ("engine", f"{engine}, because {why}" if why else engine),
         ("url", url),
         ("pid", pid),
-        ("up", None if uptime is None else span(uptime)),
+        ("ready after", None if ready_after is None else seconds(ready_after)),
+        ("up", None if uptime is None or uptime < 1 else span(uptime)),
     ]
     known = dict(server_pairs(server_info or {}))
     given = dict(arguments or {})
@@ -90,7 +96,8 @@ def runtime_card(
     pairs += [pair for pair in known.items() if pair[0] != "server"]
     details = []
     if given:
-        details.append(Details("arguments", rows=sorted((name, str(value)) for name, value in given.items())))
+        rows = [(name, MASK if is_secret_name(name) else value) for name, value in sorted(given.items())]
+        details.append(Details("arguments", rows=rows))
     details.append(Details("log", text=log))
     name = model_name(model_info) if model_info else model
     return Card("Runtime", name, state or phase, tone_of(phase), pairs=pairs, details=details)

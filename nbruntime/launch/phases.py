@@ -6,8 +6,11 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from nbruntime.launch.cards import phase_card
 
 __all__ = ["FETCHING", "Phase", "Phases", "phase_of"]
 
@@ -46,6 +49,11 @@ class Phase:
     done: float | None = None
     total: float | None = None
     unit: str = ""
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return phase_card(self).mimebundle(include, exclude)
 
     def __str__(self) -> str:
         if self.done is None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from nbruntime.markup import escape
 
-WIDTH, HEIGHT = 220, 44
+WIDTH, HEIGHT = 190, 44
 """Size of the plot in pixels, without its head."""
 
 CHART_STYLE = """
-.nbr-charts{display:flex;flex-wrap:wrap;gap:.6em 2em}
-.nbr-chart{width:220px;font-variant-numeric:tabular-nums}
-.nbr-chart-head{display:flex;justify-content:space-between;white-space:nowrap}
+.nbr:has(>.nbr-charts){max-width:72em}
+.nbr-charts{display:flex;flex-wrap:wrap;gap:.6em 3.2em}
+.nbr-chart{width:190px;font-variant-numeric:tabular-nums}
+.nbr-chart-head{display:flex;justify-content:space-between;gap:1em;white-space:nowrap}
 .nbr-chart svg{display:block;overflow:visible}
 .nbr-key{display:inline-block;width:1em;border-top:2px solid;vertical-align:.25em;margin-right:.3em}
 .nbr-accent{color:var(--nbr-accent,#3a6fb0)}[data-jp-theme-light="false"] .nbr-accent{color:#82b1ea}
@@ -106,9 +107,12 @@ def line_chart(
         f"{escape(figure(value))}</text>"
         for y, value in ((7, top), (HEIGHT, 0.0))
     )
+    head = (
+        f'<span class="nbr-quiet">{escape(label)}</span>' if len(lines) == 1 else ""
+    )  # else the names say it
     said = f"{label}: {_span(known, figure)}"
     return (
-        f'<div class="nbr-chart"><div class="nbr-chart-head"><span class="nbr-quiet">{escape(label)}</span>'
+        f'<div class="nbr-chart"><div class="nbr-chart-head">{head}'
         f"<span>{_figures(lines, figure)}</span></div>"
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" fill="none" role="img"'
         f' viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(said)}"><title>{escape(said)}</title>'

@@ -19,6 +19,7 @@ from IPython.display import DisplayHandle, display
 from nbruntime.cards import STYLE, Card, Details
 from nbruntime.endpoint.cards import span
 from nbruntime.errors import LaunchError
+from nbruntime.generation.record import seconds
 from nbruntime.launch.cards import bar, tone_of
 from nbruntime.launch.phases import Phase
 from nbruntime.markup import escape
@@ -133,7 +134,9 @@ class LaunchView:
             state, tone = "interrupted", tone_of("interrupted")
         else:
             state, tone = f"failed: {type(error).__name__}", tone_of("failed")
-        pairs += [("phase", self._phase), ("after", span(time.monotonic() - self._began))]
+        if not isinstance(error, LaunchError):
+            pairs.append(("phase", self._phase))
+        pairs.append(("after", seconds(time.monotonic() - self._began)))
         card = self._runtime._card()
         own = [pair for pair in card.pairs if pair[0] == "engine"]
         arguments = [each for each in card.details if each.rows]

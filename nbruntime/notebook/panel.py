@@ -55,7 +55,13 @@ PANEL_STYLE = """
 .nbr-panel .widget-html,.nbr-panel .widget-html-content{line-height:inherit;height:auto;overflow:visible;
 font-size:inherit}
 .nbr-panel>.widget-box,.nbr-panel>.widget-html{margin:0 0 .5em}
-.nbr-panel .nbr-charts .widget-html{margin:0}
+.nbr.nbr-panel{max-width:none}.nbr-panel .nbr-charts .widget-html{margin:0}
+.nbr-panel .nbr-head tbody{display:block;columns:2 24em;max-width:64em}
+.nbr-panel .nbr-head tr{display:block;break-inside:avoid}
+.nbr-panel .nbr-head th,.nbr-panel .nbr-head td{display:inline-block}.nbr-panel .nbr-head th{width:7em}
+.nbr-panel .jupyter-widgets-disconnected::before{display:none}
+.nbr-panel.jupyter-widgets-disconnected::before{content:"The kernel has gone: this is what it saw last.";
+color:inherit;font:inherit;opacity:.7;padding:0}
 .nbr-panel .jupyter-button{background:none;color:inherit;height:auto;line-height:1.7;padding:0 .8em;
 margin:0 .5em 0 0;border:1px solid var(--jp-border-color1,rgba(128,128,128,.5));border-radius:2px;
 box-shadow:none}
@@ -107,8 +113,10 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._closed = False
         self._fields: dict[str, str] = {}
         self._profiling = False
+        self._ended = self._cause = ""
 
         self._head, self._note, self._latencies, self._said = (_html() for _ in range(4))
+        self._head.add_class("nbr-head")
         self._charts = ipywidgets.HBox([])
         self._charts.add_class("nbr-charts")
         self._search = ipywidgets.Text(
@@ -150,7 +158,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.add_class("nbr")
         self.add_class("nbr-panel")
         self.observe(self._views_changed, "_view_count")
-        _open.add(self)
+        self._look_at_runtime()
         self.draw()
 
     # Showing
@@ -215,18 +223,18 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._draw_fields()
         if self.runtime is not None:
             self._log.value = f"<pre>{escape(self.runtime.logs(LOG_LINES))}</pre>"
-        runs = self._ended() == ""
+        answers = not self._ended and watch.gone_since is None
         for name, button in self._buttons.items():
-            button.disabled = not runs and name != "close"
+            button.disabled = not answers and name != "close"
+        if not answers:
+            self._set_profiling(False)
 
     def _head_card(self, details: Iterable[Details] = ()) -> Card:
         pid = None if self.runtime is None else self.runtime.pid
         url = self.endpoint.base_url
-        return server_card(self.watch, url, ended=self._ended(), pid=pid, details=list(details))
-
-    def _ended(self) -> str:
-        phase = "" if self.runtime is None else self.runtime.phase
-        return phase if phase in ENDED else ""
+        return server_card(
+            self.watch, url, ended=self._ended, cause=self._cause, pid=pid, details=list(details)
+        )
 
     def _draw_fields(self) -> None:
         self._search.placeholder = f"search {len(self._fields)} fields"
@@ -266,7 +274,9 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         due = time.monotonic()
         try:
             while self._may_go_on():
-                self.watch.poll()
+                self._look_at_runtime()
+                if not self._ended:  # there may be another server at its address
+                    self.watch.poll()
                 self.draw()
                 due = max(due + self.watch.interval, time.monotonic())
                 self._wake.wait(due - time.monotonic())
@@ -275,9 +285,16 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._poller = None  # so that it can be started again
             raise
 
+    def _look_at_runtime(self) -> None:
+        """Note the end of a server that is ours: it does not come back."""
+        runtime = self.runtime
+        if runtime is not None and runtime.phase in ENDED:
+            self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
+            self._cause = runtime.exit_cause
+
     def _may_go_on(self) -> bool:
         with self._lock:
-            if not self.shown:
+            if not self.shown or self._ended:
                 self._poller = None
             return self._poller is not None
 
@@ -314,10 +331,13 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
         def work() -> None:
             action()
-            self._profiling = start
-            self._buttons["profile"].description = "Stop profile" if start else "Start profile"
+            self._set_profiling(start)
 
         self._do("the profiler runs" if start else "the profiler has written its traces", work)
+
+    def _set_profiling(self, runs: bool) -> None:
+        self._profiling = runs
+        self._buttons["profile"].description = "Stop profile" if runs else "Start profile"
 
     def _abort(self) -> None:
         ask = Ask("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True, limits=POLL_LIMITS)
@@ -342,16 +362,12 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             return
         self._closed = True
         self._wake.set()
-        _open.discard(self)
         if self._handle is not None:
             self._handle.update(self.card().mimebundle(), raw=True)
         _close_below(self)
         super().close()
         self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets takes it away
 
-
-_open: weakref.WeakSet[ServerPanel] = weakref.WeakSet()
-"""Panels that are not closed."""
 
 _in_cell: dict[str, tuple[str, list[weakref.ref[ServerPanel]]]] = {}
 """By cell: the execution that has shown panels there, and those panels."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nbruntime.cards import table
+from nbruntime.endpoint.secret import MASK, is_secret_name
 from nbruntime.markup import escape, shortened
 
 SHOWN_AT_MOST = 60
@@ -59,10 +60,7 @@ ORDER = (
     OTHER,
 )
 
-_SECRET = re.compile(r"(^|_)(api_?)?keys?(_b)?$|passw(or)?d|secret|credential|(^|_)auth|hf_token|bearer")
 _KEY_FLAG = re.compile(r"(--(?:admin-)?api-key|--ssl-keyfile-password)([= ]+)(?!\*\*\*)\S+")
-
-MASK = "***"
 
 
 def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
@@ -93,10 +91,10 @@ def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
         own = state if isinstance(state, Mapping) else {"": state}
         own = {key: value for key, value in own.items() if key not in whole or whole[key] != value}
         flat.update(_flat(f"internal_states.{rank}.", own))
-    secrets = {str(value) for name, value in flat.items() if is_secret(name) and _is_text(value)}
+    secrets = {str(value) for name, value in flat.items() if is_secret_name(name) and _is_text(value)}
     fields = {}
     for name, value in flat.items():
-        if is_secret(name):
+        if is_secret_name(name):
             fields[name] = MASK if _is_text(value) else _written(value)
             continue
         text = _written(value)
@@ -104,18 +102,6 @@ def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
             text = text.replace(secret, MASK)
         fields[name] = _KEY_FLAG.sub(rf"\1\2{MASK}", text)
     return fields
-
-
-def is_secret(name: str) -> bool:
-    """Tell whether a field of this name may hold a key or a password.
-
-    Examples
-    --------
-    >>> [is_secret(name) for name in ("api_key", "ssl_keyfile", "ssl_keyfile_password", "tokenizer_path")]
-    [True, False, True, False]
-    """
-    last = name.rpartition(".")[2].lower().replace("-", "_")
-    return bool(_SECRET.search(last))
 
 
 def topic_of(name: str) -> str:

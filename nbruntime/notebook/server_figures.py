@@ -18,7 +18,13 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 
 def server_card(
-    watch: ServerWatch, url: str, *, ended: str = "", pid: int | None = None, details: Sequence[Details] = ()
+    watch: ServerWatch,
+    url: str,
+    *,
+    ended: str = "",
+    cause: str = "",
+    pid: int | None = None,
+    details: Sequence[Details] = (),
 ) -> Card:
     """Make the card of a watched server, without charts.
 
@@ -28,8 +34,8 @@ def server_card(
         What it has said.
     url : str
         Where it is.
-    ended : str
-        How it ended, where its owner knows that.
+    ended, cause : str
+        That it ended, and how, where its owner knows that.
     pid : int, optional
         Of a server that is ours.
     details : sequence of Details
@@ -40,7 +46,12 @@ def server_card(
     Card
     """
     state, tone = server_state(watch, ended)
-    pairs: list[tuple[str, object]] = [("url", url), ("pid", pid), *server_pairs(watch.server_info)]
+    pairs: list[tuple[str, object]] = [
+        ("ended", cause),
+        ("url", url),
+        ("pid", pid),
+        *server_pairs(watch.server_info),
+    ]
     if watch.error is not None and not ended:
         pairs.append(("error", watch.error.message))
     return Card("Server", model_name(watch.model_info), state, tone, pairs=pairs, details=details)
