@@ -16,7 +16,7 @@ def is_secret_name(name: str) -> bool:
 
     Examples
     --------
-    >>> [is_secret_name(name) for name in ("api_key", "ssl_keyfile", "ssl_keyfile_password", "tokenizer_path")]
+    >>> [is_secret_name(name) for name in ("api_key", "ssl_keyfile", "ssl_keyfile_password", "model")]
     [True, False, True, False]
     """
     return bool(_NAMES.search(name.rpartition(".")[2].lower().replace("-", "_")))
