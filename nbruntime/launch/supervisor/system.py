@@ -9,7 +9,7 @@ tests go through those that Linux can pretend to, and the rest has not been run.
 | owner is watched by | stdin, parent, pidfd | stdin, parent | stdin |
 | the tree is found by | subreaper, session, parents | session, parents | job object |
 | dies with its supervisor | PDEATHSIG | no | job object |
-| processes are listed by | ``/proc`` | ``ps`` | PowerShell |
+| processes are listed by | ``/proc`` | ``ps`` | PowerShell; a single one by its handle |
 | listening socket is handed over | yes | yes | no: the server binds |
 """
 
@@ -259,7 +259,7 @@ def read_entry(pid: int) -> ProcessEntry | None:
     """Look one process up; None if it is not there, or cannot be seen."""
     if NAME == "linux":
         return _read_stat(pid)
-    return read_processes().get(pid)
+    return _read_handle(pid) if NAME == "win32" else _read_ps("-p", str(pid)).get(pid)
 
 
 def read_processes() -> dict[int, ProcessEntry]:
@@ -294,12 +294,14 @@ def _boot() -> str:
     return ""
 
 
-def _read_ps() -> dict[int, ProcessEntry]:
+def _read_ps(*which: str) -> dict[int, ProcessEntry]:
     table = {}
-    command = ["ps", "-axo", "pid=,ppid=,stat=,lstart="]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, env={"LC_ALL": "C"})
-    for row in listed.stdout.splitlines():
+    command = ["ps", *(which or ("-ax",)), "-o", "pid=,ppid=,stat=,lstart="]
+    own, listed = _run(command)
+    for row in listed.splitlines():
         pid, parent, state, start = row.split(None, 3)
+        if int(pid) == own:  # the listing itself, which would pass for a child of whoever asks
+            continue
         session = 0
         with contextlib.suppress(OSError):  # it has ended since
             session = os.getsid(int(pid))
@@ -308,14 +310,37 @@ def _read_ps() -> dict[int, ProcessEntry]:
 
 
 def _read_powershell() -> dict[int, ProcessEntry]:
-    script = (
-        "Get-CimInstance Win32_Process | ForEach-Object "
-        "{ '{0} {1} {2}' -f $_.ProcessId, $_.ParentProcessId, $_.CreationDate.ToFileTimeUtc() }"
-    )
+    script = 'Get-CimInstance Win32_Process | ForEach-Object { "$($_.ProcessId) $($_.ParentProcessId)" }'
     command = ["powershell", "-NoProfile", "-NonInteractive", "-Command", script]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = [row.split() for row in listed.stdout.splitlines()]
-    return {int(row[0]): ProcessEntry(int(row[1]), 0, False, row[2]) for row in rows if len(row) == 3}
+    rows = [row.split() for row in _run(command)[1].splitlines()]
+    # Start times come from `_read_handle` alone, which is exact.
+    return {int(row[0]): ProcessEntry(int(row[1]), 0, False, "") for row in rows if len(row) == 2}
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Run a program; gives its pid and what it printed, which is nothing where it found nothing."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        return process.pid, process.communicate()[0]
+
+
+def _read_handle(pid: int) -> ProcessEntry | None:
+    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+    kernel32.OpenProcess.restype = ctypes.c_void_p
+    handle = kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return None
+    times = (ctypes.c_uint64 * 4)()  # creation, exit, kernel, user
+    code = ctypes.c_uint32()
+    try:
+        pointers = [ctypes.byref(times, 8 * number) for number in range(4)]
+        kernel32.GetProcessTimes(ctypes.c_void_p(handle), *pointers)
+        kernel32.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(code))
+    finally:
+        kernel32.CloseHandle(ctypes.c_void_p(handle))
+    return ProcessEntry(0, 0, code.value != 259, str(times[0]))  # STILL_ACTIVE
 
 
 def pids_with(setting: str) -> Iterator[int]:
@@ -328,8 +353,7 @@ def pids_with(setting: str) -> Iterator[int]:
                     if wanted in file.read().split(b"\0"):
                         yield int(name)
     elif NAME == "darwin":
-        listed = subprocess.run(["ps", "-axEww", "-o", "pid=,command="], capture_output=True, text=True)
-        for row in listed.stdout.splitlines():
+        for row in _run(["ps", "-axEww", "-o", "pid=,command="])[1].splitlines():
             pid, *words = row.split()
             if setting in words:
                 yield int(pid)
