@@ -764,6 +764,9 @@ def test_in_a_notebook_the_answer_stays_in_the_cell(kernel: Kernel, server: Scri
     servers, info = shown_in(ran, "display_data", "data")
     assert server.url in servers["text/html"]
     assert "0.5.23" in info["text/html"]
+    (live,) = shown_in(kernel.run("%sgl_info --live"), "display_data", "data")
+    assert "application/vnd.jupyter.widget-view+json" in live
+    assert server.url in live["text/plain"]
 
 
 @pytest.mark.kernel

@@ -38,6 +38,7 @@ from nbruntime.notebook.presenting import show_card, show_generations, show_stre
 from nbruntime.notebook.prompts import cell_text, fill_template, read_schema
 from nbruntime.notebook.server_cards import info_card, servers_card
 from nbruntime.protocol.requests import build_generate_request
+from nbruntime.views import in_kernel
 
 if TYPE_CHECKING:
     from nbruntime.generation import Generation
@@ -315,7 +316,7 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
     @magic(
         "line",
         SERVER,
-        argument("--live", action="store_true", help="a panel with live load, charts, log and buttons"),
+        argument("--live", action="store_true", help="in a notebook, a panel with live load, charts, log"),
     )
     def sgl_info(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
         """Show what a server is: model, parallelism, sizes, and every argument that it runs with.
@@ -326,9 +327,8 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
             %sgl_info llama --live
         """
         known = self._find(arguments)
-        panel = getattr(known.endpoint, "panel", None)
-        if arguments.live and panel is not None:
-            display(panel())
+        if arguments.live and in_kernel():
+            display((known.runtime or known.client).panel())
         else:
             show_card(info_card(known, known.endpoint.get_server_info()))
 
