@@ -176,6 +176,15 @@ def test_folder_of_a_launch_that_was_killed_early_is_swept() -> None:
     assert folders() == []
 
 
+def test_launch_that_was_interrupted_before_it_began_is_swept() -> None:
+    record = registry.claim(registry.Identity(name="chat"))
+    with pytest.raises(registry.NameTaken):
+        registry.claim(registry.Identity(name="chat"))
+    replace(record, started=time.time() - registry.START_SECONDS).write()
+    with start(name="chat"):
+        assert len(folders()) == 1
+
+
 def test_record_of_a_later_version_is_left_alone() -> None:
     folder = registry.folder() / "later"
     folder.mkdir()

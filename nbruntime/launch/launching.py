@@ -115,6 +115,7 @@ class Launch:
         if self.name is None and not reuse:
             return self._start(connect)
         with _turn(self.name or json.dumps(self._describe("")["values"], sort_keys=True)):
+            deadline = time.monotonic() + self.timeout
             while True:
                 found = self._find()
                 if found is None:
@@ -131,6 +132,12 @@ class Launch:
                     raise self._taken_error(found, differences if reuse else [])
                 if (obtained := self._attach(found, connect)) is not None:
                     return obtained
+                if time.monotonic() > deadline:
+                    raise LaunchTimeoutError(
+                        f"The server {found.name!r} was neither there nor gone within {self.timeout:g} s",
+                        cause=f"process {found.owner.pid} has its name",
+                        hint=f"End it: nbruntime.stop({found.name!r}).",
+                    )
 
     # One that runs already
 

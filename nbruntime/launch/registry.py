@@ -40,6 +40,9 @@ RESERVED = ("all", "orphans")
 STOP_SECONDS = 6.0
 """How long a supervisor may take to end its tree before it is killed itself."""
 
+START_SECONDS = 60.0
+"""How long an owner may take to start a supervisor; an interrupt may have come between."""
+
 CLEAR_SECONDS = 1.5
 """How long what a killed supervisor has left is looked for."""
 
@@ -204,7 +207,7 @@ def find(name: str) -> ServerRecord | None:
 def is_held(record: ServerRecord) -> bool:
     """Whether somebody sees to a server: its supervisor, or its owner until that is there."""
     if record.supervisor is None:
-        return is_running(record.owner)
+        return is_running(record.owner) and time.time() - record.started < START_SECONDS
     return is_running(record.supervisor)
 
 

@@ -61,6 +61,7 @@ class Supervisor:
         self._line = b""
         self._tree: ProcessTree | None = None
         self._exit_told = False
+        self._terminated = False
         self._deadline: float | None = None
 
     def run(self) -> None:
@@ -122,6 +123,9 @@ class Supervisor:
                 wait = TREE_POLL if self._exit_told else min(OWNER_POLL, max(TREE_POLL, left))
         for key, _ in self._selector.select(wait):
             key.data()
+        if self._terminated and self._deadline is None:  # neither the owner nor the server wanted it
+            self._tell("stopping")
+            self.stop()
         if self._order.owner is not None and os.getppid() != self._order.owner:
             self.stop()
         tree.collect()
@@ -143,13 +147,12 @@ class Supervisor:
         wakeup, empty = system.set_wakeup()
         if hasattr(signal, "SIGCHLD"):
             signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._stop_for_others())
+        signal.signal(signal.SIGTERM, self._note_sigterm)
         self._selector.register(wakeup, selectors.EVENT_READ, empty)
 
-    def _stop_for_others(self) -> None:
-        if self._deadline is None:
-            self._tell("stopping")
-        self.stop()
+    def _note_sigterm(self, *_: object) -> None:
+        # Only that: a handler may come in the middle of a record that is being written.
+        self._terminated = True
 
     def _watch_owner(self, owner: int) -> None:
         try:

@@ -354,8 +354,8 @@ def pids_with(setting: str) -> Iterator[int]:
                         yield int(name)
     elif NAME == "darwin":
         for row in _run(["ps", "-axEww", "-o", "pid=,command="])[1].splitlines():
-            pid, *words = row.split()
-            if setting in words:
+            pid, _, words = row.strip().partition(" ")
+            if f" {setting} " in f" {words} ":
                 yield int(pid)
 
 
