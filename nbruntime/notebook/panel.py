@@ -57,8 +57,8 @@ font-size:inherit}
 .nbr-panel>.widget-box,.nbr-panel>.widget-html{margin:0 0 .5em}
 .nbr.nbr-panel{max-width:none}.nbr-panel .nbr-charts .widget-html{margin:0}
 .nbr-panel .nbr-head tbody{display:block;columns:2 24em;max-width:64em}
-.nbr-panel .nbr-head tr{display:block;break-inside:avoid}
-.nbr-panel .nbr-head th,.nbr-panel .nbr-head td{display:inline-block}.nbr-panel .nbr-head th{width:7em}
+.nbr-panel .nbr-head tr{display:flex;break-inside:avoid}
+.nbr-panel .nbr-head th{flex:0 0 7em}
 .nbr-panel .jupyter-widgets-disconnected::before{display:none}
 .nbr-panel.jupyter-widgets-disconnected::before{content:"The kernel has gone: this is what it saw last.";
 color:inherit;font:inherit;opacity:.7;padding:0}
