@@ -36,8 +36,7 @@ TEXT = "".join(WORDS)
 @pytest.fixture(autouse=True)
 def of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Look at no server but those of the test, and leave none."""
-    folder = tempfile.mkdtemp(prefix="nbr-", dir="/tmp")
-    monkeypatch.setattr(tempfile, "tempdir", folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with fake_engine.installed():
         yield
@@ -584,7 +583,9 @@ def test_launch_use_log_and_stop(shell: InteractiveShell, capsys: pytest.Capture
     run(shell, "%sgl_use first")
     run(shell, "%sgl_stop first")
     assert runtime.phase == "stopped"
-    assert "first has ended." in capsys.readouterr().out
+    assert "Ended: first." in capsys.readouterr().out
+    run(shell, "%sgl_stop runtime")
+    assert "Ended: none." in capsys.readouterr().out
     run(shell, "%sgl_logs runtime -n 100")  # the variable is still there
     assert "hello" in capsys.readouterr().out.splitlines()
     assert isinstance(failure(shell, "%%sgl_generate\nx"), errors.ServerConnectionError)
@@ -603,6 +604,20 @@ def test_stop_all(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -
     assert "two" in shown
     assert known_servers._named == {}
     assert isinstance(failure(shell, "%sgl_stop one"), errors.ArgumentValueError)
+
+
+def test_a_server_of_another_kernel(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    with Runtime(engine="fake", name="elsewhere") as runtime:
+        assert "%sgl_use elsewhere" in completions(shell, "%sgl_use e")
+        assert "No server is known" in usage_error(shell, "%%sgl_generate\nx", capsys)
+        run(shell, "%sgl_use elsewhere")
+        run(shell, "%%sgl_generate\nx")
+        assert "Hello world" in capsys.readouterr().out
+        run(shell, "%sgl_stop elsewhere")
+        assert "Ended: elsewhere." in capsys.readouterr().out
+        assert runtime.phase in known_servers.GONE
+    assert run(shell, "%config SglMagics.endpoint") == ""
+    assert known_servers._named == {}
 
 
 def test_following_a_log(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

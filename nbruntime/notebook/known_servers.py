@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -102,9 +102,11 @@ class KnownServers:
         _named[name] = server
         return _known(name, server)
 
-    def forget(self, name: str) -> None:
-        """Forget a name."""
-        _named.pop(name, None)
+    def forget_ended(self, urls: Container[str]) -> None:
+        """Forget the names of servers that have ended, and of those at some URLs."""
+        for known in self._with_names():
+            if known.url in urls or known.state in GONE:
+                del _named[known.name]
 
     def all(self) -> list[KnownServer]:
         """Give every server once, those with a name first."""
@@ -197,7 +199,7 @@ def _known(name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
 
 
 def _elsewhere() -> list[ServerInfo]:
-    """List the servers of this user that are ready, this session's among them."""
+    """List the servers of this user that run, this session's among them."""
     from nbruntime.launch.servers import servers
 
-    return [info for info in servers() if info.state == "ready"]
+    return [info for info in servers() if info.state in ("starting", "ready")]

@@ -36,7 +36,6 @@ from nbruntime.notebook.options import (
 )
 from nbruntime.notebook.presenting import show_card, show_generations, show_stream
 from nbruntime.notebook.prompts import cell_text, fill_template, read_schema
-from nbruntime.notebook.server_cards import info_card, servers_card
 from nbruntime.protocol.requests import build_generate_request
 from nbruntime.views import in_kernel
 
@@ -298,6 +297,8 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
     @magic("line")
     def sgl_servers(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
         """List the servers: those of this session, and those that run for this user in other kernels."""
+        from nbruntime.notebook.server_cards import servers_card
+
         show_card(servers_card(self.servers.all(), in_use=self.endpoint))
 
     @magic("line", SERVER)
@@ -326,6 +327,8 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
             %sgl_info
             %sgl_info llama --live
         """
+        from nbruntime.notebook.server_cards import info_card
+
         known = self._find(arguments)
         if arguments.live and in_kernel():
             display((known.runtime or known.client).panel())
@@ -370,29 +373,25 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
 
             %sgl_stop llama
         """
-        self._stop(arguments.which)
-        for known in self.servers.all():
-            if known.state in GONE:
-                self.servers.forget(known.name)
+        from nbruntime.launch.servers import ServerList, servers, stop
+
+        which = arguments.which
+        known = next((each for each in self.servers.all() if which in each.names), None)
+        if known is None:
+            ended = stop(which)
+        elif known.url in {server.url for server in servers()}:
+            ended = stop(known.url)
+        elif known.state in GONE:
+            ended = ServerList()
+        else:
+            raise UsageError(
+                f"{which} is only connected to, and was not started by nbruntime.\n"
+                "Whoever has started it ends it; %sgl_servers lists what can be ended here."
+            )
+        self.servers.forget_ended({server.url for server in ended})
         if self.endpoint and self.endpoint not in self.servers.names():
             self.endpoint = ""
-
-    def _stop(self, which: str) -> None:
-        from nbruntime.launch.servers import servers, stop
-
-        known = next((each for each in self.servers.all() if which in each.names), None)
-        runs_here = {server.url for server in servers()}
-        if known is not None and known.runtime is not None:
-            known.runtime.shutdown()
-            print(f"{known.name} has ended.")
-        elif known is not None and known.url not in runs_here:
-            raise UsageError(
-                f"{known.name} is only connected to, and was not started by nbruntime.\n"
-                "Whoever has started it ends it; %sgl_servers lists those that can be ended here."
-            )
-        else:
-            ended = stop(which if known is None else known.url)
-            print(f"Ended: {', '.join(server.name for server in ended) or 'none'}.")
+        print(f"Ended: {', '.join(server.name for server in ended) or 'none'}.")
 
     @magic("line", SERVER)
     def sgl_flush(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
