@@ -5,6 +5,7 @@ two functions, one that closes the answer and one that aborts the request on the
 """
 
 from nbruntime.generation.async_stream import AsyncGenerationStream
+from nbruntime.generation.generations import Generations
 from nbruntime.generation.record import FinishReason, Generation, Token
 from nbruntime.generation.stream import GenerationStream
 from nbruntime.generation.timings import Timings
@@ -15,6 +16,7 @@ __all__ = [
     "FinishReason",
     "Generation",
     "GenerationStream",
+    "Generations",
     "Timings",
     "Token",
     "Usage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nbruntime.cards import Card, Details, Tone, table
 from nbruntime.generation.record import Generation, seconds
@@ -74,6 +75,41 @@ def generations_card(generations: Sequence[Generation]) -> Card:
         plain="\n".join(f"  [{row[0]}] {row[2]}" for row in rows[1:]),
         pairs=[("new tokens", tokens)],
         details=[Details(f"text {number}", text=each.text) for number, each in enumerate(generations)],
+    )
+
+
+def stream_card(stream: Any) -> Card:
+    """Make the card of a stream: how far it is, and the texts so far.
+
+    Parameters
+    ----------
+    stream : GenerationStream or AsyncGenerationStream
+
+    Returns
+    -------
+    Card
+    """
+    generations, error = stream.generations, stream.error
+    tone: Tone = "bad" if error is not None else "idle" if stream.done else "busy"
+    if error is not None:
+        state = str(error).split("\n", 1)[0]
+    elif not stream.done:
+        state = "running"
+    else:
+        state = "stopped" if any(each.finish_reason is None for each in generations) else "finished"
+        tone = "good" if state == "finished" else "idle"
+    texts = [each.text for each in generations]
+    one = len(texts) == 1
+    body = f'<div style="white-space:pre-wrap">{escape(texts[0])}</div>' if one else ""
+    return Card(
+        type(stream).__name__,
+        stream.rid,
+        state,
+        tone,
+        pairs=figures(generations[0]) if one else [("answers", len(texts))],
+        body=body,
+        details=[] if one else [Details(f"text {n}", text=text or "…") for n, text in enumerate(texts)],
+        plain="\n".join(f"  {shortened(text, 100)!r}" for text in texts),
     )
 
 

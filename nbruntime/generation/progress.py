@@ -14,6 +14,8 @@ from nbruntime.errors import (
     ProtocolError,
     StreamError,
 )
+from nbruntime.generation.display import Displayed
+from nbruntime.generation.generations import Generations
 from nbruntime.generation.record import Generation
 from nbruntime.generation.timings import Timings
 from nbruntime.protocol.deltas import Delta, DeltaDecoder, Item
@@ -145,6 +147,13 @@ class Progress:
         items = self._decoder.items
         return [items[index].text if index in items else "" for index in range(self.expected)]
 
+    def texts_read(self) -> list[str]:
+        """The same without what is in `pending`."""
+        texts = self.texts()
+        for delta in reversed(self.pending):
+            texts[delta.index] = texts[delta.index].removesuffix(delta.text)
+        return texts
+
     def generations(self) -> list[Generation]:
         """Give the records so far of all answers."""
         prompts = self.request.prompt_of_answer
@@ -197,7 +206,7 @@ def _reason(cause: BaseException | None) -> tuple[str, str | None]:
     return cause.message[:1].lower() + cause.message[1:], hint
 
 
-class ReadableStream:
+class ReadableStream(Displayed):
     """What can be read of a stream of either kind, at any time and without waiting."""
 
     _progress: Progress
@@ -224,9 +233,14 @@ class ReadableStream:
         return self._progress.texts()
 
     @property
-    def generations(self) -> list[Generation]:
+    def texts_read(self) -> list[str]:
+        """The texts of all answers as far as they have been read from the stream."""
+        return self._progress.texts_read()
+
+    @property
+    def generations(self) -> Generations:
         """The records so far of all answers."""
-        return self._progress.generations()
+        return Generations(self._progress.generations())
 
     @property
     def done(self) -> bool:
@@ -244,5 +258,5 @@ class ReadableStream:
     def _record(self) -> Generation | list[Generation]:
         if self._progress.error is not None:
             raise self._progress.error
-        generations = self._progress.generations()
+        generations = self.generations
         return generations if self._progress.request.many else generations[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -353,6 +353,13 @@ class Generation:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        from nbruntime.generation.cards import generation_card
+
+        return generation_card(self).mimebundle(include, exclude)
 
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= _EXCERPT else self.text[: _EXCERPT - 1] + "…"

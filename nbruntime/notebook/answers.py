@@ -1,77 +1,157 @@
-"""Answers at their end: a static form that is read again without kernel, widgets or network."""
+"""Answers as they are shown: the text with its figures, while it grows and at its end.
+
+The static form is read again without kernel, widgets or network.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from nbruntime.cards import STYLE
 from nbruntime.errors import NbruntimeError
-from nbruntime.generation import Generation, GenerationStream
-from nbruntime.generation.cards import figures
-from nbruntime.markup import escape, visible
+from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
+from nbruntime.generation.record import seconds
+from nbruntime.markup import escape, shortened, visible
+from nbruntime.notebook.answer_style import LIVE_STYLE as LIVE_STYLE
 from nbruntime.notebook.live_text import text_html
+from nbruntime.notebook.markdown import safe_markdown
 
-LIVE_STYLE = """
-.nbr-text{overflow-wrap:anywhere}.nbr-plain{white-space:pre-wrap}
-.nbr-text p,.nbr-text ul,.nbr-text ol,.nbr-text pre{margin:0 0 .6em}
-.nbr .nbr-text pre{padding:.5em .7em;max-height:none;
-border:1px solid var(--jp-border-color2,rgba(128,128,128,.35))}
-.nbr .nbr-from-code>pre:first-child{border-top:0;padding-top:0}
-.nbr .nbr-into-code>pre:last-child{border-bottom:0;padding-bottom:0;margin-bottom:0}
-.nbr-text table{border-collapse:collapse;margin:0 0 .6em}
-.nbr-text th,.nbr-text td{padding:.1em .9em .1em 0;text-align:left;
-border-bottom:1px solid var(--jp-border-color2,rgba(128,128,128,.35))}
-.nbr-text .k,.nbr-text .kn,.nbr-text .kd,.nbr-text .ow{font-weight:600;
-color:var(--jp-mirror-editor-keyword-color,#7b4ba6)}
-.nbr-text .s,.nbr-text .s1,.nbr-text .s2,.nbr-text .sd{color:var(--jp-mirror-editor-string-color,#b3451f)}
-.nbr-text .c,.nbr-text .c1,.nbr-text .cm{font-style:italic;
-color:var(--jp-mirror-editor-comment-color,#5f7f7f)}
-.nbr-text .mi,.nbr-text .mf{color:var(--jp-mirror-editor-number-color,#1a7f5a)}
-.nbr-text .nf,.nbr-text .nc{color:var(--jp-mirror-editor-def-color,#3a6fb0)}
-.nbr-live .widget-html,.nbr-live .widget-html-content{line-height:inherit;height:auto;overflow:visible}
-.nbr-caret{display:inline-block;width:.45em;height:1em;vertical-align:-.15em;background:currentColor;opacity:.6;
-animation:nbr-blink 1s steps(2) infinite}
-@keyframes nbr-blink{50%{opacity:0}}
-@media(prefers-reduced-motion:reduce){.nbr-caret{animation:none}}
-""".strip().replace("\n", "")
+Ending = Literal["interrupted", "stopped"]
+"""How a stream ended that was ended from here."""
+
+LONGEST_ANSWER = 200_000
+"""Characters of one answer that are shown; of a longer one, its beginning and its end.
+
+Jupyter drops messages that are larger than a few megabytes, and a bundle holds the text three times.
+"""
 
 
 def answer_bundle(
-    stream: GenerationStream, *, markdown: bool = True, interrupted: bool = False
+    stream: GenerationStream | AsyncGenerationStream, *, markdown: bool = True, ending: Ending | None = None
 ) -> dict[str, Any]:
     """Give the static form of a stream that has ended, in any way.
 
     Parameters
     ----------
-    stream : GenerationStream
+    stream : GenerationStream or AsyncGenerationStream
         Read to its end, left or failed.
     markdown : bool
         Whether its text is markdown.
-    interrupted : bool
-        Whether it was stopped from here.
+    ending : str, optional
+        How it was ended from here.
 
     Returns
     -------
     dict
         MIME bundle: plain text, HTML and markdown.
     """
-    generations = stream.generations
-    error = stream.error
-    bodies = [_body(each, error, markdown=markdown, interrupted=interrupted) for each in generations]
-    html = f'<div class="nbr"><style>{STYLE}{LIVE_STYLE}</style>{"<hr/>".join(bodies)}</div>'
-    text = "\n\n".join(visible(each.text) for each in generations)
-    plain = text if error is None else f"{text}\n[{visible(str(error).splitlines()[0])}]"
-    return {"text/plain": plain, "text/html": html, "text/markdown": text}
+    generations, error = stream.generations, stream.error
+    longest = LONGEST_ANSWER // len(generations)
+    texts = [_shown(each.text, longest) for each in generations]
+    heads = [head(each, generations) for each in generations]
+    html, plain, marked = [], [], []
+    for title, text, generation in zip(heads, texts, generations, strict=True):
+        foot = foot_parts(generation, ending, failed=error is not None)
+        html.append(head_html(title) + text_html(text, markdown=markdown) + foot_html(*foot))
+        prefix = f"[{title}]\n" if title else ""
+        how = f"\n[{foot[0]}]" if foot[0] else ""
+        plain.append(prefix + visible(text + how))
+        marked.append((f"**{safe_markdown(title)}**\n\n" if title else "") + safe_markdown(text))
+    if error is not None:
+        html.append(error_html(error))
+        plain.append(f"[{visible(_first_line(error))}]")
+    return {
+        "text/plain": "\n".join(plain),
+        "text/html": f'<div class="nbr nbr-answers"><style>{STYLE}{LIVE_STYLE}</style>{"".join(html)}</div>',
+        "text/markdown": "\n\n".join(marked),
+    }
 
 
-def _body(generation: Generation, error: NbruntimeError | None, *, markdown: bool, interrupted: bool) -> str:
-    parts = [f"{label} {value}" for label, value in figures(generation) if value is not None]
-    if generation.finish_reason is not None and not interrupted:
-        parts.append(str(generation.finish_reason))
-    line = f'<div class="nbr-quiet">{escape(" · ".join(parts))}</div>'
-    if interrupted:
-        line = f'<div><span class="nbr-busy">○</span> interrupted</div>{line}'
-    elif error is not None:
-        first = str(error).splitlines()[0]
-        line = f'<div><span class="nbr-bad">▲</span> {escape(first)}</div>{line}'
-    return text_html(generation.text, markdown=markdown) + line
+def head(generation: Generation, generations: list[Generation]) -> str:
+    """Give the title of one answer among several: its number, and its prompt where those differ."""
+    if len(generations) == 1:
+        return ""
+    number = f"{generation.index + 1} of {len(generations)}"
+    prompts = [each.prompt for each in generations]
+    if isinstance(generation.prompt, str) and any(each != prompts[0] for each in prompts):
+        return f"{number} · {shortened(generation.prompt, 72)}"
+    return number
+
+
+def head_html(title: str) -> str:
+    """Write the title of an answer."""
+    return f'<div class="nbr-head nbr-quiet">{escape(title)}</div>' if title else ""
+
+
+def foot_html(state: str, figures: str) -> str:
+    """Write the line below an answer: how it ended if not by itself, and its figures."""
+    dot = f'<span class="nbr-busy">○</span> {escape(state)}' if state else ""
+    line = f'<span class="nbr-quiet">{escape(figures)}</span>' if figures else ""
+    space = " · " if dot and line else ""
+    return f'<div class="nbr-foot">{dot}{space}{line}</div>' if dot or line else ""
+
+
+def error_html(error: NbruntimeError) -> str:
+    """Write the first line of an error."""
+    return f'<div class="nbr-foot"><span class="nbr-bad">▲</span> {escape(_first_line(error))}</div>'
+
+
+def rate(tokens: int, duration: float) -> str | None:
+    """Write how many tokens came in a second; nothing where there are too few to tell."""
+    return f"{tokens / duration:.3g} tokens/s" if tokens and duration > 0 else None
+
+
+def count(tokens: int) -> str:
+    """Write a number of tokens."""
+    return f"{tokens:,} token" + ("" if tokens == 1 else "s")
+
+
+def figures_line(*parts: object) -> str:
+    """Write figures in one line, without those that are not known."""
+    return " · ".join(str(part) for part in parts if part)
+
+
+def foot_parts(
+    generation: Generation, ending: Ending | None = None, *, failed: bool = False
+) -> tuple[str, str]:
+    """Tell how an answer ended if not by itself, and give its figures.
+
+    Parameters
+    ----------
+    generation : Generation
+        At its end.
+    ending : str, optional
+        How its stream was ended from here.
+    failed : bool
+        Whether an error ended it.
+
+    Returns
+    -------
+    (str, str)
+        For `foot_html`.
+    """
+    reason, timings = generation.finish_reason, generation.timings
+    ended_itself = reason is not None and reason.type != "abort"
+    prompt = f"prompt {count(generation.prompt_tokens)}" if generation.prompt_tokens else ""
+    if generation.cached_tokens:
+        prompt += f", {generation.cached_tokens:,} cached"
+    figures = figures_line(
+        count(generation.completion_tokens),
+        rate(len(timings.itl), sum(timings.itl)),
+        "" if timings.ttft is None else f"TTFT {seconds(timings.ttft)}",
+        prompt,
+        reason if ended_itself else "",
+    )
+    return ("" if ended_itself or failed else ending or "stopped"), figures
+
+
+def _first_line(error: NbruntimeError) -> str:
+    return str(error).split("\n", 1)[0]
+
+
+def _shown(text: str, longest: int) -> str:
+    """Cut out the middle of a text that is too long to show."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n\n[{len(text) - 2 * half:,} characters are not shown]\n\n{text[-half:]}"

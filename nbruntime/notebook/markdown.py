@@ -1,25 +1,57 @@
-"""Markdown of a model, as HTML that is safe to show.
+r"""Markdown of a model, as HTML that is safe to show.
 
 Raw HTML is escaped, links lead to the web only, and images become links: to load one would tell its server
-that, and by whom, the answer is read. Code is coloured by Pygments.
+that, and by whom, the answer is read. Code is coloured by Pygments. Line feeds stay line feeds, since models
+write verses and addresses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from nbruntime.markup import escape, visible
 
+Joint = Literal["block", "list", "table", "code", "line", "text"]
+"""What is cut in two: nothing, a list between its items, a table, a code block, a paragraph between its
+lines or within one."""
+
 _FENCES = ("```", "~~~")
+_ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
+_BARE_MARKS = re.compile(r"(?:\A|(?<=\n))(?:[-*+_=#>|`~: \t]+|[ \t]*\d{1,9}[.)][ \t]*)\Z")
+_OPEN_BOLD = re.compile(r"(?<![\w*\\])\*\*(?![\s*])[^*]*(\*?)\Z")
+_CODE_SPAN = re.compile(r"`[^`\n]*`")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place where a growing text may be cut in two pieces.
+
+    Parameters
+    ----------
+    position : int
+        Characters before it.
+    joint : str
+        What is cut in two there.
+    opening : str
+        What the second piece must begin with to be read in the same way: the head of its table, or the
+        line that opened its code block.
+    """
+
+    position: int
+    joint: Joint = "block"
+    opening: str = ""
 
 
 @cache
 def _parser() -> Any:
     from markdown_it import MarkdownIt
 
-    parser = MarkdownIt("commonmark", {"html": False, "highlight": _highlighted, "xhtmlOut": True})
+    options = {"html": False, "breaks": True, "highlight": _highlighted, "xhtmlOut": True}
+    parser = MarkdownIt("commonmark", options)
     parser.enable(["table", "strikethrough"])
     parser.add_render_rule("image", _image_as_link)
     parser.add_render_rule("link_open", _link_open)
@@ -49,37 +81,118 @@ def render_markdown(text: str) -> str:
     return html
 
 
-def settled_length(text: str) -> int:
-    r"""Tell how much of a growing text is made of blocks that nothing can change any more.
+def safe_markdown(text: str) -> str:
+    r"""Give a text as markdown that other programs may render.
+
+    Parameters
+    ----------
+    text : str
+        Untrusted.
+
+    Returns
+    -------
+    str
+        The text; as one block of code if a renderer that lets HTML through would find any in it, or load
+        an image, or make a link to something else than the web.
+
+    Examples
+    --------
+    >>> safe_markdown("*so*")
+    '*so*'
+    >>> print(safe_markdown("<script>"))
+    ```text
+    <script>
+    ```
+    """
+    text = visible(text)
+    if not any(mark in text for mark in ("<", "![", "](", "]:", "{=")):
+        return text
+    if len(text) <= LONGEST_PARSED and not any(map(_is_active, _open_parser().parse(text))):
+        return text
+    longest = max(map(len, re.findall("`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+LONGEST_PARSED = 50_000
+"""A longer text is parsed in pieces, so that the time it takes grows with its length at most."""
+
+
+@cache
+def _open_parser() -> Any:
+    """Make the parser that sees what others would let through."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": True})
+    parser.enable("table")
+    parser.validateLink = lambda _address: True
+    return parser
+
+
+def _is_active(token: Any) -> bool:
+    if token.type in ("html_block", "html_inline", "image"):
+        return True
+    if token.type == "link_open" and not _is_web_address(token.attrGet("href") or ""):
+        return True
+    if token.type == "fence" and "{" in token.info:
+        return True  # Pandoc takes such a block as raw HTML
+    return any(map(_is_active, token.children or ()))
+
+
+def cuts(text: str) -> Iterator[Cut]:
+    r"""Find the places where what comes before them can no longer change.
 
     Parameters
     ----------
     text : str
         Markdown, beginning at the beginning of a block.
 
-    Returns
-    -------
-    int
-        Length up to the last empty line outside of a code block or a list; 0 if there is none.
+    Yields
+    ------
+    Cut
+        In their order.
 
     Examples
     --------
-    >>> settled_length("One.\n\nTwo is not at its e")
-    6
+    >>> list(cuts("One.\n\nTwo is not at its e"))
+    [Cut(position=6, joint='block', opening='')]
     """
-    settled = position = 0
-    fence = ""
+    position = 0
+    fence = opener = head = before = ""
     in_list = False
-    for line in text.splitlines(keepends=True):
-        position += len(line)
-        was_open, fence = bool(fence), _fence_after(fence, line)
-        if was_open or fence:
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        start, whole = position, number < len(lines) - 1
+        position += len(line) + 1
+        blank, indented = not line.strip(), line[:1] in (" ", "\t")
+        if fence:
+            fence = _fence_after(fence, line)
+            if whole and (fence or not in_list):
+                yield Cut(position, "code", opener) if fence else Cut(position)
             continue
-        if line.strip():
-            in_list = _continues_list(line, in_list)
-        elif line.endswith("\n") and not in_list:
-            settled = position
-    return settled
+        if in_list and not blank and not indented:
+            if _ITEM.match(line):
+                yield Cut(start, "list")
+            elif not before.strip():
+                in_list = False
+                yield Cut(start)
+        elif not in_list and not blank and _ITEM.match(line.lstrip()):
+            in_list = True
+        fence = _fence_after("", line)
+        if fence:
+            opener, head = _opener(line) + "\n", ""
+            if not in_list:
+                yield Cut(start)
+        elif blank:
+            head = ""
+            if whole and not in_list:
+                yield Cut(position)
+        elif head:
+            if whole and not in_list:
+                yield Cut(position, "table", head)
+        elif whole and "|" in before and _rules_table(line):
+            head = f"{before}\n{line}\n"
+        before = line
 
 
 def open_fence(text: str) -> str:
@@ -91,11 +204,55 @@ def open_fence(text: str) -> str:
     '```python\n'
     """
     opener = fence = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         before, fence = fence, _fence_after(fence, line)
         if fence and not before:
-            opener = line + "\n"
+            opener = _opener(line) + "\n"
     return opener if fence else ""
+
+
+def while_growing(text: str) -> str:
+    r"""Put off what the next characters decide, so that a growing text does not flicker.
+
+    Marks that begin a line and have nothing behind them yet are left out; bold text and code that are
+    open at the end are closed.
+
+    Parameters
+    ----------
+    text : str
+        Markdown whose end has not come yet.
+
+    Examples
+    --------
+    >>> while_growing("Two points:\n-")
+    'Two points:\n'
+    >>> while_growing("This is **import")
+    'This is **import**'
+    """
+    if open_fence(text):
+        return text
+    text = _BARE_MARKS.sub("", text).rstrip(" ")
+    block = _CODE_SPAN.sub("", text[text.rfind("\n\n") + 1 :])
+    if block.count("`") % 2:
+        text = text[:-1] if text.endswith("`") else text + "`"
+        block = block[: block.rfind("`")] + "x"
+    if block.count("**") % 2:
+        if block.endswith("**"):
+            return text[:-2]
+        if open_bold := _OPEN_BOLD.search(block):
+            return text[: len(text) - len(open_bold[1])] + "**"
+    return text
+
+
+def _rules_table(line: str) -> bool:
+    """Tell whether a line may stand between the head and the rows of a table."""
+    return "|" in line and "-" in line and not line.strip("|:- \t")
+
+
+def _opener(line: str) -> str:
+    """Give the line that opens a code block, so that it does so outside of a list, too."""
+    bare = line.lstrip()
+    return line if len(line) - len(bare) <= 3 else bare
 
 
 def _fence_after(fence: str, line: str) -> str:
@@ -104,15 +261,10 @@ def _fence_after(fence: str, line: str) -> str:
     if fence:
         return "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
     marker = next((each for each in _FENCES if bare.startswith(each)), "")
-    return bare[: len(bare) - len(bare.lstrip(marker[0]))] if marker else ""
-
-
-def _continues_list(line: str, in_list: bool) -> bool:
-    """Tell whether a line that is not empty belongs to a list: empty lines do not end one."""
-    bare = line.lstrip()
-    if bare[:2] in ("- ", "* ", "+ ") or bare.split(" ", 1)[0].rstrip(".)").isdigit():
-        return True
-    return in_list and line[0] in " \t"
+    if not marker:
+        return ""
+    opened = bare[: len(bare) - len(bare.lstrip(marker[0]))]
+    return "" if marker == "```" and "`" in bare[len(opened) :] else opened
 
 
 def _highlighted(code: str, language: str, _attributes: str) -> str:

@@ -1,41 +1,51 @@
 """The live view of a running generation.
 
-Blocks that can no longer change are drawn once, and a draw carries only what is still growing: its bytes do
-not grow with the answer. When the stream ends, a static form takes the view's place, which needs neither
-kernel nor widgets to be read again.
+What can no longer change is drawn once, and a draw carries only what is still growing: its bytes do not grow
+with the answer. When the stream ends, a static form takes the view's place, which needs neither kernel nor
+widgets to be read again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
-import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 import ipywidgets
 from IPython.display import DisplayHandle, display
 
 from nbruntime.cards import STYLE
-from nbruntime.errors import NbruntimeError
-from nbruntime.generation import Generation, GenerationStream
-from nbruntime.generation.record import seconds
-from nbruntime.markup import escape
-from nbruntime.notebook.answers import LIVE_STYLE, answer_bundle
-from nbruntime.notebook.live_text import LiveText
+from nbruntime.errors import ArgumentTypeError, NbruntimeError
+from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
+from nbruntime.notebook.answer_style import LIVE_STYLE
+from nbruntime.notebook.answer_view import AnswerView, WidgetKit
+from nbruntime.notebook.answers import Ending, answer_bundle, head
+from nbruntime.notebook.cells import Cell, stop_when_run_again
+from nbruntime.notebook.printing import print_stream
+from nbruntime.views import in_kernel
 
 DRAWS_PER_SECOND = 15.0
 """How often a view is drawn at most; more is not seen."""
+
+STOP_PATIENCE = 1.0
+"""Seconds that a stopped stream has to tell its end, before its connection is closed."""
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class StreamView(ipywidgets.VBox):  # type: ignore[misc]
     """A widget that shows a generation while it runs.
 
-    Place it in a layout of your own, or let `show` put it into the cell. It reads the stream when told to:
-    in the calling thread (`run`), which Kernel > Interrupt stops, or in a thread of its own (`start`), which
-    its Stop button stops.
+    `show` puts it into the cell, `start` lets it run in a layout of your own. A view that does not block has
+    a Stop button; one that blocks is stopped by Kernel > Interrupt. Whatever thread or task runs it, it
+    belongs to the cell in which it was made, and it is stopped when that cell is run again.
 
     Parameters
     ----------
-    stream : GenerationStream
+    stream : GenerationStream or AsyncGenerationStream
         What to show; several answers stand one below the other.
     markdown : bool
         Whether to read the text as markdown.
@@ -49,37 +59,97 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
     """
 
     def __init__(
-        self, stream: GenerationStream, *, markdown: bool = True, draws_per_second: float = DRAWS_PER_SECOND
+        self,
+        stream: GenerationStream | AsyncGenerationStream,
+        *,
+        markdown: bool = True,
+        draws_per_second: float = DRAWS_PER_SECOND,
     ) -> None:
         self.stream = stream
         self.markdown = markdown
         self._interval = 1.0 / draws_per_second
-        self._texts = [LiveText(markdown=markdown) for _ in stream.texts]
-        self._tokens = 0
-        self._began = time.monotonic()
-        self._first: float | None = None
+        self._loop = asyncio.get_running_loop() if isinstance(stream, AsyncGenerationStream) else None
+        self._cell = Cell()
+        self._handles: list[DisplayHandle] = []
+        self._ending: Ending | None = None
+        self._closing = False
         self._lock = threading.Lock()
+        self._started = False
         self._changed = threading.Event()
         self._over = threading.Event()
-        self._handle: DisplayHandle | None = None
-        self._interrupted = False
-        # One layout and one style for all pieces: each would be a message of its own.
-        self._plain = ipywidgets.Layout(margin="0", width="auto")
-        self._look = ipywidgets.HTMLStyle()
-        self._settled = [ipywidgets.VBox([], layout=self._plain) for _ in self._texts]
-        self._tails = [self._html("") for _ in self._texts]
-        self._stop_button = ipywidgets.Button(
-            description="Stop",
-            tooltip="Stop this generation",
-            layout=ipywidgets.Layout(width="auto", display="none"),
+        self._done = threading.Event()
+        self._kit = kit = WidgetKit()
+        generations = stream.generations
+        self._answers = [
+            AnswerView(kit, title=head(each, generations), markdown=markdown, text=text)
+            for each, text in zip(generations, stream.texts_read, strict=True)
+        ]
+        self._stop_button = kit.keep(
+            ipywidgets.Button(
+                description="Stop",
+                tooltip="Stop this generation",
+                layout=kit.keep(ipywidgets.Layout(display="none")),
+            )
         )
+        kit.keep(self._stop_button.style)
+        self._stop_button.add_class("nbr-stop")
         self._stop_button.on_click(lambda _button: self.stop())
-        children = [self._html(f"<style>{STYLE}{LIVE_STYLE}</style>")]
-        for settled, tail in zip(self._settled, self._tails, strict=True):
-            children += [settled, tail]
-        super().__init__([*children, self._stop_button])
-        self.add_class("nbr")
-        self.add_class("nbr-live")
+        style = kit.html(f"<style>{STYLE}{LIVE_STYLE}</style>")
+        super().__init__(
+            [style, *(answer.box for answer in self._answers), self._stop_button],
+            _dom_classes=["nbr", "nbr-answers", "nbr-live"],
+        )
+        stop_when_run_again(self)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream has ended and the view shows its static form."""
+        return self._done.is_set()
+
+    def show(self, *, block: bool = True) -> Generation | list[Generation] | None:
+        """Put the view into the cell; its static form takes its place at the end.
+
+        In a terminal the text is printed as it comes, and always waited for.
+
+        Parameters
+        ----------
+        block : bool
+            Whether to wait for the end; else the view has a Stop button.
+
+        Returns
+        -------
+        Generation or list of Generation, or None
+            The result, if it was waited for.
+
+        Raises
+        ------
+        GenerationError, KeyboardInterrupt
+            As `run`, if it is waited for.
+        """
+        if isinstance(self.stream, GenerationStream) and not in_kernel():
+            if self._claim():
+                self._close_widgets()
+            return print_stream(self.stream)
+        self._put_into_cell()
+        if block:
+            return self.run()
+        self.start()
+        return None
+
+    async def show_async(self) -> Generation | list[Generation]:
+        """Put the view into the cell, and wait for the end of the stream while other tasks run.
+
+        Returns
+        -------
+        Generation or list of Generation
+
+        Raises
+        ------
+        GenerationError, asyncio.CancelledError
+            As `run_async`.
+        """
+        self._put_into_cell()
+        return await self.run_async()
 
     def run(self) -> Generation | list[Generation]:
         """Read the stream to its end in the calling thread, drawing meanwhile.
@@ -95,73 +165,155 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         KeyboardInterrupt
             On Kernel > Interrupt; the request is aborted on the server.
         """
-        drawer = threading.Thread(target=self._keep_drawing, name="nbruntime-draw", daemon=True)
-        drawer.start()
-        try:
-            with self.stream:
-                for delta in self.stream.deltas():
-                    with self._lock:
-                        self._texts[delta.index].add(delta.text)
-                        self._tokens += delta.count
-                        if self._first is None:
-                            self._first = time.monotonic()
-                    self._changed.set()
-        except KeyboardInterrupt:
-            self._interrupted = True
-            raise
-        finally:
-            self._over.set()
-            self._changed.set()
-            drawer.join()
-            self._finish()
-        return self.stream.result()
+        stream = self.stream
+        if not isinstance(stream, GenerationStream):
+            raise ArgumentTypeError(
+                "This stream belongs to an event loop, which must not be held up",
+                hint="Await view.show_async(), or view.run_async().",
+            )
+        if not self._claim():
+            self._done.wait()
+            return stream.result()
+        with self._drawing(), stream:
+            for delta in stream.deltas():
+                self._answers[delta.index].add(delta)
+                self._changed.set()
+        return stream.result()
 
-    def start(self) -> StreamView:
-        """Read the stream in a thread of its own; the view has a Stop button meanwhile.
+    async def run_async(self) -> Generation | list[Generation]:
+        """Read the stream to its end in the calling task, drawing meanwhile.
+
+        A blocking stream is read in a thread.
+
+        Returns
+        -------
+        Generation or list of Generation
+
+        Raises
+        ------
+        GenerationError
+            If the stream fails; what had come stays in the view.
+        asyncio.CancelledError
+            On Kernel > Interrupt; the request is aborted on the server.
+        """
+        stream = self.stream
+        if isinstance(stream, GenerationStream):
+            return await self._run_in_thread()
+        if not self._claim():
+            while not self._done.is_set():
+                await asyncio.sleep(self._interval)
+            return await stream.result()
+        with self._drawing():
+            async with stream:
+                async for delta in stream.deltas():
+                    self._answers[delta.index].add(delta)
+                    self._changed.set()
+        return await stream.result()
+
+    def start(self) -> Self:
+        """Have the stream read, in a thread or a task of its own; the view has a Stop button meanwhile.
 
         Returns
         -------
         StreamView
-            Itself.
+            Itself, to be placed in a layout.
         """
+        if self._started:
+            return self
         self._stop_button.layout.display = ""
-        threading.Thread(target=self._read_alone, name="nbruntime-read", daemon=True).start()
+        if self._loop is None:
+            self._cell.start_thread(self._read_alone, "nbruntime-read")
+        else:
+            self._task = self._loop.create_task(self._read_alone_async())
         return self
 
     def stop(self) -> None:
-        """Stop the generation on the server; what has come stays."""
+        """Stop the generation on the server, without waiting; what has come stays."""
+        if self._over.is_set():
+            return
+        self._ending = self._ending or "stopped"
         self._stop_button.disabled = True
-        self._interrupted = True
-        self.stream.abort()
+        if self._loop is None:
+            self._cell.start_thread(self._stop_stream, "nbruntime-stop")
+        else:
+            self._loop.call_soon_threadsafe(self._stop_async)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end of a view that was started.
+        """Wait for the end of a view that was started in a thread.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
 
         Returns
         -------
         bool
             Whether it has ended.
         """
-        return self._over.wait(timeout)
+        return self._done.wait(timeout)
 
-    def show(self, *, block: bool = True) -> Generation | list[Generation] | None:
-        """Put the view into the cell; its static form takes its place at the end.
+    def close(self) -> None:
+        """Stop the stream if it is running, and close the widgets; a static form in a cell stays."""
+        if self.comm is None or sys.is_finalizing():
+            return  # never opened, or closed before; widgets also call this when the interpreter ends
+        self._closing = True
+        if self._started and not self._done.is_set():
+            self.stop()
+            return  # the thread that draws closes them at the end
+        if not self._started:
+            self.stop()
+        self._close_widgets()
 
-        Parameters
-        ----------
-        block : bool
-            Whether to wait for the end; else `start` is called, and the view has a Stop button.
+    def _put_into_cell(self) -> None:
+        if self._done.is_set():
+            self._cell.run(display, self._final_bundle(), raw=True)
+            return
+        live = {"text/plain": repr(self), _WIDGET: super()._repr_mimebundle_()[_WIDGET]}
+        self._handles.append(self._cell.run(display, live, raw=True, display_id=True))
 
-        Returns
-        -------
-        Generation or list of Generation, or None
-            The result, if it was waited for.
-        """
-        self._handle = display(self, display_id=True)
-        if block:
-            return self.run()
-        self.start()
-        return None
+    def _ipython_display_(self) -> None:
+        """Show it as the last line of a cell does: without waiting."""
+        if not in_kernel():
+            raise NotImplementedError  # IPython then takes the repr
+        self.show(block=False)
+
+    def __repr__(self) -> str:
+        return f"StreamView of {self.stream!r}"
+
+    # Reading: in the caller's thread or task, or in one of its own.
+
+    def _claim(self) -> bool:
+        """Become the one that reads the stream, if nobody has yet."""
+        with self._lock:
+            claimed, self._started = not self._started, True
+        return claimed
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Draw in a thread of its own, which also shows the end, whatever happens here."""
+        drawer = None
+        try:
+            drawer = self._cell.start_thread(self._draw_to_the_end, "nbruntime-draw")
+            yield
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            self._ending = self._ending or "interrupted"
+            raise
+        finally:
+            self._over.set()
+            self._changed.set()
+            if drawer is not None:
+                drawer.join()
+
+    async def _run_in_thread(self) -> Generation | list[Generation]:
+        reading = asyncio.ensure_future(asyncio.to_thread(self.run))
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            self._ending = "interrupted"
+            self.stop()
+            reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+            raise
 
     def _read_alone(self) -> None:
         try:
@@ -169,59 +321,58 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         except NbruntimeError:
             return  # the view shows it, and stream.error has it
 
-    def _keep_drawing(self) -> None:
-        while not self._over.is_set():
-            self._changed.wait()
-            self._changed.clear()
-            self._draw()
-            self._over.wait(self._interval)
-
-    def _draw(self) -> None:
-        """Send what has changed: one message for each answer, and one for each piece that has settled."""
-        last = len(self._texts) - 1
-        for number, text in enumerate(self._texts):
-            with self._lock:
-                settled = text.take_settled()
-                tail = text.tail_html()
-            if settled:
-                box = self._settled[number]
-                box.children = (*box.children, *map(self._html, settled))
-            running = '<span class="nbr-caret"></span>'
-            footer = self._footer() if number == last else ""
-            self._tails[number].value = f"{tail}{running}{footer}"
-
-    def _footer(self) -> str:
-        """Give the figures so far."""
-        if self._first is None:
-            return f'<div class="nbr-quiet">waiting, {seconds(time.monotonic() - self._began)}</div>'
-        parts = [f"{self._tokens} tokens", f"TTFT {seconds(self._first - self._began)}"]
-        elapsed = time.monotonic() - self._first
-        if self._tokens > 1 and elapsed > 0.2:
-            parts.insert(1, f"{(self._tokens - 1) / elapsed:.1f} tokens/s")
-        return f'<div class="nbr-quiet">{escape(" · ".join(parts))}</div>'
-
-    def _finish(self) -> None:
-        """Show the end: in the cell the static form, in a layout of somebody's the last state."""
-        bundle = answer_bundle(self.stream, markdown=self.markdown, interrupted=self._interrupted)
-        if self._handle is not None:
-            self._handle.update(bundle, raw=True)
-            self.close_all()
+    async def _read_alone_async(self) -> None:
+        try:
+            await self.run_async()
+        except NbruntimeError:
             return
-        for settled in self._settled:
-            settled.children = ()
-        for tail in self._tails[1:]:
-            tail.value = ""
-        self._tails[0].value = bundle["text/html"]
-        self._stop_button.layout.display = "none"
 
-    def close_all(self) -> None:
-        """Close the view and all of its parts; the static form in the cell stays."""
-        for settled in self._settled:
-            for piece in settled.children:
-                piece.close()
-        for child in self.children:
-            child.close()
-        self.close()
+    def _stop_stream(self) -> None:
+        stream = self.stream
+        assert isinstance(stream, GenerationStream)
+        try:
+            if self._started:
+                stream.abort()
+                self._over.wait(STOP_PATIENCE)
+        except NbruntimeError:
+            pass  # the server does not answer
+        finally:
+            stream.close()
 
-    def _html(self, value: str) -> Any:
-        return ipywidgets.HTML(value, layout=self._plain, style=self._look)
+    def _stop_async(self) -> None:
+        assert isinstance(self.stream, AsyncGenerationStream)
+        self._stopping = asyncio.ensure_future(self.stream.close())
+
+    # Drawing: in one thread.
+
+    def _draw_to_the_end(self) -> None:
+        try:
+            while not self._over.is_set():
+                for answer in self._answers:
+                    answer.draw()
+                self._over.wait(self._interval)
+                self._changed.wait(1.0 if any(answer.waiting for answer in self._answers) else None)
+                self._changed.clear()
+        finally:
+            self._freeze()
+            self._done.set()
+
+    def _freeze(self) -> None:
+        """Show the end: in the cell the static form instead of the view, elsewhere within it."""
+        bundle = self._final_bundle()
+        for handle in self._handles:
+            handle.update(bundle, raw=True)
+        if self._handles or self._closing:
+            self._close_widgets()
+            return
+        grown, self._kit = self._kit, WidgetKit()
+        self.children = [self._kit.html(bundle["text/html"])]
+        grown.close()
+
+    def _final_bundle(self) -> dict[str, Any]:
+        return answer_bundle(self.stream, markdown=self.markdown, ending=self._ending)
+
+    def _close_widgets(self) -> None:
+        super().close()
+        self.layout.close()
+        self._kit.close()

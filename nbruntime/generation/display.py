@@ -1,0 +1,51 @@
+"""How a stream shows itself: live in a notebook, as a card elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from nbruntime.generation.cards import stream_card
+from nbruntime.views import in_kernel, view_class
+
+
+class Displayed:
+    """What both kinds of stream show of themselves."""
+
+    _view: Any = None
+
+    def widget(self, **options: Any) -> Any:
+        """Give a widget that shows the stream, for a layout of your own.
+
+        It reads the stream, and has a Stop button while it runs.
+
+        Parameters
+        ----------
+        **options
+            Of `nbruntime.notebook.stream_view.StreamView`: ``markdown``, ``draws_per_second``.
+
+        Returns
+        -------
+        StreamView
+            Running; its ``stream`` is this one.
+
+        Examples
+        --------
+        >>> ipywidgets.HBox([one.widget(), other.widget()])  # doctest: +SKIP
+        """
+        return self._view_of_it(**options).start()
+
+    def _view_of_it(self, **options: Any) -> Any:
+        if self._view is None:
+            self._view = view_class("stream")(self, **options)
+        return self._view
+
+    def _ipython_display_(self) -> None:
+        if not in_kernel() or (self._view is None and getattr(self, "done", True)):
+            raise NotImplementedError  # IPython then takes the card
+        self._view_of_it().show(block=False)
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return stream_card(self).mimebundle(include, exclude)

@@ -1,0 +1,133 @@
+"""The widgets that show one growing answer."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import ipywidgets
+from ipywidgets.widgets.widget_string import HTMLStyle
+
+from nbruntime.generation.record import seconds
+from nbruntime.notebook.answers import count, figures_line, foot_html, head_html, rate
+from nbruntime.notebook.live_text import CARET, LiveText
+from nbruntime.protocol.deltas import Delta
+
+PAGE = 24
+"""Pieces in one box: the message that adds a piece names all pieces of its box."""
+
+
+class WidgetKit:
+    """Makes the widgets of a view, and closes them together.
+
+    Pieces share one layout and one style: each would be a widget and a message of its own.
+    """
+
+    def __init__(self) -> None:
+        self._made: list[Any] = []
+        self._layout = self.keep(ipywidgets.Layout())
+        self._style = self.keep(HTMLStyle())
+
+    def keep(self, widget: Any) -> Any:
+        """Take a widget to close with the others."""
+        self._made.append(widget)
+        return widget
+
+    def html(self, value: str = "") -> Any:
+        """Make a piece of HTML."""
+        return self.keep(ipywidgets.HTML(value, layout=self._layout, style=self._style))
+
+    def box(self, children: list[Any]) -> Any:
+        """Make a box."""
+        return self.keep(ipywidgets.VBox(children, layout=self._layout))
+
+    def close(self) -> None:
+        """Close every widget that was made."""
+        while self._made:
+            self._made.pop().close()
+
+
+class AnswerView:
+    """Shows one answer while it grows.
+
+    A piece of HTML holds the tail and the line below it. When a part of the tail settles, it stays where it
+    is, and the rest moves into the next piece, which has been there, empty, for a while: what is seen never
+    waits for a widget to be built.
+
+    Parameters
+    ----------
+    kit : WidgetKit
+        Makes its widgets.
+    title : str
+        Stands above it; may be empty.
+    markdown : bool
+        Whether its text is markdown.
+    text : str
+        What had been read before.
+
+    Attributes
+    ----------
+    box : ipywidgets.VBox
+        All of it.
+    """
+
+    def __init__(self, kit: WidgetKit, *, title: str, markdown: bool, text: str) -> None:
+        self._kit = kit
+        self._arrived: deque[tuple[str, int]] = deque()  # filled by the thread that reads
+        self._text = LiveText(markdown=markdown)
+        self._text.add(text)
+        self._tokens = 0
+        self._began = time.monotonic()
+        self._first: float | None = None
+        self._last = self._began
+        self._finished = False
+        self._tail, self._spare = kit.html(CARET), kit.html()
+        self._page = kit.box([self._tail, self._spare])
+        heads = [kit.html(head_html(title))] if title else []
+        self.box = kit.box([*heads, self._page])
+
+    def add(self, delta: Delta) -> None:
+        """Take what an event adds; called by the thread that reads."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        self._last = now
+        self._finished = delta.finished
+        self._arrived.append((delta.text, delta.count or bool(delta.text)))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing has come yet."""
+        return self._first is None
+
+    def draw(self) -> None:
+        """Send what has changed; called by the thread that draws."""
+        finished = self._finished  # before what arrived is taken: nothing comes after it
+        while self._arrived:
+            text, tokens = self._arrived.popleft()
+            self._text.add(text)
+            self._tokens += tokens
+        settled = self._text.take_settled()
+        tail = self._text.tail_html(growing=not finished) + foot_html("", self._figures())
+        if not settled:
+            self._tail.value = tail
+            return
+        self._spare.value = tail
+        self._tail.value = "".join(settled)
+        self._tail, self._spare = self._spare, self._kit.html()
+        if len(self._page.children) < PAGE:
+            self._page.children = (*self._page.children, self._spare)
+        else:
+            self._page = self._kit.box([self._spare])
+            self.box.children = (*self.box.children, self._page)
+
+    def _figures(self) -> str:
+        if self._first is None:
+            waited = time.monotonic() - self._began
+            return "waiting for the first token" + (f" · {waited:.0f} s" if waited >= 1 else "")
+        return figures_line(
+            count(self._tokens),
+            rate(self._tokens - 1, self._last - self._first),
+            f"TTFT {seconds(self._first - self._began)}",
+        )
