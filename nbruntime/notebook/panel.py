@@ -394,7 +394,8 @@ def _close_earlier(panel: ServerPanel) -> None:
 def _read(endpoint: RuntimeEndpoint, path: str) -> bytes:
     answer = endpoint._transport.send(Ask("GET", path, safe=True, limits=POLL_LIMITS))
     assert isinstance(answer, Answer)
-    return answer.content
+    secret = endpoint.settings.secret
+    return secret.scrub(answer.content.decode("utf-8", "replace")).encode() if secret else answer.content
 
 
 def _html(value: str = "") -> Any:
