@@ -53,7 +53,7 @@ class Progress:
         self.aborted = False  # by the client
         self.over = False
         self.may_run = True  # on the server
-        self._started = time.perf_counter() if started is None else started
+        self.started = time.perf_counter() if started is None else started
         self._ended: float | None = None
         self._decoder = DeltaDecoder(cumulative_text=cumulative_text)
         self._arrivals: dict[int, list[tuple[float, int]]] = {}
@@ -163,7 +163,7 @@ class Progress:
     def _generation(self, index: int, item: Item | None, prompt: Prompt) -> Generation:
         if item is None:
             return Generation("", prompt=prompt, index=index)
-        timings = Timings.from_arrivals(self._started, self._arrivals.get(index, ()), self._ended)
+        timings = Timings.from_arrivals(self.started, self._arrivals.get(index, ()), self._ended)
         return Generation(
             item.text,
             list(item.output_ids),
@@ -241,6 +241,11 @@ class ReadableStream(Displayed):
     def generations(self) -> Generations:
         """The records so far of all answers."""
         return Generations(self._progress.generations())
+
+    @property
+    def started(self) -> float:
+        """When the request was sent, by `time.perf_counter`."""
+        return self._progress.started
 
     @property
     def done(self) -> bool:

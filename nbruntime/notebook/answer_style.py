@@ -45,17 +45,16 @@ border-bottom-left-radius:0;border-bottom-right-radius:0}
 .nbr-answers .nbr-head{margin:.9em 0 .2em;font-size:.92em}.nbr-answers style+.nbr-head{margin-top:0}
 .nbr-answers .nbr-foot{font-size:.86em;font-variant-numeric:tabular-nums;line-height:1.7}
 .nbr-answers .nbr-plain+.nbr-foot{margin-top:.7em}
-.nbr .k,.nbr .kn,.nbr .kd,.nbr .kc,.nbr .kr,.nbr .kt,.nbr .ow,.nbr .nt{font-weight:600;
+.nbr-text .k{font-weight:600;
 color:var(--jp-mirror-editor-keyword-color,var(--vscode-debugTokenExpression-name,#7b4ba6))}
-.nbr .s,.nbr .s1,.nbr .s2,.nbr .sd,.nbr .sa,.nbr .sb,.nbr .si,.nbr .se{
-color:var(--jp-mirror-editor-string-color,var(--vscode-debugTokenExpression-string,#b3451f))}
-.nbr .c,.nbr .c1,.nbr .cm,.nbr .ch{font-style:italic;
+.nbr-text .s{color:var(--jp-mirror-editor-string-color,var(--vscode-debugTokenExpression-string,#b3451f))}
+.nbr-text .c{font-style:italic;
 color:var(--jp-mirror-editor-comment-color,var(--vscode-descriptionForeground,#5f7f7f))}
-.nbr .mi,.nbr .mf,.nbr .mh,.nbr .m{
-color:var(--jp-mirror-editor-number-color,var(--vscode-debugTokenExpression-number,#1a7f5a))}
-.nbr .nf,.nbr .nc,.nbr .nd{
+.nbr-text .m{color:var(--jp-mirror-editor-number-color,var(--vscode-debugTokenExpression-number,#1a7f5a))}
+.nbr-text .nf{
 color:var(--jp-mirror-editor-def-color,var(--vscode-symbolIcon-functionForeground,#3a6fb0))}
-.nbr .nb,.nbr .bp{color:var(--jp-mirror-editor-builtin-color,inherit)}
+.nbr-text .nb{color:var(--jp-mirror-editor-builtin-color,inherit)}
+.nbr-text .gd{color:var(--nbr-bad,#b3451f)}.nbr-text .gi{color:var(--nbr-good,#1a7f5a)}
 .nbr-caret{display:inline-block;width:.45em;height:1em;margin-left:.1em;vertical-align:-.12em;
 background:currentColor;opacity:.55;animation:nbr-blink 1s steps(2) infinite}
 @keyframes nbr-blink{50%{opacity:0}}

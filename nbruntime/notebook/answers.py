@@ -98,7 +98,10 @@ def error_html(error: NbruntimeError) -> str:
 
 def rate(tokens: int, duration: float) -> str | None:
     """Write how many tokens came in a second; nothing where there are too few to tell."""
-    return f"{tokens / duration:.3g} tokens/s" if tokens and duration > 0 else None
+    if not tokens or duration <= 0:
+        return None
+    value = tokens / duration
+    return f"{value:.3g} tokens/s" if value < 999.5 else f"{value:,.0f} tokens/s"
 
 
 def count(tokens: int) -> str:

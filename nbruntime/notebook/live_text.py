@@ -14,10 +14,10 @@ from nbruntime.notebook.markdown import (
     while_growing,
 )
 
-TAIL_CODE = 300
+TAIL_CODE = 700
 """From this length on a growing code block is cut at its last line: coloured, it has many more bytes."""
 
-TAIL_CHARACTERS = 500
+TAIL_CHARACTERS = 800
 """From this length on a growing text is cut at the last place where a block ends."""
 
 LONGEST_TAIL = 1600

@@ -8,9 +8,10 @@ write verses and addresses.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any, Literal
 
 from nbruntime.markup import escape, visible
@@ -269,8 +270,6 @@ def _fence_after(fence: str, line: str) -> str:
 
 def _highlighted(code: str, language: str, _attributes: str) -> str:
     """Colour a code block; unknown languages stay plain."""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_by_name
     from pygments.util import ClassNotFound
 
@@ -278,8 +277,49 @@ def _highlighted(code: str, language: str, _attributes: str) -> str:
         lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
         return escape(code)
-    coloured: str = highlight(code, lexer, HtmlFormatter(nowrap=True))
-    return coloured
+    return "".join(
+        f'<span class="{kind}">{escape(part)}</span>' if kind else escape(part)
+        for kind, part in _same_kinds(lexer.get_tokens(code))
+    )
+
+
+def _same_kinds(tokens: Iterable[tuple[Any, str]]) -> Iterator[tuple[str, str]]:
+    """Join neighbouring tokens that look the same: most of a program's tokens have no colour."""
+    kinds = _kinds()
+    for kind, group in groupby(tokens, key=lambda token: _kind(token[0], kinds)):
+        yield kind, "".join(part for _, part in group)
+
+
+def _kind(token_type: Any, kinds: dict[Any, str]) -> str:
+    while token_type is not None:
+        if token_type in kinds:
+            return kinds[token_type]
+        token_type = token_type.parent
+    return ""
+
+
+@cache
+def _kinds() -> dict[Any, str]:
+    """Give the classes of the tokens that have a colour; they are Pygments' names for such."""
+    from pygments.token import Comment, Generic, Keyword, Name, Number, Operator, String
+
+    return {
+        Keyword: "k",
+        Operator.Word: "k",
+        Name.Tag: "k",
+        String: "s",
+        Comment: "c",
+        Number: "m",
+        Name.Function: "nf",
+        Name.Class: "nf",
+        Name.Decorator: "nf",
+        Name.Attribute: "nf",
+        Name.Builtin: "nb",
+        Generic.Deleted: "gd",
+        Generic.Inserted: "gi",
+        Generic.Heading: "c",
+        Generic.Subheading: "c",
+    }
 
 
 def _image_as_link(_renderer: Any, tokens: Sequence[Any], index: int, _options: Any, _env: Any) -> str:

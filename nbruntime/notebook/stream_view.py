@@ -27,8 +27,11 @@ from nbruntime.notebook.cells import Cell, stop_when_run_again
 from nbruntime.notebook.printing import print_stream
 from nbruntime.views import in_kernel
 
-DRAWS_PER_SECOND = 15.0
-"""How often a view is drawn at most; more is not seen."""
+DRAWS_PER_SECOND = 10.0
+"""How often a view is drawn at most; reading is slower."""
+
+RUSHING = 1500
+"""Characters in a second from which on a view is drawn half as often: nobody can follow them anyway."""
 
 STOP_PATIENCE = 1.0
 """Seconds that a stopped stream has to tell its end, before its connection is closed."""
@@ -81,7 +84,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._kit = kit = WidgetKit()
         generations = stream.generations
         self._answers = [
-            AnswerView(kit, title=head(each, generations), markdown=markdown, text=text)
+            AnswerView(kit, title=head(each, generations), markdown=markdown, text=text, began=stream.started)
             for each, text in zip(generations, stream.texts_read, strict=True)
         ]
         self._stop_button = kit.keep(
@@ -346,11 +349,12 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
     # Drawing: in one thread.
 
     def _draw_to_the_end(self) -> None:
+        pause = self._interval
         try:
             while not self._over.is_set():
-                for answer in self._answers:
-                    answer.draw()
-                self._over.wait(self._interval)
+                drawn = sum(answer.draw() for answer in self._answers)
+                pause = self._interval * (2 if drawn > RUSHING * pause else 1)
+                self._over.wait(pause)
                 self._changed.wait(1.0 if any(answer.waiting for answer in self._answers) else None)
                 self._changed.clear()
         finally:
