@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from nbruntime.endpoint.settings import Settings
@@ -10,6 +11,8 @@ from nbruntime.frontend.chat_template import find_chat_template
 from nbruntime.frontend.named_templates import get_chat_template
 from nbruntime.frontend.template import ChatTemplate
 from nbruntime.frontend.tokenizer import load_tokenizer
+
+_loading = threading.Lock()
 
 
 class Knowledge:
@@ -55,7 +58,9 @@ class Knowledge:
     def chat_template(self) -> ChatTemplate:
         """Give the template named, else the model's own, else a guess; loading it may take seconds."""
         if self._chat_template is None:
-            self._chat_template = find_chat_template(self.chat_template_name, self.model_info or {})
+            with _loading:  # once, however many programs begin at the same time
+                if self._chat_template is None:
+                    self._chat_template = find_chat_template(self.chat_template_name, self.model_info or {})
         return self._chat_template
 
     def tokenizer(self, settings: Settings) -> Any:

@@ -1,34 +1,29 @@
 """The calls that SGLang's frontend language makes on its backend.
 
-Names and arguments are SGLang's (0.5.2 to 0.5.23, ``lang/backend/base_backend.py`` and
+Names and arguments are SGLang's (0.4.10 to 0.5.23, ``lang/backend/base_backend.py`` and
 ``lang/backend/runtime_endpoint.py``); what a program state is, is read off its attributes.
 """
 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nbruntime.errors import ArgumentValueError
+from nbruntime.errors import ArgumentValueError, NotServedError
+from nbruntime.frontend import programs
+from nbruntime.frontend.arguments import gen_arguments, images_of
+from nbruntime.frontend.failures import told
 from nbruntime.frontend.select import select
 from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
 
-_DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
-    # The pattern that a value follows, and the texts that end it; as in SGLang's lang/ir.py.
-    "int": (r"[-+]?[0-9]+[ \n]*", (" ", "\n")),
-    "float": (r"[-+]?[0-9]*\.?[0-9]+[ \n]*", (" ", "\n")),
-    "bool": (r"(True|False)", ()),
-    "str": (r"\"[\w\d\s]*\"", ()),
-}
-
-_OPTIONS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
-
 
 class FrontendBackend:
     """What makes an endpoint a backend of the frontend language; `RuntimeEndpoint` inherits from it.
+
+    It has everything that SGLang's ``BaseBackend`` has, and where SGLang is loaded,
+    ``isinstance(endpoint, BaseBackend)`` holds as well.
 
     Examples
     --------
@@ -51,6 +46,20 @@ class FrontendBackend:
     is_chat_model = False
     """The server completes texts; the template is applied here."""
 
+    def _class(self) -> type:
+        """Give the class; where SGLang is loaded, one that inherits from its ``BaseBackend`` as well."""
+        base = getattr(sys.modules.get("sglang.lang.backend.base_backend"), "BaseBackend", None)
+        return type(self) if base is None else _class_with(type(self), base)
+
+    if not TYPE_CHECKING:
+        # BaseBackend takes no virtual subclasses, and importing it, to inherit from it, would load SGLang
+        # for everybody. isinstance() asks this property as well.
+        __class__ = property(_class)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As pickle does by itself, which insists that __class__ is the type.
+        return _blank, (type(self),), self.__getstate__()
+
     @property
     def chat_template(self) -> ChatTemplate:
         """How messages become a prompt."""
@@ -66,6 +75,10 @@ class FrontendBackend:
 
     def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the connections."""
         raise NotImplementedError
 
     def get_chat_template(self) -> ChatTemplate:
@@ -87,10 +100,13 @@ class FrontendBackend:
         (str or list of str, dict or list of dict)
             Text and ``meta_info``; lists for ``n > 1``.
         """
-        answer = self.complete(s.text_, **_arguments(s, sampling_params))
-        if isinstance(answer, list):
-            return [single.text for single in answer], [single.meta_info for single in answer]
-        return answer.text, answer.meta_info
+        with told("sgl.gen"), programs.noted(s, "gen") as step:
+            answer = self.complete(s.text_, **gen_arguments(s, sampling_params))
+            if isinstance(answer, list):
+                step.wrote(answer, [single.meta_info for single in answer])
+                return [single.text for single in answer], step.meta_info
+            step.wrote([answer], answer.meta_info)
+            return answer.text, answer.meta_info
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         """Run ``sgl.gen`` with a stream.
@@ -107,16 +123,22 @@ class FrontendBackend:
         (str, dict)
             What is new: text, and ``meta_info`` with the logprobs of the new tokens.
         """
-        arguments = _arguments(s, sampling_params)
-        if (arguments["sampling_params"].get("n") or 1) > 1:
-            raise ArgumentValueError(
-                "A stream of the frontend language has one answer, not n > 1",
-                where="n",
-                hint="Run the program without stream=True, or use endpoint.stream(...).indexed().",
-            )
-        with self.stream(s.text_, **arguments) as stream:
-            for delta in stream.deltas():
-                yield delta.text, delta.meta_info
+        with told("sgl.gen"), programs.noted(s, "gen") as step:
+            arguments = gen_arguments(s, sampling_params)
+            if (arguments["sampling_params"].get("n") or 1) > 1:
+                raise ArgumentValueError(
+                    "A stream of the frontend language has one answer, not n > 1",
+                    where="n",
+                    hint="Run the program without stream=True, or use endpoint.stream(...).indexed().",
+                )
+            meta_info: dict[str, Any] = {}
+            with self.stream(s.text_, **arguments) as stream:
+                for delta in stream.deltas():
+                    meta_info = delta.meta_info
+                    yield delta.text, meta_info
+                answer = stream.result()
+                assert isinstance(answer, Generation)
+                step.wrote([answer], meta_info)
 
     def select(self, s: Any, choices: Sequence[str], temperature: float, choices_method: Any) -> Any:
         """Run ``sgl.select``: let the model choose one of several texts.
@@ -137,12 +159,16 @@ class FrontendBackend:
         ChoicesDecision
             What the rule gives: ``decision`` and ``meta_info``.
         """
-        return select(self, s.text_, choices, temperature, choices_method, _images(s))
+        with told("sgl.select"), programs.noted(s, "select", choices) as step:
+            decision = select(self, s.text_, choices, temperature, choices_method, images_of(s))
+            step.chose(decision)
+            return decision
 
     def commit_lazy_operations(self, s: Any) -> None:
         """Bring the state's text into the KV cache, before it is forked."""
         if s.text_:
-            self.complete(s.text_, max_new_tokens=0, image_data=_images(s))
+            with told("fork"):
+                self.complete(s.text_, max_new_tokens=0, image_data=images_of(s))
 
     def fill_image(self, s: Any) -> None:
         """Bring the state's text and images into the KV cache."""
@@ -152,7 +178,8 @@ class FrontendBackend:
         """Nothing is kept for a program."""
 
     def end_program(self, s: Any) -> None:
-        """Nothing is kept for a program."""
+        """Note how far a program or a fork came; also called while it is being deleted."""
+        programs.ended(s)
 
     def fork_program(self, src: Any, dst: Any, position_ids_offset: Sequence[int] | None = None) -> None:
         """Nothing is kept for a program; the server finds the common prefix by itself."""
@@ -160,42 +187,39 @@ class FrontendBackend:
     def uncache_prefix(self, rid: str) -> None:
         """Leave it to the server's radix cache what to drop."""
 
-    def end_request(self, rid: str) -> None:
+    def end_request(self, rid: str | list[str]) -> None:
         """Nothing is kept for a request."""
 
+    def concatenate_and_append(self, src_rids: list[str], dst_rid: str) -> None:
+        """Refuse: SGLang's server can no longer join KV caches, and a program does not ask for it.
 
-def _arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
-    """Turn the frontend's objects into arguments of `complete`."""
-    params: dict[str, Any] = {**_output_settings(), **sampling_params.to_srt_kwargs()}
-    dtype = getattr(sampling_params, "dtype", None)
-    if dtype is not None:
-        name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
-        if name not in _DTYPES:
-            raise ArgumentValueError(
-                f"There is no dtype {dtype!r}", where="dtype", hint=f"There are: {', '.join(_DTYPES)}."
-            )
-        if params.get("regex") is not None:
-            warnings.warn(f"dtype={name} goes before regex={params['regex']!r}", stacklevel=4)
-        params["regex"], ends = _DTYPES[name]
-        stop = params.get("stop") or ()
-        params["stop"] = [*((stop,) if isinstance(stop, str) else stop), *ends]
-    options = {option: getattr(sampling_params, option, None) for option in _OPTIONS}
-    return {"sampling_params": params, "image_data": _images(s), **options}
+        Raises
+        ------
+        NotServedError
+            Always.
+        """
+        raise NotServedError(
+            "No server joins the KV caches of forks",
+            where="concatenate_and_append",
+            hint="Let forks.join('concate_and_append') join their texts.",
+        )
 
-
-def _output_settings() -> dict[str, bool]:
-    """Read the frontend's own settings of how tokens become text."""
-    for module in ("sglang.lang.global_config", "sglang.global_config"):
-        settings = getattr(sys.modules.get(module), "global_config", None)
-        if settings is not None:
-            return {
-                "skip_special_tokens": settings.skip_special_tokens_in_output,
-                "spaces_between_special_tokens": settings.spaces_between_special_tokens_in_out,
-            }
-    return {}
+    def shutdown(self) -> None:
+        """Close the connections; a server is ended by the runtime that owns it."""
+        self.close()
 
 
-def _images(s: Any) -> Any:
-    """Give the state's images as a request takes them: pairs of path and base64 text."""
-    data = [encoded for _, encoded in getattr(s, "images_", None) or ()]
-    return data[0] if len(data) == 1 else data or None
+def _blank(cls: type) -> object:
+    return object.__new__(cls)
+
+
+_classes: dict[tuple[type, type], type] = {}
+
+
+def _class_with(cls: type, base: type) -> type:
+    known = _classes.get((cls, base))
+    if known is None:
+        names = ("__module__", "__qualname__", "__doc__")
+        made = type(cls.__name__, (cls, base), {name: getattr(cls, name) for name in names})
+        known = _classes.setdefault((cls, base), made)
+    return known

@@ -1,0 +1,79 @@
+"""What a program's ``sgl.gen`` asks for, as arguments of `RuntimeEndpoint.complete`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+from nbruntime.errors import ArgumentValueError
+
+_DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
+    # The pattern that a value follows, and the texts that end it; as in SGLang's lang/ir.py.
+    "int": (r"[-+]?[0-9]+[ \n]*", (" ", "\n")),
+    "float": (r"[-+]?[0-9]*\.?[0-9]+[ \n]*", (" ", "\n")),
+    "bool": (r"(True|False)", ()),
+    "str": (r"\"[\w\d\s]*\"", ()),
+}
+
+_OPTIONS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
+
+_UNSET = (None,)
+"""What SGLang 0.5.2 has for options that nobody gave: a comma too much in its source."""
+
+
+def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
+    """Turn the frontend's objects into arguments of `complete`.
+
+    Parameters
+    ----------
+    s : StreamExecutor
+        State of the program.
+    sampling_params : SglSamplingParams
+        How to generate; it is not changed.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ArgumentValueError
+        For a dtype that there is not.
+    """
+    params: dict[str, Any] = {**_output_settings(), **sampling_params.to_srt_kwargs()}
+    stop = params.get("stop") or ()
+    ends: tuple[str, ...] = ()
+    dtype = getattr(sampling_params, "dtype", None)
+    if dtype is not None:
+        name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
+        if name not in _DTYPES:
+            raise ArgumentValueError(
+                f"There is no dtype {dtype!r}", where="dtype", hint=f"There are: {', '.join(_DTYPES)}."
+            )
+        if params.get("regex") is not None:
+            warnings.warn(f"dtype={name} goes before regex={params['regex']!r}", stacklevel=4)
+        params["regex"], ends = _DTYPES[name]
+    # The interpreter adds the template's stop texts to the caller's own list, again for every gen.
+    params["stop"] = list(dict.fromkeys((*((stop,) if isinstance(stop, str) else stop), *ends)))
+    options = {option: getattr(sampling_params, option, None) for option in _OPTIONS}
+    options = {name: None if value == _UNSET else value for name, value in options.items()}
+    return {"sampling_params": params, "image_data": images_of(s), **options}
+
+
+def images_of(s: Any) -> Any:
+    """Give a state's images as a request takes them: base64 text, or a list of it."""
+    data = [encoded for _, encoded in getattr(s, "images_", None) or ()]
+    return data[0] if len(data) == 1 else data or None
+
+
+def _output_settings() -> dict[str, bool]:
+    """Read the frontend's own settings of how tokens become text."""
+    for module in ("sglang.lang.global_config", "sglang.global_config"):
+        settings = getattr(sys.modules.get(module), "global_config", None)
+        if settings is not None:
+            return {
+                "skip_special_tokens": settings.skip_special_tokens_in_output,
+                "spaces_between_special_tokens": settings.spaces_between_special_tokens_in_out,
+            }
+    return {}
