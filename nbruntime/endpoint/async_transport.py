@@ -67,7 +67,7 @@ class AsyncTransport:
         room = self._rooms.get(loop)
         if room is None:
             for old in [old for old in self._rooms if old.is_closed()]:
-                _close_elsewhere(old, self._rooms.pop(old))
+                _close_elsewhere(self._rooms, old)
             room = self._rooms[loop] = _Room(self._open_session())
         return room
 
@@ -94,13 +94,11 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Finish what cleans up, and close the connections; the next request opens new ones."""
-        room = self._rooms.pop(asyncio.get_running_loop(), None)
-        if room is not None:
-            if room.tasks:
-                await asyncio.wait(room.tasks, timeout=CLOSING_PATIENCE)
-            await room.session.close()
-        while self._rooms:
-            _close_elsewhere(*self._rooms.popitem())
+        here = asyncio.get_running_loop()
+        for loop in list(self._rooms):
+            if loop is not here:
+                _close_elsewhere(self._rooms, loop)
+        await _close_room(self._rooms, here)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that cleans up, and hold it until it is done."""
@@ -277,26 +275,30 @@ class AsyncBody(AsyncIterator[bytes]):
             self._response.close()
 
 
-def _close_all(rooms: dict[asyncio.AbstractEventLoop, _Room]) -> None:
-    while rooms:
-        _close_elsewhere(*rooms.popitem())
+_Rooms = dict[asyncio.AbstractEventLoop, _Room]
 
 
-def _close_elsewhere(loop: asyncio.AbstractEventLoop, room: _Room) -> None:
+def _close_all(rooms: _Rooms) -> None:
+    for loop in list(rooms):
+        _close_elsewhere(rooms, loop)
+
+
+def _close_elsewhere(rooms: _Rooms, loop: asyncio.AbstractEventLoop) -> None:
     """Close a session from outside of its loop."""
-    if loop.is_closed():
+    if not loop.is_closed():
+        asyncio.run_coroutine_threadsafe(_close_room(rooms, loop), loop)
+    elif room := rooms.pop(loop, None):
         closing = room.session.close()
         with contextlib.suppress(StopIteration):
             closing.send(None)  # nothing of a closed loop is left to wait for
         closing.close()
-    else:
-        asyncio.run_coroutine_threadsafe(_close_room(room), loop)
 
 
-async def _close_room(room: _Room) -> None:
-    if room.tasks:
-        await asyncio.wait(room.tasks, timeout=CLOSING_PATIENCE)
-    await room.session.close()
+async def _close_room(rooms: _Rooms, loop: asyncio.AbstractEventLoop) -> None:
+    if loop in rooms and rooms[loop].tasks:
+        await asyncio.wait(rooms[loop].tasks, timeout=CLOSING_PATIENCE)
+    if room := rooms.pop(loop, None):
+        await room.session.close()
 
 
 def _reason(error: BaseException) -> str:
