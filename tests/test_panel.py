@@ -525,6 +525,7 @@ def test_a_runtime_that_died_says_how(runtime: Runtime) -> None:
     os.kill(runtime.pid, signal.SIGKILL)
     await_true(lambda: "died, seen at" in text(panel))
     assert "killed by SIGKILL" in text(panel)
+    assert panel.watch.load() is None, "nothing is known of now"
     await_true(lambda: not panel.polling)
     assert "SIGKILL" in checked(runtime.panel()._repr_mimebundle_())
     panel.close()

@@ -275,7 +275,9 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         try:
             while self._may_go_on():
                 self._look_at_runtime()
-                if not self._ended:  # there may be another server at its address
+                if self._ended:  # there may be another server at its address
+                    self.watch.end()
+                else:
                     self.watch.poll()
                 self.draw()
                 due = max(due + self.watch.interval, time.monotonic())

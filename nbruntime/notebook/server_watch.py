@@ -150,6 +150,10 @@ class ServerWatch:
             self._history.append((time.monotonic(), load))
             self.gone_since = self.error = None
 
+    def end(self) -> None:
+        """Note that there is nobody to be asked any more."""
+        self._history.append((time.monotonic(), None))
+
     def load(self) -> Load | None:
         """Give the load at the last poll; None if there was no answer."""
         return self._history[-1][1] if self._history else None
