@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from embedded_server import EmbeddedServer
@@ -43,3 +44,21 @@ def guarded_server() -> Iterator[EmbeddedServer]:
     yield from _serve(
         *(str(part) for item in flags.items() for part in item), api_key="sk-test", admin_api_key="sk-admin"
     )
+
+
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """JupyterLab and Notebook 7."""
+    from browser import JupyterServer
+
+    with JupyterServer(tmp_path_factory.mktemp("jupyter") / "files") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; of a module, as its driver leaves no room for the loops of asynchronous tests."""
+    from browser import chromium
+
+    with chromium() as started:
+        yield started
