@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 190, 44
 
 CHART_STYLE = """
 .nbr:has(>.nbr-charts){max-width:72em}
-.nbr-charts{display:flex;flex-wrap:wrap;gap:.6em 3.2em}
+.nbr-charts{display:flex;flex-wrap:wrap;gap:.6em 3.2em;margin:.3em 0}
 .nbr-chart{width:190px;font-variant-numeric:tabular-nums}
 .nbr-chart-head{display:flex;justify-content:space-between;gap:1em;white-space:nowrap}
 .nbr-chart svg{display:block;overflow:visible}

@@ -23,7 +23,7 @@ from nbruntime.endpoint.effects import Answer, Ask
 from nbruntime.errors import NbruntimeError
 from nbruntime.markup import escape
 from nbruntime.notebook.charts import CHART_STYLE
-from nbruntime.notebook.server_fields import fields_html, fields_of
+from nbruntime.notebook.server_fields import fields_html, fields_of, shown_rows
 from nbruntime.notebook.server_figures import (
     chart_note,
     charts,
@@ -187,7 +187,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         return {mime: form for mime, form in bundle.items() if mime in kept}
 
     def card(self) -> Card:
-        """Give what the panel shows, for a place without a kernel.
+        """Give what the panel shows, for a place without a kernel: it says when that was.
 
         Returns
         -------
@@ -196,11 +196,14 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         details = []
         if self._fields:
             details.append(
-                Details(f"server info, {len(self._fields)} fields", rows=list(self._fields.items()))
+                Details(f"server info, {len(self._fields)} fields", rows=shown_rows(self._fields.items()))
             )
         if self.runtime is not None:
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
-        return replace(self._head_card(details), body=static_body(self.watch), plain=figures_line(self.watch))
+        card, watch = self._head_card(details), self.watch
+        if card.tone == "good" and watch.answered_at is not None:
+            card = replace(card, state=f"answered at {clock(watch.answered_at, day=True)}", tone="idle")
+        return replace(card, body=static_body(watch), plain=figures_line(watch))
 
     def draw(self) -> None:
         """Bring every part up to date; what has not changed is not sent."""

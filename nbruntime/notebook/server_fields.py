@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from nbruntime.cards import table
@@ -16,6 +17,9 @@ SHOWN_AT_MOST = 60
 
 VALUE_WIDTH = 160
 """Characters of a value that are shown."""
+
+MOST_FIELDS = 2000
+"""Fields that are kept; SGLang has some 600."""
 
 OTHER = "other"
 
@@ -93,7 +97,7 @@ def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
         flat.update(_flat(f"internal_states.{rank}.", own))
     secrets = {str(value) for name, value in flat.items() if is_secret_name(name) and _is_text(value)}
     fields = {}
-    for name, value in flat.items():
+    for name, value in islice(flat.items(), MOST_FIELDS):
         if is_secret_name(name):
             fields[name] = MASK if _is_text(value) else _written(value)
             continue
@@ -165,8 +169,13 @@ def fields_html(fields: Mapping[str, str], query: str = "") -> str:
     )
 
 
-def _rows(rows: list[tuple[str, str]]) -> str:
-    return table([(name, shortened(value, VALUE_WIDTH)) for name, value in rows], labels=True)
+def shown_rows(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Shorten the values of fields to what is shown of them."""
+    return [(name, shortened(value, VALUE_WIDTH)) for name, value in rows]
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> str:
+    return table(shown_rows(rows), labels=True)
 
 
 def _flat(start: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

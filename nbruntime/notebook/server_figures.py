@@ -69,11 +69,11 @@ def server_state(watch: ServerWatch, ended: str = "") -> tuple[str, Tone]:
     return ("answers", "good") if watch.asked else ("not asked yet", "idle")
 
 
-def clock(moment: float) -> str:
-    """Write a moment of `time.time`: the time of day, and the day if that is not today."""
+def clock(moment: float, *, day: bool = False) -> str:
+    """Write a moment of `time.time`: the time of day, and the day if it is asked for or is not today."""
     then = time.localtime(moment)
     today = time.localtime()[:3] == then[:3]
-    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)
+    return time.strftime("%H:%M:%S" if today and not day else "%Y-%m-%d %H:%M:%S", then)
 
 
 def charts(watch: ServerWatch) -> list[str]:

@@ -101,8 +101,10 @@ class ServerWatch:
     ----------
     model_info, server_info : dict
         What the server says of its model and of itself, read when it (re)appears.
+    answered_at : float or None
+        When it answered last, by `time.time`.
     gone_since : float or None
-        When it stopped answering, by `time.time`; None while it answers.
+        When it stopped answering; None while it answers.
     error : NbruntimeError or None
         Why it does not answer.
     metrics : bool or None
@@ -114,6 +116,7 @@ class ServerWatch:
         self.steps = steps
         self.model_info: dict[str, Any] = {}
         self.server_info: dict[str, Any] = {}
+        self.answered_at: float | None = None
         self.gone_since: float | None = None
         self.error: NbruntimeError | None = None
         self.metrics: bool | None = None
@@ -148,7 +151,7 @@ class ServerWatch:
                 return
             self._polls += 1
             self._history.append((time.monotonic(), load))
-            self.gone_since = self.error = None
+            self.answered_at, self.gone_since, self.error = time.time(), None, None
 
     def end(self) -> None:
         """Note that there is nobody to be asked any more."""
