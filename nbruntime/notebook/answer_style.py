@@ -1,48 +1,53 @@
 """The look of answers, the same while they grow and at their end."""
 
-LIVE_STYLE = """
-.nbr.nbr-answers{font-size:var(--jp-content-font-size1,14px);line-height:var(--jp-content-line-height,1.6);
-font-family:var(--jp-content-font-family,var(--vscode-font-family,inherit));max-width:48em;position:relative;
-color:var(--jp-content-font-color1,var(--vscode-foreground,inherit))}
+_RULES = """
+.nbr.nbr-answers.nbr-answers{font-size:var(--jp-content-font-size1,14px);
+line-height:var(--jp-content-line-height,1.6);
+font-family:var(--jp-content-font-family,var(--vscode-font-family,inherit));
+color:var(--jp-content-font-color1,var(--vscode-foreground,inherit));
+max-width:48em;margin:0 0 .4em;position:relative;text-align:left}
 .nbr{--nbr-line:var(--jp-border-color2,var(--vscode-panel-border,rgba(128,128,128,.35)));
---nbr-tint:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,rgba(128,128,128,.1)))}
+--nbr-tint:var(--jp-cell-editor-background,var(--vscode-textCodeBlock-background,rgba(128,128,128,.1)))}
 .nbr-live .widget-html,.nbr-live .widget-html-content,.nbr-live .widget-vbox,.nbr-live .nbr-text,
-.nbr-pieces .nbr-text{display:contents}
-.nbr-live.widget-vbox{display:block;margin:0;overflow:visible}
+.nbr-pieces .nbr-text{display:contents;font-size:inherit;line-height:inherit}
+.nbr-live.widget-vbox{display:block;overflow:visible}
 .nbr .nbr-text{overflow-wrap:anywhere}
 .nbr .nbr-plain{white-space:pre-wrap}
-.nbr .nbr-text p,.nbr .nbr-text ul,.nbr .nbr-text ol,.nbr .nbr-text table,.nbr .nbr-text blockquote,
-.nbr .nbr-text pre{margin:0 0 .7em;line-height:inherit;font-size:inherit;color:inherit}
-.nbr .nbr-text ul,.nbr .nbr-text ol{padding-left:1.7em}
-.nbr .nbr-text li{margin:.15em 0}
-.nbr .nbr-text li>p,.nbr .nbr-text li>ul,.nbr .nbr-text li>ol{margin:0}
-.nbr .nbr-text li>p+p,.nbr .nbr-text li>pre{margin:.4em 0}
-.nbr .nbr-text h1,.nbr .nbr-text h2,.nbr .nbr-text h3,.nbr .nbr-text h4,.nbr .nbr-text h5,.nbr .nbr-text h6{
-margin:1.1em 0 .4em;padding:0;border:0;font-weight:600;line-height:1.3;color:inherit;font-style:normal}
-.nbr .nbr-text h1{font-size:1.35em}.nbr .nbr-text h2{font-size:1.2em}
-.nbr .nbr-text h3{font-size:1.08em}
-.nbr .nbr-text h4,.nbr .nbr-text h5,.nbr .nbr-text h6{font-size:1em}
-.nbr .nbr-text blockquote{padding:0 0 0 1em;border:0;border-left:2px solid var(--nbr-line);opacity:.85}
-.nbr .nbr-text hr{margin:1em 0;border:0;border-top:1px solid var(--nbr-line);height:0;background:none}
-.nbr .nbr-text a{color:var(--jp-content-link-color,var(--vscode-textLink-foreground,#3a6fb0))}
-.nbr .nbr-text code{font-size:.92em;padding:.1em .3em;border-radius:2px;background:var(--nbr-tint)}
-.nbr .nbr-text pre{padding:.6em .8em;border:0;border-radius:2px;max-height:none;overflow:auto hidden;
+& p,& ul,& ol,& table,& blockquote,& pre{margin:0 0 .7em;line-height:inherit;font-size:inherit;
+color:inherit;text-align:left}
+& ul,& ol{padding-left:1.7em}
+& ul{list-style-type:disc}
+& li{margin:.15em 0}
+& li>p,& li>ul,& li>ol{margin:0}
+& li>p+p,& li>pre{margin:.4em 0}
+& h1,& h2,& h3,& h4,& h5,& h6{margin:1.1em 0 .4em;padding:0;border:0;font-weight:600;line-height:1.3;
+color:inherit;font-style:normal;text-align:left}
+& h1{font-size:1.35em}& h2{font-size:1.2em}& h3{font-size:1.08em}& h4,& h5,& h6{font-size:1em}
+& blockquote{padding:0 0 0 1em;border:0;border-left:2px solid var(--nbr-line);opacity:.85}
+& hr{margin:1em 0;border:0;border-top:1px solid var(--nbr-line);height:0;background:none}
+& a{color:var(--jp-content-link-color,var(--vscode-textLink-foreground,#3a6fb0))}
+& code{font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace));font-size:.92em;
+line-height:inherit;padding:.1em .3em;border-radius:2px;background:var(--nbr-tint);color:inherit;
+white-space:pre-wrap}
+& pre{padding:.6em .8em;border:0;border-radius:2px;max-height:none;overflow:auto hidden;
 background:var(--nbr-tint);font-size:.92em;line-height:1.5;white-space:pre;overflow-wrap:normal}
-.nbr .nbr-text pre code{padding:0;background:none;font-size:inherit;white-space:inherit}
-.nbr .nbr-text table{border-collapse:collapse;border:0;width:auto;table-layout:auto}
-.nbr .nbr-text tr,.nbr .nbr-text thead{background:none;border:0}
-.nbr .nbr-text th,.nbr .nbr-text td{padding:.2em 1.4em .2em 0;text-align:left;vertical-align:top;
-max-width:none;white-space:normal;background:none;border:0;border-bottom:1px solid var(--nbr-line)}
-.nbr .nbr-text th{font-weight:600}
+& pre>code{padding:0;background:none;font-size:inherit;white-space:inherit}
+& table{border-collapse:collapse;border:0;width:auto;max-width:100%;table-layout:auto}
+& thead,& tr,& tbody tr:nth-child(n){background:none;border:0;padding:0;line-height:inherit;text-align:left}
+& th,& td{padding:.2em 1.4em .2em 0;text-align:left;vertical-align:top;max-width:none;
+line-height:inherit;white-space:normal;background:none;border:0;border-bottom:1px solid var(--nbr-line)}
+& th{font-weight:600}
 .nbr .nbr-into-code>pre:last-child{margin-bottom:0;padding-bottom:0;
 border-bottom-left-radius:0;border-bottom-right-radius:0}
-.nbr .nbr-from-code>pre:first-child{padding-top:0;border-top-left-radius:0;border-top-right-radius:0}
+.nbr .nbr-from-code>pre:first-child{margin-top:-1px;padding-top:1px;
+border-top-left-radius:0;border-top-right-radius:0}
 .nbr .nbr-into-list>ul:last-child,.nbr .nbr-into-list>ol:last-child,.nbr .nbr-into-line>p:last-child,
 .nbr .nbr-into-table>table:last-child{margin-bottom:0}
 .nbr .nbr-from-table>table:first-child>thead{display:none}
 .nbr .nbr-into-text>p:last-child,.nbr .nbr-from-text>p:first-child{display:inline}
 .nbr .nbr-from-text:not(.nbr-into-text)>p:first-child::after{content:"";display:block;height:.7em}
-.nbr-answers .nbr-head{margin:.9em 0 .2em;font-size:.92em}.nbr-answers style+.nbr-head{margin-top:0}
+.nbr-answers .nbr-head{margin:.9em 0 .2em;font-size:.86em}
+.nbr-answers style+.nbr-head{margin-top:0}
 .nbr-answers .nbr-foot{font-size:.86em;font-variant-numeric:tabular-nums;line-height:1.7}
 .nbr-answers .nbr-plain+.nbr-foot{margin-top:.7em}
 .nbr-text .k{font-weight:600;
@@ -59,9 +64,13 @@ color:var(--jp-mirror-editor-def-color,var(--vscode-symbolIcon-functionForegroun
 background:currentColor;opacity:.55;animation:nbr-blink 1s steps(2) infinite}
 @keyframes nbr-blink{50%{opacity:0}}
 @media(prefers-reduced-motion:reduce){.nbr-caret{animation:none}}
-.nbr-live .nbr-stop{position:absolute;right:0;bottom:0;width:auto;height:auto;margin:0;padding:0 .8em;
-font:inherit;font-size:.86em;line-height:1.7;background:none;border:1px solid var(--nbr-line);
-border-radius:2px;color:inherit}
-""".strip().replace("\n", "")
+.nbr.nbr-live button.nbr-stop{position:absolute;right:0;bottom:0;width:auto;height:auto;margin:0;
+padding:0 .8em;font-family:inherit;font-size:.86em;line-height:1.6;background:none;color:inherit;
+border:1px solid var(--nbr-line);border-radius:2px;box-shadow:none}
+.nbr.nbr-live button.nbr-stop:hover{border-color:currentColor}
+"""
+
+LIVE_STYLE = _RULES.strip().replace("\n", "").replace("&", ".nbr .nbr-text.nbr-text")
 """Stands beside `nbruntime.cards.STYLE`. Wrappers of widgets have no box, so that pieces of an answer lie in
-one flow, as they do in the static form: nothing moves when one gives way to the other."""
+one flow, as they do in the static form: nothing moves when one gives way to the other. ``&`` is weighty,
+since Jupyter's own rules for HTML (jupyterlab 4.6, ``.jp-ThemedContainer .jp-RenderedHTMLCommon``) are."""

@@ -23,6 +23,7 @@ lines or within one."""
 _FENCES = ("```", "~~~")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _BARE_MARKS = re.compile(r"(?:\A|(?<=\n))(?:[-*+_=#>|`~: \t]+|[ \t]*\d{1,9}[.)][ \t]*)\Z")
+_OPEN_LINK = re.compile(r"!?\[([^\[\]\n]+)\]\([^\s)]*\Z")
 _OPEN_BOLD = re.compile(r"(?<![\w*\\])\*\*(?![\s*])[^*]*(\*?)\Z")
 _CODE_SPAN = re.compile(r"`[^`\n]*`")
 
@@ -216,7 +217,7 @@ def while_growing(text: str) -> str:
     r"""Put off what the next characters decide, so that a growing text does not flicker.
 
     Marks that begin a line and have nothing behind them yet are left out; bold text and code that are
-    open at the end are closed.
+    open at the end are closed; of a link the text is there before its address is whole.
 
     Parameters
     ----------
@@ -232,7 +233,7 @@ def while_growing(text: str) -> str:
     """
     if open_fence(text):
         return text
-    text = _BARE_MARKS.sub("", text).rstrip(" ")
+    text = _OPEN_LINK.sub(r"\1", _BARE_MARKS.sub("", text)).rstrip(" ")
     block = _CODE_SPAN.sub("", text[text.rfind("\n\n") + 1 :])
     if block.count("`") % 2:
         text = text[:-1] if text.endswith("`") else text + "`"
