@@ -27,7 +27,7 @@ class EngineStats:
     requests, aborted, retracted : int
         Requests that have ended, and how many of them were aborted; how often one was sent back to the queue.
     throughput : float
-        Tokens generated per second, of late.
+        Tokens generated per second, by the last second of work or the last work shorter than that.
     on_finished : list of callable
         Called with each request that has ended.
     """
@@ -44,6 +44,7 @@ class EngineStats:
     on_finished: list[Callable[[Request], None]] = field(default_factory=list)
     _window_start: float = field(default_factory=time.monotonic)
     _window_tokens: int = 0
+    _was_idle: bool = True
 
     @property
     def cache_hit_rate(self) -> float:
@@ -57,15 +58,19 @@ class EngineStats:
 
     def decoded(self, tokens: int) -> None:
         """Count chosen tokens."""
+        now = time.monotonic()
+        if self._was_idle:
+            self._was_idle, self._window_start = False, now  # idle time is no time of work
         self._window_tokens += tokens
-        elapsed = time.monotonic() - self._window_start
-        if elapsed >= _INTERVAL:
-            self._close_window(elapsed)
+        if now - self._window_start >= _INTERVAL:
+            self._close_window(now)
 
     def idle(self) -> None:
-        """Note that nothing runs: the throughput of an idle engine is that of its last work, then 0."""
-        elapsed = time.monotonic() - self._window_start
-        self._close_window(max(elapsed, 1e-3))
+        """Note that nothing runs."""
+        now = time.monotonic()
+        if self._window_tokens > 1 and now > self._window_start:
+            self._close_window(now)
+        self._was_idle = True
 
     def finished(self, request: Request) -> None:
         """Count a request that has ended."""
@@ -78,6 +83,6 @@ class EngineStats:
         for observer in self.on_finished:
             observer(request)
 
-    def _close_window(self, elapsed: float) -> None:
-        self.throughput = self._window_tokens / elapsed
-        self._window_start, self._window_tokens = time.monotonic(), 0
+    def _close_window(self, now: float) -> None:
+        self.throughput = self._window_tokens / (now - self._window_start)
+        self._window_start, self._window_tokens = now, 0
