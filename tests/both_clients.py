@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,11 +38,21 @@ class Blocking:
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
         return getattr(self.client, name)(*arguments, **options)
 
-    def read(self, *arguments: Any, method: str = "stream", **options: Any) -> Reading:
+    def read(
+        self,
+        *arguments: Any,
+        method: str = "stream",
+        between: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> Reading:
+        """Read a stream; after its first text `between` is called."""
         reading = Reading()
         try:
             with getattr(self.client, method)(*arguments, **options) as reading.stream:
-                reading.texts.extend(reading.stream)
+                for text in reading.stream:
+                    reading.texts.append(text)
+                    if between is not None and len(reading.texts) == 1:
+                        between()
         except Exception as error:  # noqa: BLE001 (what is tested)
             reading.error = error
         return reading
@@ -71,13 +81,23 @@ class Async:
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
         return self.run(getattr(self.client, name)(*arguments, **options))
 
-    def read(self, *arguments: Any, method: str = "stream", **options: Any) -> Reading:
+    def read(
+        self,
+        *arguments: Any,
+        method: str = "stream",
+        between: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> Reading:
+        """Read a stream; after its first text `between` is called."""
+
         async def read() -> Reading:
             reading = Reading()
             try:
                 async with await getattr(self.client, method)(*arguments, **options) as reading.stream:
                     async for text in reading.stream:
                         reading.texts.append(text)
+                        if between is not None and len(reading.texts) == 1:
+                            between()
             except Exception as error:  # noqa: BLE001 (what is tested)
                 reading.error = error
             return reading

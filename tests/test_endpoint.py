@@ -12,7 +12,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificate
 from scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
 
 from nbruntime import errors
@@ -626,14 +626,7 @@ def test_proxies_of_the_environment_are_not_for_this_machine(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("certificate")
-    files = str(folder / "certificate.pem"), str(folder / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return files
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 def test_verify_is_honoured_everywhere(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

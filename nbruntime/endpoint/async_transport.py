@@ -198,6 +198,7 @@ class AsyncTransport:
                 allow_redirects=False,  # the key must not go to another host
             )
             self.settings.note_answer()
+            _end_with_connection(response)
             if response.status >= 300 or not ask.streamed:
                 async with response:
                     content = await response.read()
@@ -255,14 +256,19 @@ class AsyncBody(AsyncIterator[bytes]):
     async def __anext__(self) -> bytes:
         try:
             piece = await self._response.content.readany()
-        except TimeoutError as error:
-            raise problems.no_more_in_time(self._settings, self._path) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise problems.broken_off(self._settings, self._path, _reason(error)) from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RuntimeError) as error:
+            piece = _unread(self._response.content)
+            if not piece:
+                raise self._error(error) from error
         if not piece:
             raise StopAsyncIteration
         self._tail = piece[-32:]
         return piece
+
+    def _error(self, error: Exception) -> NbruntimeError:
+        if isinstance(error, TimeoutError):
+            return problems.no_more_in_time(self._settings, self._path)
+        return problems.broken_off(self._settings, self._path, _reason(error))
 
     async def close(self) -> None:
         """Close the answer; its connection is kept when the answer is at its end."""
@@ -273,6 +279,35 @@ class AsyncBody(AsyncIterator[bytes]):
             self._response.release()
         else:
             self._response.close()
+
+
+def _unread(content: aiohttp.StreamReader) -> bytes:
+    """Take what came before an error: aiohttp gives the error first, and never the rest."""
+    take = getattr(content, "_read_nowait", None)
+    return b"" if take is None else bytes(take(-1))
+
+
+def _end_with_connection(response: aiohttp.ClientResponse) -> None:
+    """Have the reader of an answer know that its connection is gone.
+
+    aiohttp closes a connection that does not keep to HTTP, and may leave the reader waiting for ever.
+    """
+    protocol = None if response.connection is None else response.connection.protocol
+    if protocol is None:
+        return  # the answer is whole already
+    content = response.content
+
+    def lost(closed: asyncio.Future[None] | None) -> None:
+        if closed is not None and not closed.cancelled():
+            closed.exception()  # the reader gets it elsewhere
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the answer does not keep to HTTP"))
+
+    closed: asyncio.Future[None] | None = getattr(protocol, "closed", None)
+    if closed is None:
+        lost(None)
+    else:
+        closed.add_done_callback(lost)
 
 
 _Rooms = dict[asyncio.AbstractEventLoop, _Room]

@@ -14,6 +14,7 @@ from nbruntime.errors import (
 from nbruntime.protocol.failures import error_of_response
 
 _EXCERPT = 80
+_LONGEST_REASON = 200
 
 
 def no_connection_in_time(settings: Settings, path: str) -> ServerTimeoutError:
@@ -39,7 +40,7 @@ def no_more_in_time(settings: Settings, path: str) -> ServerTimeoutError:
 def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> ServerConnectionError:
     """Make the error for: the connection was refused, or broke before the answer."""
     return ServerConnectionError(
-        f"No answer from the server: {settings.secret.scrub(reason)}",
+        f"No answer from the server: {_line(settings, reason)}",
         sent=sent,
         where=settings.url(path),
         hint=_diagnosis(settings),
@@ -49,7 +50,7 @@ def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> Serv
 def broken_off(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for: the connection broke in the middle of an answer."""
     return ServerConnectionError(
-        f"The connection broke: {settings.secret.scrub(reason)}",
+        f"The connection broke: {_line(settings, reason)}",
         where=settings.url(path),
         hint=_diagnosis(settings),
     )
@@ -58,7 +59,7 @@ def broken_off(settings: Settings, path: str, reason: str) -> ServerConnectionEr
 def certificate_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for: the certificates do not vouch for the server."""
     return ServerConnectionError(
-        f"The server's certificate is not accepted: {settings.secret.scrub(reason)}",
+        f"The server's certificate is not accepted: {_line(settings, reason)}",
         sent=False,
         where=settings.url(path),
         hint="Give the file of the certificate authority as verify=...",
@@ -78,7 +79,7 @@ def certificates_unreadable(settings: Settings) -> ServerConnectionError:
 def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for: a proxy of the environment stands between."""
     return ServerConnectionError(
-        f"The proxy does not connect: {settings.secret.scrub(reason)}",
+        f"The proxy does not connect: {_line(settings, reason)}",
         sent=False,
         where=settings.url(path),
         hint="Put the server's host into the environment variable NO_PROXY if it needs no proxy.",
@@ -114,6 +115,12 @@ def not_json(settings: Settings, path: str, content: bytes) -> ProtocolError:
 def not_a_stream(settings: Settings, path: str, kind: str) -> ProtocolError:
     """Make the error for: a stream was expected."""
     return ProtocolError(f"The answer is not a stream but {kind or 'of no type'}", where=settings.url(path))
+
+
+def _line(settings: Settings, reason: str) -> str:
+    """Write somebody else's words as part of a line."""
+    words = " ".join(settings.secret.scrub(reason).split())
+    return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]}…"
 
 
 def _diagnosis(settings: Settings) -> str | None:
