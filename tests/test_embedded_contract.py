@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from embedded_server import EmbeddedServer, generate_body
+from embedded_server import EmbeddedServer
+from http_face import generate_body
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sglang_contract import load_contract

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from embedded_server import EmbeddedServer, generate_body
+from embedded_server import EmbeddedServer
+from http_face import generate_body
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import requests
 import sglang_records
-from embedded_server import EmbeddedServer, generate_body
+from embedded_server import EmbeddedServer
+from http_face import generate_body
 from sglang_records import Exchange, load
 
 pytestmark = pytest.mark.model

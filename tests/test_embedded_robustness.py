@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from embedded_server import EmbeddedServer, generate_body, wait_until
+from embedded_server import EmbeddedServer
+from http_face import generate_body, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from nbruntime.embedded.engine.profiler import ProfileOptions, StepProfiler
