@@ -237,6 +237,10 @@ class Engine:
         answering = []
         for request, logits in finals:
             if request.params.max_new_tokens == 0:
+                if request.logprobs is not None:
+                    # What would have been likeliest next, as with SGLang; no token stands there.
+                    row = torch.log_softmax(logits, dim=-1).unsqueeze(0)
+                    request.new_logprobs.add(row, [], request.logprobs)
                 request.finish({"type": "length", "length": 0})
             else:
                 answering.append((request, logits))

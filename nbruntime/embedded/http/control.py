@@ -63,15 +63,20 @@ def _timeout(request: web.Request) -> float:
 
 
 async def abort_request(request: web.Request) -> web.Response:
-    """Serve ``/abort_request``: requests whose id begins with ``rid``, or all; unknown ids are no error."""
-    engine = state_of(request).service.engine
+    """Serve ``/abort_request``: the request ``rid``, or all; an unknown id is no error.
+
+    As with SGLang (``srt/managers/tokenizer_manager.py``) the id must be that of a request that runs, and those
+    whose ids begin with it end, too. The name that was given to a batch is none of them.
+    """
+    state = state_of(request)
+    engine = state.service.engine
     body = await read_object(request)
     check_types(
         body, {"rid": (("string_type", "str", is_str),), "abort_all": (("bool_type", "bool", is_bool),)}
     )
     if body.get("abort_all"):
         engine.abort(None)
-    elif body.get("rid"):
+    elif body.get("rid") in state.active:
         engine.abort(body["rid"])
     return web.Response()
 

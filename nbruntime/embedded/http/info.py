@@ -11,7 +11,7 @@ from aiohttp import web
 from nbruntime._version import __version__
 from nbruntime.embedded.http.metrics import CONTENT_TYPE
 from nbruntime.embedded.http.replies import ReplyError, json_reply
-from nbruntime.embedded.http.state import ServerState, json_safe, state_of
+from nbruntime.embedded.http.state import Service, ServerState, json_safe, state_of
 
 GIB = 2**30
 
@@ -56,6 +56,7 @@ async def server_info(request: web.Request) -> web.Response:
     service = state.service
     facts, cache = service.facts, service.engine.scheduler.cache
     scheduler = service.engine.scheduler
+    weight_gb, cache_gb = _memory_gb(service)
     own = state.arguments.public() | {
         "model_path": service.model_path,
         "tokenizer_path": service.tokenizer_path,
@@ -74,7 +75,7 @@ async def server_info(request: web.Request) -> web.Response:
     internal = own | {
         "last_gen_throughput": service.engine.stats.throughput,
         "effective_max_running_requests_per_dp": scheduler.max_running,
-        "memory_usage": _memory(state),
+        "memory_usage": {"weight": weight_gb, "kvcache": cache_gb, "token_capacity": cache.capacity},
         "world_size": 1,
         "startup_time": state.startup_seconds,
     }
@@ -136,6 +137,7 @@ async def loads(request: web.Request) -> web.Response:
     scheduler, cache, stats = engine.scheduler, engine.scheduler.cache, engine.stats
     running = len(scheduler.running) + len(scheduler.extending)
     waiting = list(scheduler.waiting)
+    weight_gb, cache_gb = _memory_gb(state.service)
     now = time.time()
     load = {
         "timestamp": now,
@@ -155,7 +157,12 @@ async def loads(request: web.Request) -> web.Response:
         "utilization": round(running / scheduler.max_running, 4),
         "total_prefill_uncached_tokens": stats.extended_tokens,
         "total_prefill_busy_us": int(stats.extend_seconds * 1e6),
-        "memory": _memory(state) | {"graph_gb": 0.0},
+        "memory": {
+            "weight_gb": weight_gb,
+            "kv_cache_gb": cache_gb,
+            "graph_gb": 0.0,
+            "token_capacity": cache.capacity,
+        },
         "queues": {"waiting": len(waiting), "grammar": 0, "paused": 0, "retracted": 0, "prealloc_ready": 0},
     }
     stamp = datetime.fromtimestamp(now, UTC).isoformat()
@@ -170,17 +177,10 @@ async def loads(request: web.Request) -> web.Response:
     )
 
 
-def _memory(state: ServerState) -> dict[str, Any]:
-    service = state.service
-    capacity = service.engine.scheduler.cache.capacity
-    weight, cache = service.facts.weight_bytes / GIB, capacity * service.facts.kv_bytes_per_token / GIB
-    return {
-        "weight_gb": round(weight, 3),
-        "kv_cache_gb": round(cache, 3),
-        "weight": round(weight, 3),
-        "kvcache": round(cache, 3),
-        "token_capacity": capacity,
-    }
+def _memory_gb(service: Service) -> tuple[float, float]:
+    """Give the memory of the weights and of the KV cache, in GiB, which SGLang calls GB."""
+    cache = service.engine.scheduler.cache.capacity * service.facts.kv_bytes_per_token
+    return round(service.facts.weight_bytes / GIB, 3), round(cache / GIB, 3)
 
 
 async def metrics(request: web.Request) -> web.Response:

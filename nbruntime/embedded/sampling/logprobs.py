@@ -62,12 +62,12 @@ class LogprobRecord:
         ----------
         logprobs : Tensor, shape (positions, vocabulary)
         token_ids : list of int
-            The tokens that stand there.
+            The tokens that stand there; none for a position that has got none.
         wanted : LogprobRequest
             What else to keep of each position.
         """
         rows = torch.arange(len(token_ids))
-        values = logprobs[rows, torch.tensor(token_ids)].tolist()
+        values = logprobs[rows, torch.tensor(token_ids, dtype=torch.long)].tolist()
         self.tokens.extend(zip(values, token_ids, strict=True))
         if wanted.top:
             top_values, top_ids = logprobs.topk(wanted.top, dim=-1)
