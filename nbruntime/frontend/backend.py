@@ -131,14 +131,13 @@ class FrontendBackend:
                     where="n",
                     hint="Run the program without stream=True, or use endpoint.stream(...).indexed().",
                 )
-            meta_info: dict[str, Any] = {}
             with self.stream(s.text_, **arguments) as stream:
                 for delta in stream.deltas():
-                    meta_info = delta.meta_info
-                    yield delta.text, meta_info
+                    step.meta_info = delta.meta_info
+                    yield delta.text, delta.meta_info
                 answer = stream.result()
                 assert isinstance(answer, Generation)
-                step.wrote([answer], meta_info)
+                step.wrote([answer], step.meta_info)
 
     def select(self, s: Any, choices: Sequence[str], temperature: float, choices_method: Any) -> Any:
         """Run ``sgl.select``: let the model choose one of several texts.

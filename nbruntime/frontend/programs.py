@@ -37,6 +37,8 @@ class Step:
         What it wrote; None while it runs.
     meta_info : object
         What the interpreter got: the very object, which tells the variable's name.
+    name : str or None
+        The variable, once it is known.
     generations : list of Generation
         The answers of a ``gen``.
     seconds : float or None
@@ -52,6 +54,7 @@ class Step:
     began: float = field(default_factory=time.perf_counter)
     seconds: float | None = None
     error: BaseException | None = None
+    name: str | None = None
 
     def wrote(self, generations: Sequence[Generation], meta_info: Any) -> None:
         """Note the answers of a ``gen``."""
@@ -109,6 +112,7 @@ class Branch:
 
     def look(self, s: Any = None) -> None:
         """Take in how far the state is, if it is still there."""
+        self.name_steps()
         s = self._executor() if s is None else s
         if s is None:
             self.finished = True
@@ -117,6 +121,24 @@ class Branch:
         self.error = s.error_
         self.role, self.role_start = s.cur_role, s.cur_role_begin_pos
         self.text = s.text_
+
+    def name_steps(self) -> None:
+        """Find out the variables' names; a later step may take the name over, so before each one."""
+        known = list(self.meta_info.items())
+        for step in self.steps:
+            if step.name is None and step.meta_info is not None:
+                step.name = next((name for name, info in known if info is step.meta_info), None)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is more to come, as far as the interpreter says.
+
+        A fork goes on until it is joined; it runs while it has something to do.
+        """
+        s = self._executor()
+        if s is None or s.is_finished:
+            return False
+        return self.start is None or bool(getattr(getattr(s, "queue", None), "unfinished_tasks", 0))
 
     @property
     def images(self) -> list[tuple[str, str]]:
@@ -138,6 +160,11 @@ class Program:
         self.arguments = arguments  # kept, so that no other object gets its id
         self._living: dict[int, Branch] = {}
         self._ended: list[Branch] = []
+
+    def look(self) -> None:
+        """Take in how far all states are."""
+        for branch in self.branches:
+            branch.look()
 
     @property
     def branches(self) -> list[Branch]:
@@ -210,7 +237,9 @@ def noted(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -
     """
     step = Step(kind, len(s.text_), tuple(choices))
     if hasattr(s, "arguments"):
-        _programs.setdefault(id(s.arguments), Program(s.arguments)).add(s).steps.append(step)
+        branch = _programs.setdefault(id(s.arguments), Program(s.arguments)).add(s)
+        branch.name_steps()
+        branch.steps.append(step)
     try:
         yield step
     except Exception as error:

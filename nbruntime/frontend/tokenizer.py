@@ -23,10 +23,10 @@ def load_tokenizer(path: str) -> Any:
     OSError, ValueError
         If there is no such tokenizer.
     """
-    from transformers import AutoTokenizer
-
     if os.path.isabs(path) and not os.path.isdir(path):
         raise FileNotFoundError("the folder is not on this machine")
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+_PROGRAM_STATE = ("sglang.lang.interpreter", "ProgramState")
+"""SGLang's type, named so that nobody has to import it."""
 
 
 def load(shell: Any) -> None:
@@ -20,6 +24,8 @@ def load(shell: Any) -> None:
     shell.register_magics(magics)
     if shell.Completer is not None:
         shell.Completer.custom_matchers.append(magics.completer.matcher)
+    for formatter, show in _formatters(shell):
+        formatter.for_type_by_name(*_PROGRAM_STATE, show)
 
 
 def unload(shell: Any) -> None:
@@ -42,7 +48,27 @@ def unload(shell: Any) -> None:
         shell.configurables.remove(magics)
     if shell.Completer is not None and magics.completer.matcher in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(magics.completer.matcher)
+    for formatter, _ in _formatters(shell):
+        formatter.pop(".".join(_PROGRAM_STATE), None)
     magics.forget_result()
+
+
+def _formatters(shell: Any) -> list[tuple[Any, Callable[..., None]]]:
+    """Give IPython's formatters that programs of the frontend language are shown by, and how."""
+    formatter = shell.display_formatter
+    return [(formatter.ipython_display_formatter, _show), (formatter.formatters["text/plain"], _print)]
+
+
+def _show(state: Any) -> None:
+    from nbruntime.notebook.program_view import show_state
+
+    show_state(state)
+
+
+def _print(state: Any, printer: Any, cycle: bool) -> None:
+    from nbruntime.notebook.program_view import print_state
+
+    print_state(state, printer)
 
 
 def _loaded(shell: Any) -> Any:

@@ -1,0 +1,208 @@
+"""What a program of the frontend language has said so far, cut into turns, variables and forks.
+
+Read from the interpreter's own objects, and from what the backend noted about them
+(`nbruntime.frontend.programs`); of a program that ran on another backend, from the objects alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nbruntime.frontend.programs import Branch, Program, Step
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a turn.
+
+    Parameters
+    ----------
+    text : str
+        As it stands in the program's text.
+    name : str or None
+        The variable that it is the value of; None for what the program itself wrote.
+    step : Step or None
+        The call of the model that wrote it.
+    """
+
+    text: str
+    name: str | None = None
+    step: Step | None = None
+
+    @property
+    def written(self) -> bool:
+        """Whether the model wrote it."""
+        return self.name is not None or self.step is not None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one role says, or what stands outside of roles.
+
+    Parameters
+    ----------
+    role : str
+        Empty outside of roles.
+    pieces : list of Piece
+        One after the other.
+    continued : bool
+        Whether it goes on after forks, or in one.
+    """
+
+    role: str
+    pieces: list[Piece]
+    continued: bool = False
+
+
+@dataclass(frozen=True)
+class Forks:
+    """Forks that began in the same place.
+
+    Parameters
+    ----------
+    branches : list of Transcript
+        What each said from there on.
+    """
+
+    branches: list[Transcript]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a program, or one of its forks, has said.
+
+    Parameters
+    ----------
+    branch : Branch
+        Whose it is.
+    items : list of Turn or Forks
+        In the order of the text.
+    """
+
+    branch: Branch
+    items: list[Turn | Forks] = field(default_factory=list)
+
+    def steps(self) -> Iterator[Step]:
+        """Give all calls of the model, those of forks included."""
+        yield from self.branch.steps
+        for item in self.items:
+            if isinstance(item, Forks):
+                for each in item.branches:
+                    yield from each.steps()
+
+
+@dataclass(frozen=True)
+class _Region:
+    start: int
+    stop: int
+    role: str = ""
+    continued: bool = False
+
+
+def read(branch: Branch, program: Program | None) -> Transcript:
+    """Read the transcript of a branch, as it was when it was last looked at.
+
+    Parameters
+    ----------
+    branch : Branch
+    program : Program or None
+        Knows the forks.
+
+    Returns
+    -------
+    Transcript
+    """
+    forks: dict[int, list[Transcript]] = {}
+    for child in [] if program is None else program.children(branch):
+        forks.setdefault(child.start or 0, []).append(read(child, program))
+    marks = _marks(branch)
+    made = Transcript(branch)
+    for region in _regions(branch):
+        start, continued = region.start, region.continued
+        for at in sorted(place for place in forks if place < region.stop):
+            if at > start:
+                _add_turn(made, branch.text, marks, _Region(start, at, region.role, continued))
+                start, continued = at, True
+            made.items.append(Forks(forks.pop(at)))
+        _add_turn(made, branch.text, marks, _Region(start, region.stop, region.role, continued))
+    made.items.extend(Forks(forks[at]) for at in sorted(forks))
+    return made
+
+
+def _add_turn(made: Transcript, text: str, marks: list[tuple[int, int, Piece]], region: _Region) -> None:
+    pieces: list[Piece] = []
+    at = region.start
+    for start, stop, piece in marks:
+        begins = start == stop == region.stop  # nothing has come yet
+        if begins or (start < region.stop and stop > at):
+            if start > at:
+                pieces.append(Piece(text[at:start]))
+            start, at = max(start, at), min(stop, region.stop)
+            pieces.append(Piece(text[start:at], piece.name, piece.step))
+    if at < region.stop:
+        pieces.append(Piece(text[at : region.stop]))
+    if any(piece.written or piece.text.strip() for piece in pieces):
+        made.items.append(Turn(region.role, pieces, region.continued))
+
+
+def _marks(branch: Branch) -> list[tuple[int, int, Piece]]:
+    """Tell which parts of the text are variables."""
+    text, marks, at = branch.text, [], branch.start or 0
+    for step in branch.steps:
+        value = text[step.start :] if step.text is None else step.text
+        if step.start >= at and text.startswith(value, step.start):
+            at = step.start + len(value)
+            marks.append((step.start, at, Piece(value, step.name, step)))
+    if not branch.steps:
+        # Another backend: values are looked for in the order in which they came.
+        for name, value in list(branch.variables.items()):
+            start = text.find(value, at) if isinstance(value, str) and value else -1
+            if start >= 0:
+                at = start + len(value)
+                marks.append((start, at, Piece(value, name)))
+    return marks
+
+
+def _regions(branch: Branch) -> Iterator[_Region]:
+    """Cut the text into turns; what the chat template puts around them is left out."""
+    at, begin = 0, branch.start or 0
+    for region, after in _turns(branch):
+        if region.stop > begin or region.start >= begin:
+            start = max(region.start, begin)
+            yield _Region(start, region.stop, region.role, bool(branch.start) and region.start < start)
+        at = after
+    if at < len(branch.text):
+        yield _Region(max(at, begin), len(branch.text))
+
+
+def _turns(branch: Branch) -> Iterator[tuple[_Region, int]]:
+    """Give what each role says, and where the template goes on after it."""
+    text, at = branch.text, 0
+    messages = list(branch.messages)
+    for number, message in enumerate(messages):
+        role, content = str(message["role"]), _content(message)
+        prefix, suffix = branch.chat_template.get_prefix_and_suffix(role, messages[:number])
+        start = text.find(prefix, at)
+        start = text.find(content, at if start < 0 else start + len(prefix))
+        if start < 0:
+            return
+        before = text.rfind(prefix, at, start) if prefix else start
+        if before > at:
+            yield _Region(at, before), before
+        stop = start + len(content)
+        at = stop + len(suffix) if text.startswith(suffix, stop) else stop
+        yield _Region(start, stop, role), at
+    if branch.role is not None and branch.role_start is not None and branch.role_start >= at:
+        prefix = branch.chat_template.get_prefix_and_suffix(branch.role, messages)[0]
+        before = branch.role_start - len(prefix)
+        if before > at:
+            yield _Region(at, before), before
+        yield _Region(branch.role_start, len(text), branch.role), len(text)
+
+
+def _content(message: dict[str, object]) -> str:
+    content = message["content"]
+    if isinstance(content, list):
+        return str(content[0]["text"])  # the rest are images
+    return str(content)
