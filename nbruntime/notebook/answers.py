@@ -145,7 +145,7 @@ def foot_parts(
         prompt,
         reason if ended_itself else "",
     )
-    return ("" if ended_itself or failed else ending or "stopped"), figures
+    return ("" if ended_itself or failed else ending or "interrupted"), figures
 
 
 def _first_line(error: NbruntimeError) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import ipywidgets
@@ -35,6 +35,10 @@ RUSHING = 1500
 
 STOP_PATIENCE = 1.0
 """Seconds that a stopped stream has to tell its end, before its connection is closed."""
+
+LOOP_WAKES = 0.2
+"""Seconds after which an event loop is woken that waits for a view: ipykernel's handler of an interrupt asks
+the loop to cancel the cell, and does not wake it (ipykernel 7.4, tornado 6.5)."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -72,6 +76,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self.markdown = markdown
         self._interval = 1.0 / draws_per_second
         self._loop = asyncio.get_running_loop() if isinstance(stream, AsyncGenerationStream) else None
+        self._waiting_loop: asyncio.AbstractEventLoop | None = None
         self._cell = Cell()
         self._handles: list[DisplayHandle] = []
         self._ending: Ending | None = None
@@ -200,6 +205,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
             On Kernel > Interrupt; the request is aborted on the server.
         """
         stream = self.stream
+        self._waiting_loop = asyncio.get_running_loop()
         if isinstance(stream, GenerationStream):
             return await self._run_in_thread()
         if not self._claim():
@@ -355,11 +361,21 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
                 drawn = sum(answer.draw() for answer in self._answers)
                 pause = self._interval * (2 if drawn > RUSHING * pause else 1)
                 self._over.wait(pause)
-                self._changed.wait(1.0 if any(answer.waiting for answer in self._answers) else None)
-                self._changed.clear()
+                self._await_change()
         finally:
             self._freeze()
             self._done.set()
+
+    def _await_change(self) -> None:
+        waiting = any(answer.waiting for answer in self._answers)
+        while self._waiting_loop is not None and not self._changed.wait(LOOP_WAKES):
+            with suppress(RuntimeError):  # it is closed
+                self._waiting_loop.call_soon_threadsafe(lambda: None)
+            if waiting:
+                break
+        if self._waiting_loop is None:
+            self._changed.wait(1.0 if waiting else None)
+        self._changed.clear()
 
     def _freeze(self) -> None:
         """Show the end: in the cell the static form instead of the view, elsewhere within it."""
