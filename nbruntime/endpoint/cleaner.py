@@ -9,8 +9,6 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from nbruntime.errors import NbruntimeError
-
 _log = logging.getLogger(__name__)
 
 _Action = Callable[[], None]
@@ -69,5 +67,5 @@ def _work(queue: SimpleQueue[_Action | None]) -> None:
     while (action := queue.get()) is not None:
         try:
             action()
-        except (NbruntimeError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 (the next one is to be cleaned up as well)
             _log.warning("clean-up of a stream failed: %s", error)

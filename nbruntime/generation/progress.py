@@ -148,7 +148,7 @@ class Progress:
         return [items[index].text if index in items else "" for index in range(self.expected)]
 
     def texts_read(self) -> list[str]:
-        """The same without what is in `pending`."""
+        """Give the same without what is in `pending`."""
         texts = self.texts()
         for delta in reversed(self.pending):
             texts[delta.index] = texts[delta.index].removesuffix(delta.text)
