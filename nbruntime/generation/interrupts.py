@@ -13,6 +13,7 @@ anew for every cell, so a stream of an earlier cell outlives the interrupt of a 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
 import threading
@@ -20,6 +21,11 @@ import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
+
+_SIGINT = int(signal.SIGINT)
+
+# Asked at every read, and signal.getsignal makes enums of handlers, which takes longer than all the rest.
+_handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
 
 
 class Interruptible(Protocol):
@@ -57,9 +63,9 @@ class _Watch:
     def _settle(self) -> None:
         """Put the previous handler back when nothing is watched any more."""
         if not self.streams and _in_main_thread():
-            current: object = signal.getsignal(signal.SIGINT)
+            current = _handler(_SIGINT)
             if current is self:
-                signal.signal(signal.SIGINT, self.previous)
+                signal.signal(_SIGINT, self.previous)
 
     def _leave(self) -> None:
         streams = list(self.streams.values())
@@ -82,7 +88,7 @@ def watch(stream: Interruptible) -> None:
     """
     if not _in_main_thread():
         return
-    handler: object = signal.getsignal(signal.SIGINT)
+    handler = _handler(_SIGINT)
     if isinstance(handler, _Watch):
         handler.add(stream)
     elif callable(handler):
@@ -90,12 +96,12 @@ def watch(stream: Interruptible) -> None:
         watching.add(stream)
         # Only the main interpreter has signals.
         with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGINT, watching)
+            signal.signal(_SIGINT, watching)
 
 
 def unwatch(stream: Interruptible) -> None:
     """Forget a stream that is over."""
-    handler: object = signal.getsignal(signal.SIGINT)
+    handler = _handler(_SIGINT)
     if isinstance(handler, _Watch):
         handler.drop(id(stream))
 
