@@ -338,10 +338,31 @@ def test_loads(client: Blocking | Async, server: ScriptedServer) -> None:
     assert client.call("loads") == [
         Load(dp_rank=1, num_running_reqs=2, num_waiting_reqs=1, num_total_tokens=40)
     ]
-    for nonsense in ({"load": "high"}, "busy", {"loads": 5}):
+    server.forget("/get_load")
+    workers = [{"url": "http://one", "load": 3, "is_healthy": True}, {"url": "http://two", "load": -1}]
+    server.on("/workers", Reply(json={"workers": workers, "total": 2}))
+    one, two = client.call("loads")
+    assert (one.dp_rank, one.num_running_reqs, one.raw["url"]) == (0, 3, "http://one")
+    assert (two.dp_rank, two.num_running_reqs) == (1, None)
+    for nonsense in ({"load": "high"}, "busy", {"loads": 5}, {"workers": 2}):
         server.on("/get_load", Reply(json=nonsense))
         with pytest.raises(errors.ProtocolError, match="what the load is"):
             client.call("loads")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", ["sk-own-key", None])
+def test_keys_in_what_a_server_says_are_masked(server: ScriptedServer, kind: str, key: str | None) -> None:
+    arguments = {"api_key": "sk-own-key", "admin_api_key": "sk-admin-key", "ssl_keyfile_password": None}
+    command = "--model-path m --api-key=sk-own-key --admin-api-key=sk-admin-key"
+    info = {**arguments, "tp_size": 1, "launch_command": command, "internal_states": [arguments]}
+    server.on("/server_info", Reply(json=info))
+    with connected(kind, server.url, api_key=key) as client:
+        told = client.call("get_server_info")
+    assert "sk-" not in str(told)
+    assert told["api_key"] == told["internal_states"][0]["admin_api_key"] == "***"
+    assert told["launch_command"] == "--model-path m --api-key=*** --admin-api-key=***"
+    assert (told["tp_size"], told["ssl_keyfile_password"]) == (1, None)
 
 
 # Profiles

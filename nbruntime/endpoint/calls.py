@@ -13,6 +13,7 @@ from typing import Any
 
 from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, get
 from nbruntime.endpoint.knowledge import Knowledge
+from nbruntime.endpoint.secret import without_secrets
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import (
     ArgumentTypeError,
@@ -75,7 +76,8 @@ def read_model_info(known: Knowledge) -> Call[dict[str, Any]]:
 def read_server_info(known: Knowledge) -> Call[dict[str, Any]]:
     """Read the configuration and the state of the server."""
     answer = yield from first_served(get("/server_info"), get("/get_server_info"))
-    known.server_info = _description(answer)
+    # SGLang's own key is among its arguments, and what is returned may be shown in a notebook.
+    known.server_info = without_secrets(_description(answer), answer.settings.secret)
     return known.server_info
 
 
@@ -90,7 +92,7 @@ def read_models() -> Call[list[dict[str, Any]]]:
 
 def read_load() -> Call[list[Load]]:
     """Read how busy the server is."""
-    answer = yield from first_served(get("/v1/loads"), get("/get_load"))
+    answer = yield from first_served(get("/v1/loads"), get("/get_load"), get("/workers"))
     return read_loads(answer.json(), where=answer.url)
 
 

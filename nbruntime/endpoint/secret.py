@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 MASK = "***"
 """What stands in the place of a secret."""
@@ -20,6 +21,10 @@ def is_secret_name(name: str) -> bool:
     [True, False, True, False]
     """
     return bool(_NAMES.search(name.rpartition(".")[2].lower().replace("-", "_")))
+
+
+_SHORTEST = 4
+"""Characters of a key that is looked for inside of other texts: a shorter one would tear words apart."""
 
 
 class Secret:
@@ -71,3 +76,55 @@ class Secret:
 
     def __reduce__(self) -> tuple[type[Secret], tuple[None]]:
         return Secret, (None,)  # a pickle has no key
+
+
+def without_secrets(info: dict[str, Any], key: Secret) -> dict[str, Any]:
+    """Copy what a server says of itself, its keys and passwords masked.
+
+    Parameters
+    ----------
+    info : dict
+        SGLang's arguments, ``api_key`` and the command line among them.
+    key : Secret
+        Masked, too, wherever it stands.
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> info = {"api_key": "sk-1234", "admin_api_key": None, "launch_command": "--port 1 --api-key=sk-1234"}
+    >>> without_secrets(info, Secret(None))
+    {'api_key': '***', 'admin_api_key': None, 'launch_command': '--port 1 --api-key=***'}
+    """
+    found = {*_secrets(info), key.reveal() or ""}
+    # The longest first: one may be the beginning of another.
+    words = sorted((word for word in found if len(word) >= _SHORTEST), key=len, reverse=True)
+
+    def masked(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            return {inner: masked(each, str(inner)) for inner, each in value.items()}
+        if isinstance(value, list):
+            return [masked(each, name) for each in value]
+        if not isinstance(value, str) or not value:
+            return value
+        if is_secret_name(name):
+            return MASK
+        for word in words:
+            value = value.replace(word, MASK)
+        return value
+
+    copy: dict[str, Any] = masked(info)
+    return copy
+
+
+def _secrets(value: Any, name: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner, each in value.items():
+            yield from _secrets(each, str(inner))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _secrets(each, name)
+    elif isinstance(value, str) and is_secret_name(name):
+        yield value

@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from nbruntime.errors import NbruntimeError
+from nbruntime.errors import NbruntimeError, NotServedError
 from nbruntime.generation.progress import Progress, ReadableStream
 from nbruntime.generation.record import Generation
 from nbruntime.protocol.deltas import Delta
@@ -45,9 +45,13 @@ class _AsyncLifeline:
     async def abort(self) -> None:
         self.progress.aborted = True
         known = self.progress.rids
+        unheard = self.progress.nameless
         if known:
-            await self._abort(known)
-        if self.progress.nameless:
+            try:
+                await self._abort(known)
+            except NotServedError:  # a router
+                unheard = True
+        if unheard:
             await self.leave()
 
     def leave(self) -> asyncio.Task[None]:

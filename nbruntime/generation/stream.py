@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from nbruntime.errors import NbruntimeError
+from nbruntime.errors import NbruntimeError, NotServedError
 from nbruntime.generation.interrupts import unwatch, watch
 from nbruntime.generation.progress import Progress, ReadableStream
 from nbruntime.generation.record import Generation
@@ -39,9 +39,13 @@ class _Lifeline:
     def abort(self) -> None:
         self.progress.aborted = True
         known = self.progress.rids
+        unheard = self.progress.nameless
         if known:
-            self._abort(known)
-        if self.progress.nameless:
+            try:
+                self._abort(known)
+            except NotServedError:  # a router
+                unheard = True
+        if unheard:
             self.leave()  # a closed connection is all that the server can be told
 
     def leave(self) -> None:

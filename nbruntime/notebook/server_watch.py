@@ -226,7 +226,7 @@ class ServerWatch:
     def _read_load(self) -> Load:
         if self._has_loads:
             try:
-                return whole_load(read_loads(self._json(("/v1/loads", "/get_load"))))
+                return whole_load(read_loads(self._json(("/v1/loads", "/get_load", "/workers"))))
             except (NotServedError, ProtocolError):
                 self._has_loads = False
         text = self._ask("/metrics" if self.metrics else "/model_info").decode("utf-8", "replace")

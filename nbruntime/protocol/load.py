@@ -1,4 +1,4 @@
-"""How busy a server is: one record for ``/v1/loads`` and for what older servers have."""
+"""How busy a server is: one record for ``/v1/loads``, for older servers, and for the workers of a router."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from nbruntime.errors import ProtocolError
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one data-parallel rank of a server is doing; None is what an old server does not say.
+    """What one data-parallel rank of a server, or one worker of a router, is doing.
+
+    None is what an old server or a router does not say.
 
     The names are those of SGLang 0.5.23's ``/v1/loads``.
 
     Parameters
     ----------
     dp_rank : int
-        Data-parallel rank; 0 where there is only one.
+        Data-parallel rank, or number of the worker; 0 where there is only one.
     num_running_reqs, num_waiting_reqs : int or None
         Requests that are computed, and that wait.
     num_used_tokens : int or None
@@ -56,24 +58,25 @@ _NAMES = tuple(item.name for item in fields(Load) if item.name not in ("raw", "d
 
 
 def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
-    """Read the answer of ``/v1/loads`` or of ``/get_load``.
+    """Read the answer of ``/v1/loads``, of ``/get_load``, or of a router's ``/workers``.
 
     Parameters
     ----------
     body : object
-        The JSON: an object with ``loads``, a list of them, or ``{"load": TOKENS}`` of SGLang up to 0.5.2.
+        The JSON: an object with ``loads``, a list of them, ``{"load": TOKENS}`` of SGLang up to 0.5.2, or the
+        ``workers`` of SGLang's router, which counts the requests that it has given to each.
     where : str, optional
         URL, for errors.
 
     Returns
     -------
     list of Load
-        One for each data-parallel rank.
+        One for each data-parallel rank or worker.
 
     Raises
     ------
     ProtocolError
-        If it is none of the three.
+        If it is none of them.
 
     Examples
     --------
@@ -85,10 +88,18 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
             return [_read(entry, rank) for rank, entry in enumerate(entries)]
         case {"load": [*entries]} if all(isinstance(entry, Mapping) for entry in entries):
             return [_read(entry, rank) for rank, entry in enumerate(entries)]
+        case {"workers": [*entries]} if all(isinstance(entry, Mapping) for entry in entries):
+            return [_read_worker(entry, number) for number, entry in enumerate(entries)]
         case {"load": int(tokens)}:
             return [Load(num_total_tokens=tokens, raw=dict(body))]
         case _:
             raise ProtocolError("The answer does not say what the load is", where=where)
+
+
+def _read_worker(entry: Mapping[str, Any], number: int) -> Load:
+    given = entry.get("load")
+    known = isinstance(given, int) and given >= 0  # -1: the worker does not say
+    return Load(number, num_running_reqs=given if known else None, raw=dict(entry))
 
 
 def _read(entry: Mapping[str, Any], rank: int) -> Load:
