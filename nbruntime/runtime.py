@@ -7,6 +7,7 @@ import json
 import os
 import time
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -201,6 +202,8 @@ class Runtime:
             except BaseException:
                 self.phases.enter(Phase("failed"))
                 raise
+            # By a weak reference: an endpoint that is kept must not keep the server.
+            self.endpoint.settings.diagnose = partial(_diagnosis, weakref.ref(self._server))
             self._ready_at = time.monotonic()
         self._server.report_to(self.phases)
 
@@ -539,11 +542,8 @@ class Runtime:
             return ServerConnectionError(
                 "This Runtime was shut down", where=where, hint="Start a new one: Runtime(...)."
             )
-        last = server.logs(ERROR_LOG_LINES)
         return ServerConnectionError(
-            f"The server died: {server.exit_cause()}",
-            where=where,
-            hint=f"Start a new one: Runtime(...). The last lines of its log:\n{last}",
+            f"The server died: {server.exit_cause()}", where=where, hint=_last_words(server)
         )
 
     # Its end
@@ -576,3 +576,17 @@ class Runtime:
             "A Runtime owns a server process: it cannot be pickled or copied",
             hint="Hand on runtime.url, and connect to it with RuntimeEndpoint(url, api_key=...).",
         )
+
+
+def _diagnosis(reference: weakref.ref[Server]) -> str | None:
+    """Say what the owner of a server knows when it does not answer; nothing while it runs."""
+    server = reference()
+    if server is None or server.stopped:
+        return "Its Runtime was shut down. Start a new one: Runtime(...)."
+    server.wait_until_gone(0.5)  # the connection breaks a moment before the end of the process is known
+    return None if server.usable else f"The server died: {server.exit_cause()}. {_last_words(server)}"
+
+
+def _last_words(server: Server) -> str:
+    last = server.logs(ERROR_LOG_LINES)
+    return f"Start a new one: Runtime(...). The last lines of its log:\n{last}"

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -492,6 +493,23 @@ def test_call_to_a_dead_server_tells_how_it_died(runtime: Runtime) -> None:
         runtime.generate("Hi")
     await_true(lambda: runtime.phase == "died")
     assert "died · it was killed by SIGKILL" in repr(runtime)
+
+
+def test_endpoint_of_a_dead_server_tells_how_it_died_too(runtime: Runtime) -> None:
+    assert runtime.pid is not None
+    os.kill(runtime.pid, signal.SIGKILL)
+    with pytest.raises(ServerConnectionError, match=r"died: it was killed by SIGKILL(.|\n)*phase: ready"):
+        runtime.endpoint.complete("Hi")
+
+
+def test_endpoint_that_is_kept_does_not_keep_the_server() -> None:
+    runtime = start()
+    endpoint, server = runtime.endpoint, weakref.ref(runtime._server)  # type: ignore[arg-type]
+    del runtime
+    gc.collect()
+    assert server() is None
+    with pytest.raises(ServerConnectionError, match=r"Its Runtime was shut down"):
+        endpoint.complete("Hi")
 
 
 def test_deleted_runtime_takes_its_server_along(tmp_path: Path) -> None:
