@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 
 import nbruntime
+from nbruntime.notebook.launch_line import server_options
+from nbruntime.notebook.magics import SglMagics
+from nbruntime.notebook.options import option_names
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,12 +73,13 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 
 
 @pytest.mark.model
-def test_names_in_the_architecture_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("document", "at_least"), [("architecture", 20), ("notebook", 6)])
+def test_names_in_a_document_exist(document: str, at_least: int) -> None:
+    text = (ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8")
     rooms = "|".join(path.stem for path in (ROOT / "nbruntime").iterdir() if not path.name.startswith("_"))
     names = sorted(set(re.findall(rf"`((?:{rooms})(?:\.\w+)*)`", text)))
     print(f"{len(names)} names")
-    assert len(names) > 20
+    assert len(names) >= at_least
     assert [name for name in names if not _exists(f"nbruntime.{name}")] == []
 
 
@@ -91,6 +95,28 @@ def _exists(dotted: str) -> bool:
                 return False
             found = getattr(found, part)
     return True
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/notebook.md", "notebooks/02_in_the_notebook.ipynb"])
+def test_magics_and_their_options_in_a_document_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    parsers = {
+        f"{'%%' if kind == 'cell' else '%'}{name}": getattr(SglMagics, name).parser
+        for kind, names in SglMagics.magics.items()
+        for name in names
+    }
+    options = {name: set(option_names(parser)) for name, parser in parsers.items()}
+    options["%sgl_launch"] |= set(server_options())
+    wrong, named = [], set()
+    for name, line in re.findall(r"(%+sgl_\w+)([^\n`|]*)", text):
+        named.add(name)
+        used = re.findall(r"(?<!\S)\[?(--?[a-z][\w-]*)", line)
+        wrong += [f"{name} {option}" for option in used if option not in options.get(name, ())]
+    every = set().union(*options.values(), ["--to", "--port"])  # of nbconvert, of the embedded server
+    wrong += [option for option in re.findall(r"`(--[a-z][\w-]*)", text) if option not in every]
+    print(f"{document}: {', '.join(sorted(named))}")
+    assert named
+    assert wrong == []
 
 
 @pytest.mark.parametrize("name", _modules(*LOWEST_FLOOR))
