@@ -138,7 +138,7 @@ def test_bytes_of_a_draw_do_not_grow(sent: Sent) -> None:
     line = "A line of *text* that says what the `sky` is like, and why it is so.\n"
     kit = WidgetKit()
     for kind, opening in (("prose", ""), ("code", "```python\n"), ("a list", "- a\n"), ("one line", "")):
-        view = AnswerView(kit, title="", markdown=True, text=opening, began=0.0)
+        view = AnswerView(kit, title="", first=True, markdown=True, text=opening, began=0.0)
         text = {"a list": "- " + line, "one line": line.rstrip()}.get(kind, line)
         sent.messages.clear()
         sizes = []

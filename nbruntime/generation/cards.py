@@ -29,7 +29,7 @@ def generation_card(generation: Generation, *, body: str | None = None, state: s
     Card
     """
     if body is None:
-        body = f'<div style="white-space:pre-wrap">{escape(generation.text)}</div>'
+        body = _as_it_is(generation.text)
     details = []
     if isinstance(generation.prompt, str):
         details.append(Details("prompt", text=generation.prompt))
@@ -100,7 +100,7 @@ def stream_card(stream: Any) -> Card:
         tone = "good" if state == "finished" else "idle"
     texts = [each.text for each in generations]
     one = len(texts) == 1
-    body = f'<div style="white-space:pre-wrap">{escape(texts[0])}</div>' if one else ""
+    body = _as_it_is(texts[0]) if one else ""
     return Card(
         type(stream).__name__,
         stream.rid,
@@ -111,6 +111,11 @@ def stream_card(stream: Any) -> Card:
         details=[] if one else [Details(f"text {n}", text=text or "…") for n, text in enumerate(texts)],
         plain="\n".join(f"  {shortened(text, 100)!r}" for text in texts),
     )
+
+
+def _as_it_is(text: str) -> str:
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;max-height:30em;overflow:auto"
+    return f'<div style="{style}">{escape(text)}</div>'
 
 
 def _state(generation: Generation) -> str:

@@ -46,8 +46,8 @@ border-top-left-radius:0;border-top-right-radius:0}
 .nbr .nbr-from-table>table:first-child>thead{display:none}
 .nbr .nbr-into-text>p:last-child,.nbr .nbr-from-text>p:first-child{display:inline}
 .nbr .nbr-from-text:not(.nbr-into-text)>p:first-child::after{content:"";display:block;height:.7em}
-.nbr-answers .nbr-head{margin:.9em 0 .2em;font-size:.86em}
-.nbr-answers style+.nbr-head{margin-top:0}
+.nbr-answers .nbr-head{margin:0 0 .2em;font-size:.86em}
+.nbr-answers .nbr-next{margin-top:1.2em}
 .nbr-answers .nbr-foot{font-size:.86em;font-variant-numeric:tabular-nums;line-height:1.7}
 .nbr-answers .nbr-plain+.nbr-foot{margin-top:.7em}
 .nbr-text .k{font-weight:600;

@@ -64,6 +64,8 @@ class AnswerView:
         Makes its widgets.
     title : str
         Stands above it; may be empty.
+    first : bool
+        Whether nothing stands above that.
     markdown : bool
         Whether its text is markdown.
     text : str
@@ -77,7 +79,9 @@ class AnswerView:
         All of it.
     """
 
-    def __init__(self, kit: WidgetKit, *, title: str, markdown: bool, text: str, began: float) -> None:
+    def __init__(
+        self, kit: WidgetKit, *, title: str, first: bool, markdown: bool, text: str, began: float
+    ) -> None:
         self._kit = kit
         self._arrived: deque[tuple[str, int]] = deque()  # filled by the thread that reads
         self._text = LiveText(markdown=markdown)
@@ -90,7 +94,7 @@ class AnswerView:
         self._tail = kit.html(CARET)
         self._spares = [kit.html()]
         self._page = kit.box([self._tail, *self._spares])
-        heads = [kit.html(head_html(title))] if title else []
+        heads = [kit.html(head_html(title, first=first))] if title else []
         self.box = kit.box([*heads, self._page])
 
     def add(self, delta: Delta) -> None:

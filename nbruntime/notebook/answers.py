@@ -49,10 +49,12 @@ def answer_bundle(
     longest = LONGEST_ANSWER // len(generations)
     texts = [_shown(each.text, longest) for each in generations]
     heads = [head(each, generations) for each in generations]
-    html, plain, marked = [], [], []
+    html: list[str] = []
+    plain: list[str] = []
+    marked: list[str] = []
     for title, text, generation in zip(heads, texts, generations, strict=True):
         foot = foot_parts(generation, ending, failed=error is not None)
-        html.append(head_html(title) + text_html(text, markdown=markdown) + foot_html(*foot))
+        html.append(head_html(title, first=not html) + text_html(text, markdown=markdown) + foot_html(*foot))
         prefix = f"[{title}]\n" if title else ""
         how = f"\n[{foot[0]}]" if foot[0] else ""
         plain.append(prefix + visible(text + how))
@@ -78,9 +80,10 @@ def head(generation: Generation, generations: list[Generation]) -> str:
     return number
 
 
-def head_html(title: str) -> str:
-    """Write the title of an answer."""
-    return f'<div class="nbr-head nbr-quiet">{escape(title)}</div>' if title else ""
+def head_html(title: str, *, first: bool) -> str:
+    """Write the title of an answer; that of the first one has no space above it."""
+    kind = "nbr-quiet" if first else "nbr-quiet nbr-next"
+    return f'<div class="nbr-head {kind}">{escape(title)}</div>' if title else ""
 
 
 def foot_html(state: str, figures: str) -> str:

@@ -89,7 +89,14 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._kit = kit = WidgetKit()
         generations = stream.generations
         self._answers = [
-            AnswerView(kit, title=head(each, generations), markdown=markdown, text=text, began=stream.started)
+            AnswerView(
+                kit,
+                title=head(each, generations),
+                first=each is generations[0],
+                markdown=markdown,
+                text=text,
+                began=stream.started,
+            )
             for each, text in zip(generations, stream.texts_read, strict=True)
         ]
         self._stop_button = kit.keep(
