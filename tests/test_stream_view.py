@@ -124,7 +124,7 @@ def test_a_view_shows_the_answer_and_its_figures(endpoint: RuntimeEndpoint, sent
 def test_the_static_form_has_all_forms_of_the_text(endpoint: RuntimeEndpoint) -> None:
     running = endpoint.stream("x")
     running.result()
-    bundle = answer_bundle(running)
+    bundle = answer_bundle(running.generations, running.error)
     assert bundle["text/plain"] == WHOLE
     assert bundle["text/markdown"] == WHOLE
     output = nbformat.v4.new_output("display_data", bundle)
@@ -184,7 +184,7 @@ def test_a_megabyte_in_one_token_is_drawn_in_little(sent: Sent, text: str) -> No
     assert len(result.text) == len(text) + 15
     drawn = [value for value in sent.values() if "nbr-answers" not in value]
     assert any("characters came at once" in value for value in drawn)
-    bundle = answer_bundle(view.stream)
+    bundle = answer_bundle(view.stream.generations, view.stream.error)
     size = sum(len(form.encode()) for form in bundle.values())
     print(f"largest draw {max(map(len, drawn))} characters, static form {size / 1e6:.2f} MB")
     assert max(map(len, drawn)) < 30_000
@@ -211,7 +211,7 @@ def test_what_arrives_at_once_is_shown_at_the_end() -> None:
 def test_nothing_dangerous_in_any_form(text: str) -> None:
     view = StreamView(given_body(events(*text, done=True)))
     view.run()
-    bundle = answer_bundle(view.stream)
+    bundle = answer_bundle(view.stream.generations, view.stream.error)
     view.close()
     for element in ElementTree.fromstring(bundle["text/html"]).iter():
         assert element.tag not in {"script", "img", "iframe", "object", "embed", "form", "input"}
@@ -309,7 +309,9 @@ def test_an_interrupt_marks_the_partial_text() -> None:
     assert "So far" in html_of(view)
     assert "interrupted" in html_of(view)
     assert aborted == [(view.stream.rid,)]
-    assert answer_bundle(view.stream, ending="interrupted")["text/plain"] == "So far\n[interrupted]"
+    assert (
+        answer_bundle(view.stream.generations, ending="interrupted")["text/plain"] == "So far\n[interrupted]"
+    )
     view.close()
 
 

@@ -5,11 +5,12 @@ The static form is read again without kernel, widgets or network.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from nbruntime.cards import STYLE
 from nbruntime.errors import NbruntimeError
-from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
+from nbruntime.generation import Generation
 from nbruntime.generation.record import seconds
 from nbruntime.markup import escape, shortened, visible
 from nbruntime.notebook.answer_style import LIVE_STYLE as LIVE_STYLE
@@ -27,14 +28,20 @@ Jupyter drops messages that are larger than a few megabytes, and a bundle holds 
 
 
 def answer_bundle(
-    stream: GenerationStream | AsyncGenerationStream, *, markdown: bool = True, ending: Ending | None = None
+    generations: Sequence[Generation],
+    error: NbruntimeError | None = None,
+    *,
+    markdown: bool = True,
+    ending: Ending | None = None,
 ) -> dict[str, Any]:
-    """Give the static form of a stream that has ended, in any way.
+    """Give the static form of answers that have ended, in any way.
 
     Parameters
     ----------
-    stream : GenerationStream or AsyncGenerationStream
-        Read to its end, left or failed.
+    generations : sequence of Generation
+        The answers of one request.
+    error : NbruntimeError, optional
+        What they failed with.
     markdown : bool
         Whether its text is markdown.
     ending : str, optional
@@ -45,7 +52,6 @@ def answer_bundle(
     dict
         MIME bundle: plain text, HTML and markdown.
     """
-    generations, error = stream.generations, stream.error
     longest = LONGEST_ANSWER // len(generations)
     texts = [_shown(each.text, longest) for each in generations]
     heads = [head(each, generations) for each in generations]
@@ -69,7 +75,7 @@ def answer_bundle(
     }
 
 
-def head(generation: Generation, generations: list[Generation]) -> str:
+def head(generation: Generation, generations: Sequence[Generation]) -> str:
     """Give the title of one answer among several: its number, and its prompt where those differ."""
     if len(generations) == 1:
         return ""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from IPython.display import display
 
@@ -54,18 +53,9 @@ def show_generations(generations: Sequence[Generation], *, view: str) -> None:
         return
     from nbruntime.notebook.answers import answer_bundle
 
-    whole = cast("GenerationStream", _Ended(list(generations)))
-    display(answer_bundle(whole, markdown=view == "markdown"), raw=True)
+    display(answer_bundle(generations, markdown=view == "markdown"), raw=True)
 
 
 def show_card(card: Card) -> None:
     """Show a card in the cell; in a terminal its text."""
     display(card.mimebundle(), raw=True)
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """As much of a stream that has ended as its static form needs."""
-
-    generations: list[Generation]
-    error: None = None

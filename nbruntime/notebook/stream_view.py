@@ -397,7 +397,9 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         grown.close()
 
     def _final_bundle(self) -> dict[str, Any]:
-        return answer_bundle(self.stream, markdown=self.markdown, ending=self._ending)
+        return answer_bundle(
+            self.stream.generations, self.stream.error, markdown=self.markdown, ending=self._ending
+        )
 
     def _close_widgets(self) -> None:
         super().close()
