@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nbruntime.errors import ArgumentValueError, NotServedError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of
-from nbruntime.frontend.failures import told
+from nbruntime.frontend.failures import over, told
 from nbruntime.frontend.select import select
 from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
@@ -100,7 +100,7 @@ class FrontendBackend:
         (str or list of str, dict or list of dict)
             Text and ``meta_info``; lists for ``n > 1``.
         """
-        with told("sgl.gen"), programs.noted(s, "gen") as step:
+        with told("sgl.gen", s), programs.noted(s, "gen") as step:
             answer = self.complete(s.text_, **gen_arguments(s, sampling_params))
             if isinstance(answer, list):
                 step.wrote(answer, [single.meta_info for single in answer])
@@ -123,7 +123,7 @@ class FrontendBackend:
         (str, dict)
             What is new: text, and ``meta_info`` with the logprobs of the new tokens.
         """
-        with told("sgl.gen"), programs.noted(s, "gen") as step:
+        with told("sgl.gen", s), programs.noted(s, "gen") as step:
             arguments = gen_arguments(s, sampling_params)
             if (arguments["sampling_params"].get("n") or 1) > 1:
                 raise ArgumentValueError(
@@ -133,8 +133,8 @@ class FrontendBackend:
                 )
             with self.stream(s.text_, **arguments) as stream:
                 for delta in stream.deltas():
-                    step.meta_info = delta.meta_info
-                    yield delta.text, delta.meta_info
+                    step.meta_info = meta_info = delta.meta_info
+                    yield delta.text, meta_info
                 answer = stream.result()
                 assert isinstance(answer, Generation)
                 step.wrote([answer], step.meta_info)
@@ -158,7 +158,7 @@ class FrontendBackend:
         ChoicesDecision
             What the rule gives: ``decision`` and ``meta_info``.
         """
-        with told("sgl.select"), programs.noted(s, "select", choices) as step:
+        with told("sgl.select", s), programs.noted(s, "select", choices) as step:
             decision = select(self, s.text_, choices, temperature, choices_method, images_of(s))
             step.chose(decision)
             return decision
@@ -166,7 +166,7 @@ class FrontendBackend:
     def commit_lazy_operations(self, s: Any) -> None:
         """Bring the state's text into the KV cache, before it is forked."""
         if s.text_:
-            with told("fork"):
+            with told("fork", s):
                 self.complete(s.text_, max_new_tokens=0, image_data=images_of(s))
 
     def fill_image(self, s: Any) -> None:
@@ -179,6 +179,7 @@ class FrontendBackend:
     def end_program(self, s: Any) -> None:
         """Note how far a program or a fork came; also called while it is being deleted."""
         programs.ended(s)
+        over(s)
 
     def fork_program(self, src: Any, dst: Any, position_ids_offset: Sequence[int] | None = None) -> None:
         """Nothing is kept for a program; the server finds the common prefix by itself."""

@@ -1,21 +1,28 @@
-"""Errors in a program of the frontend language, so that none goes unseen.
+"""Errors in a program of the frontend language, so that none goes unseen and none hangs.
 
 SGLang's interpreter runs a program in threads. What a backend raises there ends the thread: it becomes
 ``state.error()``, an iterator of the text ends as if all were well, ``state["name"]`` is a KeyError or as
 much text as had come, and a batch goes on. The interpreter's own warning is a traceback, which Python
-shows only once for the same place.
+shows only once for the same place. What the program asks for after that, nobody does: ``s.fork()``,
+``state.sync()`` and ``state["name"]`` wait for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 QUIET_SECONDS = 1.0
 """The programs of a batch that fail in the same way within this time are told of once."""
+
+LOOK_SECONDS = 0.05
+"""How often it is looked whether a program that has failed is over."""
 
 
 class ProgramWarning(UserWarning):
@@ -23,24 +30,34 @@ class ProgramWarning(UserWarning):
 
 
 @contextlib.contextmanager
-def told(call: str) -> Iterator[None]:
+def told(call: str, s: Any) -> Iterator[None]:
     """Warn of an error that leaves this block, every time; the error goes on.
 
     Parameters
     ----------
     call : str
         What the program had called, such as ``sgl.gen``.
+    s : StreamExecutor
+        State of the program.
     """
     try:
         yield
     except Exception as error:
         with contextlib.suppress(ProgramWarning):  # where warnings are errors, the error itself is better
             _warn(call, f"{type(error).__name__}: {error}")
+        if threading.current_thread() is getattr(s, "worker", None):
+            threading.Thread(target=_sweep, args=(s,), name="nbruntime-sweep", daemon=True).start()
         raise
+
+
+def over(s: Any) -> None:
+    """Note that a program asks for nothing more."""
+    _over.add(s)
 
 
 _lock = threading.Lock()
 _told: dict[str, float] = {}
+_over: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _warn(call: str, text: str) -> None:
@@ -53,3 +70,17 @@ def _warn(call: str, text: str) -> None:
     if not again:
         # Without a registry: Python would keep the second warning of the same text to itself.
         warnings.warn_explicit(text, ProgramWarning, call, 0)
+
+
+def _sweep(s: Any) -> None:
+    """Clear away what a program asks of a state whose thread has ended, until it asks for no more."""
+    s.worker.join()
+    last = False
+    while not last:
+        last = s in _over
+        with contextlib.suppress(queue.Empty):
+            while True:
+                s.queue.get(timeout=None if last else LOOK_SECONDS, block=not last)
+                s.queue.task_done()
+        for event in list(s.variable_event.values()):
+            event.set()

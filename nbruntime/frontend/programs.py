@@ -11,6 +11,7 @@ import contextlib
 import re
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -161,6 +162,11 @@ class Program:
         self._living: dict[int, Branch] = {}
         self._ended: list[Branch] = []
 
+    @property
+    def alive(self) -> bool:
+        """Whether any of its states is."""
+        return bool(self._living)
+
     def look(self) -> None:
         """Take in how far all states are."""
         for branch in self.branches:
@@ -200,11 +206,30 @@ class Program:
         if branch is not None:
             branch.look()
             self._ended.append(branch)
-        if not self._living:
-            _programs.pop(id(self.arguments), None)
+        if self._living:
+            return
+        if all(each.start is not None for each in self._ended):
+            # Forks may come and go before the program itself has called the model.
+            _without_root.append(self)
+            if len(_without_root) <= LARGEST_BATCH:
+                return
+            _forget(_without_root.popleft())
+        else:
+            _forget(self)
 
+
+LARGEST_BATCH = 256
+"""Programs whose forks have ended, and which have not called the model by themselves: so many are kept."""
 
 _programs: dict[int, Program] = {}
+_without_root: deque[Program] = deque()
+
+
+def _forget(program: Program) -> None:
+    with contextlib.suppress(ValueError):
+        _without_root.remove(program)
+    if not program.alive:
+        _programs.pop(id(program.arguments), None)
 
 
 def program_of(s: Any) -> Program | None:
@@ -252,7 +277,11 @@ def noted(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -
 def ended(s: Any) -> None:
     """Note how far a state came; its end may be that it is being deleted."""
     program = program_of(s)
-    branch = None if program is None else program.branch(s)
+    if program is None:
+        return
+    branch = program.branch(s)
+    if branch is None and s.fork_start_text_pos is None:
+        branch = program.add(s)  # its forks have called the model, itself it has not yet
     if branch is not None:
         branch.look(s)
 

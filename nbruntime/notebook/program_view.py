@@ -98,7 +98,7 @@ class ProgramView:
         """
         if not in_kernel():
             self.wait()
-            display(self.card().mimebundle(), raw=True)
+            print(self.card().text())
         elif self.wait(QUIET_SECONDS):
             self._cell.run(display, self.card().mimebundle(), raw=True)
         elif block:
