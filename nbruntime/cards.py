@@ -27,9 +27,10 @@ STYLE = """
 [data-jp-theme-light="false"] .nbr-good{color:#5cc49b}[data-jp-theme-light="false"] .nbr-busy{color:#82b1ea}
 [data-jp-theme-light="false"] .nbr-bad{color:#ee9a76}
 .nbr table.nbr-pairs{border-collapse:collapse;border:0;margin:.25em 0 0;font-size:inherit;background:none}
-.nbr table.nbr-pairs tr,.nbr table.nbr-pairs td,.nbr table.nbr-pairs th{background:none!important;border:0}
+.nbr table.nbr-pairs tr,.nbr table.nbr-pairs td,.nbr table.nbr-pairs th{background:none!important;border:0;
+line-height:inherit}
 .nbr table.nbr-pairs td,.nbr table.nbr-pairs th{padding:0 1.2em 0 0;text-align:left;vertical-align:top;
-line-height:inherit;font-variant-numeric:tabular-nums;font-weight:inherit;white-space:normal;max-width:44em}
+font-variant-numeric:tabular-nums;font-weight:inherit;white-space:normal;max-width:44em}
 .nbr table.nbr-pairs th{opacity:.7;white-space:nowrap}
 .nbr table.nbr-grid th{border-bottom:1px solid rgba(128,128,128,.6);opacity:.8}
 .nbr details{margin:.25em 0 0}.nbr summary{cursor:pointer;opacity:.7}

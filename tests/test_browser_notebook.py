@@ -285,7 +285,12 @@ def test_streams_side_by_side_in_a_layout(lab: NotebookPage, server: Server) -> 
     left, right = (both.get_by_text(f"The {name} one began").bounding_box() for name in waits)
     assert left is not None
     assert right is not None
-    assert left["x"] + left["width"] <= right["x"]
+    assert left["x"] + left["width"] + 16 <= right["x"]
+    stop = both.get_by_role("button", name="Stop").first.bounding_box()
+    figures = both.locator(".nbr-foot span").first.bounding_box()
+    assert stop is not None
+    assert figures is not None
+    assert figures["x"] + figures["width"] <= stop["x"]
     go(waits["right"])
     expect(both).to_contain_text("and the right one ended.")
     expect(both).not_to_contain_text("and the left one ended.")
@@ -334,9 +339,8 @@ def unharmed(page: NotebookPage, output: Locator) -> None:
 
 
 def test_the_panel_follows_the_load_and_rests_when_nobody_looks(lab: NotebookPage, server: Server) -> None:
-    lab.open(
-        connected(server, "panel = endpoint.panel(interval=0.1)\npanel", "print(panel.polling)"), "panel"
-    )
+    rests = "from fake_engine import await_true\nawait_true(lambda: not panel.polling)\nprint('it rests')"
+    lab.open(connected(server, "panel = endpoint.panel(interval=0.1)\npanel", rests), "panel")
     lab.run_cell(0)
     lab.run_cell(1)
     panel = lab.output(1)
@@ -350,7 +354,7 @@ def test_the_panel_follows_the_load_and_rests_when_nobody_looks(lab: NotebookPag
 
     lab.clear(1)
     lab.run_cell(2)
-    expect(lab.output(2)).to_contain_text("False")
+    expect(lab.output(2)).to_contain_text("it rests")
     before = server.polls()
     lab.page.wait_for_timeout(1000)  # ten intervals, in which nothing happens
     assert server.polls() == before
@@ -361,7 +365,7 @@ def test_the_panel_follows_the_load_and_rests_when_nobody_looks(lab: NotebookPag
     panel.get_by_role("button", name="Close panel").click()
     is_static(panel)
     lab.run_cell(2)
-    expect(lab.output(2)).to_contain_text("False")
+    expect(lab.output(2)).to_contain_text("it rests")
     lab.reopen(trusted=True)
     expect(lab.output(1)).to_contain_text("77 tokens/s")
     expect(lab.output(1).locator(".nbr-chart path").first).to_be_visible()

@@ -11,6 +11,8 @@ max-width:48em;margin:0 0 .4em;position:relative;text-align:left}
 .nbr-live .widget-html,.nbr-live .widget-html-content,.nbr-live .widget-vbox,.nbr-live .nbr-text,
 .nbr-pieces .nbr-text{display:contents;font-size:inherit;line-height:inherit}
 .nbr-live.widget-vbox{display:block;overflow:visible}
+.widget-hbox>.nbr.nbr-answers.nbr-answers{flex:1 1 0;min-width:0;margin-right:2em;align-self:flex-start}
+.nbr-live:has(>button.nbr-stop) .nbr-foot{padding-right:5em}
 .nbr .nbr-text{overflow-wrap:anywhere}
 .nbr .nbr-plain{white-space:pre-wrap}
 & p,& ul,& ol,& table,& blockquote,& pre{margin:0 0 .7em;line-height:inherit;font-size:inherit;
