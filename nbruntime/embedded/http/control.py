@@ -65,8 +65,8 @@ def _timeout(request: web.Request) -> float:
 async def abort_request(request: web.Request) -> web.Response:
     """Serve ``/abort_request``: the request ``rid``, or all; an unknown id is no error.
 
-    As with SGLang (``srt/managers/tokenizer_manager.py``) the id must be that of a request that runs, and those
-    whose ids begin with it end, too. The name that was given to a batch is none of them.
+    As with SGLang (``srt/managers/tokenizer_manager.py``) the id must be that of a request that runs, and
+    those whose ids begin with it end, too. The name that was given to a batch is none of them.
     """
     state = state_of(request)
     engine = state.service.engine

@@ -11,7 +11,7 @@ from aiohttp import web
 from nbruntime._version import __version__
 from nbruntime.embedded.http.metrics import CONTENT_TYPE
 from nbruntime.embedded.http.replies import ReplyError, json_reply
-from nbruntime.embedded.http.state import Service, ServerState, json_safe, state_of
+from nbruntime.embedded.http.state import ServerState, Service, json_safe, state_of
 
 GIB = 2**30
 
