@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sglang as sgl
-from scripted_server import MODEL_INFO, Asked, Reply, ScriptedServer, answer, cumulative, stream
+from scripted_server import MODEL_INFO, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
+from sglang.lang.backend.base_backend import BaseBackend
 from sglang.lang.choices import (
     greedy_token_selection,
     token_length_normalized,
@@ -19,8 +22,10 @@ from sglang.lang.choices import (
 )
 from sglang.lang.ir import SglSamplingParams
 
-from nbruntime.endpoint import RuntimeEndpoint
-from nbruntime.errors import ArgumentValueError
+from nbruntime.endpoint import RuntimeEndpoint, knowledge
+from nbruntime.errors import ArgumentValueError, BadRequestError, NotServedError, StreamError
+from nbruntime.frontend import failures
+from nbruntime.frontend.failures import ProgramWarning
 from nbruntime.frontend.named_templates import TEMPLATES, get_chat_template, guess_chat_template
 from nbruntime.frontend.tokenizer_template import TokenizerTemplate
 
@@ -151,15 +156,126 @@ def test_deltas_have_their_own_logprobs(server: ScriptedServer, endpoint: Runtim
     assert (sent["return_logprob"], sent["stream"]) == (True, True)
 
 
+def test_text_comes_while_the_server_still_writes(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    wait = Wait()
+    first, *rest = cumulative(["Learning", " by", " machine"])
+    server.on("/generate", stream(first, wait, *rest))
+    texts = chatbot.run(user_message="x", stream=True).text_iter("response")
+    assert next(texts) == "Learning"
+    wait.go.set()
+    assert "".join(texts) == " by machine"
+
+
 def test_a_streaming_program_that_fails_says_so(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", stream({"error": {"message": "no room", "code": 503}}))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        failed = chatbot.run(user_message="x", stream=True)
-        assert "".join(failed.text_iter("response")) == ""
-        failed.sync()
-    assert "no room" in str(failed.error())
-    assert any("no room" in str(warning.message) for warning in caught)
+    with pytest.warns(ProgramWarning, match="no room") as caught:
+        failed = run_to_the_end(chatbot, user_message="x", stream=True)
+    assert "".join(failed.text_iter("response")) == ""
+    assert isinstance(failed.error(), StreamError)
+    (told,) = [str(warning.message) for warning in caught if warning.category is ProgramWarning]
+    assert told.split("\n") == [
+        f"StreamError: The server sent an error in the stream: no room ({server.url}/generate)",
+        "Nothing was generated.",
+    ]
+
+
+def run_to_the_end(program: Any, **arguments: Any) -> Any:
+    state = program.run(**arguments)
+    state.sync()
+    return state
+
+
+def test_an_error_is_told_again_but_once_for_a_batch(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.on("/generate", Reply(json={"detail": "no"}, status=400))
+
+    def told_by(run: Callable[[], Any]) -> int:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")  # as Python does by itself: the same place, only once
+            run()
+        return sum(warning.category is ProgramWarning for warning in caught)
+
+    @sgl.function
+    def short(s: Any, number: int) -> None:
+        s += f"{number}" + sgl.gen("x")
+
+    batch = [{"number": number} for number in range(8)]
+    assert told_by(lambda: short.run_batch(batch, num_threads=8)) == 1
+    monkeypatch.setattr(failures, "QUIET_SECONDS", 0.0)
+    for _ in range(2):
+        assert told_by(lambda: run_to_the_end(chatbot, user_message="x")) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProgramWarning)
+        warnings.filterwarnings("ignore", message="Error in stream_executor")
+        assert isinstance(run_to_the_end(chatbot, user_message="x").error(), BadRequestError)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_program_that_goes_on_after_an_error_does_not_hang(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, streaming: bool
+) -> None:
+    server.on("/generate", Reply(json={"detail": "no"}, status=400))
+    reached = threading.Event()
+    failed = threading.Event()
+
+    @sgl.function
+    def goes_on(s: Any) -> None:
+        s += "Once" + sgl.gen("first")
+        failed.wait(20)
+        s += sgl.gen("second")
+        forks = s.fork(2)
+        forks += sgl.gen("forked")
+        s.sync()
+        reached.set()
+
+    done = goes_on.run(stream=True) if streaming else None
+    if done is None:
+        running: list[Any] = []
+        thread = threading.Thread(target=lambda: running.append(goes_on.run()), daemon=True)
+        thread.start()
+    server.wait_for("/generate")
+    failed.set()
+    assert reached.wait(20), "the program hangs"
+    if done is None:
+        thread.join(20)
+        (done,) = running
+    with pytest.raises(KeyError, match="second"):
+        done["second"]
+    assert isinstance(done.error(), BadRequestError)
+    if streaming:
+        assert list(done.text_iter("second")) == [""]
+
+
+def test_the_endpoint_is_a_backend_of_sglang(endpoint: RuntimeEndpoint) -> None:
+    assert isinstance(endpoint, BaseBackend)
+    assert isinstance(endpoint, RuntimeEndpoint)
+    assert type(endpoint) is RuntimeEndpoint
+    assert endpoint.__class__.__name__ == "RuntimeEndpoint"
+    assert [name for name in vars(BaseBackend) if not hasattr(endpoint, name)] == []
+    for again in (pickle.loads(pickle.dumps(endpoint)), copy.copy(endpoint)):
+        assert again.base_url == endpoint.base_url
+        assert isinstance(again, BaseBackend)
+        again.close()
+    assert endpoint.support_concate_and_append is False
+    with pytest.raises(NotServedError, match="join"):
+        endpoint.concatenate_and_append(["a"], "b")
+
+
+def test_the_caller_s_stop_texts_do_not_grow(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("x")))
+    stop = ["\n"]
+
+    @sgl.function
+    def often(s: Any) -> None:
+        for _ in range(3):
+            s += sgl.gen("x", stop=stop)
+
+    often.run().sync()
+    assert [asked.json["sampling_params"]["stop"] for asked in server.to("/generate")] == [
+        ["\n", "<|im_end|>"]
+    ] * 3
 
 
 def test_several_samples(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
@@ -173,7 +289,7 @@ def test_several_samples(server: ScriptedServer, endpoint: RuntimeEndpoint) -> N
     assert done["y"] == ["one", "two"]
     assert done.text() == "xone"
     assert [meta["id"] for meta in done.get_meta_info("y")] == ["scripted"] * 2
-    with pytest.raises(ArgumentValueError, match="n > 1"):
+    with pytest.warns(ProgramWarning), pytest.raises(ArgumentValueError, match="n > 1"):
         next(endpoint.generate_stream(state("x"), SglSamplingParams(n=2)))
 
 
@@ -327,6 +443,47 @@ def test_forks_and_batches(server: ScriptedServer, endpoint: RuntimeEndpoint) ->
     print(f"{len(threads)} threads, {server.connections} connections, {len(cached)} texts cached ahead")
 
 
+def test_many_threads_share_connections_and_a_template(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.on("/generate", lambda asked: Reply(json=answer(asked.json["text"].split("|")[-2])))
+    loaded: list[str] = []
+    load = knowledge.find_chat_template
+
+    def slowly(name: str | None, info: Any) -> Any:
+        loaded.append(info["model_path"])
+        gate.wait(20)
+        return load("chatml", info)
+
+    monkeypatch.setattr(knowledge, "find_chat_template", slowly)
+    gate = threading.Event()
+
+    @sgl.function
+    def echo(s: Any, number: int) -> None:
+        for again in range(4):
+            s += f"|{number}.{again}|" + sgl.gen(f"x{again}", max_tokens=4)
+
+    with RuntimeEndpoint(server.url) as endpoint:
+        states: list[Any] = [None] * 96
+
+        def run(number: int) -> None:
+            states[number] = run_to_the_end(echo, number=number, backend=endpoint)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(96)]
+        for thread in threads:
+            thread.start()
+        gate.set()
+        for thread in threads:
+            thread.join(60)
+    asked = len(server.to("/generate"))
+    print(f"{asked} requests of 96 threads over {server.connections} connections")
+    assert len(loaded) == 1
+    assert asked == 96 * 4
+    assert server.connections <= 97
+    for number, done in enumerate(states):
+        assert [done[f"x{again}"] for again in range(4)] == [f"{number}.{again}" for again in range(4)]
+
+
 def test_the_rest_of_a_backend(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     sgl.flush_cache()
     assert sgl.get_server_info()["tp_size"] == 1
@@ -337,7 +494,7 @@ def test_the_rest_of_a_backend(server: ScriptedServer, endpoint: RuntimeEndpoint
     endpoint.fill_image(state("x", [("a.png", "QUE=")]))
     endpoint.uncache_prefix("r")
     endpoint.end_request("r")
-    endpoint.end_program(None)
+    endpoint.end_program(type("State", (), {})())
     assert [asked.json.get("image_data") for asked in server.to("/generate")] == [None, "QUE="]
 
 
