@@ -105,7 +105,14 @@ SAMPLING: tuple[Option, ...] = (
         help=r"texts that end the answer; \n is a line feed",
     ),
     argument("--ignore-eos", action="store_true", default=None, help="go on after the model's end token"),
-    argument("--seed", "--sampling-seed", dest="sampling_seed", type=int, metavar="N", help="makes the sampling repeatable"),
+    argument(
+        "--seed",
+        "--sampling-seed",
+        dest="sampling_seed",
+        type=int,
+        metavar="N",
+        help="makes the sampling repeatable",
+    ),
     argument("--regex", metavar="R", help="pattern that the whole answer follows"),
     argument("--ebnf", metavar="G", help="grammar that the answer follows"),
     argument(
