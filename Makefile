@@ -4,6 +4,8 @@
 #   TORCH_INDEX=URL        package index to take torch from (a CPU-only build, say); empty: where pip looks
 #   LAB_ARGS=--no-browser  more arguments for JupyterLab
 #   TEST_ARGS="-k floors"  more arguments for pytest
+#
+# `make test-sglang` tests against SGLang's real server, for which `make sglang-cpu` makes .venv-sglang (3 GB).
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -15,7 +17,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help env demo lab test lint bench clean
+SGLANG_VENV := .venv-sglang
+SGLANG_INSTALLED := $(SGLANG_VENV)/.installed
+SGLANG_CPU := tests/sglang_cpu
+SGLANG_PIP = $(SGLANG_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+	--constraint $(SGLANG_CPU)/constraints.txt
+
+.PHONY: help env demo lab test sglang-cpu test-sglang lint bench clean
 
 help:
 	@echo "make demo    a real model answers in the terminal: the whole of it in one run"
@@ -23,7 +31,10 @@ help:
 	@echo "make test    the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks, as ratios"
-	@echo "make clean   remove .venv and the caches of the tools"
+	@echo "make clean   remove .venv, .venv-sglang and the caches of the tools"
+	@echo
+	@echo "make sglang-cpu    install SGLang's server for the CPU, into .venv-sglang"
+	@echo "make test-sglang   the tests that need it, and its router"
 
 env: $(INSTALLED)
 
@@ -47,6 +58,22 @@ lab: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+sglang-cpu: $(SGLANG_INSTALLED)
+
+# Nothing is resolved: the wheel of SGLang asks for CUDA. See the requirements.
+$(SGLANG_INSTALLED): $(SGLANG_CPU)/requirements.txt $(SGLANG_CPU)/constraints.txt
+	$(PYTHON) -m venv $(SGLANG_VENV)
+ifneq ($(strip $(TORCH_INDEX)),)
+	$(SGLANG_PIP) --index-url "$(TORCH_INDEX)" torch
+endif
+	$(SGLANG_PIP) --requirement $(SGLANG_CPU)/requirements.txt
+	@$(SGLANG_VENV)/bin/python -c "import torch" \
+		|| { echo "This torch is not for the CPU. Name an index that has one: make sglang-cpu TORCH_INDEX=..." >&2; exit 1; }
+	touch $@
+
+test-sglang: $(INSTALLED) $(SGLANG_INSTALLED)
+	NBRUNTIME_TEST_SGLANG=$(SGLANG_VENV)/bin/python $(BIN)/python -m pytest -m sglang $(TEST_ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,4 +83,4 @@ bench: $(INSTALLED)
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -8,10 +8,40 @@ from typing import Any
 
 import pytest
 from embedded_server import EmbeddedServer
+from sglang_server import PYTHON, SglangServer
 
 # Threads of torch that spin while they wait would starve the servers on the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
+pytest.register_assert_rewrite("conformance")
+
+# What needs SGLang's real server is no part of a run without it, and the run says so.
+collect_ignore = (
+    [] if PYTHON else ["test_sglang_server.py", "test_sglang_router.py", "test_conformance_sglang.py"]
+)
+
+
+def pytest_report_header() -> str:
+    return f"SGLang's real server: {PYTHON or 'not in this run; see make test-sglang'}"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what the conformance checks found, side by side where both servers were asked."""
+    import conformance
+
+    outcomes: dict[str, dict[str, str]] = {}
+    for report in (each for key in ("passed", "failed") for each in terminalreporter.stats.get(key, ())):
+        if report.when == "call" and "/test_conformance_" in f"/{report.nodeid}" and "[" in report.nodeid:
+            server = report.nodeid.partition("test_conformance_")[2].partition(".")[0]
+            outcome = dict(report.user_properties).get("conformance", "fails")
+            name = report.nodeid.partition("[")[2][:-1]
+            outcomes.setdefault(name, {})[server] = outcome if report.passed else "fails"
+    if outcomes:
+        terminalreporter.section("conformance")
+        for line in conformance.table(outcomes):
+            terminalreporter.write_line(line)
 
 
 def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
@@ -44,6 +74,16 @@ def guarded_server() -> Iterator[EmbeddedServer]:
     yield from _serve(
         *(str(part) for item in flags.items() for part in item), api_key="sk-test", admin_api_key="sk-admin"
     )
+
+
+@pytest.fixture(scope="session")
+def sglang() -> Iterator[SglangServer]:
+    """SGLang's real server, with a key; it takes a minute to start."""
+    server = SglangServer(api_key="sk-conformance")
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="session")
