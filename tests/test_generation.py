@@ -7,6 +7,9 @@ import json
 import math
 import pickle
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -279,3 +282,30 @@ def test_errors_are_what_python_knows() -> None:
     assert issubclass(errors.ServerConnectionError, ConnectionError)
     assert issubclass(errors.ServerTimeoutError, TimeoutError)
     assert issubclass(errors.LaunchTimeoutError, TimeoutError)
+
+
+def test_result_may_be_asked_for_while_other_threads_read() -> None:
+    """As somebody does who asks for the result in one cell while a view in another is showing it."""
+    events = [
+        {"text": "ab" * count, "output_ids": [1] * count, "meta_info": {"completion_tokens": count}}
+        for count in range(1, 41)
+    ]
+    events[-1]["meta_info"] = {"completion_tokens": 40, "finish_reason": {"type": "stop"}}
+    gate = threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        for event in events:
+            gate.wait(10)
+            yield f"data: {json.dumps(event)}\n\n".encode()
+        yield b"data: [DONE]\n\n"
+
+    request = build_generate_request("Hi", stream=True)
+    stream = GenerationStream(chunks(), request, close=lambda: None, abort=lambda rids: None)
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(list, stream) for _ in range(3)]
+        gate.set()
+        result = stream.result()
+        read = sum(len("".join(reader.result(10))) for reader in readers)
+    assert isinstance(result, Generation)
+    assert result.text == "ab" * 40
+    assert read <= len(result.text), "a reader got what another one had"

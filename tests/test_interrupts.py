@@ -274,6 +274,7 @@ class Kernel:
 
     def start(self, code: str) -> str:
         """Start a cell and wait until it has printed something."""
+        self.run("pass")
         request: str = self.client.execute(textwrap.dedent(code))
         while True:
             message = self.client.get_iopub_msg(timeout=60)
@@ -291,7 +292,10 @@ class Kernel:
             if message["msg_type"] == "stream":
                 printed.append(message["content"]["text"])
 
-        reply = self.client.execute_interactive(textwrap.dedent(code), timeout=60, output_hook=hear)
+        while True:
+            reply = self.client.execute_interactive(textwrap.dedent(code), timeout=60, output_hook=hear)
+            if reply["content"]["status"] != "aborted":  # what comes right after an error is refused
+                break
         return "".join(printed) + str(reply["content"].get("ename", ""))
 
     def finish(self, request: str) -> None:

@@ -115,6 +115,7 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
         cumulative_text: bool = False,
     ) -> None:
         self._chunks = chunks
+        self._reading = asyncio.Lock()  # a view may read while somebody asks for the result
         self._progress = Progress(request, where=where, started=started, cumulative_text=cumulative_text)
         self._lifeline = _AsyncLifeline(self._progress, close, abort, spawn)
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
@@ -146,18 +147,24 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
 
     async def _next_delta(self) -> Delta:
         progress = self._progress
-        while not progress.pending:
+        while True:
+            with contextlib.suppress(IndexError):
+                return progress.pending.popleft()
             if progress.over:
                 await self.close()
                 if progress.error is not None:
                     raise progress.error
                 raise StopAsyncIteration
             await self._receive()
-        return progress.pending.popleft()
 
     async def _receive(self) -> None:
-        progress = self._progress
         self._note_reader()
+        async with self._reading:
+            if not self._progress.over:  # another task may have read to the end meanwhile
+                await self._receive_alone()
+
+    async def _receive_alone(self) -> None:
+        progress = self._progress
         try:
             chunk = await anext(self._chunks, None)
         except NbruntimeError as cause:

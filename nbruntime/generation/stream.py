@@ -7,6 +7,7 @@ notices a lost connection only after two seconds, and not always.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
@@ -129,6 +130,7 @@ class GenerationStream(ReadableStream, Iterator[str]):
         discard: Callable[[Callable[[], None]], None] = _run,
     ) -> None:
         self._chunks = chunks
+        self._reading = threading.Lock()  # a view may read while somebody asks for the result
         self._progress = Progress(request, where=where, started=started, cumulative_text=cumulative_text)
         self._lifeline = _Lifeline(self._progress, close, abort)
         self._finalizer = weakref.finalize(self, discard, self._lifeline.leave)
@@ -164,18 +166,24 @@ class GenerationStream(ReadableStream, Iterator[str]):
 
     def _next_delta(self) -> Delta:
         progress = self._progress
-        while not progress.pending:
+        while True:
+            with contextlib.suppress(IndexError):
+                return progress.pending.popleft()
             if progress.over:
                 self._leave()
                 if progress.error is not None:
                     raise progress.error
                 raise StopIteration
             self._receive()
-        return progress.pending.popleft()
 
     def _receive(self) -> None:
-        progress = self._progress
         watch(self)
+        with self._reading:
+            if not self._progress.over:  # another thread may have read to the end meanwhile
+                self._receive_alone()
+
+    def _receive_alone(self) -> None:
+        progress = self._progress
         try:
             chunk = next(self._chunks, None)
         except NbruntimeError as cause:

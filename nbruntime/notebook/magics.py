@@ -34,7 +34,7 @@ from nbruntime.notebook.options import (
     sampling_of,
     variable_name,
 )
-from nbruntime.notebook.presenting import show_card, show_generations, show_stream
+from nbruntime.notebook.presenting import prepare, show_card, show_generations, show_stream
 from nbruntime.notebook.prompts import cell_text, fill_template, read_schema
 from nbruntime.protocol.requests import build_generate_request
 from nbruntime.views import in_kernel
@@ -196,6 +196,7 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
             keep(generations)
             show_generations(generations, view=view)
             return
+        prepare(view)
         stream = (endpoint.stream_chat if chat else endpoint.stream)(prompt, **given)
         try:
             show_stream(stream, view=view, draws_per_second=self.draws_per_second)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from nbruntime.generation import Generation, GenerationStream
 
 
+def prepare(view: str) -> None:
+    """Load what a view needs, so that it does not count into the time to the first token."""
+    if view != "none" and in_kernel():
+        view_class("stream")
+
+
 def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float) -> None:
     """Read a stream to its end, and show it meanwhile.
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 import ipywidgets
@@ -282,11 +283,14 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._close_widgets()
 
     def _put_into_cell(self) -> None:
+        # Whoever shows it in a cell means that cell, and in a thread the cell that made it.
+        in_a_cell = threading.current_thread() is threading.main_thread()
+        put = display if in_a_cell else partial(self._cell.run, display)
         if self._done.is_set():
-            self._cell.run(display, self._final_bundle(), raw=True)
+            put(self._final_bundle(), raw=True)
             return
         live = {"text/plain": repr(self), _WIDGET: super()._repr_mimebundle_()[_WIDGET]}
-        self._handles.append(self._cell.run(display, live, raw=True, display_id=True))
+        self._handles.append(put(live, raw=True, display_id=True))
 
     def _ipython_display_(self) -> None:
         """Show it as the last line of a cell does: without waiting."""
