@@ -66,15 +66,17 @@ class ScriptedModel:
         body = asked.json
         prompts = body.get("text", body.get("input_ids"))
         many = isinstance(prompts, list) and not isinstance(prompts[0], int)
-        answers = [self.score(prompt, body) for prompt in (prompts if many else [prompts])]
+        prompts = prompts if many else [prompts]
+        answers = [self.score(prompt, body, place) for place, prompt in enumerate(prompts)]
         return Reply(json=answers if many else answers[0])
 
-    def score(self, prompt: str | list[int], body: dict[str, Any]) -> dict[str, Any]:
+    def score(self, prompt: str | list[int], body: dict[str, Any], place: int) -> dict[str, Any]:
         assert body["sampling_params"]["max_new_tokens"] == 0
         ids = tokenize(prompt) if isinstance(prompt, str) else prompt
         meta: dict[str, Any] = {"prompt_tokens": len(ids), "completion_tokens": 0}
         if body.get("return_logprob"):
             start = body.get("logprob_start_len", -1)
+            start = start if isinstance(start, int) else start[place]
             assert 0 <= start < len(ids)
             meta["input_token_logprobs"] = [
                 [None if at == start else logprob(ids[at], ids[at - 1]), ids[at], PIECES[ids[at]]]
@@ -340,8 +342,16 @@ def choose(
     return endpoint.select(state(text), choices, 0.0, method)
 
 
-def test_select_in_a_program(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+@pytest.fixture(params=["it tokenizes", "it does not"])
+def tokenizes(request: pytest.FixtureRequest, server: ScriptedServer) -> bool:
+    """Have the scripted model score, on a server that tokenizes or on an older one."""
     server.on("/generate", ScriptedModel())
+    if request.param == "it tokenizes":
+        server.on("/tokenize", lambda asked: Reply(json={"tokens": [*map(tokenize, asked.json["prompt"])]}))
+    return bool(request.param == "it tokenizes")
+
+
+def test_select_in_a_program(server: ScriptedServer, endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
 
     @sgl.function
     def decide(s: Any) -> None:
@@ -351,18 +361,42 @@ def test_select_in_a_program(server: ScriptedServer, endpoint: RuntimeEndpoint) 
     assert done["answer"] == " yes"
     assert done.text() == "The answer is yes"
     requests = [asked.json for asked in server.to("/generate")]
-    assert len(requests) == 2  # the prompt, then all choices together
-    assert requests[1]["text"][-3:] == ["The answer is no", "The answer is yes", "The answer is maybe!"]
+    texts = ["The answer is no", "The answer is yes", "The answer is maybe!"]
+    if tokenizes:
+        (only,) = requests  # so short a prompt is not worth a request
+        assert only["input_ids"] == [tokenize(text) for text in texts]
+        assert only["logprob_start_len"] == [2, 2, 2]  # no token more than is needed
+    else:
+        assert len(requests) == 2  # the prompt, then all choices together
+        assert requests[1]["text"] == ["The answer is", *texts]
+
+
+def test_select_caches_a_prompt_that_is_worth_it(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", ScriptedModel())
+    server.on("/tokenize", lambda asked: Reply(json={"tokens": [*map(tokenize, asked.json["prompt"])]}))
+    prompt = "The" + " answer" * 150
+    assert choose(endpoint, prompt, [" no", " yes", " maybe"]).decision == " yes"
+    cached, scored = (asked.json for asked in server.to("/generate"))
+    assert (cached["input_ids"], cached["sampling_params"]) == (tokenize(prompt), {"max_new_tokens": 0})
+    assert scored["logprob_start_len"] == [150] * 3
+
+
+def test_select_asks_once_whether_a_server_tokenizes(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", ScriptedModel())
+    for _ in range(3):
+        choose(endpoint, "The answer is", [" no", " yes"])
+    assert len(server.to("/tokenize")) == 1
+    choose(endpoint, "", ["yes", "no"])
+    assert [len(asked.json["text"]) for asked in server.to("/generate")[-1:]] == [2]
 
 
 @pytest.mark.parametrize(
     "method", [token_length_normalized, greedy_token_selection, unconditional_likelihood_normalized]
 )
 @pytest.mark.parametrize("text", ["The answer is", "A", "", "no!!"])
-def test_every_method_of_choice(
-    server: ScriptedServer, endpoint: RuntimeEndpoint, method: Any, text: str
-) -> None:
-    server.on("/generate", ScriptedModel())
+def test_every_method_of_choice(endpoint: RuntimeEndpoint, tokenizes: bool, method: Any, text: str) -> None:
     decision = choose(endpoint, text, [" no", " yes"], method)
     assert decision.decision in (" no", " yes")
     assert [len(tokens) for tokens in decision.meta_info["input_token_logprobs"]] == [1, 1]
@@ -372,9 +406,8 @@ def test_every_method_of_choice(
             assert decision.decision == " yes"
 
 
-def test_select_heals_tokens(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_select_heals_tokens(endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
     # With the space at its end the prompt has a token that "yes" swallows and "!" does not.
-    server.on("/generate", ScriptedModel())
     decision = choose(endpoint, "The answer is ", ["yes!", "!"])
     found = decision.meta_info["input_token_logprobs"]
     assert [[token[2] for token in tokens] for tokens in found] == [[" yes", "!"], ["!"]]
@@ -382,16 +415,14 @@ def test_select_heals_tokens(server: ScriptedServer, endpoint: RuntimeEndpoint) 
     assert decision.decision == "!"
 
 
-def test_select_counts_certain_tokens(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
-    server.on("/generate", ScriptedModel())
+def test_select_counts_certain_tokens(endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
     decision = choose(endpoint, "The", ["A", "A!", "a"])  # "A" has logprob 0.0
     assert decision.meta_info["normalized_prompt_logprobs"] == [0.0, pytest.approx(-0.05), -1.0]
     assert decision.decision == "A"
 
 
-def test_select_when_the_first_token_merges(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_select_when_the_first_token_merges(endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
     # Prompt "A" + "A" is the token "AA": nothing stands before it, so it has no logprob of its own.
-    server.on("/generate", ScriptedModel())
     decision = choose(endpoint, "A", ["A!", " no"])
     found = decision.meta_info["input_token_logprobs"]
     assert [[token[2] for token in tokens] for tokens in found] == [["!"], [" no"]]

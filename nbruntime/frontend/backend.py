@@ -73,6 +73,10 @@ class FrontendBackend:
         """Generate, and give the text as it comes."""
         raise NotImplementedError
 
+    def tokenize(self, text: Any) -> Any:
+        """Turn texts into tokens."""
+        raise NotImplementedError
+
     def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache."""
         raise NotImplementedError

@@ -3,20 +3,28 @@
 SGLang's own client does the same in ``lang/backend/runtime_endpoint.py``. Two things are done with more
 care here. Where the choice begins is found by comparing token ids, not by comparing texts, since a choice
 may merge with the end of the prompt into other tokens (token healing). And the server has no logprob for
-the first token that it is asked about, so it is asked from a few tokens earlier.
+the first token that it is asked about, so it is asked from one token earlier.
+
+The token ids are asked for beforehand, so that every choice is scored from where it differs and no token is
+computed for nothing. Where nobody can tell them (an old server, a prompt with images), the choices are
+scored from a few tokens before the end of the prompt, together with the prompt, and compared afterwards.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from nbruntime.errors import ArgumentValueError, ProtocolError
+from nbruntime.errors import ArgumentValueError, NotServedError, ProtocolError
 from nbruntime.generation import Generation
 
 HEALED_TOKENS = 4
-"""Tokens at the end of the prompt that a choice may change."""
+"""Tokens at the end of the prompt that a choice may change, where they are not known beforehand."""
+
+WORTH_CACHING = 256
+"""Tokens that a cached prompt must save, for a request of its own to be worth its time."""
 
 _Entry = list[Any]
 """SGLang's ``[logprob, token id, text]``."""
@@ -24,6 +32,8 @@ _Entry = list[Any]
 
 class _Completes(Protocol):
     def complete(self, prompt: Any, **arguments: Any) -> Generation | list[Generation]: ...
+
+    def tokenize(self, text: Any) -> Any: ...
 
 
 def select(
@@ -75,38 +85,18 @@ def select(
             hint="Leave it out, or sample with gen(regex=...).",
         )
 
-    start = 0
-    if text:
-        # It also brings the prompt into the cache, for all choices.
-        prefix = endpoint.complete(text, max_new_tokens=0, image_data=images)
-        assert isinstance(prefix, Generation)
-        start = max(prefix.prompt_tokens - 1 - HEALED_TOKENS, 0)
-
-    asked = [*([text] if text else []), *(text + choice for choice in choices)]
-    answers = endpoint.complete(
-        asked,
-        max_new_tokens=0,
-        temperature=0,
-        return_logprob=True,
-        return_text_in_logprobs=True,
-        logprob_start_len=start,
-        image_data=None if images is None else [images] * len(asked),
-    )
-    assert isinstance(answers, list)
-    entries = [_input_logprobs(answer) for answer in answers]
-    prompt = [entry[1] for entry in entries.pop(0)] if text else []
-    tokens = [_tokens_of_choice(prompt, of_choice) for of_choice in entries]
+    texts = [text + choice for choice in choices]
+    ids = None if images or not text else _token_ids(endpoint, [text, *texts])
+    if ids is not None:
+        tokens, answers = _score(endpoint, ids)
+    else:
+        tokens, answers = _score_unseen(endpoint, text, texts, images)
 
     unconditional = None
     if choices_method.requires_unconditional_logprobs:
-        scored = endpoint.complete(
-            [[entry[1] for entry in of_choice] for of_choice in tokens],
-            max_new_tokens=0,
-            return_logprob=True,
-            return_text_in_logprobs=True,
-            logprob_start_len=0,
+        scored = _complete(
+            endpoint, [[entry[1] for entry in of_choice] for of_choice in tokens], logprob_start_len=0
         )
-        assert isinstance(scored, list)
         unconditional = [_known(_input_logprobs(answer), first=0.0) for answer in scored]
 
     return choices_method(
@@ -115,11 +105,77 @@ def select(
             math.fsum(entry[0] for entry in of_choice) / len(of_choice) for of_choice in tokens
         ],
         input_token_logprobs=tokens,
-        output_token_logprobs=[
-            answer.meta_info.get("output_token_logprobs") for answer in answers[-len(choices) :]
-        ],
+        output_token_logprobs=[answer.meta_info.get("output_token_logprobs") for answer in answers],
         unconditional_token_logprobs=unconditional,
     )
+
+
+_Scored = tuple[list[list[_Entry]], list[Generation]]
+"""The tokens of each choice, and the server's answers."""
+
+_tokenless: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _token_ids(endpoint: _Completes, texts: list[str]) -> list[list[int]] | None:
+    """Ask for the token ids of texts; None where nobody can tell them, and then not again."""
+    if endpoint in _tokenless:
+        return None
+    try:
+        ids: list[list[int]] = endpoint.tokenize(texts)
+    except NotServedError:
+        _tokenless.add(endpoint)
+        return None
+    return ids
+
+
+def _score(endpoint: _Completes, ids: list[list[int]]) -> _Scored:
+    """Score each text but the first, the prompt, from the last token that it shares with the prompt."""
+    prompt, *of_texts = ids
+    starts = [max(_shared(prompt, tokens) - 1, 0) for tokens in of_texts]
+    if len(prompt) * (len(of_texts) - 1) > WORTH_CACHING:
+        endpoint.complete(prompt[: max(starts) + 1], max_new_tokens=0)
+    answers = _complete(endpoint, of_texts, logprob_start_len=starts)
+    entries = [_input_logprobs(answer) for answer in answers]
+    return [
+        _tokens_of_choice(prompt[start:], of_text) for start, of_text in zip(starts, entries, strict=True)
+    ], answers
+
+
+def _score_unseen(endpoint: _Completes, text: str, texts: list[str], images: Any) -> _Scored:
+    """Score the texts from a few tokens before the end of the prompt, and the prompt as well."""
+    start = 0
+    if text:
+        # It also brings the prompt into the cache, for all choices.
+        prefix = endpoint.complete(text, max_new_tokens=0, image_data=images)
+        assert isinstance(prefix, Generation)
+        start = max(prefix.prompt_tokens - 1 - HEALED_TOKENS, 0)
+    asked = [*([text] if text else []), *texts]
+    image_data = None if images is None else [images] * len(asked)
+    answers = _complete(endpoint, asked, logprob_start_len=start, image_data=image_data)
+    entries = [_input_logprobs(answer) for answer in answers]
+    prompt = [entry[1] for entry in entries.pop(0)] if text else []
+    return [_tokens_of_choice(prompt, of_choice) for of_choice in entries], answers[-len(texts) :]
+
+
+def _complete(endpoint: _Completes, prompts: list[Any], **arguments: Any) -> list[Generation]:
+    answers = endpoint.complete(
+        prompts,
+        max_new_tokens=0,
+        temperature=0,
+        return_logprob=True,
+        return_text_in_logprobs=True,
+        **arguments,
+    )
+    assert isinstance(answers, list)
+    return answers
+
+
+def _shared(prompt: Sequence[int], tokens: Sequence[int]) -> int:
+    """Count the tokens at the beginning that two texts share; the second has at least one more."""
+    shared = 0
+    while shared < min(len(prompt), len(tokens) - 1) and prompt[shared] == tokens[shared]:
+        shared += 1
+    return shared
 
 
 def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Entry]:
@@ -132,9 +188,7 @@ def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Ent
     >>> _tokens_of_choice([7, 8], [[None, 7, "the"], [-1.5, 9, " yes"], [-0.5, 3, "!"]])
     [[-1.5, 9, ' yes'], [-0.5, 3, '!']]
     """
-    shared = 0
-    while shared < min(len(prompt), len(entries) - 1) and prompt[shared] == entries[shared][1]:
-        shared += 1
+    shared = _shared(prompt, [entry[1] for entry in entries])
     if shared == 0 and len(entries) > 1:
         shared = 1  # the first one has no logprob: nothing stands before it that was asked about
     return _known(entries[shared:], first=0.0 if shared == 0 else -math.inf)
