@@ -123,7 +123,8 @@ def main() -> None:
     select, score = (min(column) for column in zip(*selects, strict=True))
     programs, batch = (min(column) for column in zip(*batches, strict=True))
     tokens = PROGRAMS * NEW_TOKENS
-    print(f"{os.path.basename(endpoint.get_model_name())}, {os.cpu_count()} processors; best of {len(batches)} rounds")
+    model = os.path.basename(endpoint.get_model_name())
+    print(f"{model}, {os.cpu_count()} processors; best of {len(batches)} rounds")
     print(f"select over {len(CHOICES)} choices  {select * 1000:8.0f} ms")
     print(f"one batched scoring    {score * 1000:8.0f} ms")
     print(f"  ratio: {select / score:.2f} of its time (goal: at most 1.3)")

@@ -22,6 +22,9 @@ from nbruntime.notebook.transcript import Forks, Piece, Transcript, Turn
 SHOWN_FORKS = 16
 """Forks of one place that are shown; of more, the first ones."""
 
+LONGEST_ARGUMENT = 50
+"""Characters of an argument in the title."""
+
 LONGEST_TURN = 20_000
 """Characters of a piece that are shown; of a longer one, its beginning and its end."""
 
@@ -60,7 +63,7 @@ def program_card(transcript: Transcript, program: Program | None, *, whole: bool
     """
     branch, steps = transcript.branch, list(transcript.steps())
     state, tone = _state(branch)
-    name = "" if program is None else shortened(_arguments(program.arguments), 60)
+    name = "" if program is None else shortened(_arguments(program.arguments), 120)
     kind = "Program" if branch.start is None else "Fork"
     if not whole:
         return Card(kind, name, state, tone)
@@ -109,7 +112,11 @@ def _figures(steps: Sequence[Step], branch: Branch) -> list[tuple[str, object]]:
 
 
 def _arguments(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={reprlib.repr(value)}" for name, value in arguments.items())
+    shown = {
+        name: repr(shortened(value, LONGEST_ARGUMENT)) if isinstance(value, str) else reprlib.repr(value)
+        for name, value in list(arguments.items())
+    }
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def _variable_rows(branch: Branch) -> list[tuple[str, object]]:
@@ -213,7 +220,7 @@ def _item_lines(item: Turn | Forks, indent: str = "  ") -> Iterator[str]:
         said = "".join(_marked(piece) for piece in _shown(item.pieces))
         lines = said.strip("\n").split("\n")
         yield f"{indent}{item.role}: {lines[0]}" if _has_head(item) else f"{indent}{lines[0]}"
-        yield from (f"{indent}  {line}" for line in lines[1:])
+        yield from (f"{indent}  {line}" if line.strip() else "" for line in lines[1:])
         for piece in item.pieces:
             if piece.step is not None and piece.step.kind == "select" and piece.step.text is not None:
                 heads, rows = _scores(piece.step)

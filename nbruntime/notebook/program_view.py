@@ -96,6 +96,12 @@ class ProgramView:
         KeyboardInterrupt
             On Kernel > Interrupt; the program goes on.
         """
+        self.put_into_cell(block=block)
+        if block and self._branch.error is not None:
+            raise self._branch.error
+
+    def put_into_cell(self, *, block: bool) -> None:
+        """Do as `show` does, and leave the program's error to the card."""
         if not in_kernel():
             self.wait()
             print(self.card().text())
@@ -108,9 +114,6 @@ class ProgramView:
             self._begin()
             stop_when_run_again(self)
             self._cell.start_thread(self._draw_to_the_end, "nbruntime-program")
-            return
-        if block and self._branch.error is not None:
-            raise self._branch.error
 
     def stop(self) -> None:
         """Leave the view as it is; the program goes on."""
@@ -166,10 +169,14 @@ class ProgramView:
 
 
 def show_state(state: Any) -> None:
-    """Show a state as the last line of a cell does: without waiting; for IPython's display formatter."""
+    """Show a state as the last line of a cell does; for IPython's display formatter.
+
+    A program that was run with ``stream=True`` is not waited for. Of others SGLang's own repr waits, and so
+    does the view.
+    """
     if not in_kernel() or not hasattr(state, "stream_executor"):
         raise NotImplementedError  # IPython then takes the text
-    ProgramView(state).show(block=False)
+    ProgramView(state).put_into_cell(block=not state.stream_executor.stream)
 
 
 def print_state(state: Any, printer: Any) -> None:
