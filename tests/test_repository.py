@@ -73,7 +73,7 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("document", "at_least"), [("architecture", 20), ("notebook", 6)])
+@pytest.mark.parametrize(("document", "at_least"), [("architecture", 20), ("frontend", 6), ("notebook", 6)])
 def test_names_in_a_document_exist(document: str, at_least: int) -> None:
     text = (ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8")
     rooms = "|".join(path.stem for path in (ROOT / "nbruntime").iterdir() if not path.name.startswith("_"))
