@@ -229,6 +229,8 @@ def test_a_program_that_goes_on_after_an_error_does_not_hang(
         s += sgl.gen("second")
         forks = s.fork(2)
         forks += sgl.gen("forked")
+        for fork in forks.states:
+            fork.sync()
         s.sync()
         reached.set()
 
@@ -299,6 +301,7 @@ def state(text: str, images: list[tuple[str, str]] | None = None) -> SimpleNames
     return SimpleNamespace(text_=text, images_=images or [], messages_=[], sid="s")
 
 
+@pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
 @pytest.mark.parametrize("stop", ["x", ["x"], ("x",), ()])
 @pytest.mark.parametrize(
     ("dtype", "regex"), [(int, r"[-+]?[0-9]+[ \n]*"), ("float", None), (bool, "(True|False)")]
@@ -429,6 +432,7 @@ def test_select_when_the_first_token_merges(endpoint: RuntimeEndpoint, tokenizes
     assert all(math.isfinite(token[0]) for tokens in found for token in tokens)
 
 
+@pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
 def test_select_refuses(endpoint: RuntimeEndpoint) -> None:
     with pytest.raises(ArgumentValueError, match="nothing to choose"):
         choose(endpoint, "x", [])
