@@ -35,7 +35,8 @@ PROGRAM_STYLE = """
 .nbr-program .nbr-said{white-space:pre-wrap;overflow-wrap:anywhere}
 .nbr-program .nbr-var{background:rgba(128,128,128,.14);border-radius:2px;-webkit-box-decoration-break:clone;
 box-decoration-break:clone}
-.nbr-program .nbr-said code.nbr-name{background:none;font-size:.8em;opacity:.75;margin:0 .3em 0 .15em;padding:0}
+.nbr-program .nbr-said code.nbr-name{background:none;font-size:.8em;opacity:.75;
+margin:0 .3em 0 .15em;padding:0}
 .nbr-program .nbr-figures{font-size:.86em;font-variant-numeric:tabular-nums;opacity:.7}
 .nbr-program .nbr-fork{margin:.45em 0 0;padding:0 0 0 .9em;border-left:1px solid var(--nbr-line)}
 .nbr-program .nbr-caret{display:inline-block;width:.45em;height:1em;margin-left:.1em;vertical-align:-.12em;
