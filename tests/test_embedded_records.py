@@ -64,6 +64,13 @@ MESSAGES_OTHERWISE = {
 }
 """Errors whose message is not SGLang's own."""
 
+FINISH_REASONS = {
+    "stop": {"type", "matched"},
+    "length": {"type", "length"},
+    "abort": {"type", "message", "status_code", "err_type"},
+}
+"""What each kind of end says of itself."""
+
 LOGPROBS = ("input_token_logprobs", "output_token_logprobs")
 CHOSEN = ("input_token_ids_logprobs", "output_token_ids_logprobs")
 TOP = ("input_top_logprobs", "output_top_logprobs")
@@ -119,8 +126,11 @@ def check_answer(ours: dict[str, Any], theirs: dict[str, Any], exchange: Exchang
     check_types({**ours, "meta_info": {}}, {**theirs, "meta_info": {}})
     meta, recorded = ours["meta_info"], theirs["meta_info"]
     assert meta.keys() == recorded.keys() - HIERARCHICAL_CACHE
-    for name in meta.keys() - {*LOGPROBS, *CHOSEN, *TOP}:
+    chance = () if exchange.greedy else ("finish_reason",)  # what was sampled may end in another way
+    for name in meta.keys() - {*LOGPROBS, *CHOSEN, *TOP, *chance}:
         check_types(meta[name], recorded[name], name)
+    for reason in (meta["finish_reason"], recorded["finish_reason"]):
+        assert reason is None or reason.keys() == FINISH_REASONS[reason["type"]]
     same_for_all = ("prompt_tokens", "weight_version", "num_retractions", "reasoning_tokens", "dp_rank")
     assert [meta[name] for name in same_for_all] == [recorded[name] for name in same_for_all]
     if exchange.body.get("rid") is not None:
