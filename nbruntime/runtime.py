@@ -113,7 +113,8 @@ class Runtime:
     ArgumentTypeError
         For an argument that no server has; names the nearest one.
     ArgumentValueError
-        If another server has the name; lists the arguments that differ.
+        If another server has the name; lists the arguments that differ. If `host` can be reached from other
+        machines and there is no `api_key`, or an empty one.
 
     Notes
     -----

@@ -20,6 +20,7 @@ from fake_engine import BindingEngine, FakeEngine, alive, await_true, read_pids
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbruntime.embedded.arguments import parse_arguments
 from nbruntime.errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -37,7 +38,8 @@ from nbruntime.launch.ports import PortClaim, claim_port, holder_of
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import await_ready
 from nbruntime.launch.sglang_engine import SglangEngine
-from nbruntime.protocol.server_arguments import EMBEDDED_ARGUMENTS
+from nbruntime.protocol.server_arguments import API_KEY_VARIABLE, EMBEDDED_ARGUMENTS
+from nbruntime.runtime import Runtime
 
 # Which engine
 
@@ -299,14 +301,41 @@ def test_threads_do_not_spin_and_the_users_word_counts(
     assert "OMP_NUM_THREADS" not in engine.command(engine.accept({}), claim).env
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
-def test_host_that_others_can_reach_needs_a_key(host: str) -> None:
-    engine = EmbeddedEngine("python")
-    with socket.socket() as listener:
-        claim = PortClaim(host, 30000, listener)
-        with pytest.raises(ArgumentValueError, match=r"api_key="):
-            engine.command(engine.accept({}), claim)
-        assert engine.command(engine.accept({"api_key": "k"}), claim).argv
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "example.org"])
+@pytest.mark.parametrize("engine", ["embedded", "sglang"])
+def test_host_that_others_can_reach_needs_a_key(
+    engine: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[str] = []
+
+    def claim(host: str, *_: object, **__: object) -> PortClaim:
+        claimed.append(host)
+        raise PortInUseError("not to be listened on")
+
+    monkeypatch.setattr("nbruntime.launch.launching.claim_port", claim)
+    for reuse in (False, True):
+        for key in (None, ""):
+            with pytest.raises(ArgumentValueError, match=r"from other machines(.|\n)*api_key="):
+                Runtime("m", engine=engine, python=sys.executable, host=host, api_key=key, reuse=reuse)
+        assert claimed == []
+    with pytest.raises(PortInUseError):
+        Runtime("m", engine=engine, python=sys.executable, host=host, port=1, api_key="k")
+    assert claimed == [host]
+
+
+def test_embedded_server_that_is_handed_a_socket_needs_a_key_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(API_KEY_VARIABLE, "")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--host=0.0.0.0", "--fd=9"])
+    assert "no API key is set" in capsys.readouterr().err
+    assert parse_arguments(["--host=127.0.0.1", "--fd=9"]).fd == 9
+
+
+def test_empty_key_is_none() -> None:
+    for engine in (EmbeddedEngine("python"), SglangEngine("python")):
+        assert engine.accept({"api_key": "", "admin_api_key": ""}).keys == {}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if arguments.stream_interval < 1:
         parser.error(f"--stream-interval must be at least 1, got {arguments.stream_interval}")
-    if arguments.fd is None and not is_loopback(arguments.host) and arguments.api_key is None:
+    if not is_loopback(arguments.host) and arguments.api_key is None:
         parser.error(
             f"--host {arguments.host} can be reached from other machines, and no API key is set\n"
             f"Set {API_KEY_VARIABLE} in the environment, or listen on 127.0.0.1"

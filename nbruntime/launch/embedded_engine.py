@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +52,7 @@ class EmbeddedEngine(Engine):
         for name, value in arguments.items():
             if name not in _ARGUMENTS and name not in _KEYS and name not in sglang_arguments.NAMES:
                 raise unknown_argument(name, [*_ARGUMENTS, *sglang_arguments.NAMES])
-            if value is None:
+            if value is None or (name in _KEYS and value == ""):  # an empty key is none, for SGLang as well
                 continue
             if name in _KEYS:
                 keys[name] = str(value)
@@ -65,11 +64,6 @@ class EmbeddedEngine(Engine):
 
     def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
         """Make the command; the server takes over the claim's listening socket."""
-        if not _is_loopback(claim.host) and "api_key" not in arguments.keys:
-            raise ArgumentValueError(
-                f"host={claim.host!r} can be reached from other machines, and there is no API key",
-                hint="Give api_key=..., or leave host out to listen on this machine only.",
-            )
         flags: list[str] = []
         for name, value in arguments.values.items():
             if value is True:
@@ -95,15 +89,6 @@ class EmbeddedEngine(Engine):
     def is_ready(self, url: str) -> bool:
         """``/health`` answers at once, with 503 until the model can be used."""
         return http_status(f"{url}/health", timeout=0.5) == 200
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _checked(argument: Argument, value: Any) -> Any:

@@ -26,7 +26,7 @@ from nbruntime.launch import registry
 from nbruntime.launch.attached import AttachedServer
 from nbruntime.launch.engine import Engine, ServerArguments
 from nbruntime.launch.phases import Phase
-from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holder_of
+from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holder_of, is_loopback
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import await_ready
 from nbruntime.launch.server import Server, known
@@ -106,12 +106,18 @@ class Launch:
         Raises
         ------
         ArgumentValueError
-            If another server has the name; lists what differs.
+            If another server has the name; lists what differs. If other machines can reach `host` without a
+            key.
         LaunchError
             If the server does not come up.
         """
         if self.name is not None:
             registry.check_name(self.name)
+        if not is_loopback(self.host) and not self.arguments.keys.get("api_key"):
+            raise ArgumentValueError(
+                f"host={self.host!r} can be reached from other machines, and there is no API key",
+                hint="Give api_key=..., or leave host out to listen on this machine only.",
+            )
         if self.name is None and not reuse:
             return self._start(connect)
         with _turn(self.name or json.dumps(self._describe("")["values"], sort_keys=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Self
 from nbruntime.errors import ArgumentValueError, PortInUseError
 from nbruntime.launch.supervisor import system
 
-__all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holder_of"]
+__all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holder_of", "is_loopback"]
 
 FIRST_PORT = 30000
 """Where the search for a free port begins: SGLang's default."""
@@ -107,6 +108,22 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
         with contextlib.suppress(PortInUseError):
             return _try(host, candidate, listen, explain=False)
     raise PortInUseError(f"No port is free on {host} between {above} and {candidate}")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address.
+
+    Examples
+    --------
+    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
+    (True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortClaim:

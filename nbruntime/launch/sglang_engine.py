@@ -24,6 +24,8 @@ from nbruntime.protocol.server_arguments import (
 
 __all__ = ["SglangEngine"]
 
+_KEYS = ("api_key", "admin_api_key")
+
 _EMBEDDED = {argument.name for argument in EMBEDDED_ARGUMENTS if argument.name != "fd"}
 
 _DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -73,9 +75,9 @@ class SglangEngine(Engine):
             known = name in sglang_arguments.NAMES
             if not known and name not in _EMBEDDED and not self._has_field(name):
                 raise unknown_argument(name, [*sglang_arguments.NAMES, *_EMBEDDED])
-            if value is None:
+            if value is None or (name in _KEYS and value == ""):  # an empty key is none, for SGLang as well
                 continue
-            if name in ("api_key", "admin_api_key"):
+            if name in _KEYS:
                 keys[name] = str(value)
             elif name in _EMBEDDED and not known:
                 ignored.append(name)
