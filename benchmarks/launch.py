@@ -79,9 +79,9 @@ class TrivialEngine(Engine):
         """Read ``phase: ready``."""
         return phase_of(line)
 
-    def is_ready(self, url: str) -> bool:
+    def is_ready(self, url: str, timeout: float) -> bool:
         """Ask for any page."""
-        return http_status(f"{url}/health", timeout=1) == 200
+        return http_status(f"{url}/health", timeout) == 200
 
 
 def seconds_of(what: Callable[[], Any]) -> tuple[float, Any]:

@@ -58,8 +58,8 @@ class FakeEngine(Engine):
     def read_phase(self, line: str) -> Phase | None:
         return phase_of(line)
 
-    def is_ready(self, url: str) -> bool:
-        return http_status(f"{url}/health", timeout=0.5) == 200
+    def is_ready(self, url: str, timeout: float) -> bool:
+        return http_status(f"{url}/health", min(timeout, 0.5)) == 200
 
 
 class BindingEngine(FakeEngine):

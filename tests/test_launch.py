@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -561,8 +562,6 @@ def test_launch_goes_through_its_phases(kind: type[FakeEngine]) -> None:
 
 
 def test_launch_returns_as_soon_as_the_server_is_ready(tmp_path: Path) -> None:
-    import time
-
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with Launch(FakeEngine(sys.executable), gate=str(gate)) as launch:
@@ -619,9 +618,63 @@ def test_launch_timeout(tmp_path: Path) -> None:
         launch.wait()
 
 
-def test_download_does_not_count_against_the_timeout(tmp_path: Path) -> None:
-    import time
+class HangingEngine(FakeEngine):
+    """Its server answers no question: each takes the whole time that it is given, up to 20 s."""
 
+    probe_interval = 0.1
+
+    def is_ready(self, url: str, timeout: float) -> bool:
+        time.sleep(min(timeout, 20))
+        return False
+
+
+def test_probe_that_hangs_does_not_hold_up_the_timeout(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Launch(HangingEngine(sys.executable), timeout=0.5, gate=str(gate)) as launch:
+        began = time.monotonic()
+        with pytest.raises(LaunchTimeoutError):
+            launch.wait()
+        took = time.monotonic() - began
+    print(f"a time-out of 0.5 s raised after {took:.2f} s")
+    assert took < 2
+
+
+def test_time_of_a_probe_is_not_waited_for_again(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    class SlowEngine(HangingEngine):
+        def is_ready(self, url: str, timeout: float) -> bool:
+            times.append(time.monotonic())
+            return super().is_ready(url, min(timeout, 0.5))
+
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with (
+        Launch(SlowEngine(sys.executable), timeout=4, gate=str(gate)) as launch,
+        pytest.raises(LaunchTimeoutError),
+    ):
+        launch.wait()
+    print(f"{len(times)} probes of 0.5 s, 0.1 s between them, in 4 s")
+    assert len(times) >= 5  # waiting twice for each, it would be four at most
+
+
+@pytest.mark.parametrize(("kind", "pages"), [(EmbeddedEngine, 1), (SglangEngine, 2)])
+def test_server_is_asked_for_no_longer_than_is_left(
+    kind: type[engines.Engine], pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def status(url: str, timeout: float) -> int:
+        given.append(timeout)
+        return 404
+
+    monkeypatch.setattr(sys.modules[kind.__module__], "http_status", status)
+    assert not kind("python").is_ready("http://127.0.0.1:1", 0.1)
+    assert given == [0.1] * pages
+
+
+def test_download_does_not_count_against_the_timeout(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with Launch(

@@ -86,9 +86,9 @@ class EmbeddedEngine(Engine):
         """Read ``phase: NAME`` with or without progress."""
         return phase_of(line)
 
-    def is_ready(self, url: str) -> bool:
+    def is_ready(self, url: str, timeout: float) -> bool:
         """``/health`` answers at once, with 503 until the model can be used."""
-        return http_status(f"{url}/health", timeout=0.5) == 200
+        return http_status(f"{url}/health", min(timeout, 0.5)) == 200
 
 
 def _checked(argument: Argument, value: Any) -> Any:

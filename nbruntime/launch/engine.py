@@ -124,8 +124,21 @@ class Engine(ABC):
         """Say how far the server is by a watched line of its output."""
 
     @abstractmethod
-    def is_ready(self, url: str) -> bool:
-        """Ask the server whether it takes requests; returns soon, and never raises when it does not."""
+    def is_ready(self, url: str, timeout: float) -> bool:
+        """Ask the server whether it takes requests.
+
+        Parameters
+        ----------
+        url : str
+            Where it is going to answer.
+        timeout : float
+            Seconds that the answer may take at most; an engine may give up sooner.
+
+        Returns
+        -------
+        bool
+            False, too, when it does not answer.
+        """
 
 
 def unknown_argument(name: str, known: Iterable[str]) -> ArgumentTypeError:

@@ -198,7 +198,7 @@ class Launch:
     def _await_other(self, server: Server) -> bool:
         """Wait until a server that another process has started is ready; says whether it lives."""
         deadline = time.monotonic() + self.timeout
-        while not self.engine.is_ready(server.record.url):
+        while not self.engine.is_ready(server.record.url, max(0.0, deadline - time.monotonic())):
             if server.wait_until_gone(self.engine.probe_interval):
                 return False
             if time.monotonic() > deadline:

@@ -59,14 +59,14 @@ def await_ready(
         If it takes too long.
     """
     phase = Phase("starting")
-    left = timeout
     before = last_news = time.monotonic()
+    deadline = before + timeout
     next_probe = before + engine.probe_interval
     while True:
-        line = process.next_line(max(0.0, min(next_probe - before, left)))
+        line = process.next_line(max(0.0, min(next_probe, deadline) - time.monotonic()))
         now = time.monotonic()
-        if phase.name not in FETCHING or now - last_news > FETCHING_STALL:
-            left -= now - before
+        if phase.name in FETCHING and now - last_news <= FETCHING_STALL:
+            deadline += now - before
         before = now
         if line is not None:
             news = engine.read_phase(line)
@@ -74,21 +74,21 @@ def await_ready(
                 phase, last_news = news, now
                 if phase.name != "ready":  # that is for the socket to say
                     on_phase(phase)
-            if phase.name != "ready" and left > 0:
+            if phase.name != "ready" and now < deadline:
                 continue  # all that it has said comes first
         if process.poll() is not None:
             raise _launch_error(process, engine, phase)
-        if phase.name == "ready" or now >= next_probe:
-            if engine.is_ready(url):
-                on_phase(Phase("ready"))
-                return
-            next_probe = time.monotonic() + (0.05 if phase.name == "ready" else engine.probe_interval)
-        if left <= 0:
+        if now >= deadline:
             raise LaunchTimeoutError(
                 f"The {engine.name} server was not ready within {timeout:g} s",
                 cause=f"its last phase was {str(phase)!r}",
                 log_lines=process.logs(LOG_LINES).splitlines(),
             )
+        if phase.name == "ready" or now >= next_probe:
+            if engine.is_ready(url, deadline - now):
+                on_phase(Phase("ready"))
+                return
+            next_probe = time.monotonic() + (0.05 if phase.name == "ready" else engine.probe_interval)
 
 
 def _launch_error(process: ServerProcess, engine: Engine, phase: Phase) -> LaunchError:

@@ -124,14 +124,14 @@ class SglangEngine(Engine):
                 return Phase(name)
         return None
 
-    def is_ready(self, url: str) -> bool:
+    def is_ready(self, url: str, timeout: float) -> bool:
         """Ask ``/ready``, or an older server ``/health_generate``, which takes a second or more.
 
         Neither asks for a key.
         """
-        status = http_status(f"{url}/ready", timeout=1)
+        status = http_status(f"{url}/ready", min(timeout, 1))
         if status == 404:
-            status = http_status(f"{url}/health_generate", timeout=20)
+            status = http_status(f"{url}/health_generate", min(timeout, 20))
         return status == 200
 
     def _has_field(self, name: str) -> bool:
