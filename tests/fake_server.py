@@ -31,6 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kill", type=int, help="die of this signal while loading")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--children", type=int, default=0, help="children in sessions of their own")
+    parser.add_argument("--bare-children", type=int, default=0, help="children without an environment")
     parser.add_argument("--pids", help="write the pids of this server and its children to this file")
     parser.add_argument("--spam", type=int, default=0, help="print this many lines while loading")
     parser.add_argument("--leave-child", action="store_true", help="exit at once, but leave a child behind")
@@ -142,6 +143,9 @@ def main() -> None:
     children = [
         subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEP], start_new_session=True)
         for _ in range(args.children + args.leave_child)
+    ]
+    children += [
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEP], env={}) for _ in range(args.bare_children)
     ]
     if args.pids:
         whole = Path(args.pids).with_suffix(".part")

@@ -158,7 +158,10 @@ def test_sixteen_claims_at_once_get_different_names() -> None:
 
 def test_pid_that_was_given_out_again_is_left_alone() -> None:
     """A record whose processes have ended, and whose pids belong to others by now."""
-    with subprocess.Popen(["sleep", "600"]) as stranger:
+    shell = ["sh", "-c", "sleep 600 & echo $!; wait"]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE, start_new_session=True) as stranger:
+        assert stranger.stdout is not None
+        child = int(stranger.stdout.readline())
         record = registry.claim(registry.Identity())
         other = ProcessId(stranger.pid, "an earlier time")
         replace(record, owner=other, supervisor=other, server=other).write()
@@ -167,7 +170,8 @@ def test_pid_that_was_given_out_again_is_left_alone() -> None:
         assert (info.name, info.owner, info.state) == ("server", "orphan", "stopped")
         assert folders() == []
         assert alive(stranger.pid)
-        stranger.kill()
+        assert alive(child), "nor is its session looked through"
+        os.killpg(stranger.pid, signal.SIGKILL)
 
 
 def test_folder_of_a_launch_that_was_killed_early_is_swept() -> None:
@@ -208,7 +212,7 @@ def test_tree_of_a_killed_supervisor_is_swept(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     [supervisor] = elsewhere(
         f"""
-        runtime = Runtime(engine="fake", port=0, children=2, pids={str(pids)!r})
+        runtime = Runtime(engine="fake", port=0, children=2, bare_children=1, pids={str(pids)!r})
         print(runtime._server.supervisor_pid)
         """,
         end="os.kill(runtime._server.supervisor_pid, 9) or os.kill(os.getpid(), 9)",

@@ -328,6 +328,18 @@ def test_killed_supervisor_takes_the_server_along(pids_file: Path, started: list
     assert process.wait(5) == -signal.SIGKILL
 
 
+def test_killed_supervisor_takes_children_without_an_environment_along(
+    pids_file: Path, started: list[ServerProcess]
+) -> None:
+    """They do not carry the mark: as when a process writes its title over its environment."""
+    process = ServerProcess(fake("--bare-children=2", f"--pids={pids_file}"))
+    started.append(process)
+    server, *bare = read_pids(pids_file)
+    assert len(bare) == 2
+    os.kill(process.supervisor_pid, signal.SIGKILL)
+    await_gone([server, *bare])
+
+
 def test_terminated_supervisor_ends_the_server_in_order(
     pids_file: Path, started: list[ServerProcess]
 ) -> None:

@@ -26,7 +26,7 @@ from nbruntime.launch.supervisor.processes import (
     ProcessId,
     identify,
     is_running,
-    kill_marked,
+    kill_left,
     send,
     wait_for_end,
 )
@@ -252,17 +252,14 @@ def clear(record: ServerRecord) -> None:
     Parameters
     ----------
     record : ServerRecord
-        Its server's. A process that has the server's pid by now is left alone.
+        Its server's, maybe from before that was started. A process that has the server's pid by now is left
+        alone.
     """
+    record = ServerRecord.read(record.directory) or record
     deadline = time.monotonic() + CLEAR_SECONDS
-    while _kill_left(record) and time.monotonic() < deadline:
+    while kill_left(record.directory, record.server) and time.monotonic() < deadline:
         time.sleep(0.02)
     shutil.rmtree(record.directory, ignore_errors=True)
-
-
-def _kill_left(record: ServerRecord) -> bool:
-    killed = record.server is not None and send(record.server, system.SIGKILL)
-    return kill_marked(record.directory) or killed
 
 
 def end(record: ServerRecord) -> None:

@@ -18,7 +18,7 @@ __all__ = [
     "descendants",
     "identify",
     "is_running",
-    "kill_marked",
+    "kill_left",
     "send",
     "wait_for_end",
 ]
@@ -146,13 +146,13 @@ def _watching(pid: int) -> Iterator[int | None]:
             os.close(pidfd)
 
 
-def descendants(pid: int, session: int | None = None) -> list[int]:
-    """All descendants of a process that run, and the members of a session.
+def descendants(*pids: int, session: int | None = None) -> list[int]:
+    """All descendants of processes that run, and the members of a session with theirs.
 
     Parameters
     ----------
-    pid : int
-        The process; it is not one of them.
+    *pids : int
+        The processes; they are not among them.
     session : int, optional
         A session whose members count as well.
 
@@ -162,32 +162,39 @@ def descendants(pid: int, session: int | None = None) -> list[int]:
         Pids.
     """
     table = system.read_processes()
-    found = {pid}
+    found = {*pids, *(one for one, entry in table.items() if session and entry.session == session)}
     grown = True
     while grown:
         more = {one for one, entry in table.items() if entry.parent in found} - found
         grown = bool(more)
         found |= more
-    if session is not None:
-        found |= {one for one, entry in table.items() if entry.session == session}
-    return [one for one in found - {pid} if one in table and not table[one].ended]
+    return [one for one in found.difference(pids) if one in table and not table[one].ended]
 
 
-def kill_marked(directory: str) -> bool:
+def kill_left(directory: str, server: ProcessId | None) -> bool:
     """Kill what is left of a server whose supervisor was killed.
 
     Parameters
     ----------
     directory : str
-        Folder of the server, which its whole tree carries as a mark in its environment.
+        Folder of the server, which its tree carries as a mark in its environment.
+    server : ProcessId or None
+        The server, if it was started. Its session is looked through as well: a process may have cleared its
+        environment, or written its title over it.
 
     Returns
     -------
     bool
         Whether anything was found.
     """
+    left = set(system.pids_with(f"{MARK}={directory}"))
+    if server is not None:
+        leader = system.read_entry(server.pid)
+        # A pid is not given out again while it names a session, so another process there has one of its own.
+        if leader is None or leader.start == server.start:
+            left.update({server.pid}, descendants(session=server.pid))
     found = False
-    for pid in system.pids_with(f"{MARK}={directory}"):
+    for pid in left:
         process = identify(pid)
         if process is not None and pid != os.getpid():
             found |= send(process, system.SIGKILL)
