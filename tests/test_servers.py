@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -283,6 +284,27 @@ def test_kept_server_is_attached_to_and_heard_of() -> None:
     assert (runtime.phase, other.phase) == ("stopped", "stopped")
 
 
+def test_attaching_again_and_again_costs_one_thread_and_one_descriptor() -> None:
+    cell = 'Runtime(engine="fake", port=0, name="kept", keep_alive=True)'
+    [first] = elsewhere(f"runtime = {cell}\nprint(runtime.pid)")
+    arguments = {"name": "kept", "keep_alive": True, "reuse": True}
+    start(**arguments).endpoint.close()
+    gc.collect()
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        runtime = start(**arguments)
+        assert str(runtime.pid) == first
+        runtime.endpoint.close()
+        del runtime
+        gc.collect()
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    again, phases = start(**arguments), Phases()
+    other = start(**arguments, progress=phases)
+    again.shutdown()
+    await_true(lambda: phases.current.name == "stopped")
+    assert other.phase == "stopped"
+
+
 def test_kept_server_that_is_killed_is_not_handed_back() -> None:
     [first] = elsewhere('print(Runtime(engine="fake", port=0, name="kept", keep_alive=True, reuse=True).pid)')
     runtime = start(name="kept", keep_alive=True, reuse=True)
@@ -332,6 +354,22 @@ def test_cell_that_is_run_again_gets_the_same_server() -> None:
     gc.collect()
     assert pid is not None
     await_gone([pid])
+
+
+def test_cell_that_is_run_again_forgets_what_it_showed_before() -> None:
+    class Observer:
+        def __call__(self, phase: Phase) -> None: ...
+
+    observers: weakref.WeakSet[Observer] = weakref.WeakSet()
+    for _ in range(5):
+        runtime = start(name="chat", reuse=True)
+        observer = Observer()
+        observers.add(observer)
+        runtime.phases.subscribe(observer)
+        del observer
+    gc.collect()
+    assert len(observers) == 1
+    runtime.shutdown()
 
 
 def test_server_without_a_name_is_handed_back_by_its_arguments() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from nbruntime.launch import registry
@@ -29,12 +30,9 @@ class AttachedServer(Server):
     def __init__(self, record: ServerRecord) -> None:
         assert record.supervisor is not None
         assert record.server is not None
-        super().__init__(record)
+        super().__init__(record, _end_of(record.supervisor))
         self._supervisor = record.supervisor
         self._server = record.server
-        threading.Thread(
-            target=_follow, args=(self._supervisor, self._end), name="nbruntime-attached", daemon=True
-        ).start()
 
     @property
     def pid(self) -> int:
@@ -63,6 +61,20 @@ class AttachedServer(Server):
             self.wait_until_gone(registry.CLEAR_SECONDS)
 
 
-def _follow(supervisor: ProcessId, end: End) -> None:
-    wait_for_end(supervisor)
+_ends: dict[tuple[int, ProcessId], End] = {}
+"""What this process waits for, by its pid, since a fork has none of its threads, and the supervisor."""
+
+
+def _end_of(supervisor: ProcessId) -> End:
+    """Wait for a supervisor, in one thread however often a server is attached to."""
+    key = os.getpid(), supervisor
+    end = _ends.setdefault(key, new := End())
+    if end is new:
+        threading.Thread(target=_follow, args=(key, end), name="nbruntime-attached", daemon=True).start()
+    return end
+
+
+def _follow(key: tuple[int, ProcessId], end: End) -> None:
+    wait_for_end(key[1])
+    del _ends[key]
     end.reach()

@@ -209,7 +209,7 @@ class ServerProcess(Server):
         log = Path(record.directory, LOG)
         inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
-            super().__init__(record)
+            super().__init__(record, End())
             order = Order(
                 owner=None if record.keep_alive else os.getpid(),
                 argv=list(command.argv),

@@ -31,13 +31,23 @@ class End:
         """Set when nothing is left of the server."""
         self.asked = False
         """Whether somebody has asked for it."""
-        self.hearers: list[Phases] = []
-        """Who is told of it."""
+        self._lock = threading.Lock()
+        # Weakly: a server may be handed to many cells, and nobody needs what the earlier ones saw.
+        self._hearers: weakref.WeakSet[Phases] = weakref.WeakSet()
+
+    def tell(self, phases: Phases) -> None:
+        """Have `phases` enter the end, as soon as it is there, while somebody needs them."""
+        with self._lock:
+            self._hearers.add(phases)
+        if self.gone.is_set():
+            phases.enter(self.phase)
 
     def reach(self) -> None:
         """Note that nothing is left."""
         self.gone.set()
-        for phases in list(self.hearers):
+        with self._lock:
+            hearers = list(self._hearers)
+        for phases in hearers:
             phases.enter(self.phase)
 
     @property
@@ -53,6 +63,8 @@ class Server(ABC):
     ----------
     record : ServerRecord
         What its folder says.
+    end : End
+        Its end, which a thread waits for.
 
     Raises
     ------
@@ -60,10 +72,10 @@ class Server(ABC):
         If its log is not there any more.
     """
 
-    def __init__(self, record: ServerRecord) -> None:
+    def __init__(self, record: ServerRecord, end: End) -> None:
         self.record = record
         self._owner = os.getpid()
-        self._end = End()
+        self._end = end
         # Stays readable when the file has been removed with the server.
         self._log = Path(record.directory, LOG).open("rb", buffering=0)  # noqa: SIM115
         here[record.directory] = self
@@ -141,11 +153,9 @@ class Server(ABC):
         Parameters
         ----------
         phases : Phases
-            Enters ``stopped`` or ``died`` then.
+            Enters ``stopped`` or ``died`` then, if it is still needed by somebody else.
         """
-        self._end.hearers.append(phases)
-        if self.gone:
-            phases.enter(self._end.phase)
+        self._end.tell(phases)
 
     def owns(self, pid: int) -> bool:
         """Whether a process belongs to the server's tree.
