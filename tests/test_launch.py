@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbruntime.embedded.arguments import parse_arguments
+from nbruntime.endpoint.secret import is_secret_name
 from nbruntime.errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -249,9 +250,31 @@ def test_flag_of_sglang_is_a_bool() -> None:
         SglangEngine("python").accept({"trust_remote_code": "yes"})
 
 
-def test_tls_is_refused() -> None:
-    with pytest.raises(ArgumentValueError, match=r"RuntimeEndpoint\(url, verify="):
-        SglangEngine("python").accept({"ssl_certfile": "cert.pem"})
+@pytest.mark.parametrize("name", ["ssl_certfile", "ssl_keyfile_password"])
+def test_tls_is_refused(name: str) -> None:
+    with pytest.raises(ArgumentValueError, match=r"RuntimeEndpoint\(url, verify=") as caught:
+        SglangEngine("python").accept({name: "swordfish"})
+    assert "swordfish" not in str(caught.value)
+
+
+def test_secret_of_the_environment_is_masked_by_its_name(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "token $HF_TOKEN, password $MY_PASSWORD, $PLAIN"; exit 3\n')
+    python.chmod(0o755)
+    env = {"HF_TOKEN": "hf_swordfish", "MY_PASSWORD": "hunter2", "PLAIN": "in the clear"}
+    with pytest.raises(LaunchError) as caught:
+        Runtime("m", engine="sglang", python=python, env=env)
+    assert "token ***, password ***, in the clear" in str(caught.value)
+
+
+def test_no_secret_of_sglang_is_put_on_its_command_line() -> None:
+    secrets = [name for name in sglang_arguments.NAMES if is_secret_name(name)]
+    assert {"api_key", "ssl_keyfile_password"} <= set(secrets)
+    for name in secrets:
+        try:
+            assert name in SglangEngine("python").accept({name: "swordfish"}).keys
+        except ArgumentValueError:
+            continue
 
 
 def test_arguments_become_flags_of_the_embedded_server(claim: PortClaim, tmp_path: Path) -> None:

@@ -95,6 +95,47 @@ def test_output_is_masked_and_watched_across_reads(started: list[ServerProcess])
     assert process.logs() == "the key is ***!\nphase: ***\nrest"
 
 
+def watched(process: ServerProcess) -> list[str]:
+    """The lines that a process has had watched until its end."""
+    assert process.wait(10) is not None
+    lines = []
+    while not process._handle.lines.empty():
+        lines.append(process.next_line(0))
+    return [line for line in lines if line is not None]
+
+
+def test_watched_line_comes_masked_and_a_short_key_tears_no_words_apart(started: list[ServerProcess]) -> None:
+    code = "print('phase: one of phases'); print('the key is phases-and-more, phases')"
+    secrets = ("phase", "e", "", "phases-and-more")
+    started.append(process := ServerProcess(ServerCommand(python(code), watch="^phase: ", secrets=secrets)))
+    assert watched(process) == ["***: one of ***s"]
+    assert process.logs() == "***: one of ***s\nthe key is ***, ***s"
+
+
+@pytest.mark.parametrize("character", ["x", "\N{GRINNING FACE}", "\x00", '"'])
+def test_event_of_a_long_line_fits_into_the_smallest_pipe(
+    character: str, started: list[ServerProcess]
+) -> None:
+    code = f"for n in range(50): print('phase:', {character!r} * 3000)\nprint('phase: last')"
+    started.append(process := ServerProcess(ServerCommand(python(code), watch="^phase: ")))
+    *lines, last = watched(process)
+    assert len(lines) == 50
+    for line in lines:
+        assert set(line.removeprefix("phase: ")) == {character}
+        assert len(json.dumps({"event": "line", "text": line}) + "\n") <= 512
+    assert last == "phase: last"
+
+
+def test_half_an_event_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "supervisor.py"
+    program.write_text(
+        """print('{"event": "started", "pid": 7}\\n{"event": "li\\n{"event": "exited", "code": 5}')"""
+    )
+    monkeypatch.setattr("nbruntime.launch.process.PROGRAM", str(program))
+    process = ServerProcess(ServerCommand(("server",)))
+    assert (process.wait(10), process.pid) == (5, 7)
+
+
 def test_logs_can_be_read_while_the_server_runs_and_after_it(started: list[ServerProcess]) -> None:
     process = ServerProcess(
         ServerCommand(python("for n in range(30000): print('line', n)\nimport time; time.sleep(600)"))
@@ -136,6 +177,19 @@ def test_launch_and_stop_are_quick(started: list[ServerProcess]) -> None:
 def test_command_that_does_not_exist_is_a_launch_error() -> None:
     with pytest.raises(LaunchError, match=r"cannot be executed.*No such file"):
         ServerProcess(ServerCommand(("/no/such/server",)))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ServerCommand(("true", "a\0b")),
+        ServerCommand(("true",), {"A": "\0"}),
+        ServerCommand(("true",), {"A=": "b"}),
+    ],
+)
+def test_command_that_no_system_executes_is_a_launch_error(command: ServerCommand) -> None:
+    with pytest.raises(LaunchError, match=r"cannot be executed: (embedded null|illegal environment)"):
+        ServerProcess(command)
 
 
 @pytest.mark.parametrize(

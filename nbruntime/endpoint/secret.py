@@ -9,7 +9,9 @@ from typing import Any
 MASK = "***"
 """What stands in the place of a secret."""
 
-_NAMES = re.compile(r"(^|_)(api_?)?keys?(_b)?$|passw(or)?d|secret|credential|(^|_)auth|hf_token|bearer")
+_NAMES = re.compile(
+    r"(^|_)(api_?)?keys?(_b)?$|passw(or)?d|secret|credential|(^|_)auth|(hf|hub|gh|github|access|api)_token|bearer"
+)
 
 
 def is_secret_name(name: str) -> bool:
@@ -23,7 +25,7 @@ def is_secret_name(name: str) -> bool:
     return bool(_NAMES.search(name.rpartition(".")[2].lower().replace("-", "_")))
 
 
-_SHORTEST = 4
+SHORTEST = 4
 """Characters of a key that is looked for inside of other texts: a shorter one would tear words apart."""
 
 
@@ -100,7 +102,7 @@ def without_secrets(info: dict[str, Any], key: Secret) -> dict[str, Any]:
     """
     found = {*_secrets(info), key.reveal() or ""}
     # The longest first: one may be the beginning of another.
-    words = sorted((word for word in found if len(word) >= _SHORTEST), key=len, reverse=True)
+    words = sorted((word for word in found if len(word) >= SHORTEST), key=len, reverse=True)
 
     def masked(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):

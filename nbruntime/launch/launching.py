@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
 import threading
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from nbruntime.endpoint.secret import is_secret_name
 from nbruntime.errors import (
     ArgumentValueError,
     AuthenticationError,
@@ -39,8 +39,6 @@ Client = TypeVar("Client")
 
 PORT_ATTEMPTS = 8
 """Ports that are tried when a server that binds its own is beaten to one."""
-
-_SECRET = re.compile("password|secret|api_key")
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class Launch:
         """Tell what makes the server what it is, in JSON's types, without a secret."""
         values: dict[str, Any] = {"engine": self.engine.name, "python": self.engine.python}
         for name, value in self.arguments.values.items():
-            if _SECRET.search(name):
+            if is_secret_name(name):
                 value = _digest(str(value), salt)
             elif isinstance(value, str) and os.path.exists(value):
                 value = os.path.abspath(value)  # the same from another folder
@@ -284,7 +282,7 @@ class Launch:
             self.on_phase(Phase("starting"))
             command = self.engine.command(self.arguments, claim)
             server = ServerProcess(
-                replace(command, env=command.env | dict(self.env)),
+                replace(command, env=command.env | dict(self.env), secrets=command.secrets + self._secrets()),
                 identity=self._identity(claim.url),
                 hold=() if claim.reservation is None else (claim.reservation,),
             )
@@ -301,6 +299,10 @@ class Launch:
             server.stop()
             raise
         return server, client
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Values of the environment that must not show, by their names."""
+        return tuple(value for name, value in self.env.items() if value and is_secret_name(name))
 
     def _identity(self, url: str) -> registry.Identity:
         model = str(self.arguments.values.get("model_path") or "")

@@ -23,7 +23,9 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from nbruntime.endpoint.secret import SHORTEST
 from nbruntime.errors import LaunchError
 from nbruntime.launch import registry
 from nbruntime.launch.server import LOG, End, Server
@@ -59,7 +61,7 @@ class ServerCommand:
     watch : str or None
         Regular expression of the lines of output that say how far the server is.
     secrets : tuple of str
-        Texts that are masked in the log.
+        Texts that are masked in the log, but for short ones, which would tear words apart.
     """
 
     argv: tuple[str, ...]
@@ -90,23 +92,26 @@ class _Handle:
         """Take in the supervisor's events until it ends, and collect it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            event = json.loads(line)
-            match event["event"]:
-                case "started":
-                    self.server_pid = event["pid"]
-                case "failed":
-                    self.failure = event["error"]
-                case "stopping":
-                    self.end.asked = True
-                case "exited":
-                    self.exit_code = event["code"]
-                case "line" if self.lines.qsize() < LINES_KEPT:
-                    self.lines.put(event["text"])
-            if event["event"] != "line":
-                self.lines.put(None)
+            with contextlib.suppress(ValueError):  # only half a line: its supervisor was killed
+                self._take_in(json.loads(line))
         self.process.wait()
         if self.process.returncode != 0:  # killed, or broken: what it stood for is ours to do
             registry.clear(self.record)
+
+    def _take_in(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "started":
+                self.server_pid = event["pid"]
+            case "failed":
+                self.failure = event["text"]
+            case "stopping":
+                self.end.asked = True
+            case "exited":
+                self.exit_code = event["code"]
+            case "line" if self.lines.qsize() < LINES_KEPT:
+                self.lines.put(event["text"])
+        if event["event"] != "line":
+            self.lines.put(None)
 
     def ask_to_stop(self) -> None:
         """Tell the supervisor to end the server; returns at once."""
@@ -218,7 +223,10 @@ class ServerProcess(Server):
                 record=asdict(record),
                 cwd=os.getcwd(),
                 env=dict(command.env),
-                secrets=list(command.secrets),
+                # The longest first: one may be the beginning of another.
+                secrets=sorted(
+                    (secret for secret in command.secrets if len(secret) >= SHORTEST), key=len, reverse=True
+                ),
                 pass_fds=[server_socket.fileno() for server_socket in command.sockets],
                 watch=command.watch,
                 grace=grace,

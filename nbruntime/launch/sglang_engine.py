@@ -83,10 +83,10 @@ class SglangEngine(Engine):
                 ignored.append(name)
             elif name in sglang_arguments.FLAGS | sglang_arguments.SWITCHES and not isinstance(value, bool):
                 raise ArgumentTypeError(f"{name} must be bool, not {type(value).__name__} {value!r}")
-            elif name == "ssl_certfile":
+            elif name.startswith("ssl_"):  # its password would stand on the command line
                 raise ArgumentValueError(
                     "Runtime serves this machine by plain HTTP",
-                    where="ssl_certfile",
+                    where=name,
                     hint="Start a server with TLS by hand and connect with RuntimeEndpoint(url, verify=...).",
                 )
             else:

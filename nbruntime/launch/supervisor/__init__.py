@@ -21,7 +21,7 @@ end, or when its supervisor gets a SIGTERM.
 The record in the server's folder (`record.ServerRecord`) is how other kernels find it. The supervisor keeps
 it up to date, ``ready`` on stdin included, and removes it with the folder.
 
-It writes events to stdout, one JSON object a line: ``started`` (pid), ``failed`` (error: the server could not
+It writes events to stdout, one JSON object a line: ``started`` (pid), ``failed`` (text: the server could not
 be executed), ``line`` (text: a line of the server's output that matches `Order.watch`), ``stopping``
 (somebody else asked for the end), ``exited`` (code, negative for a signal, as in `subprocess`) and ``gone``
 (the tree is no more). It never waits for a reader.

@@ -32,8 +32,8 @@ TREE_POLL = 0.02
 LINE_LIMIT = 1 << 16
 """Bytes after which a line without an end is written all the same."""
 
-TEXT_LIMIT = 600
-"""Characters of a text in an event: the whole event must fit into one write to a pipe, or none of it."""
+TEXT_LIMIT = 400
+"""Bytes of a text in an event: all of it must fit into one write to a pipe, which may be of 512 bytes."""
 
 
 class Supervisor:
@@ -54,7 +54,7 @@ class Supervisor:
         self._lifeline = system.Channel(lifeline)
         self._events = events
         self._watch = re.compile(order.watch) if order.watch else None
-        self._secrets = [secret.encode() for secret in order.secrets if secret]
+        self._secrets = [secret.encode() for secret in order.secrets]
         self._selector = selectors.DefaultSelector()
         self._log = CappedLog(order.log, order.log_limit)
         self._record = ServerRecord.from_dict(order.record) if order.record else None
@@ -100,8 +100,8 @@ class Supervisor:
         system.become_subreaper()
         try:
             tree = start_tree(self._order.argv, self._order.cwd, environment, self._order.pass_fds)
-        except (OSError, subprocess.SubprocessError) as error:
-            self._tell("failed", error=str(error)[:TEXT_LIMIT])
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            self._tell("failed", text=str(error).encode(errors="replace"))
             return
         finally:
             # The server's copy is the only one, so that its ports are free as soon as it is gone.
@@ -217,15 +217,28 @@ class Supervisor:
         if not cut:
             return
         whole, self._line = self._line[:cut], self._line[cut:]
-        for secret in self._secrets:
-            whole = whole.replace(secret, b"***")
-        self._log.write(whole)
+        self._log.write(self._masked(whole))
         if self._watch is not None:
-            for line in re.split(r"[\r\n]+", whole.decode(errors="replace")):
-                if self._watch.search(line):
-                    self._tell("line", text=line[:TEXT_LIMIT])
+            for line in re.split(rb"[\r\n]+", whole):
+                if self._watch.search(line.decode(errors="replace")):
+                    self._tell("line", text=line)
 
-    def _tell(self, event: str, **values: Any) -> None:
+    def _masked(self, text: bytes) -> bytes:
+        for secret in self._secrets:
+            text = text.replace(secret, b"***")
+        return text
+
+    def _tell(self, event: str, *, text: bytes | None = None, **values: Any) -> None:
+        if text is not None:
+            values["text"] = _shortened(self._masked(text).decode(errors="replace"))
         line = json.dumps({"event": event, **values}).encode() + b"\n"
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._events, line)
+
+
+def _shortened(text: str) -> str:
+    """Cut a text to what JSON writes in `TEXT_LIMIT` bytes."""
+    text = text[:TEXT_LIMIT]
+    while len(json.dumps(text)) > TEXT_LIMIT:  # a character may take 12 bytes
+        text = text[:-10]
+    return text

@@ -31,7 +31,7 @@ class ProcessTree:
 
     Raises
     ------
-    OSError, subprocess.SubprocessError
+    OSError, subprocess.SubprocessError, ValueError
         If it cannot be executed.
     """
 
