@@ -36,7 +36,7 @@ from nbruntime.launch import engine_probe, engines, sglang_arguments
 from nbruntime.launch.embedded_engine import EmbeddedEngine
 from nbruntime.launch.engines import resolve_engine
 from nbruntime.launch.phases import Phase, phase_of
-from nbruntime.launch.ports import PortClaim, claim_port, holder_of
+from nbruntime.launch.ports import PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import await_ready
 from nbruntime.launch.sglang_engine import SglangEngine
@@ -488,10 +488,11 @@ def test_port_above_40000_and_any_port() -> None:
 def test_taken_port_is_named_with_its_holder() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-        assert holder_of(port) == os.getpid()
+        assert holders_of("127.0.0.1", port) == holders_of("", port) == [os.getpid()]
+        assert holders_of("127.0.0.2", port) == []
         with pytest.raises(PortInUseError, match=rf"Port {port} is taken by process {os.getpid()} \("):
             claim_port("127.0.0.1", port, listen=True)
-    assert holder_of(port) is None
+    assert holders_of("127.0.0.1", port) == []
 
 
 def test_reserved_port_is_passed_over_while_its_server_loads() -> None:

@@ -147,6 +147,14 @@ def test_port_that_is_taken_while_the_server_loads_is_passed_over(tmp_path: Path
             stranger.close()
 
 
+def test_listener_on_another_address_does_not_stand_in_the_way() -> None:
+    with (
+        socket.create_server(("127.0.0.2", 0)) as other,
+        start(engine="binding", port=other.getsockname()[1]) as runtime,
+    ):
+        assert runtime.phase == "ready"
+
+
 def test_taken_port_is_an_error_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]

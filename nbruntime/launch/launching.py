@@ -26,7 +26,7 @@ from nbruntime.launch import registry
 from nbruntime.launch.attached import AttachedServer
 from nbruntime.launch.engine import Engine, ServerArguments
 from nbruntime.launch.phases import Phase
-from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holder_of, is_loopback
+from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of, is_loopback
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import await_ready
 from nbruntime.launch.server import Server, known
@@ -292,7 +292,7 @@ class Launch:
             self.on_start(claim.url, server)
             await_ready(server, self.engine, claim.url, timeout=self.timeout, on_phase=self.on_phase)
             if not self.engine.takes_listener:
-                _check_port(server, claim.port)
+                _check_port(server, claim)
             client = connect(claim.url)
             server.tell_ready()
         except BaseException:
@@ -317,11 +317,13 @@ class Launch:
         )
 
 
-def _check_port(server: Server, port: int) -> None:
+def _check_port(server: Server, claim: PortClaim) -> None:
     """Make sure that it was our server that answered, where it binds the port by itself."""
-    holder = holder_of(port)
-    if holder is not None and not server.owns(holder):
-        raise PortInUseError(f"Port {port} was taken by process {holder} while the server was loading")
+    holders = holders_of(claim.host, claim.port)
+    if holders and not any(map(server.owns, holders)):
+        raise PortInUseError(
+            f"Port {claim.port} was taken by process {holders[0]} while the server was loading"
+        )
 
 
 def _is_ending(record: ServerRecord) -> bool:

@@ -7,18 +7,22 @@ import errno
 import ipaddress
 import os
 import socket
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from nbruntime.errors import ArgumentValueError, PortInUseError
 from nbruntime.launch.supervisor import system
 
-__all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holder_of", "is_loopback"]
+__all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holders_of", "is_loopback"]
 
 FIRST_PORT = 30000
 """Where the search for a free port begins: SGLang's default."""
 
 _PORTS_TRIED = 10_000
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass
@@ -147,7 +151,7 @@ def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortCla
         if reservation is not None:
             reservation.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(_taken(port) if explain else f"Port {port} is taken") from error
+            raise PortInUseError(_taken(host, port) if explain else f"Port {port} is taken") from error
         if error.errno == errno.EACCES:
             raise PortInUseError(f"Port {port} may only be used by the administrator") from error
         raise ArgumentValueError(f"Cannot listen on {host!r}, port {port}: {error.strerror}") from error
@@ -170,43 +174,55 @@ def _reserve(port: int) -> socket.socket | None:
     return reservation
 
 
-def _taken(port: int) -> str:
-    pid = holder_of(port)
-    if pid is None:
-        return f"Port {port} is taken"
-    return f"Port {port} is taken by process {pid} ({_command(pid)})"
+def _taken(host: str, port: int) -> str:
+    for pid in holders_of(host, port):
+        return f"Port {port} is taken by process {pid} ({_command(pid)})"
+    return f"Port {port} is taken"
 
 
-def holder_of(port: int) -> int | None:
-    """Find the process that listens on a port.
+def holders_of(host: str, port: int) -> list[int]:
+    """Find the processes that listen on a port, and there on an address or on all of them.
 
     Parameters
     ----------
+    host : str
+        The address; all of them, too, where it stands for all.
     port : int
         The port.
 
     Returns
     -------
-    int or None
-        Its pid; None where nobody listens, the process is another user's, or there is no ``/proc``.
+    list of int
+        Their pids, without those of other users; none where there is no ``/proc``.
     """
-    inodes = set()
+    inodes = {f"socket:[{inode}]" for address, inode in _listening(port) if _overlap(address, host, port)}
+    holders = set()
+    for name in filter(str.isdigit, os.listdir("/proc") if inodes else ()):
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{name}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{name}/fd/{fd}") in inodes:
+                        holders.add(int(name))
+    return sorted(holders)
+
+
+def _listening(port: int) -> Iterator[tuple[Address, str]]:
+    """Give address and inode of every socket that listens on a port."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table) as file:
             for row in list(file)[1:]:
                 column = row.split()
-                if int(column[1].rpartition(":")[2], 16) == port and column[3] == "0A":  # LISTEN
-                    inodes.add(f"socket:[{column[9]}]")
-    if not inodes:
-        return None
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                for fd in os.listdir(f"/proc/{name}/fd"):
-                    with contextlib.suppress(OSError):
-                        if os.readlink(f"/proc/{name}/fd/{fd}") in inodes:
-                            return int(name)
-    return None
+                address, _, number = column[1].partition(":")
+                if int(number, 16) == port and column[3] == "0A":  # LISTEN
+                    words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
+                    yield ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)), column[9]
+
+
+def _overlap(address: Address, host: str, port: int) -> bool:
+    """Whether something that listens on an address also gets what is meant for a host."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    ours = [ipaddress.ip_address(one[4][0]) for one in found]
+    return address.is_unspecified or any(one.is_unspecified or one == address for one in ours)
 
 
 def _command(pid: int) -> str:
