@@ -112,6 +112,14 @@ def test_real_ps_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (entry.parent, entry.session, entry.ended) == (before.parent, before.session, before.ended)
 
 
+def test_start_time_is_the_same_in_another_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "NAME", "darwin")
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    before = identify(os.getpid())
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert identify(os.getpid()) == before
+
+
 def test_processes_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "NAME", "win32")
     commands = answer(monkeypatch, "4 0\r\n4242 4\r\n\r\n")
@@ -294,5 +302,20 @@ def test_fork_does_not_keep_the_lock(tmp_path: Path) -> None:
     os.waitpid(forked, 0)
 
 
-def test_machine_is_named() -> None:
+def test_machine_keeps_its_name_when_its_host_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = system.machine()
+    assert name
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    assert system.machine() == name
+
+
+def test_machine_without_a_boots_name_has_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "_boot", lambda: "")
     assert system.machine().startswith(socket.gethostname())
+
+
+def test_boot_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "NAME", "darwin")
+    commands = answer(monkeypatch, "4C0D5B5E-BA51-4D5C-9B3B-0F2A7A3C6E11\n")
+    assert system._boot.__wrapped__() == "4C0D5B5E-BA51-4D5C-9B3B-0F2A7A3C6E11"
+    assert commands[0][0] == "sysctl"

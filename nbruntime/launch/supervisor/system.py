@@ -289,8 +289,12 @@ def _read_stat(pid: int) -> ProcessEntry | None:
 
 @functools.cache
 def _boot() -> str:
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read(8)
+    """Name this run of the machine; empty where that has no name."""
+    with contextlib.suppress(OSError):
+        if NAME == "darwin":
+            return _run(["sysctl", "-n", "kern.bootsessionuuid"])[1].strip()
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read(8)
     return ""
 
 
@@ -319,7 +323,7 @@ def _read_powershell() -> dict[int, ProcessEntry]:
 
 def _run(command: list[str]) -> tuple[int, str]:
     """Run a program; gives its pid and what it printed, which is nothing where it found nothing."""
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # a start time is to stay the same text
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
@@ -360,10 +364,11 @@ def pids_with(setting: str) -> Iterator[int]:
 
 
 def machine() -> str:
-    """Name the machine, or the container, that a pid belongs to."""
+    """Name the run of a machine, or the container, that a pid belongs to: a laptop's hostname changes."""
+    name = _boot() or socket.gethostname()
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    return socket.gethostname()
+        return f"{name} {os.readlink('/proc/self/ns/pid')}"
+    return name
 
 
 # Files
