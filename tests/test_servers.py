@@ -199,6 +199,55 @@ def test_record_of_a_later_version_is_left_alone() -> None:
     assert nbruntime.servers() == []
 
 
+JUNK = ["[]", '"x"', "null", "5", "{", "[" * 100_000, '{"name": 1}']
+
+
+@pytest.mark.parametrize("text", JUNK, ids=lambda text: text[:10])
+def test_record_that_is_none_hurts_nobody(text: str) -> None:
+    folder = registry.folder() / "junk"
+    folder.mkdir()
+    (folder / "server.json").write_text(text)
+    assert nbruntime.servers() == []
+    with start():
+        assert len(nbruntime.servers()) == len(nbruntime.stop("all")) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"started": "abc"}, {"name": None}, {"url": 5}, {"arguments": []}, {"server": "??"}, {"keep_alive": 1}],
+)
+def test_record_with_a_field_of_another_type_hurts_nobody(wrong: dict[str, Any]) -> None:
+    record = registry.claim(registry.Identity())
+    file = Path(record.directory, "server.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    assert ServerRecord.read(record.directory) is None
+    assert nbruntime.servers() == []
+    with start(name="server", reuse=True):
+        assert len(nbruntime.servers()) == 1
+
+
+def test_record_is_written_as_soon_as_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = ServerRecord.write
+
+    def fill(self: ServerRecord) -> None:
+        write(self)
+        Path(self.directory, "server.json.part").mkdir()  # as on a full disk, no later write succeeds
+
+    monkeypatch.setattr(ServerRecord, "write", fill)
+    with start(name="chat") as runtime:
+        assert runtime._server is not None
+        directory = runtime._server.record.directory
+        record = ServerRecord.read(directory)
+        assert record is not None
+        assert record.supervisor is None
+        Path(directory, "server.json.part").rmdir()
+        await_true(lambda: (ServerRecord.read(directory) or record).state == "ready")
+        monkeypatch.setattr(registry, "START_SECONDS", 0.0)
+        monkeypatch.setattr(ServerRecord, "write", write)
+        start().shutdown()
+        assert runtime.phase == "ready"
+
+
 def test_record_of_another_machine_is_left_alone() -> None:
     record = registry.claim(registry.Identity())
     replace(record, machine="another", owner=ProcessId(1, "never")).write()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self, get_origin, get_type_hints
 
 from .processes import ProcessId
 
@@ -80,7 +80,7 @@ class ServerRecord:
         ServerRecord or None
             None if there is none, or none that can be understood.
         """
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             with open(os.path.join(directory, FILE), encoding="utf-8") as file:
                 record = cls.from_dict(json.load(file))
             # It may have been written by another version, but never for another folder.
@@ -88,12 +88,29 @@ class ServerRecord:
         return None
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make a record of what JSON has left of it; fields of later versions are passed over."""
-        known = {one.name for one in fields(cls)}
-        given = {name: value for name, value in values.items() if name in known}
+    def from_dict(cls, values: Any) -> Self:
+        """Make a record of what JSON has left of it; fields of later versions are passed over.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no record.
+        """
+        if not isinstance(values, dict):
+            raise TypeError(f"a record is an object, not {type(values).__name__}")
+        given = {name: value for name, value in values.items() if name in _KINDS}
         for name in ("owner", "supervisor", "server"):
             if given.get(name) is not None:
                 pid, start = given[name]
                 given[name] = ProcessId(int(pid), str(start))
-        return cls(**given)
+        record = cls(**given)
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(record, name), kind):
+                raise TypeError(f"{name} of a record is {kind}, not {value!r}")
+        return record
+
+
+_KINDS = {
+    name: dict if get_origin(kind) is dict else kind for name, kind in get_type_hints(ServerRecord).items()
+}
+"""The type of each field."""

@@ -58,6 +58,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._log = CappedLog(order.log, order.log_limit)
         self._record = ServerRecord.from_dict(order.record) if order.record else None
+        self._unwritten: ServerRecord | None = None
         self._line = b""
         self._tree: ProcessTree | None = None
         self._exit_told = False
@@ -123,6 +124,8 @@ class Supervisor:
                 wait = TREE_POLL if self._exit_told else min(OWNER_POLL, max(TREE_POLL, left))
         for key, _ in self._selector.select(wait):
             key.data()
+        if self._unwritten is not None:
+            self._write_record(self._unwritten)
         if self._terminated and self._deadline is None:  # neither the owner nor the server wanted it
             self._tell("stopping")
             self.stop()
@@ -183,11 +186,17 @@ class Supervisor:
             self._owner_gone(self._lifeline)
 
     def _note(self, **changes: Any) -> None:
-        """Keep the record up to date. A full disk loses the record, not the server."""
+        """Keep the record up to date."""
         if self._record is not None:
             self._record = replace(self._record, **changes)
-            with contextlib.suppress(OSError):
-                self._record.write()
+            self._write_record(self._record)
+
+    def _write_record(self, record: ServerRecord) -> None:
+        """Write the record, now or as soon as the disk is not full: others would take the server for lost."""
+        self._unwritten = record
+        with contextlib.suppress(OSError):
+            record.write()
+            self._unwritten = None
 
     def _pump(self) -> bool:
         """Move what the server has written to the log; says whether there was anything."""
