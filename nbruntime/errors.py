@@ -300,12 +300,12 @@ class LaunchError(NbruntimeError):
     cause : str, optional
         The reason that was found in the log or the exit status.
     log_lines : sequence of str
-        The last lines of the server's log.
+        The last lines of the server's log; the text of the error shows fewer of them.
     where, hint : str, optional
-        As in `NbruntimeError`; `where` is the log file.
+        As in `NbruntimeError`.
     """
 
-    default_hint = "The end of the log is below; the whole of it is in the log file."
+    default_hint = "The end of the log is below; what else was kept of it is in the error's .log_lines."
 
     def __init__(
         self,

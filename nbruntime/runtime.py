@@ -28,6 +28,7 @@ from nbruntime.launch.cards import LOG_LINES, runtime_card
 from nbruntime.launch.engine import Engine, IgnoredArgumentsWarning
 from nbruntime.launch.engines import resolve_engine
 from nbruntime.launch.launching import Launch
+from nbruntime.launch.own_arguments import check_own_arguments
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.progress import Progress, announced
 from nbruntime.launch.server import Server
@@ -111,7 +112,7 @@ class Runtime:
     PortInUseError
         If `port` is taken; says by whom.
     ArgumentTypeError
-        For an argument that no server has; names the nearest one.
+        For an argument that no server has; names the nearest one. For one of another type.
     ArgumentValueError
         If another server has the name; lists the arguments that differ. If `host` can be reached from other
         machines and there is no `api_key`, or an empty one.
@@ -160,6 +161,8 @@ class Runtime:
         self._arguments: dict[str, Any] = {}
         self._port = port or 0
         self._engine: Engine | None = None
+        self._model: str | None = None
+        check_own_arguments(locals())
         self._model = None if model_path is None else os.fspath(model_path)
         self._engine = resolve_engine(engine, python, env)
         arguments = self._engine.accept(
@@ -190,23 +193,26 @@ class Runtime:
             keep_alive=keep_alive,
             on_start=self._begin,
         )
-        with announced(self, progress, log_level) as announce:
+        started = False
+        try:
+            with announced(self, progress, log_level) as announce:
 
-            def enter(phase: Phase) -> None:
-                self.phases.enter(phase)
-                announce(phase)
+                def enter(phase: Phase) -> None:
+                    self.phases.enter(phase)
+                    announce(phase)
 
-            try:
-                self._server, self.endpoint = launch(on_phase=enter).obtain(
+                self._server, self.endpoint, started = launch(on_phase=enter).obtain(
                     lambda url: RuntimeEndpoint(url, api_key=api_key), reuse=reuse, replace=replace
                 )
-            except BaseException:
-                self.phases.enter(Phase("failed"))
-                raise
-            # By a weak reference: an endpoint that is kept must not keep the server.
-            self.endpoint.settings.diagnose = partial(_diagnosis, weakref.ref(self._server))
-            self._ready_at = time.monotonic()
-        self._server.report_to(self.phases)
+                # By a weak reference: an endpoint that is kept must not keep the server.
+                self.endpoint.settings.diagnose = partial(_diagnosis, weakref.ref(self._server))
+                self._ready_at = time.monotonic()
+            self._server.report_to(self.phases)
+        except BaseException:
+            if started:
+                self.shutdown()
+            self.phases.enter(Phase("failed"))
+            raise
 
     def _begin(self, url: str, server: Server | None) -> None:
         """Note where the server is going to answer, and the server as soon as it is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ from nbruntime.errors import (
 from nbruntime.launch import engine_probe, engines, sglang_arguments
 from nbruntime.launch.embedded_engine import EmbeddedEngine
 from nbruntime.launch.engines import resolve_engine
+from nbruntime.launch.own_arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
@@ -372,6 +374,8 @@ def test_empty_key_is_none() -> None:
         ({"log_level": "loud"}, ArgumentValueError, "log_level must be one of debug, info"),
         ({"context_lenght": 1}, ArgumentTypeError, "Did you mean 'context_length'"),
         ({"tp_sise": 1}, ArgumentTypeError, "Did you mean 'tp_size'"),
+        ({"keepalive": 1}, ArgumentTypeError, "Did you mean 'keep_alive'"),
+        ({"reuze": 1}, ArgumentTypeError, "Did you mean 'reuse'"),
         ({"luanch_timeout": 1}, ArgumentTypeError, "Did you mean 'launch_timeout'"),
         ({"fd": 3}, ArgumentTypeError, "has an argument 'fd'"),
         ({"zzzzzzzz": 3}, ArgumentTypeError, r"sglang\.launch_server --help"),
@@ -391,6 +395,41 @@ def test_unknown_names_are_type_errors_everywhere(name: str) -> None:
         if name not in known:
             with pytest.raises(TypeError):
                 engine.accept({name: 1})
+
+
+def test_table_of_the_runtimes_own_arguments_is_whole() -> None:
+    parameters = inspect.signature(Runtime).parameters.values()
+    assert list(OWN_ARGUMENTS) == [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"port": "30000"}, ArgumentTypeError, "port must be int or None, not str"),
+        ({"port": True}, ArgumentTypeError, "port must be int or None, not bool"),
+        ({"name": 5}, ArgumentTypeError, "name must be str or None, not int"),
+        ({"launch_timeout": "60"}, ArgumentTypeError, "launch_timeout must be int or float, not str"),
+        ({"progress": True}, ArgumentTypeError, "progress must be Callable or Phases or None, not bool"),
+        ({"python": 3}, ArgumentTypeError, "python must be str or PathLike or None, not int"),
+        ({"model_path": 3}, ArgumentTypeError, "model_path must be str or PathLike or None, not int"),
+        ({"reuse": "no"}, ArgumentTypeError, "reuse must be bool, not str"),
+        ({"env": ["A"]}, ArgumentTypeError, "env must be Mapping or None, not list"),
+        ({"env": {"A": 1}}, ArgumentTypeError, "'A' is mapped to int"),
+        ({"env": {1: "A"}}, ArgumentTypeError, "1 is mapped to str"),
+        ({"env": {"A=B": "x"}}, ArgumentValueError, r"env\['A=B'\] cannot stand"),
+        ({"env": {"": "x"}}, ArgumentValueError, "cannot stand in an environment"),
+        ({"env": {"A": "x\0swordfish"}}, ArgumentValueError, "has a NUL character"),
+        ({"api_key": 5}, ArgumentTypeError, "api_key must be str or None, not int"),
+    ],
+)
+def test_wrong_argument_of_the_runtime_itself_is_found_before_the_launch(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    runtime = Runtime.__new__(Runtime)
+    with pytest.raises(error, match=message) as caught:
+        runtime.__init__(engine="embedded", **arguments)  # type: ignore[misc]
+    assert "swordfish" not in str(caught.value)
+    assert repr(runtime) == "Runtime with the default model · starting"
 
 
 def test_both_engines_know_the_names_that_notebooks_use() -> None:
@@ -630,6 +669,17 @@ def test_failed_launch_tells_the_cause_and_leaves_nothing(
         assert any("phase: loading weights" in line for line in caught.value.log_lines)
         launch.process.wait(10)
         assert not any(alive(pid) for pid in read_pids(pids))
+
+
+def test_error_keeps_more_of_the_log_than_it_shows() -> None:
+    with (
+        Launch(FakeEngine(sys.executable), spam=150, fail="something") as launch,
+        pytest.raises(LaunchError, match="log_lines") as caught,
+    ):
+        launch.wait()
+    assert len(caught.value.log_lines) == 152
+    shown = str(caught.value).partition("Last 20 lines of the log:\n")[2].splitlines()
+    assert [line.strip() for line in shown] == list(caught.value.log_lines[-20:])
 
 
 def test_launch_timeout(tmp_path: Path) -> None:

@@ -193,6 +193,27 @@ def test_wrong_answer_in_the_constructor_leaves_nothing(
     assert not any(alive(pid) for pid in read_pids(pids))
 
 
+@pytest.mark.parametrize("keep_alive", [False, True])
+def test_interrupt_at_the_end_of_the_constructor_leaves_nothing(
+    keep_alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    pids = tmp_path / "pids"
+    arguments = {"name": "tail", "keep_alive": keep_alive, "pids": str(pids)}
+    monkeypatch.setattr("nbruntime.launch.progress.Announcer.end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start(**arguments)
+    assert not any(alive(pid) for pid in read_pids(pids))
+    monkeypatch.undo()
+    with start(**arguments) as runtime:
+        monkeypatch.setattr("nbruntime.launch.progress.Announcer.end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            start(**arguments, reuse=True)
+        assert runtime.phase == "ready", "one that ran before is left alone"
+
+
 def test_interrupt_during_launch_leaves_nothing(tmp_path: Path) -> None:
     gate, pids = tmp_path / "gate", tmp_path / "pids"
     os.mkfifo(gate)

@@ -585,7 +585,8 @@ def test_stop_of_one_that_is_being_launched(tmp_path: Path) -> None:
     await_true(lambda: any(one.pid for one in nbruntime.servers()))
     nbruntime.stop("slow")
     thread.join(10)
-    assert len(errors) == 1
+    [error] = errors
+    assert "was stopped before it was ready" in str(error)
 
 
 # Phases

@@ -9,24 +9,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nbruntime.errors import ArgumentTypeError
+from nbruntime.launch.own_arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
 
 __all__ = ["Engine", "IgnoredArgumentsWarning", "ServerArguments", "unknown_argument"]
-
-OWN_ARGUMENTS = (
-    "model_path",
-    "log_level",
-    "launch_timeout",
-    "engine",
-    "python",
-    "env",
-    "port",
-    "host",
-    "api_key",
-)
-"""What `Runtime` takes by itself; named here for the hint at the nearest name."""
 
 
 class IgnoredArgumentsWarning(UserWarning):

@@ -28,7 +28,7 @@ from nbruntime.launch.engine import Engine, ServerArguments
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of, is_loopback
 from nbruntime.launch.process import ServerProcess
-from nbruntime.launch.readiness import await_ready
+from nbruntime.launch.readiness import LOG_LINES, await_ready
 from nbruntime.launch.server import Server, known
 from nbruntime.launch.supervisor.processes import identify, is_running
 from nbruntime.launch.supervisor.record import ServerRecord
@@ -82,7 +82,7 @@ class Launch:
 
     def obtain(
         self, connect: Callable[[str], Client], *, reuse: bool, replace: bool
-    ) -> tuple[Server, Client]:
+    ) -> tuple[Server, Client, bool]:
         """Give a server that is as described, and its client.
 
         Parameters
@@ -100,6 +100,8 @@ class Launch:
             Its life is the caller's unless it is kept alive.
         client
             What `connect` made.
+        started : bool
+            Whether the server is a new one.
 
         Raises
         ------
@@ -117,14 +119,14 @@ class Launch:
                 hint="Give api_key=..., or leave host out to listen on this machine only.",
             )
         if self.name is None and not reuse:
-            return self._start(connect)
+            return *self._start(connect), True
         with _turn(self.name or json.dumps(self._describe("")["values"], sort_keys=True)):
             deadline = time.monotonic() + self.timeout
             while True:
                 found = self._find()
                 if found is None:
                     try:
-                        return self._start(connect)
+                        return *self._start(connect), True
                     except registry.NameTaken:
                         continue  # another kernel was quicker
                 differences = self._differences(found)
@@ -135,7 +137,7 @@ class Launch:
                 if not reuse or differences:
                     raise self._taken_error(found, differences if reuse else [])
                 if (obtained := self._attach(found, connect)) is not None:
-                    return obtained
+                    return *obtained, False
                 if time.monotonic() > deadline:
                     raise LaunchTimeoutError(
                         f"The server {found.name!r} was neither there nor gone within {self.timeout:g} s",
@@ -203,7 +205,7 @@ class Launch:
                 raise LaunchTimeoutError(
                     f"The server {server.record.name!r} was not ready within {self.timeout:g} s",
                     cause=f"process {server.record.owner.pid} had started it",
-                    log_lines=server.logs(40).splitlines(),
+                    log_lines=server.logs(LOG_LINES).splitlines(),
                 )
         return True
 

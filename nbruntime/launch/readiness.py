@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from nbruntime.launch.engine import Engine
     from nbruntime.launch.process import ServerProcess
 
-__all__ = ["await_ready"]
+__all__ = ["LOG_LINES", "await_ready"]
 
 FETCHING_STALL = 120.0
 """Seconds without news after which a download or conversion counts against the time-out after all."""
 
-LOG_LINES = 40
+LOG_LINES = 200
 """Lines of the log that an error keeps."""
 
 _ERROR_LINE = re.compile(
@@ -70,8 +70,9 @@ def await_ready(
         before = now
         if line is not None:
             news = engine.read_phase(line)
+            last_news = last_news if news is None else now
             if news is not None and news != phase:
-                phase, last_news = news, now
+                phase = news
                 if phase.name != "ready":  # that is for the socket to say
                     on_phase(phase)
             if phase.name != "ready" and now < deadline:
@@ -95,6 +96,12 @@ def _launch_error(process: ServerProcess, engine: Engine, phase: Phase) -> Launc
     """Find the reason in the log."""
     process.wait(1.0)  # what it wrote last
     log_lines = process.logs(LOG_LINES).splitlines()
+    if process.stopped:
+        return LaunchError(
+            f"The {engine.name} server was stopped before it was ready, in the phase {str(phase)!r}",
+            log_lines=log_lines,
+            hint="nbruntime.stop, or a signal, has ended it: start it again. The end of its log is below.",
+        )
     cause = process.exit_cause()
     kind: type[LaunchError] = LaunchError
     for line in reversed(log_lines):
@@ -109,5 +116,4 @@ def _launch_error(process: ServerProcess, engine: Engine, phase: Phase) -> Launc
         f"The {engine.name} server ended before it was ready, in the phase {str(phase)!r}",
         cause=cause,
         log_lines=log_lines,
-        hint="The end of its log is below." if log_lines and kind is LaunchError else None,
     )
