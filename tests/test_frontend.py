@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from sglang.lang.ir import SglSamplingParams
 
 from nbruntime.endpoint import RuntimeEndpoint, knowledge
 from nbruntime.errors import ArgumentValueError, BadRequestError, NotServedError, StreamError
-from nbruntime.frontend import failures
+from nbruntime.frontend import failures, readers
 from nbruntime.frontend.failures import ProgramWarning
 from nbruntime.frontend.named_templates import TEMPLATES, get_chat_template, guess_chat_template
 from nbruntime.frontend.tokenizer_template import TokenizerTemplate
@@ -166,6 +167,58 @@ def test_text_comes_while_the_server_still_writes(server: ScriptedServer, endpoi
     assert next(texts) == "Learning"
     wait.go.set()
     assert "".join(texts) == " by machine"
+
+
+@pytest.mark.parametrize("variable", ["response", None], ids=["variable", "text"])
+def test_a_slow_reader_gets_the_end(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, variable: str | None
+) -> None:
+    wait = Wait()
+    first, *rest = cumulative(["Learning", " by", " machine", "."])
+    server.on("/generate", stream(first, wait, *rest))
+    state = chatbot.run(user_message="x", stream=True)
+    texts = []
+    for text in state.text_iter(variable):
+        texts.append(text)
+        if "Learning" in text:
+            wait.go.set()
+            time.sleep(0.3)  # the stream ends meanwhile
+    assert "Learning by machine." in "".join(texts)
+
+
+def test_a_slow_reader_of_the_text_gets_a_short_answer(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    @sgl.function
+    def two(s: Any) -> None:
+        s += sgl.gen("first")
+        s += sgl.gen("second")
+
+    wait = Wait()
+    replies = iter([stream(*cumulative(["One", " and"])), stream(wait, *cumulative([" two."]))])
+    server.on("/generate", lambda asked: next(replies))
+    seen = ""
+    for text in two.run(stream=True).text_iter():
+        seen += text
+        if seen == "One and":
+            wait.go.set()
+            time.sleep(0.3)
+    assert seen == "One and two."
+
+
+def test_who_has_left_the_loop_is_not_waited_for_again(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "PATIENCE", 0.2)
+    wait = Wait()
+    first, *rest = cumulative(["Learning", " by", " machine", "."])
+    server.on("/generate", stream(first, wait, *rest))
+    state = chatbot.run(user_message="x", stream=True)
+    for text in state.text_iter("response"):
+        assert text == "Learning"
+        break
+    wait.go.set()
+    assert state["response"] == "Learning by machine."
 
 
 def test_a_streaming_program_that_fails_says_so(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:

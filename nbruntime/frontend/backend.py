@@ -14,6 +14,7 @@ from nbruntime.errors import ArgumentValueError, NotServedError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of
 from nbruntime.frontend.failures import over, told
+from nbruntime.frontend.readers import Readers
 from nbruntime.frontend.select import select
 from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
@@ -135,13 +136,16 @@ class FrontendBackend:
                     where="n",
                     hint="Run the program without stream=True, or use endpoint.stream(...).indexed().",
                 )
+            readers = Readers(s)
             with self.stream(s.text_, **arguments) as stream:
                 for delta in stream.deltas():
                     step.meta_info = meta_info = delta.meta_info
+                    readers.look()
                     yield delta.text, meta_info
                 answer = stream.result()
                 assert isinstance(answer, Generation)
                 step.wrote([answer], step.meta_info)
+        readers.await_them()
 
     def select(self, s: Any, choices: Sequence[str], temperature: float, choices_method: Any) -> Any:
         """Run ``sgl.select``: let the model choose one of several texts.

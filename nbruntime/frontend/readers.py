@@ -1,0 +1,66 @@
+"""Those who read a stream of the frontend language, and the end of it that they would miss.
+
+SGLang's iterators, ``state.text_iter`` and ``text_async_iter``, hand on what is new and stop if the variable
+is complete when they come back for more: what came meanwhile is lost (0.4.10 to 0.5.23,
+``lang/interpreter.py``). A variable is complete when its stream ends, so a stream that is read ends here only
+when the last of it has been taken.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import Any
+
+PATIENCE = 2.0
+"""Seconds that the end of a stream waits for a reader, who may have left the loop for good."""
+
+LOOK_SECONDS = 0.005
+"""How often it is looked whether a reader has come back."""
+
+
+class Readers:
+    """Finds out who reads a stream: the interpreter sets events at each piece, and a reader clears its own.
+
+    Parameters
+    ----------
+    s : StreamExecutor
+        State of the program, whose ``gen`` has begun.
+    """
+
+    def __init__(self, s: Any) -> None:
+        complete = getattr(s, "variable_event", None) or {}
+        of_variables = getattr(s, "stream_var_event", None) or {}
+        of_text = getattr(s, "stream_text_event", None)
+        self._events: list[threading.Event] = [
+            event
+            for name, event in of_variables.items()
+            if name in s.variables and not complete[name].is_set()
+        ]
+        _set_before.update(self._events)  # when the gen began; that of the text only by an earlier gen
+        if of_text is not None:
+            self._events.append(of_text)
+
+    def look(self) -> None:
+        """Note which events have been cleared; to be called before each piece, which sets them all."""
+        _followed.update(event for event in self._events if event in _set_before and not event.is_set())
+        _set_before.update(self._events)
+
+    def await_them(self) -> None:
+        """Wait until the readers have taken the last piece."""
+        self.look()
+        deadline = time.monotonic() + PATIENCE
+        for event in _followed.intersection(self._events):
+            while event.is_set():
+                if time.monotonic() > deadline:
+                    _followed.discard(event)
+                    break
+                time.sleep(LOOK_SECONDS)
+
+
+_set_before: weakref.WeakSet[threading.Event] = weakref.WeakSet()
+"""Events that have been set: if one is not now, a reader has cleared it."""
+
+_followed: weakref.WeakSet[threading.Event] = weakref.WeakSet()
+"""Events that have a reader."""
