@@ -16,6 +16,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from fake_engine import await_true
 from gguf.quants import dequantize, quantize
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, pre_tokenizers
 
-from nbruntime.embedded.models import DEFAULT_MODEL, DEFAULT_REPO, resolve_model, wheel
+from nbruntime.embedded.models import DEFAULT_MODEL, DEFAULT_REPO, cache, resolve_model, wheel
 from nbruntime.embedded.models.cache import cache_folder
 from nbruntime.embedded.models.convert import convert_gguf
 from nbruntime.embedded.models.folder import missing_parts
@@ -305,6 +307,14 @@ def test_sharded_weights_need_every_shard(tmp_path: Path) -> None:
         resolve_model(str(folder))
 
 
+@pytest.mark.parametrize("weights", ['{"a": 5}', '{"a": null, "b": "x"}', '"x"', "5"])
+def test_index_that_is_none_is_refused_by_name(tmp_path: Path, weights: str) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {weights}}}')
+    with pytest.raises(ModelNotFoundError, match="index of the weights cannot be read"):
+        resolve_model(str(folder))
+
+
 def test_git_lfs_pointer_is_not_weights(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / "model.safetensors").write_text(
@@ -437,6 +447,38 @@ def test_folder_of_an_older_converter_is_made_again(index: Path, monkeypatch: py
     again = resolve_model()
     assert (again.source, again.folder) == ("wheel", first.folder)
     assert json.loads((again.folder / "conversion.json").read_text())["converter"] == 99
+
+
+def test_folder_of_a_newer_converter_is_good_enough(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("nbruntime.embedded.models.resolve.CONVERTER_VERSION", 99)
+        resolve_model()
+    assert resolve_model().source == "cache"
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"conv', "[]", "{}", '{"converter": "2"}', '{"converter": 2, "sizes": 5}']
+)
+def test_folder_with_half_a_record_is_made_again(text: str, index: Path) -> None:
+    record = resolve_model().folder / "conversion.json"
+    whole = record.read_text()
+    record.write_text(text)
+    assert resolve_model().source == "wheel"
+    assert record.read_text() == whole
+
+
+def test_folder_with_a_part_cut_short_is_made_again(index: Path) -> None:
+    weights = resolve_model().folder / "model.safetensors"
+    size = weights.stat().st_size
+    os.truncate(weights, size // 2)
+    assert resolve_model().source == "wheel"
+    assert weights.stat().st_size == size
+
+
+def test_folder_whose_record_has_no_sizes_is_good_enough(index: Path) -> None:
+    record = resolve_model().folder / "conversion.json"
+    record.write_text(json.dumps({"converter": 2, "origin": "before there were sizes"}))
+    assert resolve_model().source == "cache"
 
 
 def test_damaged_cache_is_made_again(index: Path) -> None:
@@ -586,6 +628,38 @@ def test_of_two_processes_one_makes_the_model_and_one_waits(makers: Any, tmp_pat
     first.stdin.write("go on\n")
     first.stdin.flush()
     assert line_of(first) == line_of(second) == "done ['part', 'whole']"
+
+
+def test_process_that_waits_says_so_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cache, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "POLL_SECONDS", 0.001)
+    reports = Reports()
+    with ThreadPoolExecutor() as pool, cache._locked(tmp_path / "lock", reports):
+
+        def wait() -> None:
+            with cache._locked(tmp_path / "lock", reports):
+                pass
+
+        waiting = pool.submit(wait)
+        await_true(lambda: len(reports) >= 3)
+        assert not waiting.done()
+        assert reports.phases == ["waiting"]
+
+
+def test_cache_of_windows_is_locked_without_fcntl() -> None:
+    code = """
+        import pathlib, shutil, sys, types
+
+        def locking(fd, mode, size):
+            print(mode, size)
+            if fd == 7: raise PermissionError(13, "held")
+
+        sys.modules |= {"fcntl": None, "msvcrt": types.SimpleNamespace(locking=locking, LK_NBLCK="try")}
+        sys.platform = "win32"
+        from nbruntime.embedded.models import cache
+        print(cache._try_lock(6), cache._try_lock(7))
+    """
+    assert python(code).split("\n") == ["try 1", "try 1", "True False", ""]
 
 
 def test_killed_process_leaves_nothing_that_is_taken_for_a_model(makers: Any, tmp_path: Path) -> None:

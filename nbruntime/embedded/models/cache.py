@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nbruntime.embedded.models.progress import Report
 from nbruntime.errors import ModelNotFoundError
+
+TELL_SECONDS = 20.0
+"""How often a process that waits for another one says so."""
+
+POLL_SECONDS = 0.1
+"""How often it looks whether the other one is done."""
 
 
 def cache_folder() -> Path:
@@ -49,7 +56,7 @@ def made_once(
         Given an empty working folder, makes the model in a folder below it and returns that. What else is in
         the working folder is thrown away.
     report : Report
-        Told once when another process is at work and this one waits.
+        Told from time to time while another process is at work and this one waits.
 
     Returns
     -------
@@ -91,18 +98,39 @@ def made_once(
 
 @contextmanager
 def _locked(path: Path, report: Report) -> Iterator[None]:
-    """Hold a file lock; the kernel lets go of it when the process dies."""
+    """Hold a file lock; the operating system lets go of it when the process dies."""
     with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("waiting", None, None, "for another process that makes the same model")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        tell_at = 0.0
+        while not _try_lock(handle.fileno()):
+            if time.monotonic() >= tell_at:  # who hears nothing for long takes this process for stuck
+                report("waiting", None, None, "for another process that makes the same model")
+                tell_at = time.monotonic() + TELL_SECONDS
+            time.sleep(POLL_SECONDS)
         yield
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(fd: int) -> bool:
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def _flush(folder: Path) -> None:
     """Bring the files to the disk, so that after a power cut the name does not stand for empty files."""
     for path in folder.iterdir():
-        with path.open("rb") as handle:
+        with path.open("r+b") as handle:  # Windows flushes only what could be written
             os.fsync(handle.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from nbruntime.errors import ModelNotFoundError
@@ -88,7 +89,7 @@ def _missing_weights(folder: Path) -> list[str]:
 
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        return sorted({os.fspath(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelNotFoundError(
             f"The index of the weights cannot be read ({error})",

@@ -164,16 +164,24 @@ def _convert(source: Path, folder: Path, origin: str, report: Report) -> Path:
     report("converting", None, None, "")  # reading the vocabulary takes about as long as the weights
     folder.mkdir()
     convert_gguf(source, folder, progress=lambda done, total: report("converting", done, total, "tensors"))
-    record = {"converter": CONVERTER_VERSION, "origin": origin}
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    record = {"converter": CONVERTER_VERSION, "origin": origin, "sizes": sizes}
     (folder / _CONVERSION_RECORD).write_text(json.dumps(record) + "\n")
     return folder
 
 
 def _is_converted(folder: Path) -> bool:
     """Whether a folder of the cache is whole, and not from an older converter."""
-    record = folder / _CONVERSION_RECORD
-    if record.is_file() and json.loads(record.read_text()).get("converter") != CONVERTER_VERSION:
-        return False
+    path = folder / _CONVERSION_RECORD
+    if path.is_file():
+        try:
+            record = json.loads(path.read_bytes())
+            # Those of version 2 have no sizes at first.
+            sizes = {name: (folder / name).stat().st_size for name in record.get("sizes", ())}
+            if record["converter"] < CONVERTER_VERSION or sizes != record.get("sizes", {}):
+                return False
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return False  # a folder with half a record has half a model
     return not missing_parts(folder)
 
 
