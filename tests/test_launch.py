@@ -39,7 +39,7 @@ from nbruntime.launch.engines import resolve_engine
 from nbruntime.launch.own_arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim, claim_port, holders_of
-from nbruntime.launch.process import ServerProcess
+from nbruntime.launch.process import ServerCommand, ServerProcess
 from nbruntime.launch.readiness import await_ready
 from nbruntime.launch.sglang_engine import SglangEngine
 from nbruntime.protocol.server_arguments import API_KEY_VARIABLE, EMBEDDED_ARGUMENTS
@@ -760,6 +760,21 @@ def test_download_does_not_count_against_the_timeout(tmp_path: Path) -> None:
         launch.wait()
         assert time.monotonic() - start > 0.9
         opener.join()
+
+
+def test_wait_that_is_told_of_again_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import time\nfor n in range(20): print('phase: waiting', flush=True); time.sleep(0.1)\nexit(3)"
+
+    class WaitingEngine(FakeEngine):
+        def command(self, arguments: Any, claim: PortClaim) -> ServerCommand:
+            return ServerCommand((self.python, "-I", "-c", code), watch=self.watch)
+
+    monkeypatch.setattr("nbruntime.launch.readiness.FETCHING_STALL", 0.6)
+    with (
+        Launch(WaitingEngine(sys.executable), timeout=0.6) as launch,
+        pytest.raises(LaunchError, match="exited with code 3"),
+    ):
+        launch.wait()
 
 
 def test_much_output_while_loading_does_not_stop_the_launch() -> None:

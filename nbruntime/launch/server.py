@@ -193,9 +193,10 @@ class Server(ABC):
             return ""
         fd = self._log.fileno()
         size = os.fstat(fd).st_size
+        block = size if lines is None else _TAIL_BLOCK
         data = b""
         while size > 0 and (lines is None or data.count(b"\n") <= lines):
-            start = max(0, size - _TAIL_BLOCK)
+            start = max(0, size - block)
             data = system.read_at(fd, size - start, start) + data
             size = start
         text = data.decode(errors="replace").replace("\r\n", "\n").rstrip("\n")
