@@ -305,6 +305,31 @@ def test_a_program_that_goes_on_after_an_error_does_not_hang(
         assert list(done.text_iter("second")) == [""]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_program_that_fails_where_warnings_are_errors_does_not_hang(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, streaming: bool
+) -> None:
+    server.on("/generate", Reply(json={"detail": "no"}, status=400))
+
+    @sgl.function
+    def goes_on(s: Any) -> None:
+        s += "Once" + sgl.gen("first") + sgl.gen("second")
+        s += sgl.gen("third")
+
+    ended: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = goes_on.run(stream=streaming)
+        thread = threading.Thread(target=lambda: ended.extend([list(state.text_iter()), state.error()]))
+        thread.daemon = True
+        thread.start()
+        thread.join(20)
+    assert ended, "the program hangs"
+    assert isinstance(ended[1], BadRequestError)
+    assert state.stream_executor.is_finished
+
+
 def test_the_endpoint_is_a_backend_of_sglang(endpoint: RuntimeEndpoint) -> None:
     assert isinstance(endpoint, BaseBackend)
     assert isinstance(endpoint, RuntimeEndpoint)

@@ -18,6 +18,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from nbruntime.frontend import programs
+
 QUIET_SECONDS = 1.0
 """The programs of a batch that fail in the same way within this time are told of once."""
 
@@ -46,7 +48,8 @@ def told(call: str, s: Any) -> Iterator[None]:
         with contextlib.suppress(ProgramWarning):  # where warnings are errors, the error itself is better
             _warn(call, f"{type(error).__name__}: {error}")
         if threading.current_thread() is getattr(s, "worker", None):
-            threading.Thread(target=_sweep, args=(s,), name="nbruntime-sweep", daemon=True).start()
+            sweep = threading.Thread(target=_sweep, args=(s, error), name="nbruntime-sweep", daemon=True)
+            sweep.start()
         raise
 
 
@@ -72,9 +75,12 @@ def _warn(call: str, text: str) -> None:
         warnings.warn_explicit(text, ProgramWarning, call, 0)
 
 
-def _sweep(s: Any) -> None:
+def _sweep(s: Any, error: Exception) -> None:
     """Clear away what a program asks of a state whose thread has ended, until it asks for no more."""
     s.worker.join()
+    if not s.is_finished:
+        _finish(s, error)
+    programs.ended(s)  # before now nothing said that it had failed
     last = False
     while not last:
         last = s in _over
@@ -84,3 +90,13 @@ def _sweep(s: Any) -> None:
                 s.queue.task_done()
         for event in list(s.variable_event.values()):
             event.set()
+
+
+def _finish(s: Any, error: Exception) -> None:
+    """Do what the thread of a state does at its end, and does not where its warning is an error."""
+    s.error_ = error
+    s.is_finished = True
+    for event in (*(s.stream_var_event or {}).values(), s.stream_text_event):
+        if event is not None:
+            event.set()
+    s.queue.task_done()
