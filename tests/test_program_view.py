@@ -8,16 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sglang as sgl
+from http_face import wait_until
 from IPython.core.interactiveshell import InteractiveShell
 from markup_checks import HOSTILE, checked, parsed
 from notebook_shell import notebook_shell, run
 from scripted_server import Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
-from sglang.lang.interpreter import StreamExecutor
 from test_frontend_matrix import Model
 
 from nbruntime.endpoint import RuntimeEndpoint
@@ -338,8 +337,45 @@ def test_the_extension_imports_no_sglang() -> None:
     assert ran.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_kept_of_a_program_that_failed(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
+    server.on("/generate", Reply(json={"detail": "no room"}, status=400))
+
+    @sgl.function
+    def forking(s: Any, number: int) -> None:
+        forks = s.fork(2)
+        forks += sgl.gen("forked")
+        forks.join()
+        s += sgl.gen("own")
+
+    gc.collect()
+    before = dict(programs._programs)
+    states = forking.run_batch([{"number": number} for number in range(8)], num_threads=4)
+    for state in states:
+        state.sync()
+    gc.collect()
+    assert len(programs._programs) == len(before) + 8
+    for state in states:  # the forks are gone
+        assert "fork 1\n      The server answered 400" in card_of(state).text()
+    del states, state
+    server.on("/generate", Reply(json=answer("So")))
+    endpoint.complete("x")  # an endpoint knows its last error until the next answer
+
+    def forgotten() -> bool:
+        gc.collect()
+        return programs._programs.keys() == before.keys()
+
+    wait_until(forgotten)
+
+
 def test_an_interpreter_without_threads(endpoint: RuntimeEndpoint) -> None:
-    executor = StreamExecutor(endpoint, {}, None, None, False, use_thread=False)
-    view = ProgramView(SimpleNamespace(stream_executor=executor))
-    executor.is_finished = True
-    assert view.card().text() == "Program · finished"
+    @sgl.function
+    def ask(s: Any) -> None:
+        s += "Once" + sgl.gen("x", max_tokens=1)
+
+    view = ProgramView(ask.run(use_thread=False))
+    assert view.wait(5)
+    assert re.sub("x:  [a-f]", "x:", view.card().text()).splitlines()[:2] == [
+        "Program · finished",
+        "  Once«x:»",
+    ]

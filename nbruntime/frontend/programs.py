@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nbruntime.errors import NbruntimeError
 from nbruntime.generation import Generation
 
 
@@ -44,6 +45,8 @@ class Step:
         The answers of a ``gen``.
     seconds : float or None
         How long it took; None while it runs.
+    failed : bool
+        Whether it ended by an error.
     """
 
     kind: Literal["gen", "select"]
@@ -54,7 +57,7 @@ class Step:
     generations: list[Generation] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     seconds: float | None = None
-    error: BaseException | None = None
+    failed: bool = False
     name: str | None = None
 
     def wrote(self, generations: Sequence[Generation], meta_info: Any) -> None:
@@ -90,8 +93,11 @@ class Branch:
     variables, meta_info : dict
         As the interpreter has them.
     text : str
-        What it was when the branch was last looked at; also `finished`, `error`, and the `role` that has
-        begun at `role_start`.
+        What it was when the branch was last looked at; also `finished`, and the `role` that has begun at
+        `role_start`.
+    failure : tuple of str
+        The lines of the error that ended it, if one did. The error itself is not kept: its traceback holds
+        the state.
     """
 
     def __init__(self, s: Any) -> None:
@@ -106,7 +112,7 @@ class Branch:
         self.chat_template = s.chat_template
         self.text = ""
         self.finished = False
-        self.error: BaseException | None = None
+        self.failure: tuple[str, ...] = ()
         self.role: str | None = None
         self.role_start: int | None = None
         self.look(s)
@@ -118,8 +124,8 @@ class Branch:
         if s is None:
             self.finished = True
             return
-        self.finished = s.is_finished
-        self.error = s.error_
+        self.finished = _is_over(s)
+        self.failure = () if s.error_ is None else _lines(s.error_)
         self.role, self.role_start = s.cur_role, s.cur_role_begin_pos
         self.text = s.text_
 
@@ -137,9 +143,9 @@ class Branch:
         A fork goes on until it is joined; it runs while it has something to do.
         """
         s = self._executor()
-        if s is None or s.is_finished:
+        if s is None or _is_over(s):
             return False
-        return self.start is None or bool(getattr(getattr(s, "queue", None), "unfinished_tasks", 0))
+        return self.start is None or s.queue.unfinished_tasks > 0
 
     @property
     def images(self) -> list[tuple[str, str]]:
@@ -267,8 +273,8 @@ def noted(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -
         branch.steps.append(step)
     try:
         yield step
-    except Exception as error:
-        step.error = error
+    except Exception:
+        step.failed = True
         raise
     finally:
         step.seconds = time.perf_counter() - step.began
@@ -284,6 +290,17 @@ def ended(s: Any) -> None:
         branch = program.add(s)  # its forks have called the model, itself it has not yet
     if branch is not None:
         branch.look(s)
+
+
+def _is_over(s: Any) -> bool:
+    """Whether a state is done; one without a thread is whenever it can be looked at."""
+    return s.is_finished or not s.use_thread
+
+
+def _lines(error: BaseException) -> tuple[str, ...]:
+    """Write an error as it is shown: others than ours do not say by themselves what they are."""
+    text = str(error) if isinstance(error, NbruntimeError) else f"{type(error).__name__}: {error}"
+    return tuple(text.split("\n"))
 
 
 def _number(s: Any) -> int:

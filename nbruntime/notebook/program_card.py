@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nbruntime.cards import Card, Details, Tone, table
-from nbruntime.errors import NbruntimeError
 from nbruntime.frontend.programs import Branch, Program, Step
 from nbruntime.generation.record import seconds
 from nbruntime.markup import escape, shortened
@@ -71,9 +70,9 @@ def program_card(transcript: Transcript, program: Program | None, *, whole: bool
     growing = branch.running
     html = "".join(item_html(item, growing=growing) for item in transcript.items)
     lines = [line for item in transcript.items for line in _item_lines(item)]
-    if branch.error is not None:
-        html += _error_html(branch.error)
-        lines += [f"  {line}" for line in _error_lines(branch.error)]
+    if branch.failure:
+        html += _failure_html(branch.failure)
+        lines += [f"  {line}" for line in branch.failure]
     return Card(
         kind,
         name,
@@ -90,7 +89,7 @@ def program_card(transcript: Transcript, program: Program | None, *, whole: bool
 
 
 def _state(branch: Branch) -> tuple[str, Tone]:
-    if branch.error is not None:
+    if branch.failure:
         return "failed", "bad"
     if branch.running:
         return "running", "busy"
@@ -147,8 +146,8 @@ def item_html(item: Turn | Forks, *, growing: bool) -> str:
     parts = []
     for number, each in enumerate(item.branches[:SHOWN_FORKS]):
         inner = "".join(item_html(inner, growing=growing) for inner in each.items)
-        if each.branch.error is not None:
-            inner += _error_html(each.branch.error)
+        if each.branch.failure:
+            inner += _failure_html(each.branch.failure)
         parts.append(f'<div class="nbr-fork"><div class="nbr-role">fork {number}</div>{inner}</div>')
     if len(item.branches) > SHOWN_FORKS:
         parts.append(f'<div class="nbr-quiet">{len(item.branches) - SHOWN_FORKS} forks are not shown</div>')
@@ -233,8 +232,7 @@ def _item_lines(item: Turn | Forks, indent: str = "  ") -> Iterator[str]:
         yield f"{indent}{'└' if last else '├'} fork {number}"
         for inner in each.items:
             yield from _item_lines(inner, indent + ("    " if last else "│   "))
-        if each.branch.error is not None:
-            yield from (f"{indent}    {line}" for line in _error_lines(each.branch.error))
+        yield from (f"{indent}    {line}" for line in each.branch.failure)
     if len(item.branches) > SHOWN_FORKS:
         yield f"{indent}… {len(item.branches) - SHOWN_FORKS} forks are not shown"
 
@@ -260,12 +258,7 @@ def _shown(pieces: Sequence[Piece]) -> list[Piece]:
     ]
 
 
-def _error_lines(error: BaseException) -> list[str]:
-    lines = str(error).split("\n")
-    return lines if isinstance(error, NbruntimeError) else [f"{type(error).__name__}: {lines[0]}", *lines[1:]]
-
-
-def _error_html(error: BaseException) -> str:
-    first, *rest = _error_lines(error)
+def _failure_html(failure: Sequence[str]) -> str:
+    first, *rest = failure
     more = "".join(f"<div>{escape(line)}</div>" for line in rest)
     return f'<div class="nbr-turn"><span class="nbr-bad">▲</span> {escape(first)}{more}</div>'

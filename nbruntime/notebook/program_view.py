@@ -97,8 +97,8 @@ class ProgramView:
             On Kernel > Interrupt; the program goes on.
         """
         self.put_into_cell(block=block)
-        if block and self._branch.error is not None:
-            raise self._branch.error
+        if block and self.state.stream_executor.error_ is not None:
+            raise self.state.stream_executor.error_
 
     def put_into_cell(self, *, block: bool) -> None:
         """Do as `show` does, and leave the program's error to the card."""

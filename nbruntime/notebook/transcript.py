@@ -151,7 +151,7 @@ def _marks(branch: Branch) -> list[tuple[int, int, Piece]]:
     text, marks, at = branch.text, [], branch.start or 0
     for step in branch.steps:
         value = text[step.start :] if step.text is None else step.text
-        if step.error is not None and not value:
+        if step.failed and not value:
             continue
         if step.start >= at and text.startswith(value, step.start):
             at = step.start + len(value)
