@@ -169,11 +169,15 @@ def test_a_terminal_obeys_nothing_of_an_answer(
         ("--json-schema shape", {"json_schema": '{"type": "object"}'}),
         ("--json-schema shape.json", {"json_schema": '{"type": "array"}'}),
         ("--temperature {2 / 4} --max-new-tokens $few", {"temperature": 0.5, "max_new_tokens": 3}),
+        ("--temperature 1e-1 --frequency-penalty -1e-1", {"temperature": 0.1, "frequency_penalty": -0.1}),
+        ("--stop {dashes} '--token' $dashes -1", {"stop": ["--be_brief x", "--token", "--be_brief x", "-1"]}),
+        ("--stop=--be_brief --stop={dashes}", {"stop": ["--be_brief", "--be_brief x"]}),
+        (r"--regex 'a\"b\d' --stop 'C:\dir\'", {"regex": r"a\"b\d", "stop": ["C:\\dir\\"]}),
     ],
 )
 def test_sampling(connected: InteractiveShell, server: ScriptedServer, line: str, expected: Any) -> None:
     Path("shape.json").write_text('{"type": "array"}')
-    connected.push({"shape": {"type": "object"}, "few": 3})
+    connected.push({"shape": {"type": "object"}, "few": 3, "dashes": "--be_brief x"})
     run(connected, f"%%sgl_generate {line}\nx")
     assert sampling(server) == expected
 
@@ -239,6 +243,11 @@ def test_chat_of_one_message(connected: InteractiveShell, server: ScriptedServer
         {"role": "system", "content": "Be brief.\nSay 'please'."},
         {"role": "user", "content": "Hello"},
     ]
+    connected.push({"rules": "---\nrules", "token": "--token"})
+    run(connected, "%%sgl_generate --system {rules}\nHello")
+    assert server.to("/tokenize")[-1].json["messages"][0]["content"] == "---\nrules"
+    run(connected, "%%sgl_generate --system {token}\nHello")
+    assert server.to("/tokenize")[-1].json["messages"][0]["content"] == "--token"
     run(connected, "%%sgl_generate --chat --no-stream -o reply\nHello")
     assert connected.user_ns["reply"].text == TEXT
 
@@ -293,6 +302,15 @@ def test_values_of_a_function_that_uses_a_magic(connected: InteractiveShell) -> 
         ("%sgl_launch --context-length long", ["--context-length takes a whole number, not 'long'"]),
         ("%sgl_launch --tp-size", ["--tp-size has no value"]),
         ("%sgl_launch --disable-radix-cache=1", ["takes no value"]),
+        ("%sgl_launch one --model-path two", ["Two models are named: one and two"]),
+        ("%sgl_launch --reuse", ["no option --reuse", "Runtime(reuse=…)"]),
+        ("%sgl_launch --progress", ["no option --progress"]),
+        ("%sgl_launch --env X", ["no option --env"]),
+        (r'%%sgl_generate --stop "say \"hi\""' + "\nx", ["backslash keeps no quote", "{name}"]),
+        (r"%%sgl_generate --stop=say\'hi'" + "\nx", ["backslash keeps no quote"]),
+        ("%%sgl_generate --stop=--\nx", ["--stop=-- is no value"]),
+        ("%%sgl_generate -- foo\nx", ["-- is no value", "%%sgl_generate? explains"]),
+        ("%%sgl_generate --system {text} {dashes}\nx", ["no option --token"]),
     ],
 )
 def test_misuse(
@@ -303,7 +321,7 @@ def test_misuse(
     words: list[str],
 ) -> None:
     Path("bad.json").write_text("{")
-    connected.push({"text": "x", "shape": {}, "number": 3})
+    connected.push({"text": "x", "shape": {}, "number": 3, "dashes": "--token"})
     error = usage_error(connected, code, capsys)
     print(error)
     assert len(error.splitlines()) == 2
@@ -637,6 +655,11 @@ def test_a_launch_that_fails(shell: InteractiveShell, capsys: pytest.CaptureFixt
     assert "Traceback" not in shown
     assert isinstance(failure(shell, "%sgl_launch --engine embedded --tp-sise 2"), errors.ArgumentTypeError)
     assert "Did you mean 'tp_size'?" in capsys.readouterr().out
+
+
+def test_the_model_by_its_name_in_sglang(shell: InteractiveShell) -> None:
+    run(shell, "%sgl_launch --engine fake --model-path some/model -o runtime")
+    assert shell.user_ns["runtime"]._model == "some/model"
 
 
 def test_server_arguments_reach_the_server(shell: InteractiveShell) -> None:

@@ -2,69 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from IPython.core.error import UsageError
 
+from nbruntime.notebook.lines import Part
 from nbruntime.protocol.server_arguments import EMBEDDED_ARGUMENTS
 
 _TYPES = {argument.name: argument.type for argument in EMBEDDED_ARGUMENTS}
 
 
-def take_server_arguments(words: Sequence[str], own: Collection[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take the server's arguments from among the words of a line.
+def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[list[Part], dict[str, Any]]:
+    """Take the server's arguments from among the parts of a line.
 
     Parameters
     ----------
-    words : sequence of str
-        Of the line, options with dashes.
+    parts : iterable of Part
+        Of the line.
     own : collection of str
         Options of the magic itself.
 
     Returns
     -------
-    kept : list of str
-        The other words.
+    kept : list of Part
+        The others.
     arguments : dict
         Server arguments by their Python names; whether they exist is for the engine to say.
 
     Raises
     ------
     UsageError
-        If a value is missing, or has the wrong type.
+        If a value is missing, or has the wrong type. For an argument of `Runtime` that is no option.
 
     Examples
     --------
-    >>> take_server_arguments(["model", "--tp-size", "2", "--disable-radix-cache", "--name", "a"], {"--name"})
-    (['model', '--name', 'a'], {'tp_size': 2, 'disable_radix_cache': True})
+    >>> parts = [Part("--tp-size", ["2"]), Part("--disable-radix-cache", ["model"]), Part("--name", ["a"])]
+    >>> kept, arguments = take_server_arguments(parts, {"--name"})
+    >>> arguments
+    {'tp_size': 2, 'disable_radix_cache': True}
+    >>> [(part.option, part.values) for part in kept]
+    [('', ['model']), ('--name', ['a'])]
     """
+    from nbruntime.launch.own_arguments import OWN_ARGUMENTS
     from nbruntime.launch.sglang_arguments import FLAGS, LISTS, NAMES, SWITCHES
 
-    kept: list[str] = []
+    kept: list[Part] = []
     found: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        option, equals, value = word.partition("=")
+    for part in parts:
+        option, values = part.option, part.values
         if not option.startswith("--") or option in own:
-            kept.append(word)
+            kept.append(part)
             continue
-        name = option[2:].replace("-", "_")
-        values = [value] if equals else []
+        name, taken = option[2:].replace("-", "_"), 0
+        if name in OWN_ARGUMENTS:
+            raise UsageError(f"%sgl_launch has no option {option}.\nIn Python, Runtime({name}=…) takes it.")
         if name in FLAGS | SWITCHES or _TYPES.get(name) is bool:
-            if equals:
+            if part.closed:
                 raise UsageError(f"{option} takes no value.\nIt is on when it stands on the line.")
             found[name] = True
         elif name.removeprefix("no_") in SWITCHES:
             found[name.removeprefix("no_")] = False
+        elif not values and name in {*NAMES, *_TYPES}:
+            raise UsageError(f"{option} has no value.\nWrite it as {option} VALUE.")
         else:
-            while not equals and rest and not rest[0].startswith("--") and (not values or name in LISTS):
-                values.append(rest.pop(0))
-            if not values and name in {*NAMES, *_TYPES}:
-                raise UsageError(f"{option} has no value.\nWrite it as {option} VALUE.")
-            read = [_read(option, name, each) for each in values]
+            taken = len(values) if name in LISTS else 1
+            read = [_read(option, name, each) for each in values[:taken]]
             found[name] = read if name in LISTS else read[0] if read else True
+        if values[taken:]:
+            kept.append(Part("", values[taken:]))
     return kept, found
 
 

@@ -105,7 +105,8 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         """Generate text from the cell, which is the prompt as it stands, and stream the answer below it.
 
         The answer is kept in `_sgl`, and in the variable that -o names: a Generation, or a list of them for
-        --n. After an interrupt it holds what had come. Values on the line may be {expressions} and $names.
+        --n. After an interrupt it holds what had come. Values on the line may be {expressions} and $names; quotes
+        hold one together, and a backslash is a backslash, before a quote too.
 
         Examples::
 
@@ -227,6 +228,7 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         argument(
             "model", nargs="?", metavar="MODEL", help="folder, hub id, or the default model when left out"
         ),
+        argument("--model-path", metavar="MODEL", help="the same, by SGLang's name"),
         argument("--name", metavar="NAME", help="what the server is called; the model's name when left out"),
         argument("--engine", metavar="KIND", help="auto, sglang or embedded"),
         argument("--python", metavar="FILE", help="interpreter of another environment that has SGLang"),
@@ -253,10 +255,15 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         """
         from nbruntime.runtime import Runtime
 
+        if arguments.model is not None and arguments.model_path is not None:
+            raise UsageError(
+                f"Two models are named: {arguments.model} and {arguments.model_path}.\n"
+                "Leave one out: --model-path is another way to write MODEL."
+            )
         own = ("name", "engine", "python", "host", "port", "log_level", "launch_timeout")
         given = {name: value for name in own if (value := getattr(arguments, name)) is not None}
         runtime = Runtime(
-            arguments.model,
+            arguments.model_path if arguments.model is None else arguments.model,
             **given,
             **arguments.server_arguments,
             api_key=_key(arguments.api_key_env),

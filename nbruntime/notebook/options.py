@@ -1,8 +1,4 @@
-"""The options of the magics: sets that several of them share, and how a line becomes values.
-
-A line is split into words first, and the values of variables are put in afterwards: ``--system {text}`` is
-one value, whatever the text holds. Backslashes stay as they are, so that a regular expression can be typed.
-"""
+"""The options of the magics: sets that several of them share, and how a line becomes their values."""
 
 from __future__ import annotations
 
@@ -16,19 +12,14 @@ from typing import Any, Literal
 from IPython.core.error import UsageError
 from IPython.core.magic import cell_magic, line_magic, needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, argument_group, magic_arguments
-from IPython.utils.text import DollarFormatter
 
 from nbruntime.notebook.launch_line import take_server_arguments
+from nbruntime.notebook.lines import Part, refuse_keys, split_line
 from nbruntime.protocol.requests import nearest
 from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 VIEWS = ("markdown", "plain", "none")
 """How an answer is shown."""
-
-_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\{[^{}]*\}|[^\s"'])+""")
-_PIECE = re.compile(r""""([^"]*)"|'([^']*)'|(\{[^{}]*\}|[^"'])""")
-_QUANTIFIER = re.compile(r"\{(\d+,?\d*|,\d+)\}")
-_KEY_OPTIONS = ("--api-key", "--admin-api-key", "--key", "--token", "--password")
 
 Option = Callable[[Any], Any]
 """What `IPython.core.magic_arguments` calls a decorator of one argument."""
@@ -156,12 +147,12 @@ def magic(
         def run(self: Any, line: str, *cell: str, local_ns: Mapping[str, Any] | None = None) -> Any:
             names = {**self.shell.user_ns, **(local_ns or {})}
             with self.showing_errors():
-                words = dashed(split_words(line, names))
-                refuse_keys(words)
+                parts = split_line(line, names)
+                refuse_keys(parts)
                 others: dict[str, Any] = {}
                 if server_arguments:
-                    words, others = take_server_arguments(words, option_names(made.parser))
-                arguments = parse(made.parser, words)
+                    parts, others = take_server_arguments(parts, option_names(made.parser))
+                arguments = parse(made.parser, parts)
                 arguments.server_arguments = others
                 return method(self, arguments, names, *cell)
 
@@ -176,57 +167,15 @@ def magic(
     return decorate
 
 
-def split_words(line: str, names: Mapping[str, Any]) -> list[str]:
-    r"""Split a line into words, and put in the values of ``$name`` and ``{expression}``.
-
-    Parameters
-    ----------
-    line : str
-        Quotes hold words together; there are no escapes.
-    names : mapping
-        What variables and expressions are looked up in. What cannot be looked up stays as it is, and so
-        does ``{3}`` or ``{2,4}``, which counts in a regular expression.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    UsageError
-        If a quote is not closed.
-
-    Examples
-    --------
-    >>> split_words(r'--regex "\d{4} [a-z]+" --system {text}', {"text": "Be brief."})
-    ['--regex', '\\d{4} [a-z]+', '--system', 'Be brief.']
-    """
-    rest = _WORD.sub("", line).strip()
-    if rest:
-        raise UsageError(
-            f"A quote {rest[0]} is not closed.\nHold a value that has one in the other kind of quotes."
-        )
-    words = _WORD.findall(line)
-    return [_expanded("".join("".join(piece) for piece in _PIECE.findall(word)), names) for word in words]
-
-
-def _expanded(word: str, names: Mapping[str, Any]) -> str:
-    try:
-        text: str = DollarFormatter().vformat(_QUANTIFIER.sub(r"{{\1}}", word), args=[], kwargs=names)
-    except Exception:  # noqa: BLE001 - as IPython does: what is no expression, or fails, is meant literally
-        return word
-    return text
-
-
-def parse(parser: Any, words: Sequence[str]) -> Namespace:
-    """Read the words of a line.
+def parse(parser: Any, parts: Iterable[Part]) -> Namespace:
+    """Read the parts of a line.
 
     Parameters
     ----------
     parser : MagicArgumentParser
         Of the magic.
-    words : sequence of str
-        From `split_words`, with dashes.
+    parts : iterable of Part
+        From `split_line`.
 
     Returns
     -------
@@ -238,6 +187,10 @@ def parse(parser: Any, words: Sequence[str]) -> Namespace:
     UsageError
         For what the magic does not take; names the nearest option.
     """
+    words = [word for part in parts for word in part.words(_values_taken(parser, part))]
+    if alone := next((word for word in words if re.fullmatch(r"(-[^=]*=)?--", word)), None):
+        # Of which argparse makes nothing, without a word (Python 3.11).
+        raise UsageError(f"{alone} is no value here.\n%{parser.prog}? explains the options.")
     try:
         arguments, extra = parser.parse_known_args(words)
     except UsageError as error:
@@ -248,24 +201,11 @@ def parse(parser: Any, words: Sequence[str]) -> Namespace:
     return arguments  # type: ignore[no-any-return]
 
 
-def dashed(words: Iterable[str]) -> list[str]:
-    """Write option names with dashes, also where they were given as in Python."""
-    return [_dashed(word) for word in words]
-
-
-def _dashed(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if re.match(r"--[A-Za-z]", word) else word
-
-
-def refuse_keys(words: Iterable[str]) -> None:
-    """Raise UsageError if a key stands on the line."""
-    for word in words:
-        if word.partition("=")[0] in _KEY_OPTIONS:
-            raise UsageError(
-                "A key on the line would stay in the notebook and in the history.\n"
-                "Put it into an environment variable, and name that: --api-key-env VARIABLE."
-            )
+def _values_taken(parser: Any, part: Part) -> int:
+    action = next((each for each in parser._actions if part.option in each.option_strings), None)
+    if action is None or action.nargs == 0:
+        return 0
+    return len(part.values) if action.nargs == "+" else 1
 
 
 def option_names(parser: Any) -> list[str]:
