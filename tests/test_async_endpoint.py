@@ -7,11 +7,14 @@ import contextlib
 import gc
 import pickle
 import resource
+import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -372,6 +375,126 @@ def test_a_stream_of_another_loop_is_left_there(server: ScriptedServer) -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert server.wait_for("/abort_request")[0].json == {"rid": "leaver"}
+
+
+async def break_unnamed(url: str) -> None:
+    async for _ in await AsyncRuntimeEndpoint(url).stream("x", rid="leaver"):
+        break
+
+
+async def break_named(url: str) -> None:
+    running = await AsyncRuntimeEndpoint(url).stream("x", rid="leaver")
+    async for _ in running:
+        break
+
+
+async def break_within_the_endpoint(url: str) -> None:
+    async with AsyncRuntimeEndpoint(url) as endpoint:
+        async for _ in await endpoint.stream("x", rid="leaver"):
+            break
+
+
+async def fail(url: str) -> None:
+    running = await AsyncRuntimeEndpoint(url).stream("x", rid="leaver")
+    async for _ in running:
+        raise LookupError
+
+
+async def fail_within_the_endpoint(url: str) -> None:
+    async with AsyncRuntimeEndpoint(url) as endpoint:
+        async for _ in await endpoint.stream("x", rid="leaver"):
+            raise LookupError
+
+
+async def be_interrupted(url: str) -> None:
+    running = await AsyncRuntimeEndpoint(url).stream("x", rid="leaver")
+    async for _ in running:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(60)
+
+
+async def read_in_a_task_that_ends_with_the_loop(url: str) -> None:
+    busy = asyncio.Event()
+
+    async def read() -> None:
+        running = await AsyncRuntimeEndpoint(url).stream("x", rid="leaver")
+        async for _ in running:
+            busy.set()
+            await asyncio.sleep(60)
+
+    reading = asyncio.create_task(read())
+    await busy.wait()
+    assert not reading.done()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize(
+    "leave",
+    [
+        break_unnamed,
+        break_named,
+        break_within_the_endpoint,
+        fail,
+        fail_within_the_endpoint,
+        be_interrupted,
+        read_in_a_task_that_ends_with_the_loop,
+    ],
+)
+def test_a_stream_that_is_left_as_its_loop_ends(
+    server: ScriptedServer, leave: Callable[[str], Coroutine[Any, Any, None]]
+) -> None:
+    server.on("/generate", endless)
+    with contextlib.suppress(LookupError, KeyboardInterrupt):
+        asyncio.run(leave(server.url))
+    gc.collect()
+    assert server.wait_for("/abort_request")[0].json == {"rid": "leaver"}
+    assert server.gone.wait(10)
+    assert len(server.to("/abort_request")) == 1
+
+
+def test_a_stream_that_is_left_as_the_program_ends(server: ScriptedServer) -> None:
+    server.on("/generate", endless)
+    program = f"""
+import asyncio
+from nbruntime import AsyncRuntimeEndpoint
+
+async def main():
+    async for _ in await AsyncRuntimeEndpoint({server.url!r}).stream("x", rid="leaver"):
+        break
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [asked.json for asked in server.to("/abort_request")] == [{"rid": "leaver"}]
+
+
+async def test_a_stream_that_is_left_late_opens_nothing(server: ScriptedServer) -> None:
+    server.on("/generate", endless)
+    async with AsyncRuntimeEndpoint(server.url) as endpoint:
+        async for _ in await endpoint.stream("x", rid="leaver"):
+            break
+    await left(server, "leaver", time.monotonic())
+    assert endpoint._transport._rooms == {}
+
+
+def test_nothing_is_left_open_without_a_word(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio's log says what aiohttp finds unclosed."""
+
+    async def refused() -> None:
+        async with AsyncRuntimeEndpoint("http://127.0.0.1:9"):
+            pass
+
+    async def forgotten() -> None:
+        await AsyncRuntimeEndpoint(server.url).connect()
+
+    with pytest.raises(errors.ServerConnectionError):
+        asyncio.run(refused())
+    asyncio.run(forgotten())
+    gc.collect()
+    assert caplog.messages == []
 
 
 async def test_an_endpoint_that_is_forgotten_closes_its_connections(server: ScriptedServer) -> None:

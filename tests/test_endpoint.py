@@ -708,6 +708,23 @@ def test_a_kept_connection_that_the_server_has_closed(
 # What is seen of it
 
 
+def test_an_error_does_not_keep_its_callers_streams(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    def cell() -> None:
+        running = endpoint.stream("x", rid="left")
+        next(running)
+        endpoint.detokenize([1])
+
+    server.on("/generate", lambda asked: stream(*cumulative(WORDS)[:2], Wait()))
+    server.on("/detokenize", Reply(json={"error": "no"}, status=500))
+    with contextlib.suppress(errors.ServerFailureError):
+        cell()
+    gc.collect()
+    assert server.wait_for("/abort_request")[0].json == {"rid": "left"}
+    assert "then: The server answered 500" in repr(endpoint)
+
+
 def test_repr_asks_nobody(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     count = len(server.asked)
     text = repr(endpoint)

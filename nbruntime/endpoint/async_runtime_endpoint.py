@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -210,6 +211,7 @@ class AsyncRuntimeEndpoint(Client):
         return await self._open_stream(await self._transport.run(call))
 
     async def _open_stream(self, request: GenerateRequest) -> AsyncGenerationStream:
+        self._transport.cleaner.start()
         started = time.perf_counter()
         body = await self._transport.run(calls.open_stream(request, self._known))
         stream = AsyncGenerationStream(
@@ -217,6 +219,7 @@ class AsyncRuntimeEndpoint(Client):
             request,
             close=body.close,
             abort=self._transport.abort,
+            abandon=partial(self._transport.abandon, body),
             spawn=self._transport.spawn,
             where=self._settings.url("/generate"),
             started=started,
@@ -316,7 +319,11 @@ class AsyncRuntimeEndpoint(Client):
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
-        return await self.connect()
+        try:
+            return await self.connect()
+        except BaseException:
+            await self.close()
+            raise
 
     async def __aexit__(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -16,9 +17,10 @@ from typing import Any, TypeVar
 import aiohttp
 
 from nbruntime.endpoint import problems
+from nbruntime.endpoint.cleaner import Cleaner
 from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
 from nbruntime.endpoint.settings import Settings
-from nbruntime.endpoint.transport import CLOSED_AT_ONCE
+from nbruntime.endpoint.transport import CLOSED_AT_ONCE, Transport
 from nbruntime.errors import NbruntimeError, ServerConnectionError
 from nbruntime.protocol.events import LAST_EVENT
 
@@ -49,6 +51,11 @@ class AsyncTransport:
     settings : Settings
         How the server is reached.
 
+    Attributes
+    ----------
+    cleaner : Cleaner
+        Started by whoever opens a stream, for `abandon`.
+
     Notes
     -----
     Connections belong to an event loop: each loop that uses the transport has a session of its own, made at
@@ -57,16 +64,16 @@ class AsyncTransport:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.cleaner = Cleaner()
         self._rooms: dict[asyncio.AbstractEventLoop, _Room] = {}
-        self._finalizer = weakref.finalize(self, _close_all, self._rooms)
-        self._finalizer.atexit = False
+        weakref.finalize(self, _close_all, self._rooms)
 
     @property
     def _room(self) -> _Room:
         loop = asyncio.get_running_loop()
         room = self._rooms.get(loop)
         if room is None:
-            for old in [old for old in self._rooms if old.is_closed()]:
+            for old in [old for old in list(self._rooms) if old.is_closed()]:
                 _close_elsewhere(self._rooms, old)
             room = self._rooms[loop] = _Room(self._open_session())
         return room
@@ -99,6 +106,7 @@ class AsyncTransport:
             if loop is not here:
                 _close_elsewhere(self._rooms, loop)
         await _close_room(self._rooms, here)
+        self.cleaner.close(timeout=0)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that cleans up, and hold it until it is done."""
@@ -143,6 +151,12 @@ class AsyncTransport:
         """Stop requests on the server by their names."""
         for rid in rids:
             await self.send(abort(rid))
+
+    def abandon(self, body: AsyncBody, rids: Sequence[str]) -> None:
+        """Close an answer and stop its requests, from any thread and without an event loop; never waits."""
+        body.cut()
+        if rids:
+            self.cleaner(partial(_abort_blocking, self.settings, rids))
 
     async def send(self, ask: Ask) -> Answer | AsyncBody:
         """Send one request and wait for its answer.
@@ -251,6 +265,7 @@ class AsyncBody(AsyncIterator[bytes]):
         self._settings = settings
         self._response = response
         self._path = path
+        self._loop = asyncio.get_running_loop()
         self._tail = b""
 
     async def __anext__(self) -> bytes:
@@ -279,6 +294,26 @@ class AsyncBody(AsyncIterator[bytes]):
             self._response.release()
         else:
             self._response.close()
+
+    def cut(self) -> None:
+        """End the connection from any thread, also when its loop has ended."""
+        connection = self._response.connection
+        transport = None if connection is None else connection.transport
+        if transport is not None:
+            with contextlib.suppress(OSError):
+                transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._response.close)
+
+
+def _abort_blocking(settings: Settings, rids: Sequence[str]) -> None:
+    transport = Transport(settings)
+    try:
+        transport.abort(rids)
+    except NbruntimeError as error:
+        _log.debug("abort of %s: %s", rids, error)
+    finally:
+        transport.close()
 
 
 def _unread(content: aiohttp.StreamReader) -> bytes:
@@ -314,19 +349,29 @@ _Rooms = dict[asyncio.AbstractEventLoop, _Room]
 
 
 def _close_all(rooms: _Rooms) -> None:
+    """Close the sessions of a transport that is forgotten: no task is left that cleans up."""
     for loop in list(rooms):
-        _close_elsewhere(rooms, loop)
+        try:
+            loop.call_soon_threadsafe(_close_at_once, rooms, loop)
+        except RuntimeError:  # the loop is closed
+            _close_at_once(rooms, loop)
+
+
+def _close_at_once(rooms: _Rooms, loop: asyncio.AbstractEventLoop) -> None:
+    """Close a session without waiting until its connections have ended; a loop that ends does not either."""
+    if room := rooms.pop(loop, None):
+        closing = room.session.close()
+        with contextlib.suppress(StopIteration):
+            closing.send(None)
+        closing.close()
 
 
 def _close_elsewhere(rooms: _Rooms, loop: asyncio.AbstractEventLoop) -> None:
     """Close a session from outside of its loop."""
-    if not loop.is_closed():
+    if loop.is_closed():
+        _close_at_once(rooms, loop)
+    else:
         asyncio.run_coroutine_threadsafe(_close_room(rooms, loop), loop)
-    elif room := rooms.pop(loop, None):
-        closing = room.session.close()
-        with contextlib.suppress(StopIteration):
-            closing.send(None)  # nothing of a closed loop is left to wait for
-        closing.close()
 
 
 async def _close_room(rooms: _Rooms, loop: asyncio.AbstractEventLoop) -> None:

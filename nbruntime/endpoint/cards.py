@@ -9,7 +9,6 @@ from typing import Any
 from nbruntime.cards import Card, Tone
 from nbruntime.endpoint.knowledge import Knowledge
 from nbruntime.endpoint.settings import Settings
-from nbruntime.errors import NbruntimeError
 
 EMBEDDED = "nbruntime.embedded"
 """What the embedded server calls itself in its info."""
@@ -86,12 +85,12 @@ def endpoint_card(kind: str, settings: Settings, known: Knowledge) -> Card:
             ("url", settings.base_url),
             ("key", "***" if settings.secret else None),
             *server_pairs(known.server_info or {}),
-            ("error", error.message if error else None),
+            ("error", error),
         ],
     )
 
 
-def endpoint_state(age: float | None, error: NbruntimeError | None) -> tuple[str, Tone]:
+def endpoint_state(age: float | None, error: str | None) -> tuple[str, Tone]:
     """Say in words how a server was when it was last asked, and how long ago that is."""
     said = (
         "not asked yet" if age is None else f"answered {span(age)} ago" if age >= 1 else "answered just now"

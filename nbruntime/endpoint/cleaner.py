@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -13,20 +15,24 @@ _log = logging.getLogger(__name__)
 
 _Action = Callable[[], None]
 
+EXIT_PATIENCE = 7.0
+"""Seconds that the end of the program waits for clean-up that is on its way."""
+
 
 class Cleaner:
     """Run clean-up actions one after the other in a thread of its own.
 
     An object may be collected in the middle of anything, also while its thread holds the lock of a
     connection pool: closing a connection there could wait for ever. Putting the action on a `SimpleQueue`
-    is safe at any place. The thread starts with the first stream and ends with its owner.
+    is safe at any place. The thread starts with the first stream and ends with its owner; the end of the
+    program waits until it has done what is queued, for a few seconds at most.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = 0
         self._queue: SimpleQueue[_Action | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread: _Worker | None = None
         self._finalizer: weakref.finalize[..., Cleaner] | None = None
 
     def start(self) -> None:
@@ -37,11 +43,10 @@ class Cleaner:
             if self._pid == os.getpid():
                 return
             self._queue = SimpleQueue()
-            self._thread = threading.Thread(
-                target=_work, args=(self._queue,), name="nbruntime-cleaner", daemon=True
-            )
+            self._thread = _Worker(self._queue)
             self._thread.start()
-            self._finalizer = weakref.finalize(self, _end, self._queue)
+            _workers.add(self._thread)
+            self._finalizer = weakref.finalize(self, self._thread.end)
             self._finalizer.atexit = False
             self._pid = os.getpid()
 
@@ -55,17 +60,37 @@ class Cleaner:
             thread, self._thread = self._thread, None
             mine, self._pid = self._pid == os.getpid(), 0
         if thread is not None and mine:
-            self._queue.put(None)
+            thread.end()
             thread.join(timeout)
 
 
-def _end(queue: SimpleQueue[_Action | None]) -> None:
-    queue.put(None)
+class _Worker(threading.Thread):
+    """Does what is queued, until it is told to end."""
+
+    def __init__(self, queue: SimpleQueue[_Action | None]) -> None:
+        super().__init__(name="nbruntime-cleaner", daemon=True)
+        self._queue = queue
+
+    def run(self) -> None:
+        while (action := self._queue.get()) is not None:
+            try:
+                action()
+            except Exception as error:  # noqa: BLE001 (the next one is to be cleaned up as well)
+                _log.warning("clean-up of a stream failed: %s", error)
+
+    def end(self) -> None:
+        self._queue.put(None)
 
 
-def _work(queue: SimpleQueue[_Action | None]) -> None:
-    while (action := queue.get()) is not None:
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001 (the next one is to be cleaned up as well)
-            _log.warning("clean-up of a stream failed: %s", error)
+_workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish() -> None:
+    """Do what is queued before the program ends: a stream may have been left in its last line."""
+    until = time.monotonic() + EXIT_PATIENCE
+    workers = list(_workers)
+    for worker in workers:
+        worker.end()
+    for worker in workers:
+        worker.join(max(0.0, until - time.monotonic()))

@@ -36,8 +36,8 @@ class Settings:
     ----------
     last_answer : float or None
         When the server last answered, by `time.monotonic`.
-    last_error : NbruntimeError or None
-        What went wrong since then.
+    last_error : str or None
+        What went wrong since then; the words alone, since an error keeps the frames of its caller.
     """
 
     base_url: str
@@ -47,7 +47,7 @@ class Settings:
     read_timeout: float | None = 600.0
     diagnose: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
     last_answer: float | None = field(default=None, init=False, repr=False, compare=False)
-    last_error: NbruntimeError | None = field(default=None, init=False, repr=False, compare=False)
+    last_error: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def url(self, path: str) -> str:
         """Give the whole address of a route."""
@@ -63,8 +63,8 @@ class Settings:
         self.last_answer, self.last_error = time.monotonic(), None
 
     def note_error(self, error: NbruntimeError) -> NbruntimeError:
-        """Remember an error, and give it back to be raised."""
-        self.last_error = error
+        """Remember what went wrong, and give the error back to be raised."""
+        self.last_error = error.message
         return error
 
     def state(self) -> str:
@@ -74,7 +74,7 @@ class Settings:
         else:
             age = time.monotonic() - self.last_answer
             said = "answered just now" if age < 1 else f"answered {age:.0f} s ago"
-        return said if self.last_error is None else f"{said}, then: {self.last_error.message}"
+        return said if self.last_error is None else f"{said}, then: {self.last_error}"
 
     def __getstate__(self) -> dict[str, Any]:
         # What happened in this process stays in it; the secret leaves its key behind by itself.

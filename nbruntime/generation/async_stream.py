@@ -27,20 +27,27 @@ Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 class _AsyncLifeline:
-    """Closes the answer and aborts the request, once, in a task that no cancellation of the reader ends."""
+    """Closes the answer and aborts the request, once.
+
+    Whoever waits for that has it done in a task that no cancellation of the reader ends. What nobody waits
+    for is abandoned, outside of the event loop: that may be about to end, and its tasks with it.
+    """
 
     def __init__(
         self,
         progress: Progress,
         close: Callable[[], Awaitable[None]],
         abort: Callable[[Sequence[str]], Awaitable[None]],
+        abandon: Callable[[Sequence[str]], None],
         spawn: Spawn,
     ) -> None:
         self.progress = progress
         self._close = close
         self._abort = abort
+        self._abandon = abandon
         self._spawn = spawn
         self._leaving: asyncio.Task[None] | None = None
+        self._abandoned = False
 
     async def abort(self) -> None:
         self.progress.aborted = True
@@ -57,28 +64,42 @@ class _AsyncLifeline:
     def leave(self) -> asyncio.Task[None]:
         """Start to leave, or give the task that does."""
         if self._leaving is None:
+            self._leaving = self._spawn(self._leave())
             if not self.progress.over:
                 self.progress.aborted = True
-            self._leaving = self._spawn(self._leave())
         return self._leaving
 
     async def _leave(self) -> None:
-        progress = self.progress
         try:
-            await self._close()
-        finally:
-            progress.end()
-            if progress.may_run and progress.rids:
-                try:
-                    await self._abort(progress.rids)
-                except NbruntimeError as error:
-                    # The server is away or closed: it notices by the connection as well.
-                    _log.debug("abort of %s: %s", progress.rids, error)
+            try:
+                await self._close()
+            finally:
+                self.progress.end()
+                await self._tell()
+        except asyncio.CancelledError:  # the loop ends
+            self.abandon()
+            raise
 
+    async def _tell(self) -> None:
+        rids = self._running()
+        if rids and not self._abandoned:
+            try:
+                await self._abort(rids)
+            except NbruntimeError as error:
+                # The server is away or closed: it notices by the connection as well.
+                _log.debug("abort of %s: %s", rids, error)
 
-def _leave_from_anywhere(loop: asyncio.AbstractEventLoop, lifeline: _AsyncLifeline) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
-        loop.call_soon_threadsafe(lifeline.leave)
+    def abandon(self) -> None:
+        """Leave from any thread, without waiting and without the loop."""
+        if not self.progress.over:
+            self.progress.aborted = True
+        self.progress.end()
+        self._abandoned = True
+        self._abandon(self._running())
+
+    def _running(self) -> tuple[str, ...]:
+        """Give the names of what is still running on the server."""
+        return self.progress.rids if self.progress.may_run else ()
 
 
 class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
@@ -96,6 +117,9 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
         Closes the answer.
     abort : async callable
         Takes the rids and aborts them on the server.
+    abandon : callable
+        Closes the answer and aborts the rids that it takes, from any thread, without waiting and without the
+        event loop, which may have ended.
     spawn : callable
         Starts a task for a coroutine, and holds it until it is done.
     where, started, cumulative_text
@@ -109,6 +133,7 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
         *,
         close: Callable[[], Awaitable[None]],
         abort: Callable[[Sequence[str]], Awaitable[None]],
+        abandon: Callable[[Sequence[str]], None],
         spawn: Spawn,
         where: str | None = None,
         started: float | None = None,
@@ -117,11 +142,10 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
         self._chunks = chunks
         self._reading = asyncio.Lock()  # a view may read while somebody asks for the result
         self._progress = Progress(request, where=where, started=started, cumulative_text=cumulative_text)
-        self._lifeline = _AsyncLifeline(self._progress, close, abort, spawn)
+        self._lifeline = _AsyncLifeline(self._progress, close, abort, abandon, spawn)
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
-        # Garbage collection happens in any thread.
         self._loop = asyncio.get_running_loop()
-        self._finalizer = weakref.finalize(self, _leave_from_anywhere, self._loop, self._lifeline)
+        self._finalizer = weakref.finalize(self, self._lifeline.abandon)
         self._finalizer.atexit = False
 
     async def __anext__(self) -> str:
@@ -214,9 +238,9 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
         return self._loop
 
     def leave_soon(self) -> None:
-        """Leave the stream from another thread or loop, without waiting."""
+        """Leave the stream from any thread or loop, without waiting."""
         if self._finalizer.detach() is not None:
-            _leave_from_anywhere(self._loop, self._lifeline)
+            self._lifeline.abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -236,5 +260,4 @@ def _after_reader(reference: weakref.ref[AsyncGenerationStream], task: asyncio.T
     if stream is None or not (task.cancelled() or task.cancelling()):
         return
     if stream._reader is not None and stream._reader() is task and not stream.done:
-        stream._finalizer.detach()
-        stream._lifeline.leave()
+        stream.leave_soon()
