@@ -12,8 +12,6 @@ from nbruntime.frontend.named_templates import get_chat_template
 from nbruntime.frontend.template import ChatTemplate
 from nbruntime.frontend.tokenizer import load_tokenizer
 
-_loading = threading.Lock()
-
 
 class Knowledge:
     """What a client has learned of its server.
@@ -48,6 +46,7 @@ class Knowledge:
         self.tokenizes_messages: bool | None = None
         self._chat_template: ChatTemplate | None = None
         self._tokenizer: Any = None
+        self._loading = threading.Lock()
 
     @property
     def text_is_cumulative(self) -> bool:
@@ -58,7 +57,7 @@ class Knowledge:
     def chat_template(self) -> ChatTemplate:
         """Give the template named, else the model's own, else a guess; loading it may take seconds."""
         if self._chat_template is None:
-            with _loading:  # once, however many programs begin at the same time
+            with self._loading:  # once, however many programs begin at the same time
                 if self._chat_template is None:
                     self._chat_template = find_chat_template(self.chat_template_name, self.model_info or {})
         return self._chat_template
@@ -92,4 +91,7 @@ class Knowledge:
 
     def __getstate__(self) -> dict[str, Any]:
         # Templates and tokenizers are read again where they are needed.
-        return {**vars(self), "_chat_template": None, "_tokenizer": None}
+        return {**vars(self), "_chat_template": None, "_tokenizer": None, "_loading": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _loading=threading.Lock())
