@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -676,6 +681,18 @@ GEMMA = (
     "{{ m.content }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
+PHI_3 = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+MISTRAL_3 = (
+    "{% set system = messages[0].content if messages[0].role == 'system' else none %}"
+    "{% set rest = messages if system is none else messages[1:] %}"
+    "{% set last = (rest | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ bos_token }}"
+    "{% for m in rest %}{% if m.role == 'user' %}[INST] "
+    "{% if m == last and system is not none %}{{ system }}\n\n{% endif %}{{ m.content }}[/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
     "<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -738,9 +755,11 @@ def put_together(template: Any, roles: list[str]) -> str:
         (LLAMA_3, "<|end_of_text|>", ("<|eot_id|>", "<|end_of_text|>"), False, None),
         (LLAMA_2, "</s>", ("</s>",), True, None),
         (GEMMA, "<end_of_turn>", ("<end_of_turn>",), True, None),
+        (PHI_3, "<|endoftext|>", ("<|end|>", "<|endoftext|>"), False, None),
+        (MISTRAL_3, "</s>", ("</s>",), True, None),
         (THINKING, "<|im_end|>", ("<|im_end|>",), False, None),
     ],
-    ids=["chatml", "llama-3", "llama-3-no-bos", "llama-2", "gemma", "thinking"],
+    ids=["chatml", "llama-3", "llama-3-no-bos", "llama-2", "gemma", "phi-3", "mistral-3", "thinking"],
 )
 def test_a_tokenizers_own_template(
     save_tokenizer: Any, template: str, eos: str, stop: tuple[str, ...], adds_bos: bool, system: str | None
@@ -761,9 +780,16 @@ def test_a_tokenizers_own_template(
         if roles[0] != "system" and system:
             # The frontend language writes the default system message itself.
             messages.insert(0, {"role": "system", "content": system})
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        given = messages
+        if template is MISTRAL_3 and roles[0] == "system":
+            # It moves the system message to whatever the user says last; what is written stays where it is.
+            first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+            given = [first, *messages[2:]]
+        whole = tokenizer.apply_chat_template(given, tokenize=False)
+        if template is PHI_3:
+            whole = whole.removesuffix(eos)  # the end of a conversation, not of a message
         if messages[-1]["role"] == "user":
-            begun = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            begun = tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
             assert begun == whole + own.get_prefix_and_suffix("assistant", messages)[0]
         text = put_together(own, [m["role"] for m in messages])
         for n, message in enumerate(messages):
@@ -772,7 +798,7 @@ def test_a_tokenizers_own_template(
             whole = whole.replace(
                 "<think>\n\n</think>\n\n", ""
             )  # an answer begins as one begins to be written
-        if template is LLAMA_2:
+        if template in (LLAMA_2, MISTRAL_3):
             whole = whole.replace("[/INST] ", "[/INST]")  # the space is the model's to write
         assert ("<s>" if adds_bos else "") + text == whole
 
@@ -793,9 +819,60 @@ def test_the_order_of_templates(server: ScriptedServer, save_tokenizer: Any) -> 
     server.on("/model_info", Reply(json={**info, "tokenizer_path": "/nowhere/to/be/found"}))
     with (
         RuntimeEndpoint(server.url) as endpoint,
-        pytest.warns(UserWarning, match=r"not on this machine.*'llama-3-instruct', guessed"),
+        pytest.warns(UserWarning, match=r"not on this machine.*'llama-3-instruct', guessed") as caught,
     ):
         assert endpoint.chat_template.name == "llama-3-instruct"
+    assert caught[0].filename == __file__
+
+
+def test_a_tokenizer_s_own_code_is_not_run(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {"AutoTokenizer": ["code.Own", None], "AutoConfig": "code.Own"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": kind, "tokenizer_class": "Own"}))
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": kind, "model_type": "own"}))
+    (tmp_path / "code.py").write_text("raise SystemExit('the code was run')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks whether to run the code"))
+    server.on("/model_info", Reply(json={**MODEL_INFO, "tokenizer_path": str(tmp_path)}))
+    with RuntimeEndpoint(server.url) as endpoint, pytest.warns(UserWarning, match="cannot be read here"):
+        assert endpoint.chat_template.name == "default"
+
+
+def test_a_hub_out_of_reach_is_asked_once() -> None:
+    code = (
+        "from nbruntime.frontend.tokenizer import load_tokenizer\n"
+        "try: load_tokenizer('nobody/nothing')\n"
+        "except OSError as error: print(error)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert ran.stdout.startswith("it is not in the cache, and not to be had from the hub: "), ran
+    assert "Retrying" not in ran.stderr
+
+
+def test_endpoints_do_not_wait_for_each_other_s_templates(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chatml = get_chat_template("chatml")
+    with RuntimeEndpoint(server.url) as slow, RuntimeEndpoint(server.url) as quick:
+        found: list[Any] = []
+
+        def find(name: str | None, info: Any) -> Any:
+            if not found:
+                found.append("slow")
+                other = threading.Thread(target=lambda: found.append(quick.chat_template), daemon=True)
+                other.start()
+                other.join(20)
+            return chatml
+
+        monkeypatch.setattr(knowledge, "find_chat_template", find)
+        assert slow.chat_template is chatml
+        assert found == ["slow", chatml]
+        again = pickle.loads(pickle.dumps(slow))
+        assert again.chat_template is chatml
+        again.close()
 
 
 def test_the_chatbot_with_the_models_own_template(server: ScriptedServer, save_tokenizer: Any) -> None:

@@ -44,7 +44,7 @@ def find_chat_template(name: str | None, model_info: Mapping[str, Any]) -> ChatT
             f"The chat template of {tokenizer_path} cannot be read here ({reason}); "
             f"using the template {guess.name!r}, guessed from the model's name. "
             "Name another one with chat_template_name=...",
-            stacklevel=3,
+            stacklevel=4,  # who asked an endpoint for its template
         )
         return guess
     return guess if own is None else own

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbruntime.errors import ArgumentValueError
@@ -34,6 +35,8 @@ class TokenizerTemplate:
         Texts that end a message.
     image_token : str
         Stands for an image in a text.
+    special : tuple of str
+        Texts of special tokens, which are not cut.
     """
 
     name: str
@@ -41,6 +44,7 @@ class TokenizerTemplate:
     bos: str = ""
     stop_str: tuple[str, ...] = ()
     image_token: str = "<image>"
+    special: tuple[str, ...] = field(default=(), repr=False)
     _cache: dict[tuple[str, ...], tuple[str, str]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -82,11 +86,11 @@ class TokenizerTemplate:
 
         first = tokenizer("")["input_ids"][:1]
         adds_bos = bool(first) and first[0] == tokenizer.bos_token_id
-        bare = cls(name, render, tokenizer.bos_token if adds_bos else "", (), image_token)
+        special = tuple(tokenizer.all_special_tokens)
+        bare = cls(name, render, tokenizer.bos_token if adds_bos else "", (), image_token, special)
         end = bare.get_prefix_and_suffix("assistant", [{"role": "user"}])[1].strip()
-        eos = tokenizer.eos_token
-        stop = [text for text in (end, eos) if text and text in tokenizer.all_special_tokens]
-        return cls(name, render, bare.bos, tuple(dict.fromkeys(stop)), image_token)
+        stop = [text for text in (end, tokenizer.eos_token) if text and text in special]
+        return replace(bare, stop_str=tuple(dict.fromkeys(stop)))
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         """Write a whole conversation and the beginning of an answer.
@@ -138,31 +142,53 @@ class TokenizerTemplate:
         (str, str)
             Both empty for a role that the template refuses.
         """
-        roles = (*(str(message["role"]) for message in hist_messages), role)
+        return self._around((*(str(message["role"]) for message in hist_messages), role))
+
+    def _around(self, roles: tuple[str, ...]) -> tuple[str, str]:
         if roles not in self._cache:
             self._cache[roles] = self._surroundings(roles) or ("", "")
         return self._cache[roles]
 
     def _surroundings(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
+        # Templates may refuse an order of roles, or move the system message, which is written already: then
+        # the conversation is taken without it, or the message by itself.
+        spoken = roles[1:] if roles[0] == "system" and len(roles) > 1 else roles
+        alone = ("user", roles[-1]) if roles[-1] == "assistant" else (roles[-1],)
+        for each in dict.fromkeys((roles, spoken, alone)):
+            found = self._cut(each)
+            if found is not None and not any(_marker(place) in "".join(found) for place in range(len(each))):
+                return found
+        return None
+
+    def _cut(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
         own = _marker(len(roles) - 1)
-        before, found, suffix = (self._write(roles) or "").rpartition(own)
+        before, found, end = (self._write(roles) or "").rpartition(own)
+        suffix = self._common(end, _after(own, self._write((*roles, _answering(roles[-1])))))
         if not found and roles[-1] == "system":
             # Some templates write it only together with what the user says, which then brings the rest.
             before, found, _ = (self._write((*roles, "user")) or "").rpartition(own)
             suffix = ""
         if not found:
-            # Templates may refuse an order of roles: then the message is taken by itself.
-            alone = ("user", roles[-1]) if roles[-1] == "assistant" else (roles[-1],)
-            return None if roles == alone else self._surroundings(alone)
+            return None
         # What the template writes after the message before is that message's suffix.
         last = _marker(len(roles) - 2) if len(roles) > 1 else ""
-        earlier = _after(last, self._write(roles[:-1]) if last else "")
+        earlier = self._around(roles[:-1])[1] if last else ""
         prefix = _after(last, before).removeprefix(earlier)
         if roles[-1] == "assistant" and last:
             # An answer begins as the template begins one: it may write finished answers in another way.
             begun = _after(last, self._write(roles[:-1], begin_answer=True)).removeprefix(earlier)
             prefix = begun or prefix.rstrip(" ")
         return prefix, suffix
+
+    def _common(self, end: str, going_on: str) -> str:
+        """Give what follows a message whether or not the conversation ends with it."""
+        if not going_on:
+            return end  # the template refuses to go on
+        whole = "|".join([*map(re.escape, self.special), "."])
+        parts = re.findall(whole, end, re.DOTALL)
+        while not going_on.startswith("".join(parts)):
+            parts.pop()
+        return "".join(parts)
 
     def _write(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
         """Write a conversation of markers; None when the template refuses."""
@@ -179,6 +205,10 @@ class TokenizerTemplate:
 def _after(marker: str, text: str | None) -> str:
     """Give what follows a marker, or all when there is none."""
     return (text or "").rpartition(marker)[2] if marker else text or ""
+
+
+def _answering(role: str) -> str:
+    return "user" if role in ("system", "assistant") else "assistant"
 
 
 def _marker(place: int) -> str:
