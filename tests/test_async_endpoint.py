@@ -286,7 +286,7 @@ async def test_a_thousand_streams_at_once(server: ScriptedServer) -> None:
 async def test_a_thousand_streams_are_open_together_and_left_together(server: ScriptedServer) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    count = 200
+    count = 1000
     server.on("/generate", endless)
     async with AsyncRuntimeEndpoint(server.url, connect_timeout=60) as endpoint:
         streams = await asyncio.gather(*(endpoint.stream("x", rid=f"{n}") for n in range(count)))

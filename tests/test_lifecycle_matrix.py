@@ -244,6 +244,10 @@ ENDS: dict[str, Callable[[Kernel], None]] = {
 KERNEL_LIVES = {"del", "assigned anew", "shutdown()", "nbruntime.stop", "supervisor killed"}
 
 
+outlived: list[float] = []
+"""Seconds that each tree has outlived its reason to live."""
+
+
 def _times_of_death(kernel: int, tree: list[int], times: dict[str, float]) -> None:
     """Note when the kernel had ended, and when the whole tree had."""
     while "tree" not in times and time.monotonic() - times["began"] < 30:
@@ -270,8 +274,10 @@ def test_tree_goes_with(end: str, launch: str, empty_kernel: Kernel) -> None:
     reason = times["began"] if end in KERNEL_LIVES else times.get("kernel", times["began"])
     took = times["tree"] - min(reason, times["tree"])
     how = "hard" if launch == HARD else "plain"
+    outlived.append(took)
     print(f"{end:30} {how:6} gone {took:.2f} s after, {times['tree'] - times['began']:.2f} s in all")
-    assert took < 5
+    print(f"worst of {len(outlived)}: {max(outlived):.2f} s")
+    assert took < 2  # the goal, and as much again for a machine that is busy with something else
     await_true(lambda: folders() == [])
 
 

@@ -170,8 +170,9 @@ def test_launch_and_stop_are_quick(started: list[ServerProcess]) -> None:
         process.stop()
         took.append((middle - start, time.perf_counter() - middle))
     launch, stop = min(took, key=sum)
-    print(f"launch {launch * 1e3:.0f} ms, stop {stop * 1e3:.0f} ms")
-    assert launch + stop < 2
+    worst = max(map(sum, took))
+    print(f"launch {launch * 1e3:.0f} ms, stop {stop * 1e3:.0f} ms, both at worst {worst * 1e3:.0f} ms")
+    assert launch + stop < 1
 
 
 def test_command_that_does_not_exist_is_a_launch_error() -> None:
