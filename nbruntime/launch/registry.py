@@ -27,6 +27,7 @@ from nbruntime.launch.supervisor.processes import (
     identify,
     is_running,
     kill_left,
+    marked,
     send,
     wait_for_end,
 )
@@ -207,7 +208,9 @@ def find(name: str) -> ServerRecord | None:
 def is_held(record: ServerRecord) -> bool:
     """Whether somebody sees to a server: its supervisor, or its owner until that is there."""
     if record.supervisor is None:
-        return is_running(record.owner) and time.time() - record.started < START_SECONDS
+        # A disk that is full for long keeps the supervisor's name out of the record.
+        recent = time.time() - record.started < START_SECONDS
+        return is_running(record.owner) and (recent or any(marked(record.directory)))
     return is_running(record.supervisor)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "identify",
     "is_running",
     "kill_left",
+    "marked",
     "send",
     "wait_for_end",
 ]
@@ -171,6 +172,22 @@ def descendants(*pids: int, session: int | None = None) -> list[int]:
     return [one for one in found.difference(pids) if one in table and not table[one].ended]
 
 
+def marked(directory: str) -> Iterator[int]:
+    """Find the processes of a server by their environment.
+
+    Parameters
+    ----------
+    directory : str
+        Folder of the server.
+
+    Returns
+    -------
+    iterator of int
+        Pids; none where an environment cannot be seen.
+    """
+    return system.pids_with(f"{MARK}={directory}")
+
+
 def kill_left(directory: str, server: ProcessId | None) -> bool:
     """Kill what is left of a server whose supervisor was killed.
 
@@ -187,7 +204,7 @@ def kill_left(directory: str, server: ProcessId | None) -> bool:
     bool
         Whether anything was found.
     """
-    left = set(system.pids_with(f"{MARK}={directory}"))
+    left = set(marked(directory))
     if server is not None:
         leader = system.read_entry(server.pid)
         # A pid is not given out again while it names a session, so another process there has one of its own.
