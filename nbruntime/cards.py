@@ -18,6 +18,10 @@ Tone = Literal["good", "busy", "bad", "idle"]
 
 _DOTS: dict[Tone, str] = {"good": "●", "busy": "◐", "bad": "▲", "idle": "○"}
 
+CLASSES = ("nbr", "mathjax_ignore", "tex2jax_ignore")
+"""What the outermost element of everything shown is: Jupyter typesets any HTML output, and takes what stands
+between two dollars for a formula (JupyterLab 4, nbconvert 7; MathJax 4 and 2 have a name each)."""
+
 STYLE = """
 .nbr{font-family:inherit;font-size:var(--jp-ui-font-size1,13px);line-height:1.5;color:inherit;max-width:60em}
 .nbr b{font-weight:600}
@@ -116,7 +120,7 @@ class Card:
 
     def html(self) -> str:
         """Give the card as HTML that stands by itself; it is also well-formed XML."""
-        return f'<div class="nbr"><style>{STYLE}</style>{self.inner_html()}</div>'
+        return f'<div class="{" ".join(CLASSES)}"><style>{STYLE}</style>{self.inner_html()}</div>'
 
     def inner_html(self) -> str:
         """Give the card as HTML for a place that has the styling already."""

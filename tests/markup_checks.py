@@ -28,7 +28,9 @@ def parsed(html: str) -> ElementTree.Element:
 def checked(bundle: dict[str, Any]) -> str:
     """Check the forms of an object, and give all that they say."""
     assert {"text/plain", "text/html"} <= bundle.keys()
-    text = "".join(parsed(bundle["text/html"]).itertext())
+    root = parsed(bundle["text/html"])
+    text = "".join(root.itertext())
+    assert "mathjax_ignore" in root[0].attrib["class"].split()
     for form in (bundle["text/plain"], bundle["text/html"]):
         form.encode()  # no half characters
         assert not {character for character in form if ord(character) < 32} - {"\n", "\t"}

@@ -48,8 +48,14 @@ HOSTILE = (
     "![picture](https://evil.example/picture.png) [link](javascript:window.harm=1)\n\n"
     '<a href="https://evil.example" onmouseover="window.harm = 1">hover</a> <form action="/api/shutdown">\n\n'
     "\x1b[2J\x1b]0;title\x07 \u202edesrever\u202c </div></pre></code>--> ]]>\n\n"
+    "It costs $5 for one and $10 for two; \\(x\\), $$\\rule{5000px}{100px}$$, "
+    "$\\href{javascript:window.harm=1}{here}$\n\n"
     '```html\n<script>window.harm = 1</script>\n```\n\n"the end" \'<b onclick=alert(1)>\n'
 )
+
+CARD = "from nbruntime.generation import Generation\nGeneration(hostile.text[:2000])"
+FORMULA = "from IPython.display import HTML\nHTML('<p>From $5$ to</p>')"
+"""A cell that shows the card of an answer, and one whose output Jupyter typesets."""
 
 
 class Server(ScriptedServer):
@@ -304,28 +310,36 @@ def test_streams_side_by_side_in_a_layout(lab: NotebookPage, server: Server) -> 
 def test_hostile_answers_do_nothing(lab: NotebookPage, server: Server) -> None:
     cut = len(HOSTILE) // 2
     (wait,) = server.tells(HOSTILE[:cut], HOSTILE[cut:] + "x" * 1_000_000)
-    lab.open(connected(server, "%%sgl_generate\n<script>alert(2)</script>"), "hostile")
+    lab.open(
+        connected(server, "%%sgl_generate -o hostile\n<script>alert(2)</script>", "hostile", FORMULA),
+        "hostile",
+    )
     lab.run_all(wait=False)
-    answer = lab.output(1)
+    answer, card = lab.output(1), lab.output(2)
     expect(answer).to_contain_text("window.harm")
     unharmed(lab, answer)
     go(wait)
     expect(answer).to_contain_text("length")  # why it ended
     is_static(answer)
     expect(answer).to_contain_text("the end")
-    unharmed(lab, answer)
-    lab.screenshot("hostile")
-    for trusted in (True, False):
-        lab.reopen(trusted=trusted)
-        expect(lab.output(1)).to_contain_text("the end")
-        unharmed(lab, lab.output(1))
+    for trusted in (None, True, False):
+        if trusted is not None:
+            lab.reopen(trusted=trusted)
+        expect(answer).to_contain_text("the end")
+        expect(lab.output(3).locator("mjx-container")).to_have_count(1)  # now all formulas are typeset
+        for output in (answer, card):
+            expect(output).to_contain_text("It costs $5 for one and $10 for two;")
+            unharmed(lab, output)
+        lab.screenshot(f"hostile-{trusted}")
 
 
 def unharmed(page: NotebookPage, output: Locator) -> None:
     """Everything is shown, and nothing is obeyed."""
     page.page.mouse.move(400, 400)
     shown = output.locator(".jp-OutputArea-output")
-    expect(shown.locator("script, img, iframe, form, object, embed, link, svg")).to_have_count(0)
+    expect(shown.locator("script, img, iframe, form, object, embed, link, svg, mjx-container")).to_have_count(
+        0
+    )
     assert shown.locator("[onclick], [onload], [onerror], [onmouseover], [href^='javascript']").count() == 0
     assert page.run_js("window.harm") is None
     assert page.run_js("getComputedStyle(document.body).display") != "none"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from nbruntime.cards import STYLE
+from nbruntime.cards import CLASSES, STYLE
 from nbruntime.errors import NbruntimeError
 from nbruntime.generation import Generation
 from nbruntime.generation.record import seconds
@@ -68,9 +68,10 @@ def answer_bundle(
     if error is not None:
         html.append(error_html(error))
         plain.append(f"[{visible(_first_line(error))}]")
+    classes, style = " ".join([*CLASSES, "nbr-answers"]), f"<style>{STYLE}{LIVE_STYLE}</style>"
     return {
         "text/plain": "\n".join(plain),
-        "text/html": f'<div class="nbr nbr-answers"><style>{STYLE}{LIVE_STYLE}</style>{"".join(html)}</div>',
+        "text/html": f'<div class="{classes}">{style}{"".join(html)}</div>',
         "text/markdown": "\n\n".join(marked),
     }
 

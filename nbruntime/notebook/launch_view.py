@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from IPython.display import DisplayHandle, display
 
-from nbruntime.cards import STYLE, Card, Details
+from nbruntime.cards import CLASSES, STYLE, Card, Details
 from nbruntime.endpoint.cards import span
 from nbruntime.errors import LaunchError
 from nbruntime.generation.record import seconds
@@ -158,10 +158,9 @@ class LaunchView:
         fold.add_class("nbr-fold")
         log.add_class("nbr-folded")
         self._box = ipywidgets.VBox(
-            [ipywidgets.HTML(f"<style>{STYLE}{LAUNCH_STYLE}</style>"), head, fold, log]
+            [ipywidgets.HTML(f"<style>{STYLE}{LAUNCH_STYLE}</style>"), head, fold, log],
+            _dom_classes=[*CLASSES, "nbr-launch"],
         )
-        self._box.add_class("nbr")
-        self._box.add_class("nbr-launch")
         head.value = self.live_card().inner_html()
         bundle = self._box._repr_mimebundle_() | self.live_card().mimebundle()
         self._handle = display(bundle, raw=True, display_id=True)

@@ -105,8 +105,8 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         """Generate text from the cell, which is the prompt as it stands, and stream the answer below it.
 
         The answer is kept in `_sgl`, and in the variable that -o names: a Generation, or a list of them for
-        --n. After an interrupt it holds what had come. Values on the line may be {expressions} and $names; quotes
-        hold one together, and a backslash is a backslash, before a quote too.
+        --n. After an interrupt it holds what had come. Values on the line may be {expressions} and $names;
+        quotes hold one together, and a backslash is a backslash, before a quote too.
 
         Examples::
 

@@ -18,7 +18,7 @@ import ipywidgets
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 
-from nbruntime.cards import STYLE, Card, Details
+from nbruntime.cards import CLASSES, STYLE, Card, Details
 from nbruntime.endpoint.effects import Answer, Ask
 from nbruntime.errors import NbruntimeError
 from nbruntime.markup import escape
@@ -154,9 +154,8 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 *(_folded("log", ipywidgets.VBox([self._log])) if runtime is not None else ()),
             ],
             _view_count=0,
+            _dom_classes=[*CLASSES, "nbr-panel"],
         )
-        self.add_class("nbr")
-        self.add_class("nbr-panel")
         self.observe(self._views_changed, "_view_count")
         self._look_at_runtime()
         self.draw()

@@ -18,7 +18,7 @@ from typing import Any, Self
 import ipywidgets
 from IPython.display import DisplayHandle, display
 
-from nbruntime.cards import STYLE
+from nbruntime.cards import CLASSES, STYLE
 from nbruntime.errors import ArgumentTypeError, NbruntimeError
 from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
 from nbruntime.notebook.answer_style import LIVE_STYLE
@@ -113,7 +113,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         style = kit.html(f"<style>{STYLE}{LIVE_STYLE}</style>")
         super().__init__(
             [style, *(answer.box for answer in self._answers), self._stop_button],
-            _dom_classes=["nbr", "nbr-answers", "nbr-live"],
+            _dom_classes=[*CLASSES, "nbr-answers", "nbr-live"],
         )
         stop_when_run_again(self)
 
