@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,10 @@ import torch
 
 from nbruntime.embedded.engine.request import Request
 from nbruntime.embedded.engine.scheduler import DecodeStep, ExtendPart, ExtendStep
-from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, index
+from nbruntime.embedded.runner.batch import DecodeGroup, ExtendSegment, ForwardBatch, index
+
+SHORT_CONTEXT = 128
+"""Tokens up to which padding costs less than one more call of attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +83,36 @@ def _predicting(request: Request, begin: int, end: int) -> range:
 
 
 def decode_batch(step: DecodeStep) -> ForwardBatch:
-    """Lay out a decode step: the last token of each request, padded to the longest context."""
-    requests = step.requests
-    lengths = [request.length for request in requests]
-    longest = max(lengths)
-    contexts = np.zeros((len(requests), longest), dtype=np.int64)
-    for row, request in enumerate(requests):
-        contexts[row, : lengths[row]] = request.span.slots
-    ends = torch.tensor(lengths)
-    mask = None
-    if min(lengths) < longest:
-        mask = (torch.arange(longest) < ends.unsqueeze(1)).view(len(requests), 1, 1, longest)
+    """Lay out a decode step: the last token of each request, shorter contexts first."""
+    order = sorted(range(len(step.requests)), key=lambda place: step.requests[place].length)
+    requests = [step.requests[place] for place in order]
     return ForwardBatch(
         input_ids=index([request.output_ids[-1] for request in requests]),
-        positions=ends - 1,
+        positions=index([request.length - 1 for request in requests]),
         slots=index([request.span.slots[-1] for request in requests]),
-        logit_rows=torch.arange(len(requests)),
-        contexts=torch.from_numpy(contexts),
-        mask=mask,
+        logit_rows=torch.tensor(order).argsort(),
+        groups=tuple(_decode_groups(requests)),
     )
+
+
+def _decode_groups(requests: list[Request]) -> Iterator[DecodeGroup]:
+    """Part requests, sorted by length, so that padding at most doubles the context of any that is long."""
+    start = 0
+    while start < len(requests):
+        limit = max(SHORT_CONTEXT, 2 * requests[start].length)
+        end = start + 1
+        while end < len(requests) and requests[end].length <= limit:
+            end += 1
+        yield _decode_group(start, requests[start:end])
+        start = end
+
+
+def _decode_group(start: int, requests: list[Request]) -> DecodeGroup:
+    lengths = [request.length for request in requests]
+    contexts = np.zeros((len(requests), lengths[-1]), dtype=np.int64)
+    for row, request in enumerate(requests):
+        contexts[row, : lengths[row]] = request.span.slots
+    mask = None
+    if lengths[0] < lengths[-1]:
+        mask = torch.arange(lengths[-1]) < index(lengths).view(-1, 1, 1, 1)
+    return DecodeGroup(start, torch.from_numpy(contexts), mask)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch
+from nbruntime.embedded.runner.batch import DecodeGroup, ExtendSegment, ForwardBatch
 
 NAME = "nbruntime"
 """Under which transformers knows `cached_attention`."""
@@ -87,11 +87,9 @@ def cached_attention(
     keys, values = cache.keys[layer], cache.values[layer]
     keys.index_copy_(0, batch.slots, key[0].transpose(0, 1))
     values.index_copy_(0, batch.slots, value[0].transpose(0, 1))
-    if batch.contexts is not None:
-        attended = _decode(query, keys, values, batch, scaling, sliding_window)
-    else:
-        parts = [_extend(query, keys, values, part, scaling, sliding_window) for part in batch.segments]
-        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+    parts = [_extend(query, keys, values, part, scaling, sliding_window) for part in batch.segments]
+    parts += [_decode(query, keys, values, group, scaling, sliding_window) for group in batch.groups]
+    attended = parts[0] if len(parts) == 1 else torch.cat(parts)
     return attended.reshape(1, query.shape[2], query.shape[1], -1), None
 
 
@@ -132,22 +130,23 @@ def _decode(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    batch: ForwardBatch,
+    group: DecodeGroup,
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """Attend from one token of each request; returns (requests, KV heads, group, head size)."""
-    assert batch.contexts is not None
-    requests, longest = batch.contexts.shape
+    """Attend from one token of each request; returns (requests, heads, head size)."""
+    requests, longest = group.contexts.shape
     kv_heads, size = keys.shape[1:]
-    mask = batch.mask
+    mask = group.mask
     if window is not None and longest > window:
-        visible = torch.arange(longest) > (batch.positions - window).unsqueeze(1)
-        visible = visible.view(requests, 1, 1, longest)
+        lengths = longest if mask is None else mask.sum(dim=-1, keepdim=True)
+        visible = torch.arange(longest).expand(requests, 1, 1, longest) >= lengths - window
         mask = visible if mask is None else mask & visible
-    flat = batch.contexts.flatten()
+    flat = group.contexts.flatten()
     past = keys.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
     said = values.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
     # The query heads that share a KV head stand as so many query positions: no key is copied for them.
-    grouped = query[0].transpose(0, 1).reshape(requests, kv_heads, -1, size)
-    return F.scaled_dot_product_attention(grouped, past, said, attn_mask=mask, scale=scaling)
+    own = query[0, :, group.start : group.start + requests].transpose(0, 1)
+    grouped = own.reshape(requests, kv_heads, -1, size)
+    attended = F.scaled_dot_product_attention(grouped, past, said, attn_mask=mask, scale=scaling)
+    return attended.reshape(own.shape)

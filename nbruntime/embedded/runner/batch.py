@@ -29,6 +29,25 @@ class ExtendSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Requests of a decode batch whose contexts are about as long.
+
+    Parameters
+    ----------
+    start : int
+        Where their tokens begin in the batch; one follows the other.
+    contexts : Tensor of int64, shape (requests, longest context)
+        KV-cache slots of each request, padded on the right with slot 0.
+    mask : Tensor of bool, shape (requests, 1, 1, longest context), or None
+        True where `contexts` is not padding; None when nothing is padded.
+    """
+
+    start: int
+    contexts: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """The tokens of one step.
 
@@ -43,10 +62,8 @@ class ForwardBatch:
         The tokens whose logits are wanted.
     segments : tuple of ExtendSegment
         The runs of an extend batch; empty for a decode batch.
-    contexts : Tensor of int64, shape (requests, longest context), or None
-        KV-cache slots of each request in a decode batch, padded on the right with slot 0.
-    mask : Tensor of bool, shape (requests, 1, 1, longest context), or None
-        True where `contexts` is not padding; None when nothing is padded.
+    groups : tuple of DecodeGroup
+        The tokens of a decode batch, in the batch's order; empty for an extend batch.
     """
 
     input_ids: Tensor
@@ -54,8 +71,7 @@ class ForwardBatch:
     slots: Tensor
     logit_rows: Tensor
     segments: tuple[ExtendSegment, ...] = ()
-    contexts: Tensor | None = None
-    mask: Tensor | None = None
+    groups: tuple[DecodeGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
