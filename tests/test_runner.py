@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from nbruntime.embedded.engine.batching import decode_batch
+from nbruntime.embedded.engine.scheduler import DecodeStep
 from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, index
 from nbruntime.embedded.runner.linear import PackedLinear, packing_works
 from nbruntime.embedded.runner.transformers_runner import TransformersRunner, load_model
@@ -71,21 +75,12 @@ def extend(slots: list[list[int]], parts: list[tuple[int, list[int], int, int]])
 
 
 def decode(slots: list[list[int]], sequences: list[list[int]]) -> ForwardBatch:
-    """Lay out the last token of each sequence."""
-    lengths = torch.tensor([len(tokens) for tokens in sequences])
-    longest = int(lengths.max())
-    contexts = torch.zeros(len(sequences), longest, dtype=torch.int64)
-    for row, tokens in enumerate(sequences):
-        contexts[row, : len(tokens)] = index(slots[row][: len(tokens)])
-    mask = (torch.arange(longest) < lengths[:, None]).view(len(sequences), 1, 1, longest)
-    return ForwardBatch(
-        index([tokens[-1] for tokens in sequences]),
-        lengths - 1,
-        index([slots[row][len(tokens) - 1] for row, tokens in enumerate(sequences)]),
-        torch.arange(len(sequences)),
-        contexts=contexts,
-        mask=mask,
-    )
+    """Lay out the last token of each sequence, as the engine does."""
+    requests: list[Any] = [
+        SimpleNamespace(length=len(tokens), output_ids=tokens, span=SimpleNamespace(slots=own[: len(tokens)]))
+        for tokens, own in zip(sequences, slots, strict=True)
+    ]
+    return decode_batch(DecodeStep(tuple(requests)))
 
 
 def test_chunks_and_decode_steps_give_the_logits_of_one_pass(folder: Path) -> None:
@@ -172,8 +167,51 @@ def test_soft_capped_attention_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_warming_up_runs_the_model(tmp_path: Path) -> None:
-    runner = load_model(make_model(tmp_path, "LlamaConfig", SMALL), dtype="float32")
-    runner.allocate_cache(4)
+MORE_THAN_KEYS_AND_VALUES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "sinks": ("GptOssConfig", SMALL | {"head_dim": 8, "num_local_experts": 4}, "other logits"),
+    "a bias of its own": ("BloomConfig", {"vocab_size": 97, "hidden_size": 32, "n_layer": 2}, "other logits"),
+    "attention of its own": ("GPTJConfig", GPT2 | {"rotary_dim": 4}, "KeyError"),
+    "two attentions at once": ("DiffLlamaConfig", SMALL, "other logits"),
+    "no back ends": ("StableLmConfig", SMALL, "TypeError"),
+}
+
+
+@pytest.mark.parametrize("kind", MORE_THAN_KEYS_AND_VALUES)
+def test_a_model_that_would_be_served_wrongly_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    config_name, settings, reason = MORE_THAN_KEYS_AND_VALUES[kind]
+    folder = make_model(tmp_path, config_name, settings)
+    name = getattr(transformers, config_name).model_type
+    with pytest.raises(LaunchError, match=rf"cannot serve {name}: .*{reason}") as refusal:
+        load_model(folder).warm_up()
+    assert "engine='sglang'" in str(refusal.value).splitlines()[1]
+
+
+def test_a_folder_that_transformers_cannot_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
+    with pytest.raises(LaunchError, match=r"cannot serve .*no_such_model"):
+        load_model(tmp_path)
+
+
+def test_warming_up_accepts_what_is_served_rightly(folder: Path) -> None:
+    runner = load_model(folder)
     runner.warm_up()
     assert isinstance(runner, TransformersRunner)
+
+
+def test_rows_of_a_decode_step_are_padded_to_twice_their_length_at_most(tmp_path: Path) -> None:
+    runner = load_model(
+        make_model(tmp_path, "MistralConfig", SMALL | {"sliding_window": 100}), dtype="float32"
+    )
+    lengths = [3000, 5, 700, 128, 90, 500]
+    free = iter(range(1, sum(lengths) + 1))
+    slots = [list(itertools.islice(free, length)) for length in lengths]
+    sequences = [[position % 97 for position in range(length)] for length in lengths]
+    batch = decode(slots, sequences)
+    shapes = [tuple(group.contexts.shape) for group in batch.groups]
+    assert shapes == [(3, 128), (2, 700), (1, 3000)]
+    # Each request's row of logits is the one that it gets alone.
+    runner.allocate_cache(sum(lengths))
+    runner.forward(extend(slots, [(row, sequences[row], 0, lengths[row]) for row in range(len(lengths))]))
+    together = runner.forward(batch)
+    for row in range(len(lengths)):
+        close(together[row], runner.forward(decode(slots[row : row + 1], sequences[row : row + 1]))[0])

@@ -94,9 +94,9 @@ def load_service(
         runner = load_model(model.folder, dtype=arguments.dtype)
     announce("warming up")
     with timed("warm_up"):
+        runner.warm_up()
         capacity = cache_size(arguments, runner.facts)
         runner.allocate_cache(capacity)
-        runner.warm_up()
     cache = TokenCache(capacity, reuse=not arguments.disable_radix_cache)
     scheduler = Scheduler(
         cache,

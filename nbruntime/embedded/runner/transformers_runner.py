@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nbruntime.embedded.runner import attention
-from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, ModelFacts, index
+from nbruntime.embedded.runner import attention, trial
+from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts, index
 from nbruntime.embedded.runner.linear import pack_linears, packing_works
 from nbruntime.errors import LaunchError
 
@@ -88,15 +90,33 @@ class TransformersRunner:
             **extra,
         )
 
+    @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run one token, so that what cannot be served fails at start and not at the first request."""
-        zero, slot = index([0]), index([1])
-        segment = ExtendSegment(0, 1, slot)
-        logits = self.forward(ForwardBatch(zero, zero, slot, zero, segments=(segment,)))
-        if logits.shape != (1, self.facts.vocab_size):
-            raise LaunchError(
-                f"The model gave logits of shape {tuple(logits.shape)}, expected (1, {self.facts.vocab_size})"
-            )
+        """Run a few tokens, so that what cannot be served fails at start; what was cached is lost.
+
+        Raises
+        ------
+        LaunchError
+            When the model cannot be run over the cache, or other logits come than without it.
+        """
+        tokens = [position % self.facts.vocab_size for position in range(trial.TOKENS)]
+        self.allocate_cache(len(tokens))
+        with _model_errors(self.facts.model_type):
+            found = trial.run_in_steps(self.forward, tokens)
+            expected = self._plain_logits(tokens)
+            same = found.shape == expected.shape and trial.agree(found, expected)
+        if not same:
+            raise _unserved(self.facts.model_type, "over a KV cache it gives other logits than without one")
+
+    def _plain_logits(self, tokens: list[int]) -> Tensor:
+        """Give the logits of a sequence by the model's own attention, without a cache."""
+        model: Any = self._model
+        model.set_attn_implementation("eager")
+        try:
+            logits: Tensor = model(input_ids=index(tokens).unsqueeze(0), use_cache=False).logits
+        finally:
+            model.set_attn_implementation(attention.NAME)
+        return logits[0].float()
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
@@ -123,17 +143,20 @@ def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
     from transformers import AutoConfig
 
     _quiet_transformers()
-    config: Any = AutoConfig.from_pretrained(folder)
-    _check_architecture(config, folder)
+    with _model_errors(str(folder)):
+        config: Any = AutoConfig.from_pretrained(folder)
+    _check_architecture(config)
+    model_class = _model_class(config)
     pack = dtype not in {"float32", "float"} and packing_works()
     attention.register()
-    model: Any = _model_class(config, folder).from_pretrained(
-        folder,
-        config=config,
-        # Packing goes through float32 layer by layer; until then the weights stay as small as on disk.
-        dtype="auto" if pack else torch.float32,
-        attn_implementation=attention.NAME,
-    )
+    with _model_errors(config.model_type):
+        model: Any = model_class.from_pretrained(
+            folder,
+            config=config,
+            # Packing goes through float32 layer by layer; until then the weights stay as small as on disk.
+            dtype="auto" if pack else torch.float32,
+            attn_implementation=attention.NAME,
+        )
     model.eval().requires_grad_(False)
     tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
     weight_bytes = pack_linears(model) if pack else 0
@@ -143,23 +166,24 @@ def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
     if dtype == "bfloat16" and pack:
         logger.info("bfloat16 is slow on this CPU: the linear layers are packed to float16 instead")
     logger.info("weights: %.0f MB, %s%s", weight_bytes / 2**20, precision, ", tied" if tied else "")
-    return TransformersRunner(model, precision, weight_bytes)
+    with _model_errors(config.model_type):
+        return TransformersRunner(model, precision, weight_bytes)
 
 
-def _model_class(config: Any, folder: Path) -> Any:
+def _model_class(config: Any) -> Any:
     """Find the class of a causal model, without importing all of transformers' models."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise LaunchError(
-            f"{folder} holds a {config.model_type} model, which is not a causal language model\n"
-            "Serve a model whose config.json names an architecture …ForCausalLM"
+            f"The folder holds a {config.model_type} model, which is not a causal language model",
+            hint="Serve a model whose config.json names an architecture …ForCausalLM",
         )
     return AutoModelForCausalLM
 
 
-def _check_architecture(config: Any, folder: Path) -> None:
+def _check_architecture(config: Any) -> None:
     """Refuse what a cache of keys and values alone cannot serve, before the weights are read."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
@@ -167,10 +191,25 @@ def _check_architecture(config: Any, folder: Path) -> None:
     if getattr(text, "attn_logit_softcapping", None):
         foreign.add("attention with soft-capped logits")
     if foreign:
-        raise LaunchError(
-            f"{folder}: {config.model_type} has layers that the embedded server does not serve: "
-            f"{', '.join(sorted(foreign))}\nUse engine='sglang', or a model with plain attention"
-        )
+        raise _unserved(config.model_type, f"it has {', '.join(sorted(foreign))}")
+
+
+@contextmanager
+def _model_errors(subject: str) -> Iterator[None]:
+    """Turn whatever transformers raises into one error: its models fail in ways that no list covers."""
+    try:
+        yield
+    except Exception as error:
+        logger.debug("transformers failed", exc_info=True)
+        reason = str(error).strip().partition("\n")[0]
+        raise _unserved(subject, f"{type(error).__name__}: {reason}") from error
+
+
+def _unserved(subject: str, reason: str) -> LaunchError:
+    return LaunchError(
+        f"The embedded server cannot serve {subject}: {reason}",
+        hint="Use engine='sglang', or a model with plain attention",
+    )
 
 
 def _token_ids(value: int | list[int] | None) -> frozenset[int]:
