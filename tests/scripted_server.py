@@ -143,6 +143,8 @@ class ScriptedServer:
         Set when a client has closed a connection while it was being answered.
     connections : int
         Connections that were accepted.
+    closed : int
+        Connections that the server has closed.
     """
 
     def __init__(self, *, api_key: str | None = None, certificate: tuple[str, str] | None = None) -> None:
@@ -150,6 +152,7 @@ class ScriptedServer:
         self.asked: list[Asked] = []
         self.gone = threading.Event()
         self.connections = 0
+        self.closed = 0
         self._handlers: dict[str, Handler] = {}
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -160,6 +163,7 @@ class ScriptedServer:
         self.on("/health", Reply(body=b""))
         handler = type("BoundHandler", (_Handler,), {"script": self})
         self._server = _Listener(("127.0.0.1", 0), handler)
+        self._server.script = self
         scheme = "http"
         if certificate is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -195,6 +199,16 @@ class ScriptedServer:
             assert self._arrived.wait_for(there, WAIT), f"{path} was not asked {count} times"
         return self.to(path)
 
+    def wait_for_closed(self, count: int) -> None:
+        """Wait until the server has closed so many connections."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: self.closed >= count, WAIT), "the server closes nothing"
+
+    def note_closed(self) -> None:
+        with self._arrived:
+            self.closed += 1
+            self._arrived.notify_all()
+
     def respond(self, asked: Asked) -> Reply:
         with self._arrived:
             self.asked.append(asked)
@@ -226,6 +240,11 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 2048
+    script: ScriptedServer
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.script.note_closed()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: clients that go away are what is tested."""

@@ -13,6 +13,7 @@ import pickle
 import signal
 import socket
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from both_clients import KINDS, connected
 from certificates import make_certificate
-from scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
+from scripted_server import (
+    CUT,
+    MODEL_INFO,
+    RESET,
+    Asked,
+    Reply,
+    ScriptedServer,
+    Wait,
+    answer,
+    cumulative,
+    stream,
+)
 
 from nbruntime import errors
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
@@ -598,6 +611,79 @@ def test_the_key_never_shows(server: ScriptedServer, caplog: pytest.LogCaptureFi
         client.close()
 
 
+def shown_with_variables(error: BaseException) -> str:
+    """Write a traceback as IPython does with %xmode Verbose; this module's own frames know the key."""
+    error.__traceback__ = None if error.__traceback__ is None else error.__traceback__.tb_next
+    written = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(written.format())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_key_does_not_show_in_tracebacks_with_variables(server: ScriptedServer, kind: str) -> None:
+    server.api_key = KEY
+    with connected(kind, server.url, api_key=KEY) as client:
+        server.on("/generate", Reply(raw=True, pieces=[RESET]))
+        broken = client.read("x").error
+        server.on("/generate", stream(*events()[:2], RESET))
+        broken_off = client.read("x").error
+        client.client.settings.base_url = "http://127.0.0.1:9"
+        refused = client.read("x").error
+    for error in (broken, broken_off, refused):
+        assert isinstance(error, errors.NbruntimeError)
+        assert error.__context__ is None or isinstance(error.__context__, errors.NbruntimeError)
+        assert KEY not in shown_with_variables(error)
+
+
+def test_the_key_does_not_show_when_an_endpoint_is_refused() -> None:
+    with pytest.raises(errors.ServerConnectionError) as caught:
+        RuntimeEndpoint("http://127.0.0.1:9", "sk-" + "x" * 20)
+    assert "sk-" + "x" * 20 not in shown_with_variables(caught.value)
+
+
+def test_the_key_does_not_show_after_an_interrupt(server: ScriptedServer) -> None:
+    server.api_key = KEY
+    wait = Wait()
+    server.on("/generate", stream(wait))
+    with RuntimeEndpoint(server.url, KEY) as endpoint:
+        interrupting = threading.Thread(target=lambda: (wait.reached.wait(10), os.kill(os.getpid(), 2)))
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            endpoint.complete("x")
+        interrupting.join()
+    assert KEY not in shown_with_variables(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_echoed_key_is_masked(server: ScriptedServer, kind: str) -> None:
+    with connected(kind, server.url, api_key=KEY) as client:
+        server.on("/generate", Reply(body=b"{}", headers={"content-type": f"text/{KEY}"}))
+        assert "text/***" in str(client.read("x").error)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:s3cret@localhost:30000",
+        "http://user:s3cret@localhost",
+        "http://user:s3/cret@localhost",
+        "http://user:s3cret@ho\u2100st",
+        "ftp://user:s3cret@localhost",
+    ],
+)
+def test_a_password_in_a_url_does_not_show(url: str) -> None:
+    with pytest.raises(errors.ArgumentValueError, match="api_key") as caught:
+        RuntimeEndpoint(url)
+    assert "s3" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("kind", [RuntimeEndpoint, AsyncRuntimeEndpoint])
+@pytest.mark.parametrize("verify", ["", 0, 5, b"ca.pem", Path("ca.pem")])
+def test_certificates_that_are_none(kind: type[Any], verify: Any) -> None:
+    with pytest.raises(errors.ArgumentError, match="Give the path"):
+        kind("https://127.0.0.1:9", KEY, verify=verify)
+
+
 def test_redirects_are_not_followed(server: ScriptedServer) -> None:
     with ScriptedServer() as other:
         server.on("/model_info", Reply(body=b"", status=307, headers={"location": f"{other.url}/model_info"}))
@@ -622,6 +708,39 @@ def test_proxies_of_the_environment_are_not_for_this_machine(
         server.on("/generate", stream(*events()))
         assert "".join(endpoint.stream("x")) == "Once upon a time"
         assert asyncio.run(collect(endpoint)) == WORDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", [KEY, None])
+def test_passwords_of_netrc_are_for_nobody(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, key: str | None
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.api_key = key
+    elsewhere = server.url.replace("127.0.0.1", "0.0.0.0")
+    monkeypatch.setenv("no_proxy", "0.0.0.0")
+    with connected(kind, elsewhere, api_key=key) as client:
+        server.on("/generate", Reply(json=answer("hi", [1])))
+        assert client.call("complete", "x").text == "hi"
+    expected = f"Bearer {key}" if key else None
+    assert {asked.headers.get("Authorization") for asked in server.asked} == {expected}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_proxies_of_the_environment_are_for_servers_elsewhere(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, kind: str, scheme: str
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url.replace("http://", scheme))
+    server.on("http://sglang.example/model_info", Reply(json=MODEL_INFO))
+    with connected(kind, "http://sglang.example") as client:
+        assert client.client.model_info == MODEL_INFO
+    assert [asked.path for asked in server.asked] == ["http://sglang.example/model_info"]
 
 
 @pytest.fixture(scope="module")

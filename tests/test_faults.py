@@ -350,7 +350,8 @@ def check(fault: Fault, error: Exception | None, text: str) -> None:
 @pytest.mark.parametrize("name", STREAMED)
 def test_streamed(server: ScriptedServer, client: Blocking | Async, name: str) -> None:
     fault = STREAMED[name]
-    server.on("/generate", fault.reply)
+    replies: list[Reply] = []
+    server.on("/generate", lambda asked: replies.append(fault.reply(asked)) or replies[-1])
     before = time.monotonic()
     with impatient(client, name):
         reading = client.read("x", rid="faulty")
@@ -363,6 +364,8 @@ def test_streamed(server: ScriptedServer, client: Blocking | Async, name: str) -
     note(name, "streamed", client, reading.error, reading.text)
     assert took < LONGEST
     # Whatever happened, the next request is answered.
+    if replies[0].raw:
+        server.wait_for_closed(1)
     server.on("/generate", sse(*DATA, done=True))
     assert client.read("x").texts == WORDS
 
@@ -515,6 +518,36 @@ def test_what_came_before_the_end_is_not_dropped(
     if end is CUT:
         assert reading.text == "".join(WORDS[:3])
     assert reading.error.text == reading.text
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again(
+    server: ScriptedServer, client: Blocking | Async
+) -> None:
+    server.on("/generate", raw(CHUNKED, b"%x\r\n%b\r\n0\r\n\r\n" % (len(WHOLE_STREAM), WHOLE_STREAM)))
+    for count in range(1, 11):
+        assert client.read("x").text == WHOLE
+        server.wait_for_closed(count)
+
+
+def test_a_connection_that_holds_more_than_the_answer_is_not_used_again(server: ScriptedServer) -> None:
+    end = b"%x\r\n%b\r\n0\r\n\r\n" % (len(WHOLE_STREAM), WHOLE_STREAM)
+    server.on("/generate", raw(CHUNKED + end + b"HTTP/1.1 200 garbage", Wait()))
+    with connected("blocking", server.url, read_timeout=LONGEST) as client:
+        for _ in range(3):
+            assert client.read("x").text == WHOLE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_owner_knows_is_not_waited_for_in_the_loop(server: ScriptedServer, kind: str) -> None:
+    with connected(kind, server.url) as client:
+        threads = []
+        client.client.settings.diagnose = lambda: threads.append(threading.current_thread())
+        server.on("/generate", raw(RESET))
+        assert isinstance(client.read("x").error, GONE)
+        server.on("/generate", sse(*DATA[:2], RESET))
+        assert isinstance(client.read("x").error, BROKEN)
+    main = threading.main_thread()
+    assert [thread is main for thread in threads] == [kind == "blocking"] * 2
 
 
 @pytest.fixture(scope="module")

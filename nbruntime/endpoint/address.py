@@ -41,17 +41,17 @@ def check_base_url(base_url: str) -> str:
         raise ArgumentTypeError(
             f"The URL is a {type(base_url).__name__}, not a text", where="base_url", hint=hint
         )
-    try:
-        parts = urlsplit(base_url.strip())
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ArgumentValueError(f"Not a URL: {error}", where="base_url", hint=hint) from None
-    if parts.username or parts.password:
+    if "@" in base_url:  # wherever a password ends up, it is not shown
         raise ArgumentValueError(
             "The URL holds a user name or a password",
             where="base_url",
             hint="Leave them out of the URL; the server's key goes into api_key.",
         )
+    try:
+        parts = urlsplit(base_url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ArgumentValueError(f"Not a URL: {base_url!r}", where="base_url", hint=hint) from None
     if parts.scheme not in ("http", "https") or not host:
         raise ArgumentValueError(f"Not a URL of http or https: {base_url!r}", where="base_url", hint=hint)
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))

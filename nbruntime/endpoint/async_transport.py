@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
+from requests.utils import get_environ_proxies, select_proxy
 
 from nbruntime.endpoint import problems
 from nbruntime.endpoint.cleaner import Cleaner
@@ -84,7 +85,7 @@ class AsyncTransport:
             connector=aiohttp.TCPConnector(limit=0, ssl=self._certificates(), keepalive_timeout=KEPT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "nbruntime"},
-            trust_env=not self.settings.local,
+            trust_env=False,  # of the environment it is the proxies that are wanted, not .netrc
             read_bufsize=2**18,
         )
 
@@ -202,6 +203,8 @@ class AsyncTransport:
         """Send a request once; the answer is read to its end unless it is a stream."""
         connect, read = ask.timeouts(self.settings)
         content = b""
+        if not ask.safe:
+            await _hear_of_ends()
         try:
             response = await self._room.session.request(
                 ask.method,
@@ -209,6 +212,7 @@ class AsyncTransport:
                 data=data,
                 headers=self._headers(ask),
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read),
+                proxy=self._proxy(),
                 allow_redirects=False,  # the key must not go to another host
             )
             self.settings.note_answer()
@@ -217,8 +221,22 @@ class AsyncTransport:
                 async with response:
                     content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise self.settings.note_error(self._error(error, ask.path)) from error
-        return response, content
+            # In a thread: the owner of a server may wait a moment until it knows more.
+            problem = await asyncio.to_thread(self._error, error, ask.path)
+        except asyncio.CancelledError as stopped:
+            raise stopped.with_traceback(None) from None  # aiohttp's frames hold the key
+        else:
+            return response, content
+        # Not as its cause: aiohttp's errors and frames hold the key.
+        raise self.settings.note_error(problem)
+
+    def _proxy(self) -> str | None:
+        """Find the proxy of the environment, as the blocking client does."""
+        if self.settings.local:
+            return None
+        url = self.settings.base_url
+        proxy = select_proxy(url, get_environ_proxies(url))
+        return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
     def _headers(self, ask: Ask) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"} if ask.streamed else {}
@@ -242,7 +260,7 @@ class AsyncTransport:
                 return problems.proxy_refused(settings, path, reason)
             case aiohttp.ClientConnectorError():
                 return problems.no_answer(settings, path, reason, sent=False)
-            case ValueError():
+            case aiohttp.InvalidURL() | UnicodeError():
                 return problems.not_http(settings, path)
             case _:
                 return problems.no_answer(settings, path, reason, sent=True)
@@ -269,12 +287,15 @@ class AsyncBody(AsyncIterator[bytes]):
         self._tail = b""
 
     async def __anext__(self) -> bytes:
+        problem: NbruntimeError | None = None
         try:
             piece = await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RuntimeError) as error:
             piece = _unread(self._response.content)
             if not piece:
-                raise self._error(error) from error
+                problem = await asyncio.to_thread(self._error, error)
+        if problem is not None:
+            raise problem
         if not piece:
             raise StopAsyncIteration
         self._tail = piece[-32:]
@@ -314,6 +335,12 @@ def _abort_blocking(settings: Settings, rids: Sequence[str]) -> None:
         _log.debug("abort of %s: %s", rids, error)
     finally:
         transport.close()
+
+
+async def _hear_of_ends() -> None:
+    """Have the loop notice which idle connections the server has closed: a generation is never sent twice."""
+    await asyncio.sleep(0)  # the loop looks at its sockets
+    await asyncio.sleep(0)  # and after this one it has read them
 
 
 def _unread(content: aiohttp.StreamReader) -> bytes:
@@ -383,6 +410,8 @@ async def _close_room(rooms: _Rooms, loop: asyncio.AbstractEventLoop) -> None:
 
 def _reason(error: BaseException) -> str:
     """Find the words of the error that aiohttp has wrapped."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"  # its own words may be a whole head of an answer
     inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror

@@ -33,7 +33,11 @@ class Client:
     ) -> None:
         self._known = Knowledge(chat_template_name)
         self._settings = Settings(
-            check_base_url(base_url), checked_key(api_key), verify, connect_timeout, read_timeout
+            check_base_url(base_url),
+            checked_key(api_key),
+            checked_certificates(verify),
+            connect_timeout,
+            read_timeout,
         )
 
     @property
@@ -95,6 +99,20 @@ def checked_key(key: str | None) -> Secret:
             hint="Check it for line ends and for letters that are not ASCII.",
         )
     return Secret(key)
+
+
+def checked_certificates(verify: str | bool | None) -> str | bool | None:
+    """Refuse what would be taken for "check nothing"."""
+    if verify is not None and not isinstance(verify, str | bool):
+        raise ArgumentTypeError(f"verify is a {type(verify).__name__}", where="verify", hint=_VERIFY_HINT)
+    if verify == "":
+        raise ArgumentValueError("verify is an empty text", where="verify", hint=_VERIFY_HINT)
+    return verify
+
+
+_VERIFY_HINT = (
+    "Give the path of a file or folder of certificates as a text, or leave it out for the usual ones."
+)
 
 
 def checked_rids(rid: str | Any) -> tuple[str, ...]:

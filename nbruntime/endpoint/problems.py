@@ -114,7 +114,8 @@ def not_json(settings: Settings, path: str, content: bytes) -> ProtocolError:
 
 def not_a_stream(settings: Settings, path: str, kind: str) -> ProtocolError:
     """Make the error for: a stream was expected."""
-    return ProtocolError(f"The answer is not a stream but {kind or 'of no type'}", where=settings.url(path))
+    what = _line(settings, kind) or "of no type"
+    return ProtocolError(f"The answer is not a stream but {what}", where=settings.url(path))
 
 
 def _line(settings: Settings, reason: str) -> str:

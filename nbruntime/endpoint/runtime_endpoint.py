@@ -79,6 +79,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         read_timeout: float | None = 600.0,
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
+        del api_key  # tracebacks may show variables
         self._open()
         self._transport.run(calls.read_model_info(self._known))
 

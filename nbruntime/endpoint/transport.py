@@ -176,12 +176,12 @@ class Transport:
                 verify=True if verify is None else verify,
                 allow_redirects=False,  # the key must not go to another host
             )
-        except (
-            OSError,
-            urllib3.exceptions.HTTPError,
-            UnicodeError,
-        ) as error:  # RequestException is an OSError
-            raise self.settings.note_error(self._error(error, ask.path)) from error
+        except (OSError, urllib3.exceptions.HTTPError, UnicodeError) as error:
+            problem = self._error(error, ask.path)  # RequestException is an OSError
+        except KeyboardInterrupt as stopped:
+            raise stopped.with_traceback(None) from None  # the frames of requests hold the key
+        # Not as its cause: the errors and the frames of requests hold the key.
+        raise self.settings.note_error(problem)
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         key = self.settings.secret.reveal()
@@ -240,12 +240,18 @@ class Body(Iterator[bytes]):
         try:
             piece = next(self._pieces)
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            # ValueError and AttributeError: another thread has closed the response.
-            if _timed_out(error):
-                raise problems.no_more_in_time(self._settings, self._path) from error
-            raise problems.broken_off(self._settings, self._path, _reason(error)) from error
-        self._tail = piece[-32:]
-        return piece
+            problem = self._error(
+                error
+            )  # ValueError and AttributeError: another thread has closed the response
+        else:
+            self._tail = piece[-32:]
+            return piece
+        raise problem
+
+    def _error(self, error: Exception) -> NbruntimeError:
+        if _timed_out(error):
+            return problems.no_more_in_time(self._settings, self._path)
+        return problems.broken_off(self._settings, self._path, _reason(error))
 
     def close(self) -> None:
         """Close the answer; its connection is kept when the answer is at its end."""
@@ -264,9 +270,19 @@ class Body(Iterator[bytes]):
             return
         try:
             connection.sock.settimeout(CLOSED_AT_ONCE)
-            next(self._pieces, None)
+            if not _has_more(raw):
+                next(self._pieces, None)
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
             return  # it is closed instead
+
+
+def _has_more(raw: Any) -> bool:
+    """Tell whether more than the end of an answer has come: then its connection is good for nothing."""
+    received = getattr(getattr(raw, "_fp", None), "fp", None)
+    return received is not None and len(received.peek()) > len(_LAST_CHUNK)
+
+
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 def _pieces(raw: Any) -> Iterator[bytes]:
