@@ -457,6 +457,22 @@ def test_select_in_a_program(server: ScriptedServer, endpoint: RuntimeEndpoint, 
         assert requests[1]["text"] == ["The answer is", *texts]
 
 
+def test_select_through_a_router_that_takes_no_batches(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, tokenizes: bool
+) -> None:
+    model = ScriptedModel()
+
+    def refuse_batches(asked: Asked) -> Reply:
+        if isinstance(asked.json["rid"], list):
+            return Reply(body=b"Failed to deserialize: rid: invalid type: sequence", status=422)
+        return model(asked)
+
+    server.on("/generate", refuse_batches)
+    decision = choose(endpoint, "The answer is", [" no", " yes", " maybe!"])
+    assert decision.decision == " yes"
+    assert decision.meta_info["normalized_prompt_logprobs"] == [-1.5, -0.5, pytest.approx(-1.55)]
+
+
 def test_select_caches_a_prompt_that_is_worth_it(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", ScriptedModel())
     server.on("/tokenize", lambda asked: Reply(json={"tokens": [*map(tokenize, asked.json["prompt"])]}))
@@ -474,19 +490,19 @@ def test_select_asks_once_whether_a_server_tokenizes(
     for _ in range(3):
         choose(endpoint, "The answer is", [" no", " yes"])
     assert len(server.to("/tokenize")) == 1
-    choose(endpoint, "", ["yes", "no"])
+    choose(endpoint, "", ["yes!", "no!"])
     assert [len(asked.json["text"]) for asked in server.to("/generate")[-1:]] == [2]
 
 
 @pytest.mark.parametrize(
     "method", [token_length_normalized, greedy_token_selection, unconditional_likelihood_normalized]
 )
-@pytest.mark.parametrize("text", ["The answer is", "A", "", "no!!"])
+@pytest.mark.parametrize("text", ["The answer is", "A", "no!!"])
 def test_every_method_of_choice(endpoint: RuntimeEndpoint, tokenizes: bool, method: Any, text: str) -> None:
     decision = choose(endpoint, text, [" no", " yes"], method)
     assert decision.decision in (" no", " yes")
     assert [len(tokens) for tokens in decision.meta_info["input_token_logprobs"]] == [1, 1]
-    if text not in ("", "no!!"):
+    if text != "no!!":
         assert decision.meta_info["normalized_prompt_logprobs"] == [-1.5, -0.5]
         if method is not unconditional_likelihood_normalized:
             assert decision.decision == " yes"
@@ -513,6 +529,15 @@ def test_select_when_the_first_token_merges(endpoint: RuntimeEndpoint, tokenizes
     found = decision.meta_info["input_token_logprobs"]
     assert [[token[2] for token in tokens] for tokens in found] == [["!"], [" no"]]
     assert all(math.isfinite(token[0]) for tokens in found for token in tokens)
+
+
+@pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
+@pytest.mark.parametrize(("text", "choices"), [("A", [" no", "A"]), ("", [" no", " yes"])])
+def test_select_does_not_take_the_first_token_of_all_for_certain(
+    endpoint: RuntimeEndpoint, tokenizes: bool, text: str, choices: list[str]
+) -> None:
+    with pytest.raises(ArgumentValueError, match=r"one token, '(AA| no)', the very first"):
+        choose(endpoint, text, choices)
 
 
 @pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -121,6 +122,21 @@ def test_chats_and_tokens(client: Blocking | Async) -> None:
     # The router's tokenizer is asked by another form; the model's is loaded here.
     assert client.call("tokenize", "The capital of France is") == [504, 3575, 282, 4649, 314]
     assert client.call("detokenize", [504, 3575]) == "The capital"
+
+
+def test_a_program_that_selects(router: Router) -> None:
+    import sglang as sgl
+
+    @sgl.function
+    def decide(s: Any) -> None:
+        s += "The capital of France is" + sgl.select("city", choices=[" Rome", " Paris", " Berlin"])
+
+    worker = router.workers[0]
+    with RuntimeEndpoint(router.url, api_key=KEY) as many, RuntimeEndpoint(worker.url, api_key=KEY) as one:
+        spread, alone = decide.run(backend=many), decide.run(backend=one)
+        assert spread["city"] == alone["city"] == " Paris"
+        scores = [each.get_meta_info("city")["normalized_prompt_logprobs"] for each in (spread, alone)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_a_stream_that_is_left_or_aborted_ends_on_its_worker(router: Router) -> None:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from nbruntime.errors import ArgumentValueError, NotServedError, ProtocolError
+from nbruntime.errors import ArgumentValueError, NotServedError, ProtocolError, ServerStatusError
 from nbruntime.generation import Generation
 
 HEALED_TOKENS = 4
@@ -25,6 +26,9 @@ HEALED_TOKENS = 4
 
 WORTH_CACHING = 256
 """Tokens that a cached prompt must save, for a request of its own to be worth its time."""
+
+NO_BATCHES = 422
+"""Status of SGLang's router for a batch with a name for each prompt; one by one it takes them."""
 
 _Entry = list[Any]
 """SGLang's ``[logprob, token id, text]``."""
@@ -69,7 +73,8 @@ def select(
     Raises
     ------
     ArgumentValueError
-        If there is nothing to choose from, or the temperature is not 0.
+        If there is nothing to choose from, the temperature is not 0, or a choice is the first token of all,
+        which has no likelihood.
     """
     choices = list(choices)
     if not choices or not all(choices):
@@ -158,14 +163,25 @@ def _score_unseen(endpoint: _Completes, text: str, texts: list[str], images: Any
 
 
 def _complete(endpoint: _Completes, prompts: list[Any], **arguments: Any) -> list[Generation]:
-    answers = endpoint.complete(
-        prompts,
+    score: Callable[..., Any] = partial(
+        endpoint.complete,
         max_new_tokens=0,
         temperature=0,
         return_logprob=True,
         return_text_in_logprobs=True,
-        **arguments,
     )
+    try:
+        answers = score(prompts, **arguments)
+    except ServerStatusError as error:
+        if error.status != NO_BATCHES:
+            raise
+        answers = [
+            score(
+                prompt,
+                **{name: each[place] if isinstance(each, list) else each for name, each in arguments.items()},
+            )
+            for place, prompt in enumerate(prompts)
+        ]
     assert isinstance(answers, list)
     return answers
 
@@ -189,9 +205,14 @@ def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Ent
     [[-1.5, 9, ' yes'], [-0.5, 3, '!']]
     """
     shared = _shared(prompt, [entry[1] for entry in entries])
-    if shared == 0 and len(entries) > 1:
-        shared = 1  # the first one has no logprob: nothing stands before it that was asked about
-    return _known(entries[shared:], first=0.0 if shared == 0 else -math.inf)
+    scored = entries[max(shared, 1) :]  # the first one has no logprob: nothing stands before it
+    if not scored:
+        raise ArgumentValueError(
+            f"A choice has no likelihood: with its prompt it is one token, {entries[0][2]!r}, the very first",
+            where="choices",
+            hint="Begin the prompt with more text.",
+        )
+    return _known(scored, first=-math.inf)
 
 
 def _known(entries: Sequence[_Entry], *, first: float) -> list[_Entry]:
