@@ -11,9 +11,9 @@ import re
 _MISLEADING = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: terminal escapes begin with one
-    "\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of the text that follows
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of the text around them
     "\u2028\u2029\ufeff"  # line ends that only some programs see, and nothing at all
-    "\ud800-\udfff"  # halves of characters, which cannot be written as UTF-8
+    "\ud800-\udfff\ufffe\uffff"  # halves of characters and none, which UTF-8 or XML cannot hold
     "]"
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nbruntime.notebook.live_text import LONGEST_TAIL, LiveText, text_html
@@ -86,6 +87,8 @@ DANGEROUS = [
     "&#x3c;script&#x3e;alert(1)&#x3c;/script&#x3e;",
     "[ref]: javascript:alert(1)\n[ref]",
     "<javascript:alert(1)>",
+    "user&#x202e;txt.exe &#8238;abc &rlm;x [&#x2066;](https://example.org/&#x202e;) ![&#x202e;](https://x.y)",
+    "\u200e\u200f\u061c\ufffe\uffff &lrm;",
 ]
 
 
@@ -101,7 +104,23 @@ def test_nothing_that_a_model_says_becomes_active(text: str, markdown: bool) -> 
             assert name in {"class", "href", "rel", "target", "style", "start", "title"}
             if name == "href":
                 assert value.startswith(("https://", "http://", "mailto:"))
-    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", html)
+    assert not re.search("[\x00-\x08\x0b-\x1f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", html)
+
+
+DEEP = "Steps: \n\n" + "1. " * 40 + "the hidden end\n\n" + "> " * 30 + "quoted secret\n\nAfter."
+
+
+@settings(deadline=None)
+@example([DEEP])
+@given(
+    st.lists(st.sampled_from(["1. ", "- ", "> ", "  ", "    ", "\n", "\n\n", "# ", "**", "word ", "```\n"]))
+)
+def test_no_word_is_lost_however_deep_it_is_nested(pieces: list[str]) -> None:
+    count = itertools.count()
+    text = "".join(f"w{next(count)} " if piece == "word " else piece for piece in pieces)
+    shown = bare(render_markdown(text))
+    for word in re.findall(r"[a-z]\w*", text):
+        assert word in shown, (word, text)
 
 
 @settings(deadline=None)

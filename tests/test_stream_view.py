@@ -217,7 +217,9 @@ def test_nothing_dangerous_in_any_form(text: str) -> None:
         assert element.tag not in {"script", "img", "iframe", "object", "embed", "form", "input"}
         assert not any(name.startswith("on") for name in element.attrib)
     for form in bundle.values():
-        assert not set(form) & set(map(chr, [*range(9), *range(11, 32), *range(0x202A, 0x202F), 0x2066]))
+        assert not set(form) & set(
+            map(chr, [*range(9), *range(11, 32), *range(0x202A, 0x202F), 0x2066, 0x200E])
+        )
     # As a renderer of markdown sees it that lets HTML through.
     from markdown_it import MarkdownIt
 
@@ -228,6 +230,7 @@ def test_nothing_dangerous_in_any_form(text: str) -> None:
         tag in rendered for tag in ("<script", "<img", "<iframe", "<style", 'javascript:alert(1)"')
     )
     assert 'href="data:' not in rendered
+    assert not set(rendered) & set("\u202e\u2066\u200e\u200f")
 
 
 def test_safe_markdown_leaves_alone_what_harms_nothing() -> None:

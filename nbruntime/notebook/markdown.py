@@ -72,15 +72,20 @@ def render_markdown(text: str) -> str:
     Returns
     -------
     str
-        Well-formed; no element but those of markdown.
+        Well-formed; no element but those of markdown. What is nested too deeply for the parser, which leaves
+        it out, is shown as it is.
 
     Examples
     --------
     >>> render_markdown("*so* <script>")
     '<p><em>so</em> &lt;script&gt;</p>\n'
     """
-    html: str = _parser().render(visible(text))
-    return html
+    parser, env = _parser(), dict[str, Any]()
+    tokens = parser.parse(visible(text), env)
+    if any(token.nesting == 1 and token.level + 1 >= parser.options.maxNesting for token in tokens):
+        return f'<div class="nbr-plain">{escape(text)}</div>\n'
+    html: str = parser.renderer.render(tokens, parser.options, env)
+    return visible(html)  # entities have become characters
 
 
 def safe_markdown(text: str) -> str:
@@ -95,7 +100,7 @@ def safe_markdown(text: str) -> str:
     -------
     str
         The text; as one block of code if a renderer that lets HTML through would find any in it, or load
-        an image, or make a link to something else than the web.
+        an image, make a link to something else than the web, or turn the direction of the text.
 
     Examples
     --------
@@ -107,7 +112,7 @@ def safe_markdown(text: str) -> str:
     ```
     """
     text = visible(text)
-    if not any(mark in text for mark in ("<", "![", "](", "]:", "{=")):
+    if not any(mark in text for mark in ("<", "![", "](", "]:", "{=", "&")):
         return text
     if len(text) <= LONGEST_PARSED and not any(map(_is_active, _open_parser().parse(text))):
         return text
@@ -132,6 +137,8 @@ def _open_parser() -> Any:
 
 
 def _is_active(token: Any) -> bool:
+    if token.type == "text" and token.content != visible(token.content):
+        return True  # an entity has become a character
     if token.type in ("html_block", "html_inline", "image"):
         return True
     if token.type == "link_open" and not _is_web_address(token.attrGet("href") or ""):
