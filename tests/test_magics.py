@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from scripted_server import CUT, Asked, Reply, ScriptedServer, Wait, answer, cum
 
 from nbruntime import errors
 from nbruntime.endpoint import RuntimeEndpoint
-from nbruntime.generation import Generation
+from nbruntime.generation import Generation, Generations
 from nbruntime.notebook import known_servers, magics
 from nbruntime.notebook.conversation import Conversation
 from nbruntime.notebook.presenting import show_stream
+from nbruntime.notebook.prompts import fill_template
 from nbruntime.runtime import Runtime
 
 WORDS = ["Once", " upon", " a", " time"]
@@ -199,7 +201,9 @@ def test_several_answers(
     server.on("/generate", stream(*parts))
     run(connected, "%%sgl_generate --n 2 -o both\nCount:")
     assert sampling(server) == {"n": 2}
-    assert [each.text for each in connected.user_ns["both"]] == ["one", "two"]
+    both = connected.user_ns["both"]
+    assert [each.text for each in both] == ["one", "two"]
+    assert (type(both), connected.user_ns["_sgl"]) == (Generations, both)
     shown = capsys.readouterr().out
     assert "[1 of 2]\none\n" in shown
     assert "[2 of 2]\ntwo\n" in shown
@@ -263,6 +267,17 @@ def test_templates(
     assert "wort, nothing" in error
     assert "Did you mean word instead of wort?" in error
     assert len(server.to("/generate")) == asked
+
+
+@pytest.mark.parametrize("name", ["größe", unicodedata.normalize("NFD", "größe"), "नाम", "ชื่อ", "ﬁ", "名前"])
+def test_every_name_of_a_variable_is_a_place(name: str) -> None:
+    names: dict[str, Any] = {}
+    exec(f"{name} = 'value'", names)
+    assert fill_template(f"a {{{{{name}}}}} b {{{{ {name}\n}}}} {{{{1}}}} {{{{a-b}}}}", names) == (
+        "a value b value {{1}} {{a-b}}"
+    )
+    with pytest.raises(UsageError, match="names what there is not"):
+        fill_template(f"{{{{{name}}}}}", {})
 
 
 def test_values_of_a_function_that_uses_a_magic(connected: InteractiveShell) -> None:
@@ -622,6 +637,23 @@ def test_stop_all(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -
     assert "two" in shown
     assert known_servers._named == {}
     assert isinstance(failure(shell, "%sgl_stop one"), errors.ArgumentValueError)
+
+
+def test_to_connect_ends_no_server_of_the_name(
+    shell: InteractiveShell, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(shell, "%sgl_launch --engine fake --name one")
+    runtime = known_servers._named["one"]
+    assert isinstance(runtime, Runtime)
+    run(shell, f"%sgl_connect {runtime.url}")
+    run(shell, f"%sgl_connect {runtime.url} --name one")
+    assert known_servers._named == {"one": runtime}
+    error = usage_error(shell, f"%sgl_connect {server.url} --name one", capsys)
+    assert "%sgl_stop one" in error
+    assert (runtime.phase, known_servers._named["one"]) == ("ready", runtime)
+    runtime.shutdown()
+    run(shell, f"%sgl_connect {server.url} --name one")
+    assert isinstance(known_servers._named["one"], RuntimeEndpoint)
 
 
 def test_a_server_of_another_kernel(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,9 +98,23 @@ class KnownServers:
         self._variables = variables
 
     def add(self, name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
-        """Remember a server; one of the same name is forgotten."""
+        """Remember a server; one of the same name is forgotten, unless that would end it.
+
+        Raises
+        ------
+        UsageError
+            If the name is that of another server, which was launched here and runs.
+        """
+        known, before = _known(name, server), _running_here(name)
+        if known.runtime is None and before is not None:
+            if before.url == known.url:
+                return before
+            raise UsageError(
+                f"{name} is a server that was launched here, and to forget it would end it.\n"
+                f"Give another name with --name, or end it first: %sgl_stop {name}."
+            )
         _named[name] = server
-        return _known(name, server)
+        return known
 
     def forget_ended(self, urls: Container[str]) -> None:
         """Forget the names of servers that have ended, and of those at some URLs."""
@@ -196,6 +210,12 @@ class KnownServers:
 def _known(name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
     client: RuntimeEndpoint | None = getattr(server, "endpoint", None)
     return KnownServer(name, server) if client is None else KnownServer(name, client, server)  # type: ignore[arg-type]
+
+
+def _running_here(name: str) -> KnownServer | None:
+    """Find the server of this name that the session has launched and owns."""
+    known = _known(name, _named[name]) if name in _named else None
+    return None if known is None or known.runtime is None or known.state in GONE else known
 
 
 def _elsewhere() -> list[ServerInfo]:

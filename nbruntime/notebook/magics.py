@@ -208,8 +208,10 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
             keep(stream.generations)
 
     def _keeper(self, name: str | None) -> Keep:
+        from nbruntime.generation import Generations
+
         def keep(generations: Sequence[Generation]) -> None:
-            result = generations[0] if len(generations) == 1 else list(generations)
+            result = generations[0] if len(generations) == 1 else Generations(generations)
             self.shell.push({LAST: result}, interactive=False)
             if name:
                 self.shell.push({name: result})

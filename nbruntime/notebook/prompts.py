@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from IPython.core.error import UsageError
 
-_PLACE = re.compile(r"\{\{\s*([^\W\d]\w*)\s*\}\}")
+_PLACE = re.compile(r"\{\{\s*([^\s{}]+)\s*\}\}")
 
 
 def cell_text(cell: str) -> str:
@@ -49,14 +50,15 @@ def fill_template(text: str, names: Mapping[str, Any]) -> str:
     >>> fill_template("Translate {{ word }} into {json}.", {"word": "cat"})
     'Translate cat into {json}.'
     """
-    missing = [name for name in dict.fromkeys(_PLACE.findall(text)) if name not in names]
+    places = list(filter(None, map(_name_in, _PLACE.finditer(text))))
+    missing = [name for name in dict.fromkeys(places) if name not in names]
     if missing:
         near = [
             f"Did you mean {found} instead of {name}?" for name in missing if (found := _near(name, names))
         ]
         hint = " ".join(near) or "Give them a value in a cell before this one."
         raise UsageError(f"The template names what there is not: {', '.join(missing)}.\n{hint}")
-    return _PLACE.sub(lambda place: str(names[place[1]]), text)
+    return _PLACE.sub(lambda place: str(names[name]) if (name := _name_in(place)) else place[0], text)
 
 
 def read_schema(given: str, names: Mapping[str, Any]) -> Any:
@@ -100,6 +102,12 @@ def read_schema(given: str, names: Mapping[str, Any]) -> Any:
     except ValueError as error:
         raise UsageError(f"{given} is not JSON: {error}.\nIt must hold a JSON schema.") from None
     return text
+
+
+def _name_in(place: re.Match[str]) -> str | None:
+    """Give the name in a place as Python spells it (its reference, "Identifiers"); None if it is none."""
+    name = unicodedata.normalize("NFKC", place[1])
+    return name if name.isidentifier() else None
 
 
 def _near(name: str, names: Iterable[str]) -> str | None:
