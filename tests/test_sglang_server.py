@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from both_clients import KINDS, Async, Blocking, connected
+from frontend_programs import programs
 from http_face import wait_until
 from sglang_server import SglangServer
 
@@ -297,20 +299,20 @@ def test_endpoint_with_existing_server(sglang: SglangServer) -> None:
     endpoint.close()
 
 
-def test_frontend_language(runtime: Runtime) -> None:
+def test_frontend_language(sglang: SglangServer) -> None:
     import sglang as sgl
 
-    sgl.set_default_backend(runtime.endpoint)
-
-    @sgl.function
-    def chatbot(s, user_message):  # type: ignore[no-untyped-def]  # as documented
-        s += sgl.system("You are a helpful assistant.")
-        s += sgl.user(user_message)
-        s += sgl.assistant(sgl.gen("response", max_tokens=40, temperature=0))
-
-    state = chatbot.run(user_message="What is machine learning?")
-    assert "learning" in state["response"]
-    assert "<|im_start|>system\nYou are a helpful assistant.<|im_end|>" in state.text()
+    gave = {}
+    with RuntimeEndpoint(sglang.url, api_key=sglang.api_key) as endpoint:
+        sgl.set_default_backend(endpoint)
+        for name, program in programs(sgl, endpoint).items():
+            began = time.monotonic()
+            gave[name] = program()
+            print(f"{name}: {time.monotonic() - began:.2f} s")
+        sgl.set_default_backend(None)
+    assert "colour" in gave["chatbot"][0]
+    assert " Paris" in gave["streaming_in_a_loop"]
+    assert gave["being_a_backend"] == [[], True]
 
 
 # The end
