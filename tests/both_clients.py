@@ -66,11 +66,12 @@ class Async:
 
     kind = "async"
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, *, connect: bool = True, **options: Any) -> None:
         self.loop = asyncio.new_event_loop()
         self.client = AsyncRuntimeEndpoint(url, **options)
         try:
-            self.run(self.client.connect())
+            if connect:
+                self.run(self.client.connect())
         except BaseException:
             self.close()
             raise

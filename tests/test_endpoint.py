@@ -653,11 +653,30 @@ def test_the_key_does_not_show_after_an_interrupt(server: ScriptedServer) -> Non
     assert KEY not in shown_with_variables(caught.value)
 
 
+def failure(action: Callable[[], Any]) -> errors.NbruntimeError:
+    with pytest.raises(errors.NbruntimeError) as caught:
+        action()
+    return caught.value
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_echoed_key_is_masked(server: ScriptedServer, kind: str) -> None:
     with connected(kind, server.url, api_key=KEY) as client:
         server.on("/generate", Reply(body=b"{}", headers={"content-type": f"text/{KEY}"}))
         assert "text/***" in str(client.read("x").error)
+        server.on("/generate", stream({"error": {"message": f"you sent Bearer {KEY}"}}))
+        assert "you sent Bearer ***" in str(client.read("x").error)
+        server.on("/generate", stream(b"data: " + KEY.encode() + b"\n\n"))
+        assert "not a JSON object: ***" in str(client.read("x").error)
+        reason = {"type": "abort", "message": f"you sent Bearer {KEY}", "status_code": 500}
+        aborted = answer("x", [1], finish_reason=reason)
+        server.on(
+            "/generate", lambda asked: stream(aborted) if "stream" in asked.json else Reply(json=aborted)
+        )
+        for error in (client.read("x").error, failure(lambda: client.call("complete", "x"))):
+            assert isinstance(error, errors.GenerationAbortedError)
+            assert "you sent Bearer ***" in str(error)
+            assert KEY not in repr(error.generation)
 
 
 @pytest.mark.parametrize(
@@ -797,6 +816,27 @@ def test_a_fork_opens_connections_of_its_own(server: ScriptedServer, endpoint: R
     process.join(20)
     assert "".join(endpoint.stream("x")) == "Once upon a time"
     assert server.connections == connections + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_leaves_its_parents_streams_alone(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    wait = Wait()
+    server.on("/generate", endless(wait))
+    running = endpoint.stream("x")
+    assert next(running) == "Once"
+
+    def child() -> None:
+        running.abort()
+        running.close()
+        endpoint.close()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    wait.go.set()
+    assert list(running) == WORDS[1:]
+    assert server.to("/abort_request") == []
 
 
 def test_a_kept_connection_that_the_server_has_closed(

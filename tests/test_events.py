@@ -308,6 +308,47 @@ def test_nonsense_is_a_failure(payload: bytes) -> None:
     assert not decoder.failure.from_server
 
 
+ILL_TYPED = {
+    "finish_reason": b'{"text":"ab","output_ids":[1,2],"meta_info":{"finish_reason":"stop"}}',
+    "text": b'{"text":5,"output_ids":[1],"meta_info":{}}',
+    "output_ids": b'{"text":"ab","output_ids":5,"meta_info":{}}',
+    "prompt_token_ids": b'{"text":"ab","output_ids":[1,2],"meta_info":{},"prompt_token_ids":7}',
+    "another index": b'{"text":"zz","output_ids":[1],"meta_info":{},"index":7}',
+    "a negative index": b'{"text":"zz","output_ids":[1],"meta_info":{},"index":-1}',
+    "an index that is none": b'{"text":"zz","output_ids":[1],"meta_info":{},"index":"0"}',
+    "too deep": b"[" * 200_000,
+    "too long a number": b'{"text":"ab","output_ids":[1,'
+    + b"9" * 6000
+    + b'],"meta_info":{"finish_reason":null}}',
+}
+
+
+@pytest.mark.parametrize("name", ILL_TYPED)
+def test_ill_typed_events_are_failures_and_lose_nothing_before_them(name: str) -> None:
+    decoder = DeltaDecoder(expected=1)
+    decoder.feed(event("a", [1]))
+    found = decoder.feed(event("ab", [1, 2]) + b"data: " + ILL_TYPED[name] + b"\n\n")
+    assert [delta.text for delta in found] == ["b"]
+    assert decoder.failure is not None
+    assert not decoder.failure.from_server
+    assert decoder.items[0].text == "ab"
+    assert decoder.items[0].output_ids == [1, 2]
+
+
+def test_an_event_of_which_only_the_beginning_is_read_may_be_broken_behind_it() -> None:
+    decoder = DeltaDecoder()
+    decoder.feed(event("a", [1]) + event("ab", [1, 2]))
+    broken = b'data: {"text":"abc","output_ids":[1,2,3],"meta_info":{"finish_reason":null,oops}}\n\n'
+    (delta,) = decoder.feed(broken)
+    assert (delta.text, delta.meta_info) == ("c", {})
+    assert decoder.items[0].meta_info["completion_tokens"] == 2
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    decoder = DeltaDecoder()
+    assert [each.text for each in decoder.feed(event("a", [1]).replace(b"{", b'{"error":null,', 1))] == ["a"]
+
+
 def test_an_event_that_the_end_cuts_short_is_no_failure() -> None:
     decoder = DeltaDecoder()
     decoder.feed(event("a", [1]) + b'data: {"text":"ab","outp')

@@ -8,7 +8,7 @@ import math
 import pickle
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -238,6 +238,71 @@ def test_tokens_that_arrive_together_are_one_arrival() -> None:
     assert made.timings.ttft is not None
     assert made.timings.total is not None
     assert made.timings.ttft + sum(made.timings.itl) <= made.timings.total
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"timings":5}',
+        '{"timings":{"x":1}}',
+        '{"timings":{"itl":5}}',
+        '{"meta_info":5}',
+        '{"meta_info":{"finish_reason":"stop"}}',
+        '{"output_ids":5}',
+        '{"prompt":5}',
+        '{"text":5}',
+        '{"index":"0"}',
+        "[" * 200_000,
+        "{",
+        "5",
+    ],
+)
+def test_what_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises(errors.ArgumentTypeError, match="Give what to_json"):
+        Generation.from_json(text)
+
+
+def test_figures_that_are_none_do_not_break_a_record() -> None:
+    names = ("completion_tokens", "prompt_tokens", "cached_tokens", "e2e_latency", "queue_time")
+    made = Generation("ab", [1, 2], {**dict.fromkeys(names, "2"), "output_token_logprobs": [[1, 2]]})
+    assert "2 tokens" in repr(made)
+    assert (made.completion_tokens, made.prompt_tokens, made.server_latency) == (2, 0, None)
+    with pytest.raises(errors.ProtocolError, match="logprobs"):
+        _ = made.tokens
+
+
+def test_a_dict_of_a_record_is_a_copy() -> None:
+    made = generation(meta_info={"finish_reason": {"type": "stop"}}, prompt_token_ids=[1])
+    given = made.to_dict()
+    given["meta_info"]["finish_reason"]["type"] = "length"
+    given["prompt_token_ids"].append(2)
+    assert made == generation(meta_info={"finish_reason": {"type": "stop"}}, prompt_token_ids=[1])
+
+
+@pytest.mark.parametrize("when", ["close", "abort"])
+def test_an_interrupt_while_a_stream_is_left_does_not_lose_the_abort(when: str) -> None:
+    interrupts = iter([True])
+    queued: list[Callable[[], None]] = []
+    aborted: list[Sequence[str]] = []
+
+    def close() -> None:
+        if when == "close" and next(interrupts, False):
+            raise KeyboardInterrupt
+
+    def abort(rids: Sequence[str]) -> None:
+        if when == "abort" and next(interrupts, False):
+            raise KeyboardInterrupt
+        aborted.append(rids)
+
+    event = b'data: {"text":"a","output_ids":[1],"meta_info":{}}\n\n'
+    request = build_generate_request("x", rid="r", stream=True)
+    stream = GenerationStream(iter([event] * 3), request, close=close, abort=abort, discard=queued.append)
+    assert next(stream) == "a"
+    with pytest.raises(KeyboardInterrupt):
+        stream.close()
+    for action in queued:
+        action()
+    assert aborted == [("r",)]
 
 
 # Errors

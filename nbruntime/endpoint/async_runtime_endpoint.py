@@ -224,6 +224,7 @@ class AsyncRuntimeEndpoint(Client):
             where=self._settings.url("/generate"),
             started=started,
             cumulative_text=self._known.text_is_cumulative,
+            scrub=self._settings.scrub,
         )
         self._streams.add(stream)
         return stream

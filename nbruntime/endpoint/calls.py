@@ -26,6 +26,7 @@ from nbruntime.errors import (
 from nbruntime.frontend.chat_template import render_chat
 from nbruntime.generation import Generation, Generations, Timings
 from nbruntime.generation.progress import aborted_on_server
+from nbruntime.protocol.answers import misshapen, scrub_reason
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.messages import Messages, read_messages
 from nbruntime.protocol.requests import (
@@ -152,6 +153,7 @@ def generate(request: GenerateRequest) -> Call[Generation | list[Generation]]:
 
 def open_stream(request: GenerateRequest, known: Knowledge) -> Call[Any]:
     """Ask for a stream, and give its opened body."""
+    yield from read_model_info(known)
     if known.is_old and known.server_info is None:
         yield from read_server_info(known)  # says what its streams are like
     return (yield from guarded(Ask("POST", "/generate", request.body, streamed=True), request.rids))
@@ -162,6 +164,11 @@ def _records(answer: Answer, expected: int) -> list[dict[str, Any]]:
     records = body if isinstance(body, list) else [body]
     if len(records) != expected or not all(isinstance(record, dict) for record in records):
         raise ProtocolError(f"Not {expected} answers to {expected} questions", where=answer.url)
+    for record in records:
+        wrong = misshapen(record)
+        if wrong is not None:
+            raise ProtocolError(f"The answer has a {wrong} of the wrong type", where=answer.url)
+        scrub_reason(record.get("meta_info") or {}, answer.settings.scrub)
     return records
 
 

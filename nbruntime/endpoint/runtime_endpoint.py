@@ -342,6 +342,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
             where=self._settings.url("/generate"),
             started=started,
             cumulative_text=self._known.text_is_cumulative,
+            scrub=self._settings.scrub,
             discard=self._cleaner,
         )
         self._streams.add(stream)

@@ -58,6 +58,10 @@ class Settings:
         """Whether the server is on this machine, where no proxy has anything to do."""
         return is_loopback(self.base_url)
 
+    def scrub(self, text: str) -> str:
+        """Mask the key in somebody else's words."""
+        return self.secret.scrub(text)
+
     def note_answer(self) -> None:
         """Remember that the server has answered."""
         self.last_answer, self.last_error = time.monotonic(), None

@@ -122,7 +122,7 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
         event loop, which may have ended.
     spawn : callable
         Starts a task for a coroutine, and holds it until it is done.
-    where, started, cumulative_text
+    where, started, cumulative_text, scrub
         As in `GenerationStream`.
     """
 
@@ -138,10 +138,13 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
         where: str | None = None,
         started: float | None = None,
         cumulative_text: bool = False,
+        scrub: Callable[[str], str] = str,
     ) -> None:
         self._chunks = chunks
         self._reading = asyncio.Lock()  # a view may read while somebody asks for the result
-        self._progress = Progress(request, where=where, started=started, cumulative_text=cumulative_text)
+        self._progress = Progress(
+            request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
+        )
         self._lifeline = _AsyncLifeline(self._progress, close, abort, abandon, spawn)
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
         self._loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nbruntime.errors import (
     ArgumentTypeError,
@@ -44,7 +44,13 @@ class Progress:
     """What both kinds of stream know: the answers so far, when they came, and how it ended."""
 
     def __init__(
-        self, request: GenerateRequest, *, where: str | None, started: float | None, cumulative_text: bool
+        self,
+        request: GenerateRequest,
+        *,
+        where: str | None,
+        started: float | None,
+        cumulative_text: bool,
+        scrub: Callable[[str], str],
     ) -> None:
         self.request = request
         self.where = where
@@ -55,7 +61,7 @@ class Progress:
         self.may_run = True  # on the server
         self.started = time.perf_counter() if started is None else started
         self._ended: float | None = None
-        self._decoder = DeltaDecoder(cumulative_text=cumulative_text)
+        self._decoder = DeltaDecoder(cumulative_text=cumulative_text, expected=self.expected, scrub=scrub)
         self._arrivals: dict[int, list[tuple[float, int]]] = {}
         self._ending = threading.RLock()  # a reader and whoever closes may both come to the end
 

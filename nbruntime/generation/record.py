@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from nbruntime.errors import ArgumentTypeError, MissingPackageError
+from nbruntime.errors import ArgumentTypeError, MissingPackageError, ProtocolError
 from nbruntime.generation.timings import Timings, seconds
+from nbruntime.protocol.answers import misshapen
 from nbruntime.protocol.requests import Prompt
 
 if TYPE_CHECKING:
@@ -184,17 +186,26 @@ class Generation:
         record : mapping
             Keys ``text``, ``output_ids`` and ``meta_info`` as SGLang sends them; the others are optional.
         **others
-            Fields that the record does not have.
+            Fields that go before those of the record.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If it is something else.
         """
-        timings = dict(record.get("timings") or {})
-        timings["itl"] = tuple(timings.get("itl") or ())
+        record = {name: value for name, value in record.items() if name not in others}
+        wrong = misshapen(record) or next(
+            (name for name, kind in _OWN_KINDS.items() if not isinstance(record.get(name), kind | None)), None
+        )
+        if wrong is not None:
+            raise _no_record(f"its {wrong} has the wrong type")
         values = {
             "text": record.get("text") or "",
             "output_ids": list(record.get("output_ids") or ()),
             "meta_info": dict(record.get("meta_info") or {}),
             "prompt": record.get("prompt"),
             "index": record.get("index") or 0,
-            "timings": Timings(**timings),
+            "timings": _read_timings(record.get("timings") or {}),
             "prompt_token_ids": record.get("prompt_token_ids"),
         }
         return cls(**{**values, **others})
@@ -205,11 +216,11 @@ class Generation:
         return {
             "text": self.text,
             "output_ids": list(self.output_ids),
-            "meta_info": self.meta_info,
+            "meta_info": deepcopy(self.meta_info),
             "prompt": prompt if prompt is None or isinstance(prompt, str) else list(prompt),
             "index": self.index,
             "timings": {**asdict(self.timings), "itl": list(self.timings.itl)},
-            "prompt_token_ids": self.prompt_token_ids,
+            "prompt_token_ids": None if self.prompt_token_ids is None else list(self.prompt_token_ids),
         }
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -244,10 +255,10 @@ class Generation:
         """
         try:
             record = json.loads(text)
-        except ValueError as error:
-            raise ArgumentTypeError(f"Not JSON: {error}", hint="Give what to_json() wrote.") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ArgumentTypeError(f"Not JSON: {error}", hint=_RECORD_HINT) from None
         if not isinstance(record, dict):
-            raise ArgumentTypeError("Not the record of a generation", hint="Give what to_json() wrote.")
+            raise _no_record(f"it is a {type(record).__name__}")
         return cls.from_dict(record)
 
     def to_frame(self) -> pandas.DataFrame:
@@ -294,18 +305,23 @@ class Generation:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt."""
-        return self.meta_info.get("prompt_tokens") or 0
+        return self._number("prompt_tokens") or 0
 
     @property
     def completion_tokens(self) -> int:
         """Generated tokens."""
-        counted = self.meta_info.get("completion_tokens")
+        counted = self._number("completion_tokens")
         return len(self.output_ids) if counted is None else counted
 
     @property
     def cached_tokens(self) -> int:
         """Tokens of the prompt that the server had in its cache."""
-        return self.meta_info.get("cached_tokens") or 0
+        return self._number("cached_tokens") or 0
+
+    def _number(self, name: str) -> Any:
+        """Give a figure of the server's record; None also if it is no number."""
+        figure = self.meta_info.get(name)
+        return figure if isinstance(figure, int | float) else None
 
     @property
     def usage(self) -> dict[str, int]:
@@ -325,7 +341,8 @@ class Generation:
     @property
     def server_latency(self) -> float | None:
         """Seconds from end to end as the server measured them."""
-        return self.meta_info.get("e2e_latency")
+        latency: float | None = self._number("e2e_latency")
+        return latency
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -374,7 +391,7 @@ class Generation:
             if self.timings.total is not None and self.tokens_per_second
             else None,
             f"server {seconds(self.server_latency)}" if self.server_latency is not None else None,
-            f"queued {seconds(self.meta_info['queue_time'])}" if self.meta_info.get("queue_time") else None,
+            f"queued {seconds(self._number('queue_time'))}" if self._number("queue_time") else None,
         ]
         if any(times):
             lines.append("  " + ", ".join(time for time in times if time))
@@ -385,21 +402,41 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+_OWN_KINDS: dict[str, Any] = {"prompt": str | list | tuple, "index": int, "timings": Mapping}
+_RECORD_HINT = "Give what to_json() or to_dict() wrote."
+
+
+def _no_record(why: str) -> ArgumentTypeError:
+    return ArgumentTypeError(f"Not the record of a generation: {why}", hint=_RECORD_HINT)
+
+
+def _read_timings(timings: Mapping[str, Any]) -> Timings:
+    try:
+        return Timings(**{**timings, "itl": tuple(timings.get("itl") or ())})
+    except TypeError:
+        raise _no_record("its timings are none") from None
+
+
 def _tokens(meta_info: Mapping[str, Any], side: str) -> list[Token]:
     """Read the logprob lists of one side, ``input`` or ``output``."""
+    try:
+        return list(_triples(meta_info, side))
+    except (TypeError, ValueError, LookupError):
+        raise ProtocolError(f"The {side} logprobs are not in SGLang's form") from None
+
+
+def _triples(meta_info: Mapping[str, Any], side: str) -> Iterator[Token]:
     chosen = meta_info.get(f"{side}_token_logprobs") or []
     top = meta_info.get(f"{side}_top_logprobs") or []
     asked = meta_info.get(f"{side}_token_ids_logprobs") or []
-    return [
-        Token(
+    for place, (logprob, token_id, text) in enumerate(chosen):
+        yield Token(
             token_id,
             text,
             logprob,
             _alternatives(top[place] if place < len(top) else None),
             _alternatives(asked[place] if place < len(asked) else None),
         )
-        for place, (logprob, token_id, text) in enumerate(chosen)
-    ]
 
 
 def _alternatives(entries: Any) -> tuple[Token, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 class _Lifeline:
-    """Closes the answer and aborts the request, once; outlives the stream for the sake of its finalizer."""
+    """Closes the answer and aborts the request, once; outlives the stream for the sake of its finalizer.
+
+    A fork of the process has a copy of the stream, and nothing to say about it.
+    """
 
     def __init__(
         self, progress: Progress, close: Callable[[], None], abort: Callable[[Sequence[str]], None]
@@ -34,10 +38,13 @@ class _Lifeline:
         self.progress = progress
         self._close = close
         self._abort = abort
-        self._lock = threading.Lock()
-        self._closed = False
+        self._lock = threading.RLock()
+        self._left = self._told = False
+        self._pid = os.getpid()
 
     def abort(self) -> None:
+        if self._pid != os.getpid():
+            return
         self.progress.aborted = True
         known = self.progress.rids
         unheard = self.progress.nameless
@@ -50,24 +57,34 @@ class _Lifeline:
             self.leave()  # a closed connection is all that the server can be told
 
     def leave(self) -> None:
-        """Close the answer; if it is not at its end, abort the request as well."""
+        """Close the answer; if it is not at its end, abort the request as well.
+
+        Called again it does what an interrupt has kept it from doing.
+        """
+        if self._pid != os.getpid():
+            return
         with self._lock:
-            if self._closed:
+            if self._left:
                 return
-            self._closed = True
-        progress = self.progress
-        if not progress.over:
-            progress.aborted = True
-        try:
-            self._close()
-        finally:
-            progress.end()
-            if progress.may_run and progress.rids:
-                try:
-                    self._abort(progress.rids)
-                except NbruntimeError as error:
-                    # The server is away or closed: it notices by the connection as well.
-                    _log.debug("abort of %s: %s", progress.rids, error)
+            progress = self.progress
+            if not progress.over:
+                progress.aborted = True
+            try:
+                self._close()
+            finally:
+                progress.end()
+                self._tell()
+            self._left = True
+
+    def _tell(self) -> None:
+        rids = self.progress.rids if self.progress.may_run else ()
+        if rids and not self._told:
+            try:
+                self._abort(rids)
+            except NbruntimeError as error:
+                # The server is away or closed: it notices by the connection as well.
+                _log.debug("abort of %s: %s", rids, error)
+            self._told = True
 
 
 def _run(action: Callable[[], None]) -> None:
@@ -93,6 +110,8 @@ class GenerationStream(ReadableStream, Iterator[str]):
         `time.perf_counter` when the request was sent; default is now.
     cumulative_text : bool
         See `nbruntime.protocol.deltas.DeltaDecoder`.
+    scrub : callable, optional
+        Masks secrets in the server's words about a failure.
     discard : callable, optional
         Runs the clean-up of a stream that was garbage-collected. Garbage collection happens at any place
         in any thread, where waiting for a lock or a socket may never end: an endpoint hands the clean-up
@@ -127,11 +146,14 @@ class GenerationStream(ReadableStream, Iterator[str]):
         where: str | None = None,
         started: float | None = None,
         cumulative_text: bool = False,
+        scrub: Callable[[str], str] = str,
         discard: Callable[[Callable[[], None]], None] = _run,
     ) -> None:
         self._chunks = chunks
         self._reading = threading.Lock()  # a view may read while somebody asks for the result
-        self._progress = Progress(request, where=where, started=started, cumulative_text=cumulative_text)
+        self._progress = Progress(
+            request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
+        )
         self._lifeline = _Lifeline(self._progress, close, abort)
         self._finalizer = weakref.finalize(self, discard, self._lifeline.leave)
         self._finalizer.atexit = False  # at exit the sockets close by themselves, and the server notices
@@ -240,9 +262,14 @@ class GenerationStream(ReadableStream, Iterator[str]):
             discard(*arguments)
 
     def _leave(self) -> None:
+        if self._finalizer.alive:
+            try:
+                self._lifeline.leave()
+            except BaseException:
+                self.interrupted()  # what is left to do is done without waiting
+                raise
+            self._finalizer.detach()
         unwatch(self)
-        if self._finalizer.detach() is not None:
-            self._lifeline.leave()
 
     def __enter__(self) -> Self:
         return self

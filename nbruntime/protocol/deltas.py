@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os.path
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nbruntime.protocol.answers import misshapen, scrub_reason
 from nbruntime.protocol.events import EventDecoder
 
 OUTPUT_LOGPROB_LISTS = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")
@@ -84,7 +86,7 @@ class Delta:
     def meta_info(self) -> dict[str, Any]:
         """The event's ``meta_info``; its lists of output logprobs hold the new tokens only."""
         if isinstance(self._event, bytes):
-            self._event = dict(json.loads(self._event))
+            self._event = {"meta_info": _meta_info_of(self._event)}
         meta_info = dict(self._event.get("meta_info") or {})
         if self._cumulative and self.start:
             for name in OUTPUT_LOGPROB_LISTS:
@@ -134,7 +136,7 @@ class Item:
             return self._meta_info
         read, meta_info = self._read
         if read is not raw:
-            meta_info = json.loads(raw)["meta_info"]
+            meta_info = _meta_info_of(raw) or self._meta_info
             self._read = raw, meta_info
         return meta_info
 
@@ -175,11 +177,11 @@ class Item:
                 return None  # maybe the second half of a character
             else:
                 text = json.loads(b'"' + escaped + b'"')
+            ids_that_came = list(map(int, new_ids[1][1:].split(b","))) if new_ids[1] else ()
         except ValueError:
             return None
         start = len(self.output_ids)
-        if new_ids[1]:
-            self.output_ids.extend(map(int, new_ids[1][1:].split(b",")))
+        self.output_ids += ids_that_came
         if text:
             self._parts.append(text)
         self._fast = raw[: new_text.end(1)], raw[new_text.end() : new_ids.end(1)]
@@ -257,6 +259,10 @@ class DeltaDecoder:
     cumulative_text : bool
         Whether the text is cumulative although the token ids are not, as with ``--stream-output`` of
         SGLang up to 0.5.2. All other kinds of stream are told apart from what they carry.
+    expected : int, optional
+        How many answers there are: an event of another one is nonsense.
+    scrub : callable
+        Masks secrets in the server's words about a failure.
 
     Attributes
     ----------
@@ -279,11 +285,19 @@ class DeltaDecoder:
     'Hello'
     """
 
-    def __init__(self, *, cumulative_text: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        cumulative_text: bool = False,
+        expected: int | None = None,
+        scrub: Callable[[str], str] = str,
+    ) -> None:
         self.items: dict[int, Item] = {}
         self.failure: StreamFailure | None = None
         self._events = EventDecoder()
         self._cumulative_text = cumulative_text
+        self._expected = expected
+        self._scrub = scrub
 
     @property
     def done(self) -> bool:
@@ -331,26 +345,30 @@ class DeltaDecoder:
             event = _from_json(payload.decode())
         except UnicodeDecodeError:
             return self._parse(payload.decode("utf-8", "replace").encode())
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
             self._fail(f"not a JSON object: {_excerpt(payload)}")
             return None
-        if "error" in event:
-            self.failure = _failure_of(event["error"])
+        if event.get("error") is not None:
+            message, status = _failure_of(event["error"])
+            self.failure = StreamFailure(self._scrub(message), status)
             return None
-        meta_info = event.get("meta_info")
         index = event.get("index", 0)
-        if not isinstance(meta_info, dict) or not isinstance(index, int):
+        if misshapen(event) or event.get("meta_info") is None or not self._is_index(index):
             self._fail(f"not an event of /generate: {_excerpt(payload)}")
             return None
+        scrub_reason(event["meta_info"], self._scrub)
         item = self.items.get(index)
         if item is None:
             item = self.items[index] = Item(index)
         return item.take(event, payload, self._cumulative_text)
 
+    def _is_index(self, index: Any) -> bool:
+        return isinstance(index, int) and index >= 0 and (self._expected is None or index < self._expected)
+
     def _fail(self, message: str) -> None:
-        self.failure = StreamFailure(message, from_server=False)
+        self.failure = StreamFailure(self._scrub(message), from_server=False)
 
 
 _from_json = json.JSONDecoder().decode  # json.loads would look for other encodings first
@@ -388,15 +406,22 @@ def _what_is_new(old: str, text: str, *, keep: bool) -> tuple[str, str]:
     return text[len(os.path.commonprefix((old, text))) :], text  # noqa: RUF071 (texts, not paths)
 
 
-def _failure_of(error: Any) -> StreamFailure:
-    if isinstance(error, dict):
-        status = error.get("code")
-        message = error.get("message")
-        return StreamFailure(
-            message if isinstance(message, str) else json.dumps(error),
-            status if isinstance(status, int) else None,
-        )
-    return StreamFailure(error if isinstance(error, str) else json.dumps(error))
+def _failure_of(error: Any) -> tuple[str, int | None]:
+    """Read the message of an error event, and the status in it."""
+    status = error.get("code") if isinstance(error, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else json.dumps(error), (
+        status if isinstance(status, int) else None
+    )
+
+
+def _meta_info_of(raw: bytes) -> dict[str, Any]:
+    """Read the ``meta_info`` of an event of which only the beginning was looked at; empty if it is none."""
+    try:
+        event = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return {} if misshapen(event) else event["meta_info"] or {}
 
 
 def _excerpt(payload: bytes) -> str:

@@ -1,0 +1,56 @@
+"""The shape of an answer of ``/generate``: of a whole one, and of an event of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_KINDS: dict[str, type] = {"text": str, "output_ids": list, "prompt_token_ids": list, "meta_info": dict}
+
+
+def misshapen(answer: Mapping[str, Any]) -> str | None:
+    """Find what cannot be read as SGLang means it.
+
+    Parameters
+    ----------
+    answer : mapping
+        One answer, or what an event of a stream holds.
+
+    Returns
+    -------
+    str or None
+        The name of the first field that has a wrong type; what is missing or null is not wrong.
+
+    Examples
+    --------
+    >>> misshapen({"text": "Hi", "meta_info": {"finish_reason": "stop"}})
+    'finish_reason'
+    >>> misshapen({"text": "Hi", "output_ids": [5], "meta_info": {}})
+    """
+    for name, kind in _KINDS.items():
+        if not isinstance(answer.get(name), kind | None):
+            return name
+    reason = (answer.get("meta_info") or {}).get("finish_reason")
+    return None if isinstance(reason, dict | None) else "finish_reason"
+
+
+def scrub_reason(meta_info: dict[str, Any], scrub: Callable[[str], str]) -> None:
+    """Mask secrets in the server's words about an abort, in place.
+
+    Parameters
+    ----------
+    meta_info : dict
+        Of an answer that is not `misshapen`.
+    scrub : callable
+        Takes a text, and gives it without secrets.
+
+    Examples
+    --------
+    >>> meta_info = {"finish_reason": {"type": "abort", "message": "Bearer sk-1"}}
+    >>> scrub_reason(meta_info, lambda text: text.replace("sk-1", "***"))
+    >>> meta_info["finish_reason"]["message"]
+    'Bearer ***'
+    """
+    reason = meta_info.get("finish_reason")
+    if reason and isinstance(reason.get("message"), str):
+        reason["message"] = scrub(reason["message"])
