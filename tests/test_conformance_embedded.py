@@ -37,6 +37,20 @@ def test_check(embedded: EmbeddedServer, name: str, record_property: pytest.Reco
     assert gone == [], "these differ no longer"
 
 
+@pytest.mark.parametrize(
+    ("real", "embedded", "places"),
+    [
+        ({"a": None, "b": 1}, {"b": 1}, ["a"]),
+        ({"b": 1}, {"a": None, "b": 1}, ["a"]),
+        ({"a": None}, {"a": None}, []),
+        ({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1, "c": 3}]}, ["a/0/c"]),
+        ([1, 2], [1], [""]),
+    ],
+)
+def test_deviations(real: object, embedded: object, places: list[str]) -> None:
+    assert list(deviations(real, embedded)) == places
+
+
 def test_everything_was_recorded() -> None:
     assert recorded().keys() == CHECKS.keys()
 
@@ -54,5 +68,8 @@ def _within(place: str, other: str) -> bool:
 
 def _at(found: object, place: str) -> object:
     for key in filter(None, place.split("/")):
-        found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, list):
+            found = found[int(key)]
+        else:
+            found = found.get(key) if isinstance(found, dict) else None
     return found

@@ -17,7 +17,8 @@ RECORD = Path(__file__).parents[1] / "data" / "conformance.json"
 
 DIFFERENCES: dict[str, dict[str, str]] = {
     "answers: a JSON schema": {
-        "answers": "the grammar libraries, xgrammar and llguidance, leave other white space open",
+        f"answers/0/{field}": "the grammar libraries, xgrammar and llguidance, leave other white space open"
+        for field in ("text", "output_ids", "completion_tokens")
     },
     "answers: a JSON schema that leaves other properties open": {
         "properties": "xgrammar allows only the properties of the schema; llguidance goes by JSON Schema",
@@ -45,7 +46,8 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     },
 } | {
     f"answers: a {kind} penalty": {
-        "answers": "SGLang's overlapped scheduler penalises a token one step late",
+        f"answers/0/{field}": "SGLang's overlapped scheduler penalises a token one step late"
+        for field in ("text", "output_ids")
     }
     for kind in ("frequency", "presence", "repetition")
 }
@@ -62,7 +64,14 @@ def deviations(real: Any, embedded: Any, at: str = "") -> Iterator[str]:
     """The places where two findings are not the same."""
     if isinstance(real, dict) and isinstance(embedded, dict):
         for key in sorted(real.keys() | embedded.keys()):
-            yield from deviations(real.get(key), embedded.get(key), f"{at}/{key}".removeprefix("/"))
+            place = f"{at}/{key}".removeprefix("/")
+            if key in real and key in embedded:
+                yield from deviations(real[key], embedded[key], place)
+            else:
+                yield place
+    elif isinstance(real, list) and isinstance(embedded, list) and len(real) == len(embedded):
+        for number, (one, other) in enumerate(zip(real, embedded, strict=True)):
+            yield from deviations(one, other, f"{at}/{number}".removeprefix("/"))
     elif real != embedded:
         yield at
 
