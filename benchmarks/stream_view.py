@@ -23,7 +23,7 @@ import ipywidgets
 from IPython.display import Pretty, display
 from nbruntime.generation import GenerationStream
 from nbruntime.markup import escape
-from nbruntime.notebook.stream_view import StreamView
+from nbruntime.notebook.presenting import DRAWS_PER_SECOND, show_stream
 from nbruntime.protocol.requests import build_generate_request
 
 PROSE = (
@@ -68,7 +68,7 @@ def nothing(interval):
     stream(interval).result()
 
 def stream_view(interval):
-    StreamView(stream(interval)).show()
+    show_stream(stream(interval), view="markdown", draws_per_second=DRAWS_PER_SECOND)  # as the magics do
 
 def append_stdout(interval):
     output = ipywidgets.Output()

@@ -24,18 +24,22 @@ from test_live_text import DANGEROUS
 
 from nbruntime import RuntimeEndpoint
 from nbruntime.endpoint import AsyncRuntimeEndpoint
-from nbruntime.errors import StreamError
+from nbruntime.errors import ArgumentValueError, StreamError
 from nbruntime.generation import Generation, Generations, GenerationStream
 from nbruntime.notebook.answer_view import AnswerView, WidgetKit
 from nbruntime.notebook.answers import LONGEST_ANSWER, answer_bundle
 from nbruntime.notebook.live_text import LiveText, text_html
 from nbruntime.notebook.markdown import render_markdown, safe_markdown, while_growing
-from nbruntime.notebook.stream_view import StreamView
+from nbruntime.notebook.presenting import DRAWS_PER_SECOND
+from nbruntime.notebook.stream_view import StreamView, next_pause
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import build_generate_request
 
 WORDS = ["The ", "sky ", "is ", "**blue**", "."]
 WHOLE = "".join(WORDS)
+
+MESSAGE_BYTES = 600
+"""Of a message to the front end, besides its content: identities, header and parent header."""
 
 
 class Sent:
@@ -162,6 +166,36 @@ def test_bytes_of_a_draw_do_not_grow(sent: Sent) -> None:
         assert late <= 1.5 * early
         assert late < 15_000
     kit.close()
+
+
+CODE = "    return (1 + cos(angle) ** 2) / wavelength**4  # Rayleigh\n\ndef f(x: float) -> float:\n"
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_bytes_of_a_whole_answer_in_code(sent: Sent, size: int) -> None:
+    tokens, a_second, seconds, interval = 4000, 500, 0.0, 1 / DRAWS_PER_SECOND
+    text = ("```python\n" + CODE * 300)[: tokens * size]
+    kit, pause, came = WidgetKit(), interval, 0
+    view = AnswerView(kit, title="", first=True, markdown=True, text="", began=0.0)
+    sent.messages.clear()
+    while came < tokens:
+        seconds += pause
+        new = range(came, min(tokens, round(seconds * a_second)))
+        for number in new:
+            view.add(Delta(0, text[number * size : (number + 1) * size], number, 1, False, {}, False))
+        came += len(new)
+        pause = next_pause(view.draw(), pause, interval)
+    kit.close()
+    drawn = sum(len(json.dumps(message)) + MESSAGE_BYTES for message in sent.messages)
+    static = sum(map(len, answer_bundle([Generation(text)]).values()))
+    print(f"{size} characters a token: {len(sent.messages)} messages, {drawn:,} bytes, {static:,} at the end")
+    assert drawn + static < 300_000
+
+
+@pytest.mark.parametrize("draws", [0, -1, 0.1, 21, 1000, float("nan"), float("inf"), "10", None])
+def test_a_number_of_draws_that_makes_no_sense(endpoint: RuntimeEndpoint, draws: Any) -> None:
+    with endpoint.stream("Why?") as stream, pytest.raises(ArgumentValueError, match=r"between 0\.5 and 20"):
+        stream.widget(draws_per_second=draws)
 
 
 @pytest.mark.parametrize(

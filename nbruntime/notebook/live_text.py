@@ -14,7 +14,7 @@ from nbruntime.notebook.markdown import (
     while_growing,
 )
 
-TAIL_CODE = 700
+TAIL_CODE = 600
 """From this length on a growing code block is cut at its last line: coloured, it has many more bytes."""
 
 TAIL_CHARACTERS = 800

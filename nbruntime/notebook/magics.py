@@ -34,7 +34,14 @@ from nbruntime.notebook.options import (
     sampling_of,
     variable_name,
 )
-from nbruntime.notebook.presenting import prepare, show_card, show_generations, show_stream
+from nbruntime.notebook.presenting import (
+    DRAW_LIMITS,
+    DRAWS_PER_SECOND,
+    prepare,
+    show_card,
+    show_generations,
+    show_stream,
+)
 from nbruntime.notebook.prompts import cell_text, fill_template, read_schema
 from nbruntime.protocol.requests import build_generate_request
 from nbruntime.views import in_kernel
@@ -73,7 +80,10 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         config=True
     )
     draws_per_second = Float(
-        15.0, min=0.5, max=20.0, help="How often a growing answer is drawn at most."
+        DRAWS_PER_SECOND,
+        min=DRAW_LIMITS[0],
+        max=DRAW_LIMITS[1],
+        help="How often a growing answer is drawn at most.",
     ).tag(config=True)
     short_errors = Bool(True, help="Show errors without a traceback.").tag(config=True)
 

@@ -25,13 +25,11 @@ from nbruntime.notebook.answer_style import LIVE_STYLE
 from nbruntime.notebook.answer_view import AnswerView, WidgetKit
 from nbruntime.notebook.answers import Ending, answer_bundle, head
 from nbruntime.notebook.cells import Cell, stop_when_run_again
+from nbruntime.notebook.presenting import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
 from nbruntime.notebook.printing import print_stream
 from nbruntime.views import in_kernel
 
-DRAWS_PER_SECOND = 10.0
-"""How often a view is drawn at most; reading is slower."""
-
-RUSHING = 1500
+RUSHING = 1200
 """Characters in a second from which on a view is drawn half as often: nobody can follow them anyway."""
 
 STOP_PATIENCE = 1.0
@@ -42,6 +40,17 @@ LOOP_WAKES = 0.2
 the loop to cancel the cell, and does not wake it (ipykernel 7.4, tornado 6.5)."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def next_pause(drawn: int, pause: float, interval: float) -> float:
+    """Give the seconds until the next draw, if so many characters came in the last pause.
+
+    Examples
+    --------
+    >>> next_pause(drawn=100, pause=0.1, interval=0.1), next_pause(drawn=200, pause=0.1, interval=0.1)
+    (0.1, 0.2)
+    """
+    return interval * (2 if drawn > RUSHING * pause else 1)
 
 
 class StreamView(ipywidgets.VBox):  # type: ignore[misc]
@@ -58,7 +67,12 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
     markdown : bool
         Whether to read the text as markdown.
     draws_per_second : float
-        At most.
+        At most; from 0.5 to 20.
+
+    Raises
+    ------
+    ArgumentValueError
+        For another number of draws.
 
     Examples
     --------
@@ -73,6 +87,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         markdown: bool = True,
         draws_per_second: float = DRAWS_PER_SECOND,
     ) -> None:
+        check_range("draws_per_second", draws_per_second, DRAW_LIMITS)
         self.stream = stream
         self.markdown = markdown
         self._interval = 1.0 / draws_per_second
@@ -370,7 +385,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         try:
             while not self._over.is_set():
                 drawn = sum(answer.draw() for answer in self._answers)
-                pause = self._interval * (2 if drawn > RUSHING * pause else 1)
+                pause = next_pause(drawn, pause, self._interval)
                 self._over.wait(pause)
                 self._await_change()
         finally:
