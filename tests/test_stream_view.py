@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
 import threading
 import time
@@ -26,6 +27,7 @@ from nbruntime import RuntimeEndpoint
 from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.errors import ArgumentValueError, StreamError
 from nbruntime.generation import Generation, Generations, GenerationStream
+from nbruntime.notebook import stream_view
 from nbruntime.notebook.answer_view import AnswerView, WidgetKit
 from nbruntime.notebook.answers import LONGEST_ANSWER, answer_bundle
 from nbruntime.notebook.live_text import LiveText, text_html
@@ -459,6 +461,54 @@ async def test_a_blocking_stream_awaited(server: ScriptedServer) -> None:
         view = StreamView(endpoint.stream("x"))
         assert str(await view.run_async()) == WHOLE
         view.close()
+
+
+async def test_many_blocking_streams_awaited_are_all_read(server: ScriptedServer) -> None:
+    server.on("/generate", lambda _asked: stream(*cumulative(WORDS)[:2], Wait(), done=False))
+    with RuntimeEndpoint(server.url) as endpoint:
+        views = [StreamView(endpoint.stream("x")) for _ in range(min(32, (os.cpu_count() or 1) + 4) + 1)]
+        tasks = [asyncio.create_task(view.run_async()) for view in views]
+        await until(lambda: all(view.stream.texts_read == ["The sky "] for view in views))
+        for view in views:
+            view.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for view in views:
+            view.close()
+
+
+def test_a_view_that_is_shown_while_it_ends_freezes_there_too(
+    endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs: list[list[Any]] = []
+
+    class Handle:
+        def __init__(self, bundle: Any) -> None:
+            self.bundles = [bundle]
+            outputs.append(self.bundles)
+
+        def update(self, bundle: Any, *, raw: bool) -> None:
+            self.bundles.append(bundle)
+
+    monkeypatch.setattr(stream_view, "in_kernel", lambda: True)
+    monkeypatch.setattr(stream_view, "display", lambda bundle, **_options: Handle(bundle))
+    ending, go_on = threading.Event(), threading.Event()
+
+    class Slow(StreamView):
+        def _close_widgets(self) -> None:
+            ending.set()
+            go_on.wait(10)
+            super()._close_widgets()
+
+    view = Slow(endpoint.stream("x"))
+    view.show(block=False)
+    assert ending.wait(10)
+    again = threading.Thread(target=view.show, kwargs={"block": False})
+    again.start()
+    again.join(0.2)
+    go_on.set()
+    again.join(10)
+    assert view.wait(10)
+    assert [["text/html" in bundle for bundle in bundles] for bundles in outputs] == [[False, True], [True]]
 
 
 async def until(true: Callable[[], bool]) -> None:

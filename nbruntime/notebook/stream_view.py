@@ -11,6 +11,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self
@@ -97,7 +98,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._handles: list[DisplayHandle] = []
         self._ending: Ending | None = None
         self._closing = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of who reads, of what shows it, and of its end
         self._started = False
         self._changed = threading.Event()
         self._over = threading.Event()
@@ -301,11 +302,12 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         # Whoever shows it in a cell means that cell, and in a thread the cell that made it.
         in_a_cell = threading.current_thread() is threading.main_thread()
         put = display if in_a_cell else partial(self._cell.run, display)
-        if self._done.is_set():
-            put(self._final_bundle(), raw=True)
-            return
-        live = {"text/plain": repr(self), _WIDGET: super()._repr_mimebundle_()[_WIDGET]}
-        self._handles.append(put(live, raw=True, display_id=True))
+        with self._lock:
+            if self._done.is_set():
+                put(self._final_bundle(), raw=True)
+                return
+            live = {"text/plain": repr(self), _WIDGET: super()._repr_mimebundle_()[_WIDGET]}
+            self._handles.append(put(live, raw=True, display_id=True))
 
     def _ipython_display_(self) -> None:
         """Show it as the last line of a cell does: without waiting."""
@@ -341,7 +343,17 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
                 drawer.join()
 
     async def _run_in_thread(self) -> Generation | list[Generation]:
-        reading = asyncio.ensure_future(asyncio.to_thread(self.run))
+        # A thread of its own: those of asyncio.to_thread are a few, and would all wait for slow streams.
+        result: Future[Generation | list[Generation]] = Future()
+
+        def read() -> None:
+            try:
+                result.set_result(self.run())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the task waits
+                result.set_exception(error)
+
+        self._cell.start_thread(read, "nbruntime-read")
+        reading = asyncio.wrap_future(result)
         try:
             return await asyncio.shield(reading)
         except asyncio.CancelledError:
@@ -389,8 +401,11 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
                 self._over.wait(pause)
                 self._await_change()
         finally:
-            self._freeze()
-            self._done.set()
+            with self._lock:  # no cell shows the view from here on
+                try:
+                    self._freeze()
+                finally:
+                    self._done.set()
 
     def _await_change(self) -> None:
         waiting = any(answer.waiting for answer in self._answers)
