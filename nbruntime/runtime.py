@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 from urllib.parse import urlsplit
 
 from nbruntime.cards import Card
-from nbruntime.endpoint import RuntimeEndpoint
-from nbruntime.endpoint.asynchronous import read_server_info, stream_text
+from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 from nbruntime.errors import (
     ArgumentTypeError,
     ArgumentValueError,
-    NbruntimeError,
     ServerConnectionError,
-    ServerTimeoutError,
 )
 from nbruntime.launch.cards import LOG_LINES, runtime_card
 from nbruntime.launch.engine import Engine, IgnoredArgumentsWarning
@@ -32,7 +28,7 @@ from nbruntime.launch.own_arguments import check_own_arguments
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.progress import Progress, announced
 from nbruntime.launch.server import Server
-from nbruntime.protocol.requests import build_generate_request
+from nbruntime.protocol.requests import build_generate_request, request_names
 from nbruntime.views import view_class
 
 if TYPE_CHECKING:
@@ -402,13 +398,7 @@ class Runtime:
             lora_path=lora_path,
             session_id=session_id,
         )
-        try:
-            return self._post("/generate", request.body)
-        except (KeyboardInterrupt, ServerTimeoutError):
-            # Nobody waits for it any more.
-            with contextlib.suppress(NbruntimeError):
-                self.endpoint.abort(request.rids)
-            raise
+        return self._post("/generate", request.body)
 
     async def async_generate(
         self,
@@ -440,9 +430,11 @@ class Runtime:
             If the stream breaks off; has the text until then.
         """
         self._check_alive()
-        texts = stream_text(self.endpoint, prompt, sampling_params=sampling_params, session_id=session_id)
-        async with contextlib.aclosing(texts):
-            async for text in texts:
+        stream = await self._async_endpoint.stream(
+            prompt, sampling_params=sampling_params, session_id=session_id
+        )
+        async with stream:
+            async for text in stream:
                 yield text
 
     add_request = async_generate
@@ -465,7 +457,9 @@ class Runtime:
         ServerStatusError
             If the server refuses the request.
         """
-        return self._post("/encode", {"text": prompt})
+        many = isinstance(prompt, list)
+        rids = request_names(None, len(prompt) if many else 1, many)
+        return self._post("/encode", {"text": prompt, "rid": list(rids) if many else rids[0]})
 
     async def get_server_info(self) -> dict[str, Any]:
         """Read the configuration and the state of the server.
@@ -476,7 +470,12 @@ class Runtime:
             Every argument of the server, and figures of its scheduler.
         """
         self._check_alive()
-        return await read_server_info(self.endpoint)
+        return await self._async_endpoint.get_server_info()
+
+    @cached_property
+    def _async_endpoint(self) -> AsyncRuntimeEndpoint:
+        """The client of the calls that are awaited; its connections are kept."""
+        return AsyncRuntimeEndpoint.beside(self.endpoint)
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer that the server uses.
@@ -563,6 +562,7 @@ class Runtime:
         if self._server is None or not self._server.is_owner:
             return
         self._server.stop()
+        vars(self).pop("_async_endpoint", None)  # closes itself in the loops that it was used in
         if hasattr(self, "endpoint"):
             self.endpoint.close()
 

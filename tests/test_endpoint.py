@@ -15,7 +15,7 @@ import socket
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from scripted_server import (
 
 from nbruntime import errors
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
-from nbruntime.endpoint.asynchronous import read_server_info, stream_text
 from nbruntime.generation import Generation
 
 KEY = "sk-very-secret-1234"
@@ -902,6 +901,15 @@ def test_the_backend_has_no_endpoint_of_its_own(endpoint: RuntimeEndpoint) -> No
 # With an event loop
 
 
+async def stream_text(endpoint: RuntimeEndpoint, prompt: str, **arguments: Any) -> AsyncGenerator[str, None]:
+    async with (
+        AsyncRuntimeEndpoint.beside(endpoint) as client,
+        await client.stream(prompt, **arguments) as running,
+    ):
+        async for text in running:
+            yield text
+
+
 async def collect(endpoint: RuntimeEndpoint) -> list[str]:
     return [text async for text in stream_text(endpoint, "x", max_new_tokens=4)]
 
@@ -909,7 +917,8 @@ async def collect(endpoint: RuntimeEndpoint) -> list[str]:
 async def test_stream_text(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", stream(*events()))
     assert await collect(endpoint) == WORDS
-    assert await read_server_info(endpoint) == endpoint.get_server_info()
+    async with AsyncRuntimeEndpoint.beside(endpoint) as client:
+        assert await client.get_server_info() == endpoint.get_server_info()
     assert server.to("/abort_request") == []
 
 

@@ -428,7 +428,7 @@ def test_refused_request_is_an_error(runtime: Runtime) -> None:
 def test_encode_returns_json(runtime: Runtime) -> None:
     answer = json.loads(runtime.encode("Hello"))
     assert answer["embedding"] == [0.25, -0.5]
-    assert answer["asked"] == {"text": "Hello"}
+    assert answer["asked"] == {"text": "Hello", "rid": answer["asked"]["rid"]}
 
 
 async def test_async_generate_yields_deltas(runtime: Runtime) -> None:

@@ -54,9 +54,15 @@ def first_served(*asks: Ask) -> Call[Answer]:
 
 
 def send_json(path: str, body: Any) -> Call[Any]:
-    """Post anything, and read the JSON of the answer."""
-    answer: Answer = yield Ask("POST", path, body)
+    """Post anything, and read the JSON of the answer; what has a name is stopped when nobody waits for it."""
+    answer: Answer = yield from guarded(Ask("POST", path, body), _names_in(body))
     return answer.json()
+
+
+def _names_in(body: Any) -> tuple[str, ...]:
+    rid = body.get("rid") if isinstance(body, Mapping) else None
+    names = rid if isinstance(rid, list) else [rid]
+    return tuple(name for name in names if isinstance(name, str))
 
 
 # What the server is
