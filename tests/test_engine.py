@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from aiohttp.test_utils import TestClient, TestServer
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 
+from nbruntime.embedded.arguments import ServerArguments
 from nbruntime.embedded.cache.token_cache import TokenCache
-from nbruntime.embedded.engine.engine import QUEUE_FULL, Engine
+from nbruntime.embedded.engine.engine import QUEUE_FULL, Engine, Post
 from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.engine.scheduler import Scheduler
+from nbruntime.embedded.http.app import make_app
+from nbruntime.embedded.http.metrics import Metrics
+from nbruntime.embedded.http.state import ServerState, Service
 from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts
 from nbruntime.embedded.sampling.sampler import Sampler, SamplingState
 from nbruntime.embedded.text.stream import TextStream
@@ -57,7 +65,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 class Bench:
-    def __init__(self, tokenizer: Tokenizer, *, max_queued: int = 10, max_running: int = 4) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_queued: int = 10,
+        max_running: int = 4,
+        post: Post = lambda function: function(),
+    ) -> None:
         self.tokenizer = tokenizer
         self.runner = CountingRunner()
         self.ended = threading.Event()
@@ -67,19 +82,21 @@ class Bench:
             scheduler,
             Sampler(0),
             max_queued=max_queued,
-            post=lambda function: function(),
+            post=post,
             on_end=self.ended.set,
         )
         self.engine.start()
 
-    def submit(self, prompt: list[int], new: int = 3, *, rid: str = "") -> queue.SimpleQueue[Update]:
+    def submit(
+        self, prompt: list[int], new: int = 3, *, rid: str = "", sampling: SamplingState | None = None
+    ) -> queue.SimpleQueue[Update]:
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         params = SamplingParams(max_new_tokens=new, temperature=0)
         request = Request(
             rid=rid,
             prompt_ids=prompt,
             params=params,
-            sampling=SamplingState(params, VOCAB),
+            sampling=sampling or SamplingState(params, VOCAB),
             stream=TextStream(self.tokenizer, prompt, params),
             deliver=updates.put,
         )
@@ -173,3 +190,106 @@ def test_what_a_call_raises_goes_to_the_caller(bench: Bench) -> None:
     with pytest.raises(ZeroDivisionError):
         bench.engine.call(lambda: 1 // 0).result(10)
     assert bench.submit([1]).get(timeout=10).token_ids == [2, 3, 4]
+
+
+class AnyGrammar:
+    """Stands for the matcher of a grammar that allows everything, or only what it is told."""
+
+    finished = False
+
+    def __init__(self, allowed: list[int] | None = None) -> None:
+        self.allowed = allowed
+
+    def mask(self, logits: Tensor) -> None:
+        if self.allowed is not None:
+            kept = logits[self.allowed]
+            logits.fill_(float("-inf"))
+            logits[self.allowed] = kept
+
+    def accept(self, token_id: int) -> None: ...
+
+
+def test_what_is_large_is_made_at_a_request_s_first_token_and_let_go_at_its_end(bench: Bench) -> None:
+    made: list[weakref.ref[AnyGrammar]] = []
+
+    def grammar() -> Any:
+        matcher = AnyGrammar()
+        made.append(weakref.ref(matcher))
+        return matcher
+
+    states = [
+        SamplingState(SamplingParams(temperature=0, frequency_penalty=0.5), VOCAB, grammar=grammar)
+        for _ in range(8)
+    ]
+    bench.runner.gate.clear()
+    updates = [bench.submit([1, 2], sampling=state) for state in states]
+    assert not made
+    bench.runner.gate.set()
+    assert [each.get(timeout=10).token_ids for each in updates] == [[3, 4, 5]] * 8
+    bench.engine.call(lambda: None).result(10)
+    assert len(made) == 8
+    assert all(reference() is None for reference in made)
+
+
+def test_a_finished_grammar_ends_the_answer_before_its_least_length() -> None:
+    end = 6
+    params = SamplingParams(temperature=0, min_new_tokens=10)
+    for allowed, chosen in (([end], end), ([3, end], 3)):
+        matcher: Any = AnyGrammar(allowed)
+        state = SamplingState(params, VOCAB, frozenset({5, end}), lambda matcher=matcher: matcher)
+        row = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+        state.shape(row)
+        assert int(row.argmax()) == chosen
+
+
+def test_any_temperature_is_survived() -> None:
+    states = [SamplingState(SamplingParams(temperature=each), VOCAB) for each in (1e300, 1e-5, 0)]
+    logits = torch.tensor([[float("-inf"), 30.0, 40.0, *[0.0] * 5]] * 3)
+    choice = Sampler(0).choose(logits, states, logprobs=True)
+    assert choice.token_ids[0] != 0
+    assert choice.token_ids[1:] == [2, 2]
+    assert choice.logprobs is not None
+    assert not choice.logprobs.isnan().any()
+
+
+# --- over HTTP -----------------------------------------------------------------------------------------
+
+
+class GatedTokenizer(Tokenizer):
+    """Tells when it is asked to tokenize, and waits."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked, self.gate = threading.Event(), threading.Event()
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        self.asked.set()
+        self.gate.wait(10)
+        return super().encode(text, add_special_tokens=add_special_tokens)
+
+
+@pytest.mark.parametrize("abort", [{"rid": "early_32"}, {"abort_all": True}], ids=["one", "all"])
+async def test_an_abort_finds_requests_that_are_still_tokenized(
+    tokenizer: Tokenizer, abort: dict[str, Any]
+) -> None:
+    gated = GatedTokenizer(tokenizer.folder)
+    bench = Bench(gated, max_queued=40, post=asyncio.get_running_loop().call_soon_threadsafe)
+    state = ServerState(ServerArguments(), Metrics())
+    unused: Any = None
+    state.open(Service(bench.engine, gated, unused, bench.runner.facts, "", "", "", 64, 40))
+    body = {"text": ["w1"] * 33, "rid": "early", "sampling_params": {"max_new_tokens": 3, "temperature": 0}}
+    async with TestClient(TestServer(make_app(state))) as client:
+        asked = asyncio.create_task(client.post("/generate", json=body))
+        await asyncio.to_thread(gated.asked.wait, 10)
+        doubled = await client.post("/generate", json={"text": "w1", "rid": "early_5"})
+        assert doubled.status == 400
+        assert "Duplicate request ID detected: early_5" in await doubled.text()
+        assert (await client.post("/abort_request", json=abort)).status == 200
+        gated.gate.set()
+        answers = await (await asked).json()
+    kinds = [answer["meta_info"]["finish_reason"]["type"] for answer in answers]
+    assert kinds == (["abort"] * 33 if "abort_all" in abort else ["length"] * 32 + ["abort"])
+    assert answers[-1]["output_ids"] == []
+    assert not state.active
+    bench.engine.stop()
+    state.close()

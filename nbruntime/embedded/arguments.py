@@ -41,7 +41,7 @@ class ServerArguments:
     chat_template: str | None = None
     enable_metrics: bool = False
     weight_version: str = "default"
-    max_body_bytes: int = 64 * 2**20
+    max_body_bytes: int = 16 * 2**20
     threads: int | None = None
     log_level: str = "info"
     api_key: str | None = field(default=None, repr=False)

@@ -111,6 +111,7 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
         if state.phase == "ready":
             await _stop_engine(loading.result())
         await runner.cleanup()
+        state.close()
     return 1 if service.engine.failed else 0
 
 

@@ -81,7 +81,7 @@ EMBEDDED_ARGUMENTS = (
     Argument("chat_template", str, None, "file of a Jinja chat template, if not the tokenizer's"),
     Argument("enable_metrics", bool, False, "serve /metrics"),
     Argument("weight_version", str, "default", "name of the weights in every answer"),
-    Argument("max_body_bytes", int, 64 * 2**20, "largest request body; a larger one is answered with 413"),
+    Argument("max_body_bytes", int, 16 * 2**20, "largest request body; a larger one is answered with 413"),
     Argument("threads", int, None, "threads of the model; default is the number of cores"),
     Argument(
         "log_level",

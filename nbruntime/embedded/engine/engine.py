@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 Post = Callable[[Callable[[], None]], object]
 
 QUEUE_FULL = "The request queue is full."
+SHUTTING_DOWN = "The server shuts down."
 
 
 class Engine:
@@ -169,7 +170,7 @@ class Engine:
             logger.exception("the engine failed")
             self.failed = True
         for request in self.scheduler.requests():
-            request.abort("The server shuts down.", status=503)
+            request.abort(SHUTTING_DOWN, status=503)
         self._settle(self.scheduler.requests())
         self.profiler.close()
         self._post(self._on_end)
@@ -292,6 +293,7 @@ class Engine:
         self._send([request for request in requests if request.wants_update()])
         self.scheduler.release(ended)
         for request in ended:
+            request.sampling.forget()
             self.stats.finished(request)
 
     def _send(self, requests: list[Request]) -> None:

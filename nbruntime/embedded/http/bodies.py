@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from nbruntime.embedded.http.replies import invalid_body
+from nbruntime.embedded.http.state import state_of
 
 Check = Callable[[Any], bool]
+Checked = TypeVar("Checked")
+
+_LARGE_BODY = 2**20
+"""Bytes from which a body is parsed and checked in a thread."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = 8
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxlong = 200
 
 _NOT_AN_OBJECT = "Input should be a dictionary, sent as application/json"
 
 
-async def read_object(request: web.Request, *, required: bool = True) -> dict[str, Any]:
-    """Read a JSON object.
+async def read_object(
+    request: web.Request, check: Callable[[dict[str, Any]], Checked], *, required: bool = True
+) -> Checked:
+    """Read a JSON object and check it; a large one in a thread.
 
     Parameters
     ----------
     request : web.Request
+    check : callable
+        Takes the object and raises `ReplyError` if it is wrong; an empty body that is not required is an
+        empty object.
     required : bool
         Whether an empty body is an error.
 
     Returns
     -------
-    dict
-        Empty for an empty body that is not required.
+    object
+        What `check` returns.
 
     Raises
     ------
     ReplyError
-        When the body is missing, not JSON, or not an object.
+        When the body is missing, not JSON, not an object, or refused by `check`.
     """
     declared = request.headers.get("Content-Type", "application/json").partition(";")[0].strip().lower()
     if not (declared == "application/json" or declared.endswith("+json")):
@@ -43,8 +59,14 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
     raw = await request.read()
     if not raw.strip():
         if not required:
-            return {}
+            return check({})
         raise invalid_body({"type": "missing", "loc": ("body",), "msg": "Field required", "input": None})
+    if len(raw) > _LARGE_BODY:
+        return await state_of(request).in_worker(lambda: check(_parse_object(raw)))
+    return check(_parse_object(raw))
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
     try:
         body = parse_json(raw)
     except (ValueError, RecursionError) as error:
@@ -137,6 +159,16 @@ _MESSAGES = {
 }
 
 
+def checker(fields: FieldTypes) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Make a check for `read_object` that looks at the types and gives the object as it is."""
+
+    def check(body: dict[str, Any]) -> dict[str, Any]:
+        check_types(body, fields)
+        return body
+
+    return check
+
+
 def check_types(body: Mapping[str, Any], fields: FieldTypes) -> None:
     """Check the types of the fields that are there; null passes.
 
@@ -163,5 +195,14 @@ def check_types(body: Mapping[str, Any], fields: FieldTypes) -> None:
 
 
 def shortened(value: Any) -> Any:
-    """Give a value as an error shows it: a long one is cut."""
-    return value if len(str(value)) < 200 else f"{str(value)[:200]}…"
+    """Give a value as an error shows it: what is long is cut, and not looked at as a whole.
+
+    Examples
+    --------
+    >>> shortened(["a", 5])
+    ['a', 5]
+    >>> shortened([0] * 1_000_000)
+    '[0, 0, 0, 0, 0, 0, 0, 0, ...]'
+    """
+    text = _SHORT.repr(value)
+    return text if "..." in text else value

@@ -8,9 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from nbruntime.embedded.engine.profiler import ProfilerBusy, profile_options
+from nbruntime.embedded.engine.profiler import ProfileOptions, ProfilerBusy, profile_options
 from nbruntime.embedded.http.bodies import (
-    check_types,
+    checker,
     is_bool,
     is_int,
     is_object,
@@ -18,7 +18,14 @@ from nbruntime.embedded.http.bodies import (
     list_of,
     read_object,
 )
-from nbruntime.embedded.http.replies import ReplyError, bad_value, invalid_body, json_reply, text_reply
+from nbruntime.embedded.http.replies import (
+    ReplyError,
+    bad_value,
+    http_error,
+    invalid_body,
+    json_reply,
+    text_reply,
+)
 from nbruntime.embedded.http.state import state_of
 
 _FLUSHED = (
@@ -28,6 +35,30 @@ _FLUSHED = (
 _NOT_FLUSHED = (
     "Flush cache failed.\nPlease check backend logs for more details. "
     "(When there are running or waiting requests, the operation will not be performed.)\n"
+)
+
+_MOST_CHARACTERS = 2**20
+"""What ``/tokenize`` takes at once: it has no context length, and a character takes a hundred bytes."""
+
+_check_abort = checker(
+    {"rid": (("string_type", "str", is_str),), "abort_all": (("bool_type", "bool", is_bool),)}
+)
+_check_tokenize = checker(
+    {
+        "prompt": (("string_type", "str", is_str), ("list_type", "list[str]", list_of(is_str))),
+        "messages": (("list_type", "list[dict]", list_of(is_object)),),
+        "add_special_tokens": (("bool_type", "bool", is_bool),),
+        "add_generation_prompt": (("bool_type", "bool", is_bool),),
+    }
+)
+_check_detokenize = checker(
+    {
+        "tokens": (
+            ("list_type", "list[int]", list_of(is_int)),
+            ("list_type", "list[list[int]]", list_of(list_of(is_int))),
+        ),
+        "skip_special_tokens": (("bool_type", "bool", is_bool),),
+    }
 )
 
 
@@ -70,26 +101,26 @@ async def abort_request(request: web.Request) -> web.Response:
     """
     state = state_of(request)
     engine = state.service.engine
-    body = await read_object(request)
-    check_types(
-        body, {"rid": (("string_type", "str", is_str),), "abort_all": (("bool_type", "bool", is_bool),)}
-    )
-    if body.get("abort_all"):
-        engine.abort(None)
-    elif body.get("rid") in state.active:
-        engine.abort(body["rid"])
+    body = await read_object(request, _check_abort)
+    if body.get("abort_all") or body.get("rid") in state.active:
+        prefix = None if body.get("abort_all") else body["rid"]
+        state.note_abort(prefix)
+        engine.abort(prefix)
     return web.Response()
 
 
 async def start_profile(request: web.Request) -> web.Response:
     """Serve ``/start_profile``."""
     engine = state_of(request).service.engine
-    body = await read_object(request, required=False)
+    options = await read_object(request, _profile_options, required=False)
+    return await _profile(engine.call(lambda: engine.profiler.start(options)), "Start profiling.\n")
+
+
+def _profile_options(body: dict[str, Any]) -> ProfileOptions:
     try:
-        options = profile_options(body)
+        return profile_options(body)
     except (TypeError, ValueError, OverflowError) as error:
         raise bad_value(f"The profile cannot be started: {error}") from error
-    return await _profile(engine.call(lambda: engine.profiler.start(options)), "Start profiling.\n")
 
 
 async def stop_profile(request: web.Request) -> web.Response:
@@ -110,57 +141,48 @@ async def _profile(future: Any, said: str) -> web.Response:
 async def tokenize(request: web.Request) -> web.Response:
     """Serve ``/tokenize``: the tokens of a text, of several, or of a conversation."""
     _require_json(request)
-    service = state_of(request).service
-    body = await read_object(request)
-    check_types(
-        body,
-        {
-            "prompt": (("string_type", "str", is_str), ("list_type", "list[str]", list_of(is_str))),
-            "messages": (("list_type", "list[dict]", list_of(is_object)),),
-            "add_special_tokens": (("bool_type", "bool", is_bool),),
-            "add_generation_prompt": (("bool_type", "bool", is_bool),),
-        },
-    )
+    state = state_of(request)
+    service = state.service
+    body = await read_object(request, _check_tokenize)
     prompt, messages = body.get("prompt"), body.get("messages")
     if (prompt is None) == (messages is None):
         said = "Exactly one of 'prompt' or 'messages' must be provided."
         raise invalid_body(
             {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}", "input": body}
         )
-    encode, special = service.tokenizer.encode, body.get("add_special_tokens", True)
+    special = messages is None and body.get("add_special_tokens", True)
 
     def tokens() -> list[Any]:
+        texts = prompt if isinstance(prompt, list) else [prompt or ""]
         if messages is not None:
             generation_prompt = body.get("add_generation_prompt", True)
-            text = service.tokenizer.render_chat(messages, add_generation_prompt=generation_prompt)
-            return encode(text, add_special_tokens=False)
-        if isinstance(prompt, list):
-            return [encode(each, add_special_tokens=special) for each in prompt]
-        return encode(prompt or "", add_special_tokens=special)
+            texts = [service.tokenizer.render_chat(messages, add_generation_prompt=generation_prompt)]
+        _check_length(texts)
+        lists = [service.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+        return lists if isinstance(prompt, list) else lists[0]
 
     try:
-        found = await asyncio.to_thread(tokens)
+        found = await state.in_worker(tokens)
     except ValueError as error:
         raise bad_value(str(error)) from error
     count = [len(each) for each in found] if isinstance(prompt, list) else len(found)
     return json_reply({"tokens": found, "count": count, "max_model_len": service.context_length})
 
 
+def _check_length(texts: list[str]) -> None:
+    characters = sum(map(len, texts))
+    if characters > _MOST_CHARACTERS:
+        raise http_error(
+            413, f"{characters} characters are too many to tokenize at once; send {_MOST_CHARACTERS} at most."
+        )
+
+
 async def detokenize(request: web.Request) -> web.Response:
     """Serve ``/detokenize``: the text of tokens, or of several lists of them."""
     _require_json(request)
-    service = state_of(request).service
-    body = await read_object(request)
-    check_types(
-        body,
-        {
-            "tokens": (
-                ("list_type", "list[int]", list_of(is_int)),
-                ("list_type", "list[list[int]]", list_of(list_of(is_int))),
-            ),
-            "skip_special_tokens": (("bool_type", "bool", is_bool),),
-        },
-    )
+    state = state_of(request)
+    service = state.service
+    body = await read_object(request, _check_detokenize)
     given = body.get("tokens")
     if given is None:
         raise invalid_body(
@@ -170,11 +192,17 @@ async def detokenize(request: web.Request) -> web.Response:
     nested = bool(given) and isinstance(given[0], list)
     lists = given if nested else [given]
     vocab = service.facts.vocab_size
-    foreign = next((value for each in lists for value in each if not 0 <= value < vocab), None)
-    if foreign is not None:
-        raise bad_value(f"tokens contains out-of-vocabulary token id {foreign}; valid range is [0, {vocab}).")
-    texts = [service.tokenizer.decode(each, skip_special_tokens=skip) for each in lists]
-    return json_reply({"text": texts if nested else texts[0]})
+
+    def texts() -> list[str]:
+        foreign = next((value for each in lists for value in each if not 0 <= value < vocab), None)
+        if foreign is not None:
+            raise bad_value(
+                f"tokens contains out-of-vocabulary token id {foreign}; valid range is [0, {vocab})."
+            )
+        return [service.tokenizer.decode(each, skip_special_tokens=skip) for each in lists]
+
+    found = await state.in_worker(texts)
+    return json_reply({"text": found if nested else found[0]})
 
 
 def _require_json(request: web.Request) -> None:

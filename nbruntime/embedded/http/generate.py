@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -16,16 +18,38 @@ from nbruntime.embedded.http.bodies import read_object
 from nbruntime.embedded.http.generate_call import Call, Item, check_body, read_call
 from nbruntime.embedded.http.replies import ReplyError, bad_value, http_error, json_reply, to_json
 from nbruntime.embedded.http.state import ServerState, Service, state_of
-from nbruntime.embedded.sampling.grammar import GrammarMatcher
+from nbruntime.embedded.sampling.grammar import Grammar
 from nbruntime.embedded.sampling.logprobs import LogprobRequest
 from nbruntime.embedded.sampling.sampler import SamplingState
 from nbruntime.embedded.text.stream import TextStream
 from nbruntime.protocol.sampling import SamplingParams
 
-_LONG_TEXT = 4_000
-"""Characters from which a prompt is tokenized in another thread, so that streams go on meanwhile."""
+_LONG_PROMPT = 4_000
+"""Characters or tokens of prompts from which requests are made in another thread."""
+
+_MANY = 32
+"""Requests from which they are made in another thread."""
 
 Mailbox = asyncio.Queue[tuple[int, Update]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call that the engine works on.
+
+    Parameters
+    ----------
+    call : Call
+        What was asked for.
+    requests : list of Request
+        One for each item of the call.
+    mailbox : Queue
+        Gets the number of a request with each update.
+    """
+
+    call: Call
+    requests: list[Request]
+    mailbox: Mailbox
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
@@ -33,22 +57,21 @@ async def generate(request: web.Request) -> web.StreamResponse:
     state = state_of(request)
     service = state.service
     received = now()
-    body = await read_object(request)
-    params = check_body(body)
+    body, params = await read_object(request, check_body)
     if not body.get("stream"):
-        call, requests, mailbox = await _prepare(state, service, body, params, received)
-        return json_reply(await _collect(state, call, requests, mailbox))
+        async with _submitted(state, service, body, params, received) as job:
+            return json_reply(await _collect(state, job))
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-    try:
-        call, requests, mailbox = await _prepare(state, service, body, params, received)
-    except ReplyError as error:
-        # What is wrong with the request's values is an event: SGLang has begun its answer by then.
+    async with AsyncExitStack() as stack:
+        try:
+            job = await stack.enter_async_context(_submitted(state, service, body, params, received))
+        except ReplyError as error:
+            # What is wrong with the request's values is an event: SGLang has begun its answer by then.
+            await response.prepare(request)
+            await response.write(_event({"error": _stream_error(error)}) + _DONE)
+            return response
         await response.prepare(request)
-        await response.write(_event({"error": _stream_error(error)}) + _DONE)
-        return response
-    async with _submitted(state, requests):
-        await response.prepare(request)
-        async for event in _events(state, call, requests, mailbox):
+        async for event in _events(state, job):
             await response.write(event)
         await response.write(_DONE)
     return response
@@ -59,38 +82,67 @@ async def encode(request: web.Request) -> web.Response:
     state = state_of(request)
     service = state.service
     received = now()
-    body = await read_object(request)
-    if not state.arguments.is_embedding:
-        raise bad_value(
-            "This model does not appear to be an embedding model by default. "
-            "Please add `--is-embedding` when launching the server or try another model."
-        )
-    body = {name: body[name] for name in ("text", "input_ids", "rid") if name in body}
-    params = check_body(body | {"sampling_params": {"max_new_tokens": 0}})
-    call, requests, mailbox = await _prepare(state, service, body, params, received)
-    return json_reply(await _collect(state, call, requests, mailbox))
+
+    def check(body: dict[str, Any]) -> tuple[dict[str, Any], list[SamplingParams]]:
+        if not state.arguments.is_embedding:
+            raise bad_value(
+                "This model does not appear to be an embedding model by default. "
+                "Please add `--is-embedding` when launching the server or try another model."
+            )
+        asked = {name: body[name] for name in ("text", "input_ids", "rid") if name in body}
+        return check_body(asked | {"sampling_params": {"max_new_tokens": 0}})
+
+    body, params = await read_object(request, check)
+    async with _submitted(state, service, body, params, received) as job:
+        return json_reply(await _collect(state, job))
 
 
-async def _prepare(
+@asynccontextmanager
+async def _submitted(
     state: ServerState, service: Service, body: dict[str, Any], params: list[SamplingParams], received: float
-) -> tuple[Call, list[Request], Mailbox]:
-    """Read a body and make its requests, which are not submitted yet."""
+) -> AsyncIterator[Job]:
+    """Make requests of a body and run them; whatever has not ended when this is left is aborted.
+
+    Their ids are known from the beginning on, so that an abort finds them while their texts are tokenized.
+    """
     call = read_call(body, params, most=service.most_sequences)
-    mailbox: Mailbox = asyncio.Queue()
-    long = sum(len(item.text or "") for item in call.items) > _LONG_TEXT
-    if long or any(item.params.grammar for item in call.items):
-        requests = await asyncio.to_thread(
-            _make_requests, state, service, call, mailbox, bool(body.get("stream"))
-        )
-    else:
-        requests = _make_requests(state, service, call, mailbox, bool(body.get("stream")))
-    for request in requests:
-        request.times.received = received
-        request.times.dispatched = now()
-    doubled = next((each.rid for each in requests if each.rid in state.active), None)
+    with _entered(state, [item.rid for item in call.items]):
+        mailbox: Mailbox = asyncio.Queue()
+        make = partial(_make_requests, state, service, call, mailbox, bool(body.get("stream")))
+        requests = await state.in_worker(make) if _takes_long(call) else make()
+        for request in requests:
+            request.times.received = received
+            request.times.dispatched = now()
+        engine = state.service.engine  # asked for once more: the server may stop meanwhile
+        engine.submit(requests)
+        try:
+            engine.abort_requests([request for request in requests if state.active[request.rid]])
+            yield Job(call, requests, mailbox)
+        finally:
+            left = [request for request in requests if request.finish_reason is None]
+            if left:
+                engine.abort_requests(left)
+
+
+@contextmanager
+def _entered(state: ServerState, rids: list[str]) -> Iterator[None]:
+    """Keep ids among the active ones."""
+    doubled = next((rid for rid in rids if rid in state.active), None)
     if doubled is not None:
         raise bad_value(f"Duplicate request ID detected: {doubled}")
-    return call, requests, mailbox
+    state.active.update(dict.fromkeys(rids, False))
+    try:
+        yield
+    finally:
+        for rid in rids:
+            del state.active[rid]
+
+
+def _takes_long(call: Call) -> bool:
+    """Tell whether making the requests of a call would hold up the streams of others."""
+    size = sum(len(item.text or item.input_ids or ()) for item in call.items)
+    grammars = any(item.params.grammar for item in call.items)
+    return size > _LONG_PROMPT or len(call.items) > _MANY or grammars
 
 
 def _make_requests(
@@ -105,9 +157,9 @@ def _make_requests(
             assert item.text is not None
             ids = known.get(item.text)
             if ids is None:
-                ids = known[item.text] = service.tokenizer.encode(item.text)
+                ids = known[item.text] = _encode(service, item.text)
         _check_prompt(service, ids, item)
-        matcher = _matcher(service, item.params)
+        grammar = _grammar(service, item.params)
         facts = service.facts
         ends = facts.eos_token_ids | frozenset(item.params.stop_token_ids)
         requests.append(
@@ -115,7 +167,7 @@ def _make_requests(
                 rid=item.rid,
                 prompt_ids=ids,
                 params=_filled(item.params, service.context_length - len(ids)),
-                sampling=SamplingState(item.params, facts.vocab_size, ends, matcher),
+                sampling=SamplingState(item.params, facts.vocab_size, ends, grammar),
                 stream=_text_stream(service, ids, item.params),
                 deliver=_deliverer(mailbox, number),
                 streaming=streaming,
@@ -128,6 +180,16 @@ def _make_requests(
     return requests
 
 
+def _encode(service: Service, text: str) -> list[int]:
+    """Tokenize a prompt, unless its length shows that it is too long: tokenizing takes much memory."""
+    limit = service.context_length
+    if len(text) > limit and (least := service.tokenizer.least_tokens(text)) >= limit:
+        raise bad_value(
+            f"The input (at least {least} tokens) is longer than the model's context length ({limit} tokens)."
+        )
+    return service.tokenizer.encode(text)
+
+
 def _text_stream(service: Service, ids: list[int], params: SamplingParams) -> TextStream:
     try:
         return TextStream(service.tokenizer, ids, params)
@@ -135,11 +197,11 @@ def _text_stream(service: Service, ids: list[int], params: SamplingParams) -> Te
         raise bad_value(str(error)) from error
 
 
-def _matcher(service: Service, params: SamplingParams) -> GrammarMatcher | None:
+def _grammar(service: Service, params: SamplingParams) -> Grammar | None:
     if params.grammar is None:
         return None
     try:
-        return service.grammars.matcher(*params.grammar)
+        return service.grammars.compile(*params.grammar)
     except ValueError as error:
         raise bad_value(str(error)) from error
 
@@ -205,53 +267,34 @@ def _logprob_request(item: Item, ids: list[int], with_text: bool) -> LogprobRequ
     return LogprobRequest(start, item.top_logprobs_num, item.token_ids_logprob, with_text)
 
 
-@asynccontextmanager
-async def _submitted(state: ServerState, requests: list[Request]) -> AsyncIterator[None]:
-    """Run requests; whatever has not ended when this is left is aborted: nobody waits for it."""
-    engine = state.service.engine
-    for request in requests:
-        state.active[request.rid] = request
-    engine.submit(requests)
-    try:
-        yield
-    finally:
-        left = [request for request in requests if request.finish_reason is None]
-        if left:
-            engine.abort_requests(left)
-        for request in requests:
-            state.active.pop(request.rid, None)
-
-
-def _answers(state: ServerState, call: Call, requests: list[Request]) -> list[Answer]:
+def _answers(state: ServerState, job: Job) -> list[Answer]:
+    call = job.call
     tokenizer = state.service.tokenizer if call.text_in_logprobs else None
     return [
         Answer(request, state.arguments.weight_version, tokenizer, prompt_token_ids=call.prompt_token_ids)
-        for request in requests
+        for request in job.requests
     ]
 
 
-async def _collect(state: ServerState, call: Call, requests: list[Request], mailbox: Mailbox) -> Any:
-    """Run requests to their end and give the body of the answer."""
-    answers = _answers(state, call, requests)
-    async with _submitted(state, requests):
-        for _ in requests:
-            number, update = await mailbox.get()
-            answers[number].add(update)
-            _raise_if_failed(update.finish_reason)
+async def _collect(state: ServerState, job: Job) -> Any:
+    """Wait for the end of all requests and give the body of the answer."""
+    answers = _answers(state, job)
+    for _ in answers:
+        number, update = await job.mailbox.get()
+        answers[number].add(update)
+        _raise_if_failed(update.finish_reason)
     if state.arguments.is_embedding:
         bodies = [answer.embedding() for answer in answers]
     else:
         bodies = [answer.body() for answer in answers]
-    return bodies[0] if call.single else bodies
+    return bodies[0] if job.call.single else bodies
 
 
-async def _events(
-    state: ServerState, call: Call, requests: list[Request], mailbox: Mailbox
-) -> AsyncIterator[bytes]:
+async def _events(state: ServerState, job: Job) -> AsyncIterator[bytes]:
     """Give the events of a stream as they come; what has piled up for one sequence becomes one event."""
-    answers = _answers(state, call, requests)
+    answers = _answers(state, job)
     incremental = state.arguments.incremental_streaming_output
-    unfinished = len(requests)
+    unfinished, mailbox = len(answers), job.mailbox
     while unfinished:
         first, update = await mailbox.get()
         answers[first].add(update)
@@ -262,7 +305,7 @@ async def _events(
             fresh[number] = None
         for number in fresh:
             answer = answers[number]
-            yield _event(answer.body(incremental=incremental, index=None if call.single else number))
+            yield _event(answer.body(incremental=incremental, index=None if job.call.single else number))
             unfinished -= answer.finish_reason is not None
 
 

@@ -7,6 +7,7 @@ request id gets a number per prompt, and n samples of a prompt stand side by sid
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,12 +103,14 @@ class Call:
     prompt_token_ids: bool
 
 
-def check_body(body: Mapping[str, Any]) -> list[SamplingParams]:
+def check_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[SamplingParams]]:
     """Check names and types: what is refused before a stream begins.
 
     Returns
     -------
-    list of SamplingParams
+    body : dict
+        As given.
+    params : list of SamplingParams
         One for all prompts, or one for each.
 
     Raises
@@ -117,9 +120,10 @@ def check_body(body: Mapping[str, Any]) -> list[SamplingParams]:
     check_types(body, _FIELDS)
     given = body.get("sampling_params") or {}
     try:
-        return [SamplingParams.from_dict(each) for each in (given if isinstance(given, list) else [given])]
+        params = [SamplingParams.from_dict(each) for each in (given if isinstance(given, list) else [given])]
     except ContractError as error:
         raise broken_contract(str(error)) from error
+    return body, params
 
 
 def read_call(body: Mapping[str, Any], params: list[SamplingParams], *, most: int) -> Call:
@@ -218,7 +222,7 @@ def _rids(given: str | list[str] | None, count: int, single: bool) -> list[str]:
         return [given] if single else [f"{given}_{number}" for number in range(count)]
     if len(given) != count:
         raise bad_value("The specified rids length mismatch with the batch_size for batch processing.")
-    doubled = [rid for rid in dict.fromkeys(given) if given.count(rid) > 1]
+    doubled = [rid for rid, times in Counter(given).items() if times > 1]
     if doubled:
         raise bad_value(f"Duplicate request IDs detected within the request: {doubled}")
     return given

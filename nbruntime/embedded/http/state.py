@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from nbruntime.embedded.arguments import ServerArguments
-from nbruntime.embedded.engine.engine import Engine
-from nbruntime.embedded.engine.request import Request
+from nbruntime.embedded.engine.engine import SHUTTING_DOWN, Engine
 from nbruntime.embedded.http.metrics import Metrics
 from nbruntime.embedded.http.replies import http_error
 from nbruntime.embedded.runner.batch import ModelFacts
 from nbruntime.embedded.sampling.grammar import GrammarCompiler
 from nbruntime.embedded.text.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
+
+_WORKERS = 2
+"""Large bodies and texts that are worked on at once: each takes a hundred times its size for a while."""
 
 
 @dataclass(slots=True)
@@ -58,18 +65,22 @@ class ServerState:
     metrics : Metrics
     phase : str
         What it is doing: ``starting``, ``downloading``, …, ``ready``.
-    active : dict of str to Request
-        Requests that have not ended, by id.
+    active : dict of str to bool
+        Ids of the requests that have not ended, those included that are still being read; True where an abort
+        has come.
     """
 
     arguments: ServerArguments
     metrics: Metrics
     phase: str = "starting"
-    active: dict[str, Request] = field(default_factory=dict)
+    active: dict[str, bool] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     startup_seconds: dict[str, float] = field(default_factory=dict)
     stopping: bool = False
     _service: Service | None = None
+    _workers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+    )
 
     @property
     def ready(self) -> bool:
@@ -83,18 +94,33 @@ class ServerState:
         Raises
         ------
         ReplyError
-            503 while it is being loaded.
+            503 while it is being loaded, and when the server stops.
         """
         if self._service is None:
             raise http_error(
                 503, f"The server is starting ({self.phase}); try again when /health answers 200."
             )
+        if not self.ready:
+            raise http_error(503, SHUTTING_DOWN)
         return self._service
 
     def open(self, service: Service) -> None:
         """Begin to answer requests."""
         self._service = service
         self.phase = "ready"
+
+    def note_abort(self, prefix: str | None) -> None:
+        """Note for the requests that the engine does not know yet that all, or those with a prefix, end."""
+        for rid in self.active:
+            self.active[rid] |= prefix is None or rid.startswith(prefix)
+
+    async def in_worker(self, function: Callable[[], Result]) -> Result:
+        """Run what takes long in a thread, so that streams go on meanwhile; only a few run at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+
+    def close(self) -> None:
+        """Begin no more work in threads; what has begun is not waited for."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
 
 
 STATE: web.AppKey[ServerState] = web.AppKey("state", ServerState)

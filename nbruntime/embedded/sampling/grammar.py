@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -63,8 +63,12 @@ class GrammarMatcher:
             raise GrammarError(f"The answer cannot follow its grammar: {reason}")
 
 
+Grammar = Callable[[], GrammarMatcher]
+"""A compiled grammar: makes a matcher at its beginning."""
+
+
 class GrammarCompiler:
-    """Makes matchers; compiled grammars are kept.
+    """Compiles grammars and keeps them.
 
     Parameters
     ----------
@@ -84,8 +88,8 @@ class GrammarCompiler:
         self._guidance: LLTokenizer | None = None
         self._compile = lru_cache(maxsize=128)(self._compile_uncached)
 
-    def matcher(self, kind: str, text: str) -> GrammarMatcher:
-        """Make a matcher at the beginning of a grammar.
+    def compile(self, kind: str, text: str) -> Grammar:
+        """Compile a grammar.
 
         Parameters
         ----------
@@ -94,12 +98,18 @@ class GrammarCompiler:
         text : str
             The grammar.
 
+        Returns
+        -------
+        callable
+            Makes a `GrammarMatcher` at its beginning.
+
         Raises
         ------
         ValueError
             When the grammar is not one, as SGLang says it.
         """
-        return GrammarMatcher(self._compile(kind, text).deep_copy(), self._vocab_size)
+        compiled = self._compile(kind, text)
+        return lambda: GrammarMatcher(compiled.deep_copy(), self._vocab_size)
 
     def _compile_uncached(self, kind: str, text: str) -> LLMatcher:
         if kind not in _NAMES:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from nbruntime.embedded.sampling.grammar import GrammarMatcher
+from nbruntime.embedded.sampling.grammar import Grammar, GrammarMatcher
 from nbruntime.protocol.sampling import SamplingParams
 
 _FIRST_CANDIDATES = 1024
 """Nucleus sampling sorts so many likely tokens first, and all only if their mass does not suffice."""
+
+_HOTTEST = torch.finfo(torch.float32).max
+"""Temperature above which nothing changes."""
 
 
 class SamplingState:
@@ -30,8 +34,8 @@ class SamplingState:
         Width of the logits.
     stop_ids : frozenset of int
         Tokens that would end the answer; not chosen before ``min_new_tokens``.
-    matcher : GrammarMatcher, optional
-        The grammar of the request.
+    grammar : callable, optional
+        Makes the matcher of the request's grammar.
     """
 
     def __init__(
@@ -39,24 +43,44 @@ class SamplingState:
         params: SamplingParams,
         vocab_size: int,
         stop_ids: frozenset[int] = frozenset(),
-        matcher: GrammarMatcher | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
         self.params = params
-        self.matcher = matcher
         self.generated = 0
+        self._vocab_size = vocab_size
+        self._grammar = grammar
         self._stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64)
-        self.generator: torch.Generator | None = None
-        if params.sampling_seed is not None:
-            self.generator = torch.Generator().manual_seed(params.sampling_seed)
-        penalised = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
-        self._counts = torch.zeros(vocab_size) if penalised else None
         self._bias: tuple[Tensor, Tensor] | None = None
         if params.logit_bias:
             ids, biases = zip(*params.logit_bias.items(), strict=True)
             self._bias = torch.tensor(ids), torch.tensor(biases, dtype=torch.float32)
 
+    # What is large is made when it is first used: of the requests that wait there may be thousands.
+
+    @cached_property
+    def matcher(self) -> GrammarMatcher | None:
+        """Where the answer is in its grammar; None without one."""
+        return None if self._grammar is None else self._grammar()
+
+    @cached_property
+    def generator(self) -> torch.Generator | None:
+        """The request's own source of chance, if it has a seed."""
+        seed = self.params.sampling_seed
+        return None if seed is None else torch.Generator().manual_seed(seed)
+
+    @cached_property
+    def _counts(self) -> Tensor | None:
+        params = self.params
+        penalised = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
+        return torch.zeros(self._vocab_size) if penalised else None
+
+    def forget(self) -> None:
+        """Let go of what is large: the request has ended."""
+        for name in ("matcher", "generator", "_counts"):
+            self.__dict__.pop(name, None)
+
     def shape(self, logits: Tensor) -> None:
-        """Apply bias, penalties, the least length and the grammar to one row of logits, in place."""
+        """Apply bias, penalties, the grammar and the least length to one row of logits, in place."""
         params = self.params
         if self._counts is not None:
             seen = self._counts > 0
@@ -67,10 +91,17 @@ class SamplingState:
             torch.where(seen, scaled, logits, out=logits)
         if self._bias is not None:
             logits.index_add_(0, *self._bias)
-        if self.generated < params.min_new_tokens and len(self._stop_ids):
-            logits.index_fill_(0, self._stop_ids, float("-inf"))
         if self.matcher is not None:
             self.matcher.mask(logits)
+        if self.generated < params.min_new_tokens and len(self._stop_ids):
+            self._forbid_end(logits)
+
+    def _forbid_end(self, logits: Tensor) -> None:
+        """Forbid the end tokens, unless the grammar allows nothing else."""
+        ends = logits[self._stop_ids]
+        logits.index_fill_(0, self._stop_ids, float("-inf"))
+        if self.matcher is not None and logits.max() == float("-inf"):
+            logits.index_copy_(0, self._stop_ids, ends)
 
     def accept(self, token_id: int) -> None:
         """Remember a token that was chosen."""
@@ -134,7 +165,7 @@ class Sampler:
         if sampled:
             temperatures = torch.ones(len(states), 1)
             for row in sampled:
-                temperatures[row] = states[row].params.temperature
+                temperatures[row] = min(states[row].params.temperature, _HOTTEST)
             logits.div_(temperatures)
         chosen = logits.argmax(dim=-1).tolist()
         logprob_rows = torch.log_softmax(logits, dim=-1) if logprobs else None

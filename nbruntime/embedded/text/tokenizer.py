@@ -44,6 +44,14 @@ class Tokenizer:
         text: str = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
+    def least_tokens(self, text: str) -> int:
+        """Count the tokens that a text has at least, from its length alone: each the longest, and a space."""
+        return len(text) // (self._longest_token + 1)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self.backend.get_vocab(with_added_tokens=True)))
+
     @cached_property
     def vocab_size(self) -> int:
         """Number of tokens, special ones included."""
