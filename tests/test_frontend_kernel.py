@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,39 @@ def test_an_error_is_told_in_two_lines_every_time(kernel: Kernel, server: Script
         assert (ran["status"], ran["ename"]) == ("error", "BadRequestError")
         (card,) = shown_in(ran, "display_data", "data")
         assert "Program message='x' · failed" in card["text/plain"]
+
+
+def test_an_interrupt_ends_a_batch(kernel: Kernel, server: ScriptedServer) -> None:
+    aborted: dict[str, threading.Event] = defaultdict(threading.Event)
+    running = threading.Semaphore(0)
+
+    def generate(asked: Asked) -> Reply:
+        running.release()
+        assert aborted[asked.json["rid"]].wait(30)
+        reason = {"type": "abort", "message": "Abort before prefill"}
+        return Reply(json=answer("", [], finish_reason=reason))
+
+    def abort(asked: Asked) -> Reply:
+        aborted[asked.json["rid"]].set()
+        return Reply()
+
+    server.on("/generate", generate)
+    server.on("/abort_request", abort)
+
+    def interrupt() -> None:
+        for _ in range(4):
+            running.acquire(timeout=20)
+        kernel.manager.interrupt_kernel()
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    ran = kernel.run("chatbot.run_batch([{'message': str(n)} for n in range(32)], num_threads=4)")
+    interrupter.join()
+    assert (ran["status"], ran["ename"]) == ("error", "KeyboardInterrupt")
+    assert len(server.to("/generate")) == 4, "what had not begun does not begin"
+    said = "".join(shown_in(ran, "stream", "text"))
+    assert said.count("ProgramWarning") <= 2, said
+
+    server.on("/generate", Reply(json=answer("".join(WORDS))))
+    kernel.run("state = chatbot.run(message='What is it?')")
+    assert kernel.value("state['answer']") == "Learning by machine."

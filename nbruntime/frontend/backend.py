@@ -14,6 +14,7 @@ from nbruntime.errors import ArgumentValueError, NotServedError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of
 from nbruntime.frontend.failures import over, told
+from nbruntime.frontend.interruption import calls
 from nbruntime.frontend.readers import Readers
 from nbruntime.frontend.select import select
 from nbruntime.frontend.template import ChatTemplate
@@ -74,6 +75,10 @@ class FrontendBackend:
         """Generate, and give the text as it comes."""
         raise NotImplementedError
 
+    def abort(self, rid: str) -> None:
+        """Stop a request by its name."""
+        raise NotImplementedError
+
     def tokenize(self, text: Any) -> Any:
         """Turn texts into tokens."""
         raise NotImplementedError
@@ -105,8 +110,8 @@ class FrontendBackend:
         (str or list of str, dict or list of dict)
             Text and ``meta_info``; lists for ``n > 1``.
         """
-        with told("sgl.gen", s), programs.noted(s, "gen") as step:
-            answer = self.complete(s.text_, **gen_arguments(s, sampling_params))
+        with told("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
+            answer = self.complete(s.text_, rid=rid, **gen_arguments(s, sampling_params))
             if isinstance(answer, list):
                 step.wrote(answer, [single.meta_info for single in answer])
                 return [single.text for single in answer], step.meta_info
@@ -128,7 +133,7 @@ class FrontendBackend:
         (str, dict)
             What is new: text, and ``meta_info`` with the logprobs of the new tokens.
         """
-        with told("sgl.gen", s), programs.noted(s, "gen") as step:
+        with told("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
             arguments = gen_arguments(s, sampling_params)
             if (arguments["sampling_params"].get("n") or 1) > 1:
                 raise ArgumentValueError(
@@ -137,7 +142,7 @@ class FrontendBackend:
                     hint="Run the program without stream=True, or use endpoint.stream(...).indexed().",
                 )
             readers = Readers(s)
-            with self.stream(s.text_, **arguments) as stream:
+            with self.stream(s.text_, rid=rid, **arguments) as stream:
                 for delta in stream.deltas():
                     step.meta_info = meta_info = delta.meta_info
                     readers.look()
@@ -166,7 +171,7 @@ class FrontendBackend:
         ChoicesDecision
             What the rule gives: ``decision`` and ``meta_info``.
         """
-        with told("sgl.select", s), programs.noted(s, "select", choices) as step:
+        with told("sgl.select", s), calls.one(self), programs.noted(s, "select", choices) as step:
             decision = select(self, s.text_, choices, temperature, choices_method, images_of(s))
             step.chose(decision)
             return decision
@@ -174,8 +179,8 @@ class FrontendBackend:
     def commit_lazy_operations(self, s: Any) -> None:
         """Bring the state's text into the KV cache, before it is forked."""
         if s.text_:
-            with told("fork", s):
-                self.complete(s.text_, max_new_tokens=0, image_data=images_of(s))
+            with told("fork", s), calls.one(self) as rid:
+                self.complete(s.text_, rid=rid, max_new_tokens=0, image_data=images_of(s))
 
     def fill_image(self, s: Any) -> None:
         """Bring the state's text and images into the KV cache."""

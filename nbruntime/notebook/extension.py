@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nbruntime.frontend.interruption import calls
+from nbruntime.generation import interrupts
+
 _PROGRAM_STATE = ("sglang.lang.interpreter", "ProgramState")
 """SGLang's type, named so that nobody has to import it."""
 
@@ -26,6 +29,8 @@ def load(shell: Any) -> None:
         shell.Completer.custom_matchers.append(magics.completer.matcher)
     for formatter, show in _formatters(shell):
         formatter.for_type_by_name(*_PROGRAM_STATE, show)
+    for event, function in _EVENTS.items():
+        shell.events.register(event, function)
 
 
 def unload(shell: Any) -> None:
@@ -48,9 +53,23 @@ def unload(shell: Any) -> None:
         shell.configurables.remove(magics)
     if shell.Completer is not None and magics.completer.matcher in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(magics.completer.matcher)
+    for event, function in _EVENTS.items():
+        shell.events.unregister(event, function)
     for formatter, _ in _formatters(shell):
         formatter.pop(".".join(_PROGRAM_STATE), None)
     magics.forget_result()
+
+
+def _watch_programs(info: Any) -> None:
+    interrupts.watch(calls)
+
+
+def _unwatch_programs(result: Any) -> None:
+    interrupts.unwatch(calls)
+
+
+_EVENTS = {"pre_run_cell": _watch_programs, "post_run_cell": _unwatch_programs}
+"""An interrupt of a cell aborts what programs of the frontend language ask of a model."""
 
 
 def _formatters(shell: Any) -> list[tuple[Any, Callable[..., None]]]:

@@ -94,7 +94,7 @@ class ProgramView:
         NbruntimeError or another
             What the program failed with, if it was waited for.
         KeyboardInterrupt
-            On Kernel > Interrupt; the program goes on.
+            On Kernel > Interrupt. With ``%load_ext nbruntime`` it also aborts the model's calls that run.
         """
         self.put_into_cell(block=block)
         if block and self.state.stream_executor.error_ is not None:
