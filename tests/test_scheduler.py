@@ -165,6 +165,27 @@ def test_a_full_cache_sends_the_latest_request_back_and_serves_it_later() -> Non
         assert request.output_ids == alone([number] * 10, 30)
 
 
+@settings(deadline=None)
+@given(capacity=st.integers(52, 140), news=st.lists(st.integers(1, 40), min_size=2, max_size=6))
+def test_room_is_made_at_the_expense_of_those_that_came_last(capacity: int, news: list[int]) -> None:
+    bench = Bench.of(capacity, max_running=4, chunk=64)
+    requests = [make_request([number % 3] * 10, new) for number, new in enumerate(news)]
+    for request in requests:
+        bench.scheduler.add(request)
+    while not bench.scheduler.idle:
+        before = [request.retractions for request in requests]
+        live = [*bench.scheduler.running, *bench.scheduler.extending]
+        assert live == sorted(live, key=requests.index)
+        assert bench.step() is not None
+        assert bench.steps < 20_000
+        retracted = [
+            request for request, count in zip(requests, before, strict=True) if request.retractions > count
+        ]
+        kept = [request for request in live if request not in retracted]
+        assert live == kept + retracted, "an older request made room for a newer one"
+    assert requests[0].retractions == 0
+
+
 def test_a_long_prompt_comes_in_short_chunks_between_decode_steps() -> None:
     bench = Bench.of(500, chunk=40)
     streaming = make_request([1, 2], 100)
@@ -231,6 +252,21 @@ def test_the_queue_keeps_the_order_within_a_group_and_loses_nobody(groups: list[
     for group in set(groups):
         own = [request for request in requests if request.group == group]
         assert [request for request in popped if request.group == group] == own
+
+
+def test_the_queue_forgets_groups_of_which_nobody_is_left() -> None:
+    queue = FairQueue()
+    queue.add(make_request([1], 1), "always there")
+    for group in range(100):
+        request = make_request([1], 1)
+        queue.add(request, group)
+        queue.add(make_request([1], 1), "always there")
+        if group % 2:
+            queue.remove({request})
+        else:
+            queue.pop()
+            queue.pop()
+    assert len(queue._last_turn) <= 3
 
 
 def test_aborted_requests_leave_every_stage() -> None:

@@ -74,7 +74,7 @@ class FairQueue:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Request]] = []
+        self._heap: list[tuple[int, int, object, Request]] = []
         self._arrivals = itertools.count()
         self._turn = 0
         self._last_turn: dict[object, int] = {}
@@ -84,7 +84,7 @@ class FairQueue:
         """Queue a request behind the others of its group."""
         turn = max(self._turn, self._last_turn.get(group, 0)) + 1
         self._last_turn[group] = turn
-        heapq.heappush(self._heap, (turn, next(self._arrivals), request))
+        heapq.heappush(self._heap, (turn, next(self._arrivals), group, request))
 
     def put_back(self, request: Request) -> None:
         """Queue a request before all others."""
@@ -92,28 +92,29 @@ class FairQueue:
 
     def peek(self) -> Request:
         """Give the next request and leave it queued."""
-        return self._front[0] if self._front else self._heap[0][2]
+        return self._front[0] if self._front else self._heap[0][-1]
 
     def pop(self) -> Request:
         """Take the next request."""
         if self._front:
             return self._front.popleft()
-        self._turn, _, request = heapq.heappop(self._heap)
-        if not self._heap:
-            self._last_turn.clear()
+        self._turn, _, group, request = heapq.heappop(self._heap)
+        if self._last_turn[group] == self._turn:
+            del self._last_turn[group]  # none of it is left
         return request
 
     def remove(self, unwanted: set[Request]) -> None:
         """Drop requests."""
         self._front = deque(request for request in self._front if request not in unwanted)
-        self._heap = [entry for entry in self._heap if entry[2] not in unwanted]
-        heapq.heapify(self._heap)
+        # A sorted list is a heap, and gives each group the turn of the last that is left of it.
+        self._heap = sorted(entry for entry in self._heap if entry[-1] not in unwanted)
+        self._last_turn = {group: turn for turn, _, group, _ in self._heap}
 
     def __len__(self) -> int:
         return len(self._front) + len(self._heap)
 
     def __iter__(self) -> itertools.chain[Request]:
-        return itertools.chain(self._front, (request for _, _, request in sorted(self._heap)))
+        return itertools.chain(self._front, (entry[-1] for entry in sorted(self._heap)))
 
 
 class Scheduler:
@@ -242,31 +243,25 @@ class Scheduler:
         return False
 
     def _plan_decode(self) -> DecodeStep:
-        # The last chosen token of each request has no slot yet.
+        # The last chosen token of each request has no slot yet; the newest make room for the oldest.
         ready: list[Request] = []
         for request in list(self.running):
-            if request not in self.running:
-                continue  # retracted for one before it
-            while not self.cache.grow(request.span, 1):
-                if not self._retract(keep=request):
-                    raise AssertionError("one request alone does not fit into the KV cache")
+            while request in self.running and not self.cache.grow(request.span, 1):
+                self._retract_newest()
             ready.append(request)
         return DecodeStep(tuple(request for request in ready if request in self.running))
 
-    def _retract(self, keep: Request) -> bool:
+    def _retract_newest(self) -> None:
         """Send the request that was admitted last back to the queue, to make room."""
-        candidates = [request for request in [*self.running, *self.extending] if request is not keep]
-        if not candidates:
-            return False
-        last = candidates[-1]
-        (self.extending if last in self.extending else self.running).remove(last)
-        self.cache.close(last.span, last.token_ids[: last.computed])
-        last.computed = 0
-        last.retractions += 1
-        if not last.output_ids:
-            last.input_logprobs = LogprobRecord()  # its prompt is computed once more
-        self.waiting.put_back(last)
-        return True
+        if len(self.running) + len(self.extending) == 1:
+            raise AssertionError("one request alone does not fit into the KV cache")
+        newest = (self.extending or self.running).pop()
+        self.cache.close(newest.span, newest.token_ids[: newest.computed])
+        newest.computed = 0
+        newest.retractions += 1
+        if not newest.output_ids:
+            newest.input_logprobs = LogprobRecord()  # its prompt is computed once more
+        self.waiting.put_back(newest)
 
 
 def _reusable(request: Request) -> int:
