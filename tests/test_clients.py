@@ -89,6 +89,9 @@ def test_what_a_client_says_of_its_server(client: Blocking | Async, server: Scri
     assert [card["id"] for card in client.call("models")] == ["smollm2-135m"]
     assert client.call("health")
     assert client.call("flush_cache") is None
+    assert client.call("abort_all") is None
+    assert server.to("/abort_request")[-1].json == {"rid": "", "abort_all": True}
+    assert json.loads(client.call("get", "/server_info"))["version"] == "0.5.23"
     assert client.call("post", "/generate", {"text": "x", "rid": "r"})["text"] == "Blue!"
     client.call("cache_prefix", "System: be brief.")
     assert server.to("/generate")[-1].json["sampling_params"] == {"max_new_tokens": 0}

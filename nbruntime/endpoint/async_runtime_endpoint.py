@@ -12,7 +12,7 @@ from typing import Any, Self
 from nbruntime.endpoint import calls
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.client import Client, checked_rids
-from nbruntime.endpoint.effects import Ask
+from nbruntime.endpoint.effects import INFO_TIMEOUT, Answer, Ask
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
 from nbruntime.errors import ServerConnectionError
@@ -272,6 +272,10 @@ class AsyncRuntimeEndpoint(Client):
         """Empty the KV cache; see `RuntimeEndpoint.flush_cache`."""
         await self._transport.send(Ask("POST", "/flush_cache", safe=True))
 
+    async def abort_all(self) -> None:
+        """Stop every request on the server; see `RuntimeEndpoint.abort_all`."""
+        await self._transport.send(Ask("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True))
+
     async def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache; see `RuntimeEndpoint.cache_prefix`."""
         await self.complete(prefix_str, max_new_tokens=0)
@@ -301,6 +305,12 @@ class AsyncRuntimeEndpoint(Client):
     async def stop_profile(self) -> None:
         """Stop the server's profiler; see `RuntimeEndpoint.stop_profile`."""
         await self._transport.send(Ask("POST", "/stop_profile"))
+
+    async def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
+        """Read any route that changes nothing; see `RuntimeEndpoint.get`."""
+        answer = await self._transport.send(Ask("GET", path, safe=True, limits=(timeout, timeout)))
+        assert isinstance(answer, Answer)
+        return answer.text()
 
     async def post(self, path: str, body: Any = None) -> Any:
         """Send any request, and read the JSON of the answer; see `RuntimeEndpoint.post`."""

@@ -119,6 +119,10 @@ class Answer:
         """The whole address of the route."""
         return self.settings.url(self.path)
 
+    def text(self) -> str:
+        """Give the body as text, the key masked."""
+        return self.settings.secret.scrub(self.content.decode("utf-8", "replace"))
+
     def json(self) -> Any:
         """Read the body.
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from nbruntime.endpoint import calls
 from nbruntime.endpoint.cleaner import Cleaner
 from nbruntime.endpoint.client import Client, checked_rids
-from nbruntime.endpoint.effects import Ask
+from nbruntime.endpoint.effects import INFO_TIMEOUT, Answer, Ask
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
@@ -461,6 +461,10 @@ class RuntimeEndpoint(Client, FrontendBackend):
         """
         self._transport.send(Ask("POST", "/flush_cache", safe=True))
 
+    def abort_all(self) -> None:
+        """Stop every request on the server, those of others too."""
+        self._transport.send(Ask("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True))
+
     def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache, so that prompts which begin with it start sooner.
 
@@ -523,6 +527,30 @@ class RuntimeEndpoint(Client, FrontendBackend):
     def stop_profile(self) -> None:
         """Stop the server's profiler; returns when the traces are written."""
         self._transport.send(Ask("POST", "/stop_profile"))
+
+    def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
+        """Read any route that changes nothing, and give the answer as it is.
+
+        Parameters
+        ----------
+        path : str
+            Route, such as ``"/metrics"``.
+        timeout : float
+            Seconds to wait at most for a connection, and for the answer.
+
+        Returns
+        -------
+        str
+            The key masked; other secrets, as SGLang has them in ``"/server_info"``, are not.
+
+        Raises
+        ------
+        NbruntimeError
+            If the server does not answer or refuses.
+        """
+        answer = self._transport.send(Ask("GET", path, safe=True, limits=(timeout, timeout)))
+        assert isinstance(answer, Answer)
+        return answer.text()
 
     def post(self, path: str, body: Any = None) -> Any:
         """Send any request of SGLang's protocol, and read the JSON of the answer.
