@@ -145,6 +145,49 @@ def test_names_are_right_when_a_variable_is_used_again(endpoint: RuntimeEndpoint
     assert text.splitlines()[1] == "  0:«x:»«y:»1:«x:»«y:»2:«x:»«y:»"
 
 
+def test_variables_of_speculative_calls_are_marked(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
+    server.on("/generate", Reply(json=answer(" Ann\nAge: 17\nHouse: none")))
+
+    @sgl.function(num_api_spec_tokens=16)
+    def character(s: Any) -> None:
+        s += "Name:" + sgl.gen("name", stop="\n", max_tokens=8)
+        s += "\nAge:" + sgl.gen("age", stop="\n", max_tokens=8)
+
+    lines = card_of(run_to_the_end(character)).text().splitlines()
+    assert lines[1:3] == ["  Name:«name:  Ann»", "    Age:«age:  17»"]
+
+
+def test_what_is_too_long_to_show_is_cut(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
+    server.on("/generate", Reply(json=answer("y" * 100_000)))
+
+    @sgl.function
+    def long(s: Any) -> None:
+        s += "x" * 1_000_000 + sgl.gen("answer")
+
+    shown = card_of(run_to_the_end(long)).mimebundle()
+    sizes = {kind: len(text) for kind, text in shown.items()}
+    print(sizes)
+    assert max(sizes.values()) < 100_000
+
+
+def test_many_forks_are_known_by_one_look(endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    @sgl.function
+    def wide(s: Any) -> None:
+        s += "Once"
+        forks = s.fork(20)
+        forks += sgl.gen("x", max_tokens=1)
+        forks.join()
+
+    view = ProgramView(run_to_the_end(wide))
+    sought: list[Any] = []
+    parent = programs._parent
+    monkeypatch.setattr(
+        programs, "_parent", lambda fork, branches: sought.append(fork) or parent(fork, branches)
+    )
+    assert "4 forks are not shown" in view.card().text()
+    assert len(sought) == 20
+
+
 def test_a_failed_program_says_why_and_raises(
     endpoint: RuntimeEndpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:

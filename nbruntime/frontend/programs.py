@@ -167,6 +167,7 @@ class Program:
         self.arguments = arguments  # kept, so that no other object gets its id
         self._living: dict[int, Branch] = {}
         self._ended: list[Branch] = []
+        self._forks: dict[Branch | None, list[Branch]] = {}
 
     @property
     def alive(self) -> bool:
@@ -174,9 +175,19 @@ class Program:
         return bool(self._living)
 
     def look(self) -> None:
-        """Take in how far all states are."""
-        for branch in self.branches:
+        """Take in how far all states are, and which forks are whose.
+
+        Nothing of the interpreter says whose fork a state is. It begins with its parent's text and shares
+        the parent's messages and values, so it belongs to the branch with which it shares most. Where
+        several states of a batch were given one and the same dict, that may leave a doubt: then to none.
+        """
+        branches = self.branches
+        for branch in branches:
             branch.look()
+        self._forks = {}
+        for branch in branches:
+            if branch.start is not None:
+                self._forks.setdefault(_parent(branch, branches), []).append(branch)
 
     @property
     def branches(self) -> list[Branch]:
@@ -188,14 +199,8 @@ class Program:
         return self._living.get(id(s))
 
     def children(self, of: Branch) -> list[Branch]:
-        """Give the forks of a branch.
-
-        Nothing of the interpreter says whose fork a state is. It begins with its parent's text and shares
-        the parent's messages and values, so it belongs to the branch with which it shares most. Where
-        several states of a batch were given one and the same dict, that may leave a doubt: then to none.
-        """
-        branches = self.branches
-        return [each for each in branches if each.start is not None and _parent(each, branches) is of]
+        """Give the forks of a branch, as of the last look."""
+        return self._forks.get(of, [])
 
     def add(self, s: Any) -> Branch:
         """Give the branch of a state, a new one at its first call."""

@@ -24,7 +24,7 @@ SHOWN_FORKS = 16
 LONGEST_ARGUMENT = 50
 """Characters of an argument in the title."""
 
-LONGEST_TURN = 20_000
+LONGEST_TEXT = 20_000
 """Characters of a piece that are shown; of a longer one, its beginning and its end."""
 
 PROGRAM_STYLE = """
@@ -83,7 +83,7 @@ def program_card(transcript: Transcript, program: Program | None, *, whole: bool
         pairs=_figures(steps, branch),
         details=[
             Details("variables", rows=_variable_rows(branch)),
-            Details("text, as the model sees it", text=branch.text),
+            Details("text, as the model sees it", text=_cut(branch.text)),
         ],
     )
 
@@ -248,14 +248,13 @@ def _marked(piece: Piece) -> str:
 
 
 def _shown(pieces: Sequence[Piece]) -> list[Piece]:
-    """Cut out the middle of pieces that are too long to show."""
-    half = LONGEST_TURN // 2
-    return [
-        Piece(f"{piece.text[:half]}\n[…]\n{piece.text[-half:]}", piece.name, piece.step)
-        if len(piece.text) > LONGEST_TURN
-        else piece
-        for piece in pieces
-    ]
+    return [Piece(_cut(piece.text), piece.name, piece.step) for piece in pieces]
+
+
+def _cut(text: str) -> str:
+    """Cut out the middle of a text that is too long to show."""
+    half = LONGEST_TEXT // 2
+    return f"{text[:half]}\n[…]\n{text[-half:]}" if len(text) > LONGEST_TEXT else text
 
 
 def _failure_html(failure: Sequence[str]) -> str:

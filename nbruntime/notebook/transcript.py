@@ -156,13 +156,20 @@ def _marks(branch: Branch) -> list[tuple[int, int, Piece]]:
         if step.start >= at and text.startswith(value, step.start):
             at = step.start + len(value)
             marks.append((step.start, at, Piece(value, step.name, step)))
-    if not branch.steps:
-        # Another backend: values are looked for in the order in which they came.
-        for name, value in list(branch.variables.items()):
-            start = text.find(value, at) if isinstance(value, str) and value else -1
-            if start >= 0:
-                at = start + len(value)
-                marks.append((start, at, Piece(value, name)))
+        elif branch.finished:
+            return _marks_of_values(branch)  # a speculative call writes what later ones take
+    return marks if branch.steps else _marks_of_values(branch)
+
+
+def _marks_of_values(branch: Branch) -> list[tuple[int, int, Piece]]:
+    """Look for the variables' values in the text, in the order in which they came."""
+    marks, at = [], branch.start or 0
+    steps = {step.name: step for step in branch.steps if step.name is not None}
+    for name, value in list(branch.variables.items()):
+        start = branch.text.find(value, at) if isinstance(value, str) and value else -1
+        if start >= 0:
+            at = start + len(value)
+            marks.append((start, at, Piece(value, name, steps.get(name))))
     return marks
 
 
