@@ -34,7 +34,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbruntime.cards import Card, Details
-from nbruntime.markup import escape
+from nbruntime.markup import escape, shortened, visible
 
 if TYPE_CHECKING:
     from nbruntime.generation import Generation
@@ -64,6 +64,9 @@ __all__ = [
     "ServerTimeoutError",
     "StreamError",
 ]
+
+LONGEST_MESSAGE = 2000
+"""Characters of a message that the text of an error shows; `NbruntimeError.message` has all of them."""
 
 LOG_LINES_SHOWN = 20
 """Lines of the server's log that the text of a `LaunchError` shows."""
@@ -98,8 +101,11 @@ class NbruntimeError(Exception):
         self.hint = self.default_hint if hint is None else hint
 
     def __str__(self) -> str:
-        first = f"{self.message} ({self.where})" if self.where else self.message
-        return f"{first}\n{self.hint}" if self.hint else first
+        # The server's words may be in it: they stay in their line, and steer no terminal.
+        first = shortened(self.message, LONGEST_MESSAGE)
+        if self.where:
+            first += f" ({self.where})"
+        return visible(f"{first}\n{self.hint}" if self.hint else first)
 
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None

@@ -702,6 +702,74 @@ def test_certificates_that_are_none(kind: type[Any], verify: Any) -> None:
         kind("https://127.0.0.1:9", KEY, verify=verify)
 
 
+@pytest.mark.parametrize("kind", [RuntimeEndpoint, AsyncRuntimeEndpoint])
+@pytest.mark.parametrize("name", ["connect_timeout", "read_timeout"])
+@pytest.mark.parametrize("seconds", [0, -1, "5", True, float("nan"), float("inf")])
+def test_time_outs_that_are_none(kind: type[Any], name: str, seconds: Any) -> None:
+    with pytest.raises(errors.ArgumentError, match=f"{name} is .*\n.*None to wait for ever"):
+        kind("http://127.0.0.1:9", **{name: seconds})
+
+
+def test_what_is_ill_typed_is_not_sent(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    count = len(server.asked)
+    calls: list[Callable[[], Any]] = [
+        lambda: endpoint.embed("x", dimensions="big"),  # type: ignore[arg-type]
+        lambda: endpoint.tokenize("x", add_special_tokens="no"),  # type: ignore[arg-type]
+        lambda: endpoint.detokenize([1], skip_special_tokens=0),  # type: ignore[arg-type]
+        *(lambda rid=rid: endpoint.abort(rid) for rid in (5, None, [5], b"x", [], "")),
+    ]
+    for call in calls:
+        assert isinstance(failure(call), errors.ArgumentError)
+    assert len(server.asked) == count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_left_together(server: ScriptedServer, kind: str) -> None:
+    together = threading.Barrier(4)
+
+    def slow(asked: Asked) -> Reply:
+        if asked.json["rid"] != "r_0":
+            together.wait(10)  # comes only while others are on their way
+        return Reply(body=b"")
+
+    server.on("/generate", stream({**events()[0], "index": 0}, Wait()))
+    server.on("/abort_request", slow)
+    with connected(kind, server.url) as client:
+        client.call("abort", [f"r_{number}" for number in range(9)])
+    assert sorted(asked.json["rid"] for asked in server.to("/abort_request")) == [f"r_{n}" for n in range(9)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_only_the_admins_key_aborts_the_connection_is_closed(server: ScriptedServer, kind: str) -> None:
+    server.on("/generate", lambda asked: stream(*events()[:2], Wait()))
+    server.on("/abort_request", Reply(json={"error": "Unauthorized"}, status=401))
+
+    with connected(kind, server.url) as client:
+        running = client.call("stream", "x")
+        abort = running.abort()
+        if kind == "async":
+            client.run(abort)
+        assert running.done
+        assert server.gone.wait(10)
+
+
+def test_words_of_a_server_steer_no_terminal(server: ScriptedServer) -> None:
+    server.on("/model_info", Reply(json={**MODEL_INFO, "served_model_name": "evil\x1b[2J"}))
+    with RuntimeEndpoint(server.url) as endpoint:
+        long = "bad\x1b[31m\nsecond line " + "x" * 5000
+        server.on("/generate", Reply(json={"error": {"message": long}}, status=400))
+        whole = failure(lambda: endpoint.complete("x"))
+        server.on("/generate", stream({"error": {"message": long}}))
+        streamed = failure(lambda: endpoint.stream("x").result())
+        assert "\x1b" not in repr(endpoint)
+    for error in (whole, streamed):
+        assert "\x1b" not in str(error)
+        first, *rest = str(error).splitlines()
+        assert "bad␛[31m second line" in first
+        assert len(first) < 2200
+        assert rest == [error.hint]
+
+
 def test_redirects_are_not_followed(server: ScriptedServer) -> None:
     with ScriptedServer() as other:
         server.on("/model_info", Reply(body=b"", status=307, headers={"location": f"{other.url}/model_info"}))

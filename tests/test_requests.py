@@ -166,6 +166,42 @@ def test_bad_values(arguments: dict[str, Any], kind: type[Exception]) -> None:
     assert "sampling_params" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"return_logprob": "yes"},
+        {"return_logprob": 1},
+        {"top_logprobs_num": "3"},
+        {"top_logprobs_num": True},
+        {"top_logprobs_num": [3, "3"]},
+        {"logprob_start_len": 0.5},
+        {"token_ids_logprob": 5},
+        {"token_ids_logprob": ["5"]},
+        {"session_id": 5},
+        {"session_id": ["s"]},
+        {"lora_path": 5},
+        {"priority": "high"},
+        {"custom_labels": "x"},
+        {"rid": 5},
+    ],
+)
+def test_options_of_a_wrong_type(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentTypeError, match=next(iter(arguments))) as caught:
+        body(**arguments)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_options_for_each_prompt() -> None:
+    given = {
+        "return_logprob": (True, False),
+        "lora_path": ["a", None],
+        "token_ids_logprob": [[5], None],
+        "image_data": [["a.png"], "b.png"],
+    }
+    sent = build_generate_request(["x", "y"], **given).body
+    assert {name: sent[name] for name in given} == {**given, "return_logprob": [True, False]}
+
+
 @given(st.dictionaries(st.text(max_size=12), st.integers(), max_size=3))
 def test_no_unknown_name_is_ever_sent(arguments: dict[str, int]) -> None:
     known = {*PARAMETER_NAMES, *OPTION_NAMES}

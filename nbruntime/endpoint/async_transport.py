@@ -21,7 +21,7 @@ from nbruntime.endpoint import problems
 from nbruntime.endpoint.cleaner import Cleaner
 from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
 from nbruntime.endpoint.settings import Settings
-from nbruntime.endpoint.transport import CLOSED_AT_ONCE, Transport
+from nbruntime.endpoint.transport import ABORTS_AT_ONCE, CLOSED_AT_ONCE, Transport
 from nbruntime.errors import NbruntimeError, ServerConnectionError
 from nbruntime.protocol.events import LAST_EVENT
 
@@ -149,9 +149,16 @@ class AsyncTransport:
             _log.debug("abort of %s: %s", rids, error)
 
     async def abort(self, rids: Sequence[str]) -> None:
-        """Stop requests on the server by their names."""
-        for rid in rids:
+        """Stop requests on the server by their names: the first, and if that works the others together."""
+        for rid in rids[:1]:
             await self.send(abort(rid))
+        together = asyncio.Semaphore(ABORTS_AT_ONCE)
+
+        async def stop(rid: str) -> None:
+            async with together:
+                await self.send(abort(rid))
+
+        await asyncio.gather(*map(stop, rids[1:]))
 
     def abandon(self, body: AsyncBody, rids: Sequence[str]) -> None:
         """Close an answer and stop its requests, from any thread and without an event loop; never waits."""

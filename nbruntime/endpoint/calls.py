@@ -29,6 +29,7 @@ from nbruntime.generation.progress import aborted_on_server
 from nbruntime.protocol.answers import misshapen, scrub_reason
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.messages import Messages, read_messages
+from nbruntime.protocol.options import check_option
 from nbruntime.protocol.requests import (
     GenerateRequest,
     Prompt,
@@ -266,6 +267,7 @@ def tokenize(
         raise ArgumentTypeError(
             "tokenize() takes a text or messages", where="text", hint="Give exactly one of the two."
         )
+    check_option("add_special_tokens", add_special_tokens)
     if messages is not None:
         written, _ = yield from _chat_prompt(known, read_messages(messages))
         if not isinstance(written, str):
@@ -290,6 +292,7 @@ def tokenize(
 def detokenize(settings: Settings, known: Knowledge, tokens: Any, skip_special_tokens: bool) -> Call[Any]:
     """Turn tokens into text: on the server, or here if it cannot."""
     tokens = read_token_ids(tokens)
+    check_option("skip_special_tokens", skip_special_tokens)
     if known.tokenizes is not False:
         body = {"tokens": tokens, "skip_special_tokens": skip_special_tokens}
         try:
@@ -333,7 +336,10 @@ def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call
     field, value, prompts, batch = read_prompt(prompt)
     rids = request_names(None, len(prompts), batch)
     body = {field: value, "rid": list(rids) if batch else rids[0]}
-    body.update((name, given) for name, given in options.items() if given is not None)
+    for name, given in options.items():
+        if given is not None:
+            check_option(name, given)
+            body[name] = given
     answer: Answer = yield from guarded(Ask("POST", "/encode", body), rids)
     vectors = [record.get("embedding") for record in _records(answer, len(prompts))]
     if not all(isinstance(vector, list) for vector in vectors):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from nbruntime.endpoint.knowledge import Knowledge
 from nbruntime.endpoint.secret import Secret
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.markup import visible
 
 
 class Client:
@@ -36,8 +38,8 @@ class Client:
             check_base_url(base_url),
             checked_key(api_key),
             checked_certificates(verify),
-            connect_timeout,
-            read_timeout,
+            checked_seconds("connect_timeout", connect_timeout),
+            checked_seconds("read_timeout", read_timeout),
         )
 
     @property
@@ -82,7 +84,7 @@ class Client:
         key = ", api_key=***" if self._settings.secret else ""
         return (
             f"{type(self).__name__}({self.base_url!r}{key})\n"
-            f"  {self._known.model_name()}, {self._settings.state()}"
+            f"  {visible(self._known.model_name())}, {visible(self._settings.state())}"
         )
 
 
@@ -117,9 +119,22 @@ _VERIFY_HINT = (
 
 def checked_rids(rid: str | Any) -> tuple[str, ...]:
     """Read the names of requests that are to be aborted."""
-    rids = (rid,) if isinstance(rid, str) else tuple(rid)
-    if not rids or not all(isinstance(each, str) and each for each in rids):
-        raise ArgumentValueError(
-            "rid is empty", where="rid", hint="Give the name of a request, as in stream.rid."
-        )
-    return rids
+    rids = (rid,) if isinstance(rid, str) else rid
+    if not isinstance(rids, list | tuple) or not all(isinstance(each, str) for each in rids):
+        raise ArgumentTypeError(f"rid is {rid!r}", where="rid", hint=_RID_HINT)
+    if not rids or not all(rids):
+        raise ArgumentValueError("rid is empty", where="rid", hint=_RID_HINT)
+    return tuple(rids)
+
+
+_RID_HINT = "Give the name of a request, as in stream.rid."
+
+
+def checked_seconds(name: str, seconds: float | None) -> float | None:
+    """Refuse a time-out that no socket takes."""
+    hint = "Give seconds, such as 10.0, or None to wait for ever."
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
+        raise ArgumentTypeError(f"{name} is a {type(seconds).__name__}", where=name, hint=hint)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ArgumentValueError(f"{name} is {seconds}", where=name, hint=hint)
+    return seconds

@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from nbruntime.errors import NbruntimeError, NotServedError
+from nbruntime.errors import AuthenticationError, NbruntimeError, NotServedError
 from nbruntime.generation.progress import Progress, ReadableStream
 from nbruntime.generation.record import Generation
 from nbruntime.protocol.deltas import Delta
@@ -56,7 +56,7 @@ class _AsyncLifeline:
         if known:
             try:
                 await self._abort(known)
-            except NotServedError:  # a router
+            except (NotServedError, AuthenticationError):  # a router, or only the admin's key may abort
                 unheard = True
         if unheard:
             await self.leave()

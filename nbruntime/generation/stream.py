@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from nbruntime.errors import NbruntimeError, NotServedError
+from nbruntime.errors import AuthenticationError, NbruntimeError, NotServedError
 from nbruntime.generation.interrupts import unwatch, watch
 from nbruntime.generation.progress import Progress, ReadableStream
 from nbruntime.generation.record import Generation
@@ -51,7 +51,7 @@ class _Lifeline:
         if known:
             try:
                 self._abort(known)
-            except NotServedError:  # a router
+            except (NotServedError, AuthenticationError):  # a router, or only the admin's key may abort
                 unheard = True
         if unheard:
             self.leave()  # a closed connection is all that the server can be told

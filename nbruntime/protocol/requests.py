@@ -16,44 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.protocol.options import OPTION_NAMES, check_option
 from nbruntime.protocol.sampling import PARAMETER_NAMES, ContractError, SamplingParams
 
 Prompt = str | Sequence[int]
 """One prompt: text, or token ids."""
-
-OPTION_NAMES = (
-    "return_logprob",
-    "logprob_start_len",
-    "top_logprobs_num",
-    "token_ids_logprob",
-    "return_text_in_logprobs",
-    "return_hidden_states",
-    "return_prompt_token_ids",
-    "lora_path",
-    "session_params",
-    "session_id",
-    "image_data",
-    "video_data",
-    "audio_data",
-    "modalities",
-    "custom_logit_processor",
-    "custom_labels",
-    "priority",
-    "extra_key",
-    "cache_salt",
-    "routing_key",
-    "conversation_id",
-    "require_reasoning",
-    "max_thinking_tokens",
-    "routed_dp_rank",
-    "data_parallel_rank",
-    "bootstrap_host",
-    "bootstrap_port",
-    "bootstrap_room",
-    "log_metrics",
-    "no_logs",
-)
-"""Fields of the request besides prompt, ``sampling_params``, ``rid`` and ``stream``."""
 
 _OTHER_NAMES = {
     "max_tokens": "max_new_tokens",
@@ -150,10 +117,13 @@ def build_generate_request(
     """
     field, value, prompts, batch = read_prompt(prompt)
     keywords = {name: given for name, given in arguments.items() if name in PARAMETER_NAMES}
-    options = {name: given for name, given in arguments.items() if name not in keywords and given is not None}
-    for name in options:
+    options = {
+        name: _plain(given) for name, given in arguments.items() if name not in keywords and given is not None
+    }
+    for name, given in options.items():
         if name not in OPTION_NAMES:
             raise _unknown(name, (*PARAMETER_NAMES, *OPTION_NAMES))
+        check_option(name, given)
 
     checked: dict[str, Any] | list[dict[str, Any]]
     if sampling_params is None or isinstance(sampling_params, Mapping):
@@ -189,7 +159,7 @@ def build_generate_request(
         body["stream"] = True
     if options.get("return_logprob"):
         options.setdefault("return_text_in_logprobs", True)
-    body.update((name, _plain(given)) for name, given in options.items())
+    body.update(options)
     return GenerateRequest(body, prompts, samples, batch or samples > 1, rids)
 
 
@@ -365,7 +335,7 @@ def request_names(rid: str | Sequence[str] | None, count: int, batch: bool) -> t
 
     Raises
     ------
-    ArgumentValueError
+    ArgumentTypeError, ArgumentValueError
         If the names given do not fit.
     """
     if rid is None:
@@ -374,14 +344,19 @@ def request_names(rid: str | Sequence[str] | None, count: int, batch: bool) -> t
         if not rid:
             raise ArgumentValueError("rid is empty", where="rid", hint="Leave it out to have one made.")
         return tuple(f"{rid}_{i}" for i in range(count)) if batch else (rid,)
+    if not isinstance(rid, list | tuple):
+        raise ArgumentTypeError(f"rid is a {type(rid).__name__}", where="rid", hint=_RID_HINT)
     rids = tuple(rid)
     if len(rids) != count or len(set(rids)) != count or not all(isinstance(r, str) and r for r in rids):
         raise ArgumentValueError(
             f"rid must be {count} different names for {count} prompts" if batch else "rid must be one name",
             where="rid",
-            hint="Give one text, or leave it out to have names made.",
+            hint=_RID_HINT,
         )
     return rids
+
+
+_RID_HINT = "Give one text, or leave it out to have names made."
 
 
 def _plain(value: Any) -> Any:
