@@ -22,6 +22,8 @@ MAX_STOP_STRINGS = 32
 MAX_STOP_REGEXES = 32
 MAX_STOP_REGEX_BYTES = 256
 MAX_SEED = 2**63
+MAX_LOGIT_BIAS = 1e30
+"""Far beyond any logit, and finite in 32 bits after a division by the smallest temperature."""
 
 
 class ContractError(ValueError):
@@ -214,6 +216,11 @@ class SamplingParams:
             for token_id in self.logit_bias or ():
                 if not 0 <= token_id < vocab_size:
                     raise ValueError(f"logit_bias must has keys in [0, {vocab_size - 1}], got {token_id}.")
+        for bias in (self.logit_bias or {}).values():
+            if not abs(bias) <= MAX_LOGIT_BIAS:
+                raise ValueError(
+                    f"logit_bias must have values in [-{MAX_LOGIT_BIAS:g}, {MAX_LOGIT_BIAS:g}], got {bias}."
+                )
         if self.sampling_seed is not None and not -MAX_SEED <= self.sampling_seed < MAX_SEED:
             raise ValueError(f"sampling_seed must be in [-2**63, 2**63 - 1], got {self.sampling_seed}.")
         grammars = (self.json_schema, self.regex, self.ebnf, self.structural_tag)
@@ -276,6 +283,10 @@ def _int(value: Any) -> int:
 def _float(value: Any) -> float:
     # The number is kept as it came, so that a message can show it as it was sent.
     if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            float(value)
+        except OverflowError as error:
+            raise ContractError("number out of range, expected f64") from error
         return value
     raise _wrong_type(value, "f64")
 
