@@ -215,3 +215,45 @@ def test_rows_of_a_decode_step_are_padded_to_twice_their_length_at_most(tmp_path
     together = runner.forward(batch)
     for row in range(len(lengths)):
         close(together[row], runner.forward(decode(slots[row : row + 1], sequences[row : row + 1]))[0])
+
+
+def test_a_request_s_logits_do_not_depend_on_its_neighbours_by_longrope(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "original_max_position_embeddings": 32,
+    }
+    folder = make_model(
+        tmp_path, "Phi3Config", SMALL | {"original_max_position_embeddings": 32, "rope_parameters": rope}
+    )
+    runner = load_model(folder, dtype="float32")
+    longest = runner.facts.context_length
+    assert longest == 32
+    runner.allocate_cache(60)
+    slots = [list(range(1, 11)), list(range(11, 11 + longest))]
+    short, long = (
+        [7 * position % 97 for position in range(10)],
+        [5 * position % 97 for position in range(longest)],
+    )
+    alone = runner.forward(extend(slots, [(0, short, 0, 10)]))
+    together = runner.forward(extend(slots, [(0, short, 0, 10), (1, long, 0, longest)]))
+    close(together[:10], alone)
+
+
+def test_a_context_beyond_the_model_s_is_refused_before_the_weights_are_read(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, "LlamaConfig", SMALL)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(LaunchError, match="--context-length 129 is more than the model's 128 tokens"):
+        load_model(folder, context_length=129)
+    with pytest.raises(LaunchError, match="cannot serve llama"):
+        load_model(folder, context_length=128)
+
+
+def test_a_cache_beyond_the_memory_is_refused(tmp_path: Path) -> None:
+    runner = load_model(make_model(tmp_path, "LlamaConfig", SMALL))
+    with pytest.raises(
+        LaunchError, match=r"no memory for a KV cache of 10{15} tokens, .* GiB\n.*--max-total"
+    ):
+        runner.allocate_cache(10**15)

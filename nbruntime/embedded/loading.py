@@ -20,7 +20,7 @@ from nbruntime.embedded.runner.batch import ModelFacts
 from nbruntime.embedded.sampling.grammar import GrammarCompiler
 from nbruntime.embedded.sampling.sampler import Sampler
 from nbruntime.embedded.text.tokenizer import Tokenizer
-from nbruntime.errors import LaunchError, ModelNotFoundError
+from nbruntime.errors import ModelNotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def load_service(
         from nbruntime.embedded.runner.transformers_runner import load_model
 
         torch.set_num_threads(arguments.threads or torch.get_num_threads())
-        runner = load_model(model.folder, dtype=arguments.dtype)
+        runner = load_model(model.folder, dtype=arguments.dtype, context_length=arguments.context_length)
     announce("warming up")
     with timed("warm_up"):
         runner.warm_up()
@@ -142,19 +142,8 @@ def cache_size(arguments: ServerArguments, facts: ModelFacts) -> int:
 
 
 def context_length(arguments: ServerArguments, facts: ModelFacts, capacity: int) -> int:
-    """Decide how many tokens a prompt and its answer may have together.
-
-    Raises
-    ------
-    LaunchError
-        When more is asked for than the model was made for.
-    """
+    """Decide how many tokens a prompt and its answer may have together: as many as the KV cache holds."""
     wanted = arguments.context_length or facts.context_length
-    if wanted > facts.context_length:
-        raise LaunchError(
-            f"--context-length {wanted} is more than the model's {facts.context_length} tokens",
-            hint="Leave it out, or give a smaller one.",
-        )
     if wanted > capacity:
         logger.info("context length: %d tokens, as many as the KV cache holds (of %d)", capacity, wanted)
     return min(wanted, capacity)

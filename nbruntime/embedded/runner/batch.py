@@ -132,8 +132,8 @@ class ModelRunner(Protocol):
 class LoadModel(Protocol):
     """Makes a runner from a model folder."""
 
-    def __call__(self, folder: Path, *, dtype: str) -> ModelRunner:
-        """Load the weights in `folder`."""
+    def __call__(self, folder: Path, *, dtype: str, context_length: int | None) -> ModelRunner:
+        """Load the weights in `folder`, if the model takes so many tokens."""
 
 
 def index(values: list[int]) -> Tensor:

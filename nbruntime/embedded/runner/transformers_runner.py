@@ -52,7 +52,7 @@ class TransformersRunner:
             architectures=tuple(config.architectures or ()),
             model_type=config.model_type,
             vocab_size=text.vocab_size,
-            context_length=getattr(text, "max_position_embeddings", None) or 2048,
+            context_length=_longest_context(text),
             eos_token_ids=_token_ids(text.eos_token_id) | _token_ids(generation.eos_token_id),
             num_layers=text.num_hidden_layers,
             num_kv_heads=heads,
@@ -64,9 +64,22 @@ class TransformersRunner:
         self._cache = attention.KVCache(0, [])
 
     def allocate_cache(self, num_slots: int) -> None:
-        """Make room for the keys and values of `num_slots` tokens; what was cached is lost."""
+        """Make room for the keys and values of `num_slots` tokens; what was cached is lost.
+
+        Raises
+        ------
+        LaunchError
+            When there is not so much memory.
+        """
         shape = (self.facts.num_kv_heads, self.facts.head_dim)
-        self._cache = attention.KVCache(num_slots, [shape] * self.facts.num_layers)
+        try:
+            self._cache = attention.KVCache(num_slots, [shape] * self.facts.num_layers)
+        except RuntimeError as error:
+            size = num_slots * self.facts.kv_bytes_per_token / 2**30
+            raise LaunchError(
+                f"There is no memory for a KV cache of {num_slots} tokens, {size:,.1f} GiB",
+                hint="Give a smaller --max-total-tokens.",
+            ) from error
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch) -> Tensor:
@@ -119,7 +132,7 @@ class TransformersRunner:
         return logits[0].float()
 
 
-def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
+def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None = None) -> TransformersRunner:
     """Load a model folder of the Hugging Face kind.
 
     Parameters
@@ -129,6 +142,8 @@ def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
     dtype : str
         ``float32`` computes as transformers does; anything else packs the linear layers to float16 where
         the CPU can, and computes in float32 where it cannot.
+    context_length : int, optional
+        Tokens that it has to take; refused before the weights are read if it was not made for so many.
 
     Returns
     -------
@@ -138,7 +153,7 @@ def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
     Raises
     ------
     LaunchError
-        When the architecture cannot be served.
+        When the architecture or the context length cannot be served.
     """
     from transformers import AutoConfig
 
@@ -146,6 +161,7 @@ def load_model(folder: Path, *, dtype: str = "auto") -> TransformersRunner:
     with _model_errors(str(folder)):
         config: Any = AutoConfig.from_pretrained(folder)
     _check_architecture(config)
+    _check_context(config, context_length)
     model_class = _model_class(config)
     pack = dtype not in {"float32", "float"} and packing_works()
     attention.register()
@@ -192,6 +208,33 @@ def _check_architecture(config: Any) -> None:
         foreign.add("attention with soft-capped logits")
     if foreign:
         raise _unserved(config.model_type, f"it has {', '.join(sorted(foreign))}")
+
+
+def _longest_context(text: Any) -> int:
+    """Give the longest sequence that a model takes, whatever runs beside it.
+
+    By longrope a model has one set of frequencies up to its original length and another beyond, and
+    transformers takes the one for all requests of a step that its longest needs: only the first is served.
+    """
+    longest: int = getattr(text, "max_position_embeddings", None) or 2048
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]
+    originals = [
+        each["original_max_position_embeddings"] for each in kinds if each.get("rope_type") == "longrope"
+    ]
+    return min([longest, *originals])
+
+
+def _check_context(config: Any, wanted: int | None) -> None:
+    text = config.get_text_config()
+    longest, named = _longest_context(text), getattr(text, "max_position_embeddings", None)
+    if named is not None and longest < named:
+        logger.info("context length: %d tokens, which is the model's without longrope (%d)", longest, named)
+    if wanted is not None and wanted > longest:
+        raise LaunchError(
+            f"--context-length {wanted} is more than the model's {longest} tokens",
+            hint="Leave it out, or give a smaller one.",
+        )
 
 
 @contextmanager
