@@ -102,6 +102,15 @@ BAD: dict[str, tuple[bytes, str, str]] = {
         MESSAGE,
         "temperature must be a non-negative finite",
     ),
+    "a temperature of 400 digits": (params(temperature=10**400), TEXT, "number out of range, expected f64"),
+    "a bias of 400 digits": (params(logit_bias={"5": 10**400}), TEXT, "number out of range, expected f64"),
+    "a bias beyond 32 bits": (params(logit_bias={"5": 1e300}), MESSAGE, "values in [-1e+30, 1e+30]"),
+    "an infinite bias": (
+        b'{"text": "a", "sampling_params": {"logit_bias": {"5": -1e999}}}',
+        MESSAGE,
+        "values in [-1e+30, 1e+30]",
+    ),
+    "an n of 1000 digits": (params(n=10**1000), MESSAGE, "more answers than"),
     "top_p of 0": (params(top_p=0), MESSAGE, "top_p must be in (0, 1], got 0."),
     "top_k of 0": (params(top_k=0), MESSAGE, "top_k must be -1 (disable) or at least 1, got 0."),
     "min_p of 2": (params(min_p=2), MESSAGE, "min_p must be in [0, 1], got 2."),
@@ -740,6 +749,48 @@ def test_a_taken_port() -> None:
     assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
     assert "Give another --port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_is_none(port: str) -> None:
+    done = refused("--port", port)
+    assert done.returncode == 2
+    assert f"--port must be in [0, 65535], got {port}" in done.stderr
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--tokenizer-path", "/nonexistent", "error: ModelNotFoundError: The tokenizer in /nonexistent"),
+        (
+            "--context-length",
+            "10000",
+            "error: LaunchError: --context-length 10000 is more than the model's 8192",
+        ),
+        (
+            "--max-total-tokens",
+            "99999999999",
+            "error: LaunchError: There is no memory for a KV cache of 99999999999",
+        ),
+    ],
+)
+def test_what_cannot_be_started_is_told_in_two_lines(flag: str, value: str, said: str) -> None:
+    done = refused(flag, value, "--port", "0")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_the_other_loopback() -> None:
+    server = EmbeddedServer("--host", "::1")
+    try:
+        assert server.url.startswith("http://[::1]:")
+        assert server.get("/health").status_code == 503
+    finally:
+        server.close()
 
 
 @pytest.mark.model

@@ -105,6 +105,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if arguments.stream_interval < 1:
         parser.error(f"--stream-interval must be at least 1, got {arguments.stream_interval}")
+    if not 0 <= arguments.port < 2**16:
+        parser.error(f"--port must be in [0, 65535], got {arguments.port}")
     if not is_loopback(arguments.host) and arguments.api_key is None:
         parser.error(
             f"--host {arguments.host} can be reached from other machines, and no API key is set\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -60,15 +61,25 @@ def _listen(arguments: ServerArguments) -> socket.socket:
         except OSError as error:
             raise LaunchError(f"--fd {arguments.fd} is not an open socket: {error}") from error
     else:
-        try:
-            listener = socket.create_server((arguments.host, arguments.port), backlog=_BACKLOG)
-        except OSError as error:
-            raise PortInUseError(
-                f"Cannot listen on {arguments.host}:{arguments.port}: {error.strerror}",
-                hint="Give another --port; 0 takes a free one.",
-            ) from error
+        listener = _bind(arguments.host, arguments.port)
     listener.setblocking(False)
     return listener
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+            raise LaunchError(
+                f"Cannot listen on {host}: {error.strerror}",
+                hint="Give an address of this machine as --host.",
+            ) from error
+        raise PortInUseError(
+            f"Cannot listen on {host}:{port}: {error.strerror}",
+            hint="Give another --port; 0 takes a free one.",
+        ) from error
 
 
 async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
@@ -86,7 +97,7 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
     await runner.setup()
     await web.SockSite(runner, listener, backlog=_BACKLOG).start()
     host, port = listener.getsockname()[:2]
-    logger.info("listening on http://%s:%d", host, port)
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
     def enter(phase: str) -> None:
         state.phase = phase

@@ -110,17 +110,26 @@ class Tokenizer:
 
 
 def _load_backend(folder: Path) -> Any:
+    try:
+        backend = _read_backend(folder)
+    except Exception as error:  # tokenizers raises bare ones
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelNotFoundError(
+            f"The tokenizer in {folder} cannot be read: {reason}", hint="Give a folder with a tokenizer.json."
+        ) from error
+    if backend is None:
+        raise ModelNotFoundError(
+            f"{folder} has no tokenizer.json, and its tokenizer has no fast form",
+            hint="Save one with AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
+        )
+    return backend
+
+
+def _read_backend(folder: Path) -> Any:
     path = folder / "tokenizer.json"
     if path.exists():
         return FastTokenizer.from_file(str(path))
     # Older models bring only sentencepiece files: transformers converts them.
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelNotFoundError(
-            f"{folder} has no tokenizer.json, and its tokenizer has no fast form\n"
-            "Save one with AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-        )
-    return backend
+    return getattr(AutoTokenizer.from_pretrained(folder), "backend_tokenizer", None)
