@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fake_engine import await_true, installed
+from left_behind import nothing_left_behind
 from markup_checks import HOSTILE, checked, parsed
 
 from nbruntime.errors import ArgumentTypeError, LaunchError
@@ -53,7 +54,7 @@ class Cell:
 
 @pytest.fixture(autouse=True)
 def _engines() -> Iterator[None]:
-    with installed():
+    with installed(), nothing_left_behind():
         yield
 
 
@@ -118,8 +119,9 @@ def test_phase_bar_time_and_log_while_it_runs(cell: Cell, gate: Path) -> None:
     def read() -> None:
         [view] = views
         await_true(lambda: "downloading" in str(view._phase))
-        await_true(lambda: "hub" in view._box.children[3].value)
-        seen.extend(child.value for child in view._box.children)
+        *_, box = view._kit._made
+        await_true(lambda: "hub" in box.children[3].value)
+        seen.extend(child.value for child in box.children)
 
     views: list[LaunchView] = []
     make = LaunchView.__init__

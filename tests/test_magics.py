@@ -553,12 +553,13 @@ def test_info_and_flush(
     assert "The KV cache of main is empty." in capsys.readouterr().out
 
 
-def test_the_info_in_a_notebook_masks_keys() -> None:
+def test_the_info_in_a_notebook_masks_keys(server: ScriptedServer) -> None:
     from nbruntime.notebook.known_servers import KnownServer
     from nbruntime.notebook.server_cards import info_card
 
-    with ScriptedServer() as server, RuntimeEndpoint(server.url) as endpoint:
-        card = info_card(KnownServer("main", endpoint), {"api_key": "sk-1234", "tp_size": 2, "version": "1"})
+    server.on("/server_info", Reply(json={"api_key": "sk-1234", "tp_size": 2, "version": "1"}))
+    with RuntimeEndpoint(server.url) as endpoint:
+        card = info_card(KnownServer("main", endpoint), endpoint.get_server_info())
     assert "sk-1234" not in card.html()
     assert "tensor 2" in card.text()
 

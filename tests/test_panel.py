@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets
 import pytest
 from fake_engine import await_true, installed
+from left_behind import nothing_left_behind
 from markup_checks import HOSTILE, checked, parsed
 from scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer
 from sglang_records import RECORDS
 
 from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.errors import ArgumentValueError
+from nbruntime.notebook import cells, server_watch
 from nbruntime.notebook import panel as panels
-from nbruntime.notebook import server_watch
 from nbruntime.notebook.panel import ServerPanel
 from nbruntime.notebook.server_fields import fields_html, fields_of, matching
 from nbruntime.notebook.server_watch import METRICS_EVERY, ServerWatch, whole_load
@@ -55,6 +58,12 @@ class Server(ScriptedServer):
         return sum(asked.path == path for asked in self.asked)
 
 
+@pytest.fixture(autouse=True)
+def _tidy() -> Iterator[None]:
+    with nothing_left_behind():
+        yield
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as started:
@@ -63,7 +72,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def panel(server: Server) -> Iterator[ServerPanel]:
-    made = ServerPanel(RuntimeEndpoint(server.url), interval=0.02)
+    made = ServerPanel(RuntimeEndpoint(server.url), interval=0.05)
     yield made
     made.close()
     await_true(lambda: not made.polling)
@@ -145,22 +154,22 @@ def test_latencies_are_those_of_the_last_minute(panel: ServerPanel, server: Serv
     assert "10" in said
 
 
-def test_old_servers(server: Server) -> None:
+def test_old_servers(panel: ServerPanel, server: Server) -> None:
     server.on("/v1/loads", Reply(json={"detail": "Not Found"}, status=404))
     server.on(
         "/get_load", Reply(json=[{"dp_rank": 0, "num_reqs": 5, "num_waiting_reqs": 2, "num_tokens": 7}])
     )
-    watch = ServerPanel(RuntimeEndpoint(server.url)).watch
+    watch = panel.watch
     watch.poll()
     load = watch.load()
     assert load is not None
     assert (load.num_running_reqs, load.num_waiting_reqs, load.gen_throughput) == (3, 2, None)
 
 
-def test_a_server_without_loads_tells_by_its_metrics(server: Server) -> None:
+def test_a_server_without_loads_tells_by_its_metrics(panel: ServerPanel, server: Server) -> None:
     server.on("/v1/loads", Reply(json={"detail": "Not Found"}, status=404))
     server.on("/metrics", Reply(body=b'sglang:num_running_reqs{a="b"} 2.0\nsglang:num_used_tokens 5'))
-    watch = ServerPanel(RuntimeEndpoint(server.url)).watch
+    watch = panel.watch
     for _ in range(3):
         watch.poll()
     load = watch.load()
@@ -200,18 +209,22 @@ def test_a_sglang_server_with_all_of_its_fields(panel: ServerPanel, server: Serv
     assert panel._found.value.count("<details>") > 10
 
 
-def test_secrets_in_fields_are_masked_wherever_they_stand() -> None:
-    fields = fields_of(
-        {
-            "api_key": "sk-one",
-            "ssl_keyfile_password": "pw-two",
-            "launch_command": "serve --api-key sk-one --admin-api-key=sk-three --ssl-keyfile-password pw-two",
-            "nested": {"admin_api_key": "sk-three", "argv": ["--api-key", "sk-one"]},
-            "internal_states": [{"api_key": "sk-one", "hf_token": "hf-four"}, {"tp_rank": 1}],
-        }
-    )
+def test_secrets_in_fields_are_masked_wherever_they_stand(panel: ServerPanel, server: Server) -> None:
+    said = {
+        "api_key": "sk-one",
+        "ssl_keyfile_password": "pw-two",
+        "launch_command": "serve --api-key sk-one --admin-api-key=sk-three --ssl-keyfile-password pw-two",
+        "nested": {"admin_api_key": "sk-three", "argv": ["--api-key", "sk-one"]},
+        "remotes": [{"api_key": "sk-five"}],
+        "internal_states": [{"api_key": "sk-one", "hf_token": "hf-four"}, {"tp_rank": 1}],
+    }
+    server.on("/server_info", Reply(json=said))
+    look(panel)
+    fields = panel._fields
     shown = fields_html(fields) + fields_html(fields, "key")
-    assert not [secret for secret in ("sk-one", "pw-two", "sk-three", "hf-four") if secret in shown]
+    assert not [
+        secret for secret in ("sk-one", "pw-two", "sk-three", "hf-four", "sk-five") if secret in shown
+    ]
     assert fields["launch_command"].startswith("serve --api-key *** --admin-api-key=***")
     assert fields["internal_states.1.tp_rank"] == "1"
 
@@ -362,7 +375,7 @@ def test_what_has_not_changed_is_not_sent(
 
 
 def test_the_memory_is_bounded() -> None:
-    watch = ServerWatch(lambda path: json.dumps([] if "load" in path else {}).encode(), steps=10)
+    watch = ServerWatch(lambda path: json.dumps([] if "load" in path else {}), steps=10)
     for _ in range(1000):
         watch.poll()
     assert len(watch.points("num_running_reqs")) == 10
@@ -440,8 +453,14 @@ def test_closing_leaves_a_picture_without_a_widget(
     await_polls(server)
     assert WIDGET in handle.bundles[0]
     checked(handle.bundles[0])
+    await_true(lambda: len(handle.bundles) > 1)
+    beside = show(panel, monkeypatch)
     panel._buttons["close"].click()
-    _, last = handle.bundles
+    _, asked, last = handle.bundles
+    assert WIDGET in asked
+    assert "42 tokens/s" in checked(asked), "a notebook may be saved while the panel is open"
+    assert len(beside.bundles) == 2
+    assert beside.bundles[-1] == last
     assert set(last) == {"text/plain", "text/html"}
     said = checked(last)
     for part in (
@@ -455,7 +474,7 @@ def test_closing_leaves_a_picture_without_a_widget(
     assert panel.comm is None
     assert all(child.comm is None for child in panel.children)
     panel.close()
-    assert len(handle.bundles) == 2
+    assert len(handle.bundles) == 3
     assert WIDGET not in panel._repr_mimebundle_()
     assert WIDGET not in show(panel, monkeypatch).bundles[0], "shown again, it is a picture"
 
@@ -473,25 +492,54 @@ def test_forms_may_be_chosen(panel: ServerPanel, choice: dict[str, Any], expecte
 
 
 def test_running_the_cell_again_closes_the_panel(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = {"header": {"msg_id": "1"}, "metadata": {"cellId": "cell"}}
-    shell = type("Shell", (), {"get_parent": lambda self: parent})()
-    monkeypatch.setattr(panels, "get_ipython", lambda: shell)
+    parent: dict[str, Any] = {"metadata": {"cellId": "cell"}}
+    before_cell: list[Callable[[Any], None]] = []
+    events = SimpleNamespace(register=lambda _name, function: before_cell.append(function))
+    shell = SimpleNamespace(get_parent=lambda: parent, events=events)
+    monkeypatch.setattr(cells, "get_ipython", lambda: shell)
+
+    def run_cell(name: str, *shown: ServerPanel) -> None:
+        parent["metadata"]["cellId"] = name
+        for function in before_cell:
+            function(None)
+        for each in shown:
+            show(each, monkeypatch)
+
     endpoint = RuntimeEndpoint(server.url)
-    first, beside, second, elsewhere = (ServerPanel(endpoint, interval=0.02) for _ in range(4))
-    show(first, monkeypatch)
-    show(beside, monkeypatch)
+    first, beside, second = (ServerPanel(endpoint, interval=0.05) for _ in range(3))
+    run_cell("cell", first, beside)
     assert first.shown
     assert beside.shown, "two in one run of a cell"
-    parent["header"]["msg_id"] = "2"
-    show(second, monkeypatch)
+    run_cell("another", second)
+    assert first.shown
+    run_cell("cell")
     assert not first.shown
     assert not beside.shown
-    parent["metadata"]["cellId"] = "another"
-    show(elsewhere, monkeypatch)
-    assert second.shown
-    for each in (second, elsewhere):
-        each.close()
-    await_true(lambda: not any(each.polling for each in (first, beside, second, elsewhere)))
+    assert first.comm is None
+    run_cell("another", second)
+    assert second.shown, "shown again, it goes on"
+    assert second.comm is not None
+    polls = server.asked_for("/v1/loads")
+    await_true(lambda: server.asked_for("/v1/loads") > polls)
+    assert "42" in text(second)
+    second.close()
+    run_cell("another", second)
+    assert not second.shown
+    await_true(lambda: not any(each.polling for each in (first, beside, second)))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("interval", [0, -1, 0.01, float("nan"), float("inf"), "1", None])
+def test_an_interval_that_makes_no_sense(server: Server, interval: Any) -> None:
+    with pytest.raises(ArgumentValueError, match=r"interval must be between 0\.05 and 3600"):
+        RuntimeEndpoint(server.url).panel(interval=interval)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_option_that_there_is_not(server: Server) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        RuntimeEndpoint(server.url).panel(colour=1)
+    gc.collect()  # what was not made is not closed
 
 
 # With a server of our own
@@ -504,7 +552,7 @@ def runtime() -> Iterator[Runtime]:
 
 
 def test_a_runtime_has_its_log_and_can_be_shut_down(runtime: Runtime) -> None:
-    panel: ServerPanel = runtime.panel(interval=0.02)
+    panel: ServerPanel = runtime.panel(interval=0.05)
     panel._view_count = 1
     await_true(lambda: panel.watch.asked)
     assert "a <b>line</b> of the log" in text(panel)
@@ -526,7 +574,7 @@ def test_a_runtime_has_its_log_and_can_be_shut_down(runtime: Runtime) -> None:
 
 
 def test_a_runtime_that_died_says_how(runtime: Runtime) -> None:
-    panel: ServerPanel = runtime.panel(interval=0.02)
+    panel: ServerPanel = runtime.panel(interval=0.05)
     panel._view_count = 1
     await_true(lambda: panel.watch.asked)
     assert runtime.pid is not None
@@ -535,8 +583,10 @@ def test_a_runtime_that_died_says_how(runtime: Runtime) -> None:
     assert "killed by SIGKILL" in text(panel)
     assert panel.watch.load() is None, "nothing is known of now"
     await_true(lambda: not panel.polling)
-    assert "SIGKILL" in checked(runtime.panel()._repr_mimebundle_())
-    panel.close()
+    late = runtime.panel()
+    assert "SIGKILL" in checked(late._repr_mimebundle_())
+    for each in (panel, late):
+        each.close()
 
 
 def test_it_is_found_by_name(server: Server) -> None:

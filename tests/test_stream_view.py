@@ -18,7 +18,7 @@ import pytest
 from comm.base_comm import BaseComm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ipywidgets.widgets import widget as widgets
+from left_behind import nothing_left_behind
 from nbconvert import HTMLExporter, MarkdownExporter
 from scripted_server import CUT, ScriptedServer, Wait, answer, cumulative, stream
 from test_live_text import DANGEROUS
@@ -28,12 +28,13 @@ from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.errors import ArgumentValueError, StreamError
 from nbruntime.generation import Generation, Generations, GenerationStream
 from nbruntime.notebook import stream_view
-from nbruntime.notebook.answer_view import AnswerView, WidgetKit
+from nbruntime.notebook.answer_view import AnswerView
 from nbruntime.notebook.answers import LONGEST_ANSWER, answer_bundle
 from nbruntime.notebook.live_text import LiveText, text_html
 from nbruntime.notebook.markdown import render_markdown, safe_markdown, while_growing
 from nbruntime.notebook.presenting import DRAWS_PER_SECOND
 from nbruntime.notebook.stream_view import StreamView, next_pause
+from nbruntime.notebook.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import build_generate_request
 
@@ -82,15 +83,9 @@ def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """Every widget is closed, and every thread has ended."""
-    before = set(widgets._instances)
-    yield
-    assert set(widgets._instances) == before
-    for thread in threading.enumerate():
-        if thread.name in ("nbruntime-read", "nbruntime-draw", "nbruntime-stop"):
-            thread.join(10)
-            assert not thread.is_alive(), thread
+def _tidy() -> Iterator[None]:
+    with nothing_left_behind():
+        yield
 
 
 def events(*texts: str, done: bool = False) -> Iterator[bytes]:

@@ -6,12 +6,10 @@ import time
 from collections import deque
 from typing import Any
 
-import ipywidgets
-from ipywidgets.widgets.widget_string import HTMLStyle
-
 from nbruntime.generation.record import seconds
 from nbruntime.notebook.answers import count, figures_line, foot_html, head_html, rate
 from nbruntime.notebook.live_text import CARET, LiveText
+from nbruntime.notebook.widgets import WidgetKit as WidgetKit
 from nbruntime.protocol.deltas import Delta
 
 PAGE = 24
@@ -19,36 +17,6 @@ PAGE = 24
 
 SPARES = 4
 """Pieces that are added at once."""
-
-
-class WidgetKit:
-    """Makes the widgets of a view, and closes them together.
-
-    Pieces share one layout and one style: each would be a widget and a message of its own.
-    """
-
-    def __init__(self) -> None:
-        self._made: list[Any] = []
-        self._layout = self.keep(ipywidgets.Layout())
-        self._style = self.keep(HTMLStyle())
-
-    def keep(self, widget: Any) -> Any:
-        """Take a widget to close with the others."""
-        self._made.append(widget)
-        return widget
-
-    def html(self, value: str = "") -> Any:
-        """Make a piece of HTML."""
-        return self.keep(ipywidgets.HTML(value, layout=self._layout, style=self._style))
-
-    def box(self, children: list[Any]) -> Any:
-        """Make a box."""
-        return self.keep(ipywidgets.VBox(children, layout=self._layout))
-
-    def close(self) -> None:
-        """Close every widget that was made."""
-        while self._made:
-            self._made.pop().close()
 
 
 class AnswerView:

@@ -6,7 +6,6 @@ says why there is none.
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 from dataclasses import replace
@@ -23,6 +22,7 @@ from nbruntime.generation.record import seconds
 from nbruntime.launch.cards import bar, tone_of
 from nbruntime.launch.phases import Phase
 from nbruntime.markup import escape
+from nbruntime.notebook.cells import Cell
 
 if TYPE_CHECKING:
     from nbruntime.runtime import Runtime
@@ -36,14 +36,7 @@ DRAW_SECONDS = 0.25
 LOG_LINES = 20
 """Lines of the log that are shown, folded."""
 
-LAUNCH_STYLE = """
-.nbr-launch .widget-html,.nbr-launch .widget-html-content{line-height:inherit;height:auto;overflow:visible;
-font-size:inherit;margin:0}
-.nbr-launch .nbr-folded{display:none!important}
-.nbr-launch .nbr-fold:has(details[open])+.nbr-folded{display:flex!important}
-@supports not selector(:has(a)){.nbr-launch .nbr-folded{display:flex!important}}
-""".strip().replace("\n", "")
-"""The fold never changes, so it stays as the reader left it, also while the kernel is busy."""
+LAUNCH_STYLE = ".nbr-launch .widget-html,.nbr-launch .widget-html-content{margin:0}"
 
 
 class LaunchView:
@@ -70,7 +63,7 @@ class LaunchView:
         self._over = threading.Event()
         self._drawer: threading.Thread | None = None
         self._handle: DisplayHandle | None = None
-        self._box: Any = None
+        self._kit: Any = None
 
     def __call__(self, phase: Phase) -> None:
         """Take in a phase; it is drawn within a quarter of a second."""
@@ -78,10 +71,7 @@ class LaunchView:
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        # In this cell's context, so that what the thread displays lands in this cell.
-        inside = partial(contextvars.copy_context().run, self._keep_drawing)
-        self._drawer = threading.Thread(target=inside, name="nbruntime-launch", daemon=True)
-        self._drawer.start()
+        self._drawer = Cell().start_thread(self._keep_drawing, "nbruntime-launch")
         return self
 
     def __exit__(
@@ -96,7 +86,7 @@ class LaunchView:
         bundle = self._last_bundle(error)
         if self._handle is not None:
             self._handle.update(bundle, raw=True)
-            self._close()
+            self._kit.close()
         elif isinstance(error, LaunchError):
             display(bundle, raw=True)
         if isinstance(error, LaunchError):
@@ -151,27 +141,18 @@ class LaunchView:
     def _keep_drawing(self) -> None:
         if self._over.wait(self._quiet):
             return
-        import ipywidgets  # not before there is something to show
+        from nbruntime.notebook.widgets import PARTS, PARTS_STYLE, WidgetKit  # not before they are needed
 
-        head, log = ipywidgets.HTML(), ipywidgets.HTML()
-        fold = ipywidgets.HTML("<details><summary>log</summary></details>")
-        fold.add_class("nbr-fold")
-        log.add_class("nbr-folded")
-        self._box = ipywidgets.VBox(
-            [ipywidgets.HTML(f"<style>{STYLE}{LAUNCH_STYLE}</style>"), head, fold, log],
-            _dom_classes=[*CLASSES, "nbr-launch"],
-        )
-        head.value = self.live_card().inner_html()
-        bundle = self._box._repr_mimebundle_() | self.live_card().mimebundle()
+        self._kit = kit = WidgetKit()
+        head, log = kit.html(self.live_card().inner_html()), kit.html()
+        style = kit.html(f"<style>{STYLE}{PARTS_STYLE}{LAUNCH_STYLE}</style>")
+        box = kit.box([style, head, *kit.folded("log", log)])
+        box._dom_classes = (*CLASSES, PARTS, "nbr-launch")
+        bundle = box._repr_mimebundle_() | self.live_card().mimebundle()
         self._handle = display(bundle, raw=True, display_id=True)
         while not self._over.wait(DRAW_SECONDS):
             head.value = self.live_card().inner_html()
             log.value = f"<pre>{escape(self._runtime.logs(LOG_LINES))}</pre>"
-
-    def _close(self) -> None:
-        for child in self._box.children:
-            child.close()
-        self._box.close()
 
 
 def _hint(error: LaunchError) -> str | None:

@@ -6,23 +6,22 @@ that have changed. When it is closed, or its cell is run again, a static form ta
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
-from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 
 from nbruntime.cards import CLASSES, STYLE, Card, Details
-from nbruntime.endpoint.effects import Answer, Ask
 from nbruntime.errors import NbruntimeError
 from nbruntime.markup import escape
+from nbruntime.notebook.cells import Cell, stop_when_run_again
 from nbruntime.notebook.charts import CHART_STYLE
+from nbruntime.notebook.known_servers import GONE
+from nbruntime.notebook.presenting import DRAW_LIMITS, check_range
 from nbruntime.notebook.server_fields import fields_html, fields_of, shown_rows
 from nbruntime.notebook.server_figures import (
     chart_note,
@@ -34,13 +33,17 @@ from nbruntime.notebook.server_figures import (
     static_body,
 )
 from nbruntime.notebook.server_watch import ServerWatch
+from nbruntime.notebook.widgets import PARTS, PARTS_STYLE, WidgetKit
 
 if TYPE_CHECKING:
     from nbruntime.endpoint import RuntimeEndpoint
     from nbruntime.runtime import Runtime
 
-POLL_LIMITS = (2.0, 5.0)
-"""Seconds to wait for a connection and for an answer to a poll."""
+POLL_SECONDS = 5.0
+"""How long a poll waits for a connection, and for an answer."""
+
+INTERVAL_LIMITS = (1 / DRAW_LIMITS[1], 3600.0)
+"""Seconds between two polls, each of which is drawn."""
 
 UNREPORTED_SECONDS = 600.0
 """How long a panel counts as shown before a front end has said so: it cannot while a cell runs."""
@@ -48,12 +51,7 @@ UNREPORTED_SECONDS = 600.0
 LOG_LINES = 40
 """Lines of the log that the panel shows."""
 
-ENDED = ("stopped", "died")
-"""Phases of a Runtime whose server does not run any more."""
-
 PANEL_STYLE = """
-.nbr-panel .widget-html,.nbr-panel .widget-html-content{line-height:inherit;height:auto;overflow:visible;
-font-size:inherit}
 .nbr-panel>.widget-box,.nbr-panel>.widget-html{margin:0 0 .5em}
 .nbr.nbr-panel{max-width:none}.nbr-panel .nbr-charts .widget-html{margin:0}
 .nbr-panel .nbr-head tbody{display:block;columns:2 24em;max-width:64em}
@@ -69,11 +67,10 @@ box-shadow:none}
 border-color:currentColor}
 .nbr-panel input[type=text]{background:none;color:inherit;border:0;border-radius:0;
 border-bottom:1px solid var(--jp-border-color1,rgba(128,128,128,.5))}
-.nbr-panel .nbr-folded{display:none!important}
-.nbr-panel .nbr-fold:has(details[open])+.nbr-folded{display:flex!important}
-@supports not selector(:has(a)){.nbr-panel .nbr-folded{display:flex!important}}
 """.strip().replace("\n", "")
-"""A fold is HTML that never changes, so it stays as the reader left it; what it folds comes after it."""
+
+
+_CLASSES = (*CLASSES, PARTS, "nbr-panel")
 
 
 class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
@@ -89,7 +86,12 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     runtime : Runtime, optional
         The server's owner: gives its log, knows how it ended, and can shut it down.
     interval : float
-        Seconds between two polls.
+        Seconds between two polls; from 0.05 to 3600.
+
+    Raises
+    ------
+    ArgumentValueError
+        For another interval.
 
     Examples
     --------
@@ -97,78 +99,90 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     >>> panel  # doctest: +SKIP
     """
 
+    _closed = True  # until it has been made
+
     def __init__(
         self, endpoint: RuntimeEndpoint, *, runtime: Runtime | None = None, interval: float = 1.0
     ) -> None:
+        check_range("interval", interval, INTERVAL_LIMITS)
         self.endpoint = endpoint
         self.runtime = runtime
-        self.watch = ServerWatch(lambda path: _read(endpoint, path), interval=interval)
+        self.watch = ServerWatch(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
         self.watch.model_info = dict(endpoint.model_info)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the poller
+        self._drawing = threading.RLock()  # of the widgets: they are not drawn while they are closed
+        self._cell = Cell()
         self._poller: threading.Thread | None = None
         self._wake = threading.Event()
-        self._handle: DisplayHandle | None = None
+        self._handles: list[DisplayHandle] = []
         self._displayed_at: float | None = None
         self._reported = False
-        self._closed = False
         self._fields: dict[str, str] = {}
-        self._profiling = False
+        self._profiling = self._reopens = False
         self._ended = self._cause = ""
+        parts = self._make_parts()
+        super().__init__(parts, layout=self._kit.layout, _view_count=0, _dom_classes=_CLASSES)
+        self.observe(self._views_changed, "_view_count")
+        self._closed = False
+        self._look_at_runtime()
+        self.draw()
 
-        self._head, self._note, self._latencies, self._said = (_html() for _ in range(4))
+    def _make_parts(self) -> list[Any]:
+        self._kit = kit = WidgetKit()
+        self._head, self._note, self._latencies, self._said = (kit.html() for _ in range(4))
         self._head.add_class("nbr-head")
-        self._charts = ipywidgets.HBox([])
+        self._charts = kit.row([])
         self._charts.add_class("nbr-charts")
-        self._search = ipywidgets.Text(
-            placeholder="search", continuous_update=True, layout=ipywidgets.Layout(width="20em")
+        self._search = kit.keep(
+            ipywidgets.Text(
+                placeholder="search", continuous_update=True, layout=ipywidgets.Layout(width="20em")
+            )
         )
         self._search.observe(lambda _change: self._draw_fields(), "value")
-        self._found, self._log = _html(), _html()
+        self._found, self._log = kit.html(), kit.html()
         self._buttons = {
             "flush": self._button("Flush cache", "Empty the KV cache", self._flush),
             "profile": self._button("Start profile", "Start the server's profiler", self._profile),
             "abort": self._button("Abort all", "Stop every request on the server", self._abort),
         }
-        if runtime is not None:
+        if self.runtime is not None:
             self._buttons["shutdown"] = self._button("Shut down …", "End the server", self._ask_first)
         self._buttons["close"] = self._button("Close panel", "Leave a static picture", self.close)
-        self._question = ipywidgets.HBox(
-            [
-                _html("<span>End the server and all of its requests?</span>&#160;&#160;"),
-                self._button("Shut it down", "End the server", self._shut_down),
-                self._button("Keep it", "Go on", lambda: self._show_question(False)),
-            ],
-            layout=ipywidgets.Layout(display="none", align_items="center"),
+        self._question = kit.keep(
+            ipywidgets.HBox(
+                [
+                    kit.html("<span>End the server and all of its requests?</span>&#160;&#160;"),
+                    self._button("Shut it down", "End the server", self._shut_down),
+                    self._button("Keep it", "Go on", lambda: self._show_question(False)),
+                ],
+                layout=ipywidgets.Layout(display="none", align_items="center"),
+            )
         )
-        super().__init__(
-            [
-                _html(f"<style>{STYLE}{CHART_STYLE}{PANEL_STYLE}</style>"),
-                self._head,
-                self._charts,
-                self._note,
-                self._latencies,
-                ipywidgets.HBox(list(self._buttons.values())),
-                self._question,
-                self._said,
-                *_folded("server info", ipywidgets.VBox([self._search, self._found])),
-                *(_folded("log", ipywidgets.VBox([self._log])) if runtime is not None else ()),
-            ],
-            _view_count=0,
-            _dom_classes=[*CLASSES, "nbr-panel"],
-        )
-        self.observe(self._views_changed, "_view_count")
-        self._look_at_runtime()
-        self.draw()
+        return [
+            kit.html(f"<style>{STYLE}{CHART_STYLE}{PARTS_STYLE}{PANEL_STYLE}</style>"),
+            self._head,
+            self._charts,
+            self._note,
+            self._latencies,
+            kit.row(list(self._buttons.values())),
+            self._question,
+            self._said,
+            *kit.folded("server info", kit.box([self._search, self._found])),
+            *(kit.folded("log", kit.box([self._log])) if self.runtime is not None else ()),
+        ]
 
     # Showing
 
     def _ipython_display_(self) -> None:
+        if self._reopens:
+            self._reopen()
         if self._closed:
             display(self.card().mimebundle(), raw=True)
             return
-        _close_earlier(self)
-        self._displayed_at = time.monotonic()
-        self._handle = display(self._repr_mimebundle_(), raw=True, display_id=True)
+        stop_when_run_again(self)
+        with self._drawing:
+            self._displayed_at = time.monotonic()
+            self._handles.append(display(self._repr_mimebundle_(), raw=True, display_id=True))
         self._start_polling()
 
     def _repr_mimebundle_(
@@ -206,15 +220,19 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def draw(self) -> None:
         """Bring every part up to date; what has not changed is not sent."""
-        if self._closed:
-            return
+        with self._drawing:
+            if not self._closed:
+                self._draw()
+
+    def _draw(self) -> None:
         watch = self.watch
         self._head.value = self._head_card().inner_html()
         drawn = charts(watch)
         if len(drawn) != len(self._charts.children):
-            for chart in self._charts.children:
+            before = self._charts.children
+            self._charts.children = [self._kit.html() for _ in drawn]
+            for chart in before:
                 chart.close()
-            self._charts.children = [_html() for _ in drawn]
         for chart, value in zip(self._charts.children, drawn, strict=True):
             chart.value = value
         self._note.value = chart_note(watch)
@@ -267,10 +285,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _start_polling(self) -> None:
         with self._lock:
             if self._poller is None and self.shown:
-                self._poller = threading.Thread(
-                    target=self._keep_polling, name="nbruntime-panel", daemon=True
-                )
-                self._poller.start()
+                self._poller = self._cell.start_thread(self._keep_polling, "nbruntime-panel")
 
     def _keep_polling(self) -> None:
         due = time.monotonic()
@@ -280,7 +295,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 if self._ended:  # there may be another server at its address
                     self.watch.end()
                 else:
-                    self.watch.poll()
+                    self._poll()
                 self.draw()
                 due = max(due + self.watch.interval, time.monotonic())
                 self._wake.wait(due - time.monotonic())
@@ -289,10 +304,22 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._poller = None  # so that it can be started again
             raise
 
+    def _poll(self) -> None:
+        first = not self.watch.asked
+        self.watch.poll()
+        with self._drawing:
+            if first and not self._closed:  # what is saved of the cells would say that it was never asked
+                self.draw()
+                self._update(self._repr_mimebundle_())
+
+    def _update(self, bundle: dict[str, Any]) -> None:
+        for handle in self._handles:
+            handle.update(bundle, raw=True)
+
     def _look_at_runtime(self) -> None:
         """Note the end of a server that is ours: it does not come back."""
         runtime = self.runtime
-        if runtime is not None and runtime.phase in ENDED:
+        if runtime is not None and runtime.phase in GONE:
             self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
             self._cause = runtime.exit_cause
 
@@ -305,7 +332,9 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     # Doing
 
     def _button(self, label: str, tooltip: str, action: Callable[[], object]) -> Any:
-        button = ipywidgets.Button(description=label, tooltip=tooltip, layout=ipywidgets.Layout(width="auto"))
+        button = self._kit.keep(
+            ipywidgets.Button(description=label, tooltip=tooltip, layout=ipywidgets.Layout(width="auto"))
+        )
         button.on_click(lambda _button: action())
         return button
 
@@ -344,8 +373,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._buttons["profile"].description = "Stop profile" if runs else "Start profile"
 
     def _abort(self) -> None:
-        ask = Ask("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True, limits=POLL_LIMITS)
-        self._do("every request is stopped", lambda: self.endpoint._transport.send(ask))
+        self._do("every request is stopped", self.endpoint.abort_all)
 
     def _ask_first(self) -> None:
         self._show_question(True)
@@ -361,62 +389,27 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     # Its end
 
     def close(self) -> None:
-        """Stop asking, and leave a static picture in the cell."""
+        """Stop asking, and leave a static picture in the cells."""
         if self._closed:
             return
         self._closed = True
+        with self._drawing:
+            self._update(self.card().mimebundle())
+            self._handles.clear()
+            super().close()
+            self._kit.close()
+            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets takes it away
         self._wake.set()
-        if self._handle is not None:
-            self._handle.update(self.card().mimebundle(), raw=True)
-        _close_below(self)
-        super().close()
-        self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets takes it away
 
+    def stop(self) -> None:
+        """Close it because its cell runs again; if that shows it again, it goes on."""
+        self._reopens = not self._closed
+        self.close()
 
-_in_cell: dict[str, tuple[str, list[weakref.ref[ServerPanel]]]] = {}
-"""By cell: the execution that has shown panels there, and those panels."""
-
-
-def _close_earlier(panel: ServerPanel) -> None:
-    """Close what an earlier run of this cell has shown."""
-    get_parent = getattr(get_ipython(), "get_parent", None)
-    parent = get_parent() if get_parent is not None else {}
-    cell = parent.get("metadata", {}).get("cellId")
-    if not cell:
-        return
-    execution = parent.get("header", {}).get("msg_id", "")
-    before, panels = _in_cell.get(cell, ("", []))
-    if before != execution:
-        for earlier in panels:
-            shown = earlier()
-            if shown is not None and shown is not panel:
-                shown.close()
-        panels = []
-    _in_cell[cell] = (execution, [*panels, weakref.ref(panel)])
-
-
-def _read(endpoint: RuntimeEndpoint, path: str) -> bytes:
-    answer = endpoint._transport.send(Ask("GET", path, safe=True, limits=POLL_LIMITS))
-    assert isinstance(answer, Answer)
-    secret = endpoint.settings.secret
-    return secret.scrub(answer.content.decode("utf-8", "replace")).encode() if secret else answer.content
-
-
-def _html(value: str = "") -> Any:
-    return ipywidgets.HTML(value)
-
-
-def _folded(label: str, inside: Any) -> tuple[Any, Any]:
-    """Make a fold that opens without the kernel: a busy one handles no clicks."""
-    fold = _html(f"<details><summary>{escape(label)}</summary></details>")
-    fold.add_class("nbr-fold")
-    inside.add_class("nbr-folded")
-    return fold, inside
-
-
-def _close_below(box: Any) -> None:
-    for child in getattr(box, "children", ()):
-        _close_below(child)
-        with contextlib.suppress(AttributeError):
-            child.layout.close()
-        child.close()
+    def _reopen(self) -> None:
+        with self._drawing:
+            self._fields, self._view_count = {}, 0
+            self.children, self.layout = self._make_parts(), self._kit.layout
+            self._reopens = self._closed = self._reported = False
+            self.draw()
+            self.open()

@@ -55,7 +55,7 @@ def info_card(known: KnownServer, info: Mapping[str, Any]) -> Card:
     ----------
     known : KnownServer
     info : mapping
-        As `RuntimeEndpoint.get_server_info` gives it; secrets are masked here.
+        As `RuntimeEndpoint.get_server_info` gives it, without secrets.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The fields of a server's info: flat, grouped by topic, searchable, without secrets."""
+"""The fields of a server's info: flat, grouped by topic, searchable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 from nbruntime.cards import table
-from nbruntime.endpoint.secret import MASK, is_secret_name
 from nbruntime.markup import escape, shortened
 
 SHOWN_AT_MOST = 60
@@ -64,8 +63,6 @@ ORDER = (
     OTHER,
 )
 
-_KEY_FLAG = re.compile(r"(--(?:admin-)?api-key|--ssl-keyfile-password)([= ]+)(?!\*\*\*)\S+")
-
 
 def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
     """Write a server's info as flat fields.
@@ -73,20 +70,17 @@ def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
     Parameters
     ----------
     info : mapping
-        As `RuntimeEndpoint.get_server_info` gives it.
+        As `RuntimeEndpoint.get_server_info` gives it, without secrets.
 
     Returns
     -------
     dict of str to str
-        Values by dotted name. What the state of a rank repeats of the whole is left out; keys and passwords
-        are masked, also where they stand inside of other fields.
+        Values by dotted name. What the state of a rank repeats of the whole is left out.
 
     Examples
     --------
-    >>> fields_of({"tp_size": 1, "api_key": "sk-1", "launch_command": "serve --api-key sk-1",
-    ...            "internal_states": [{"tp_size": 1, "world_size": 1}]})
-    {'tp_size': '1', 'api_key': '***', 'launch_command': 'serve --api-key ***', \
-'internal_states.0.world_size': '1'}
+    >>> fields_of({"tp_size": 1, "internal_states": [{"tp_size": 1, "world_size": 2}]})
+    {'tp_size': '1', 'internal_states.0.world_size': '2'}
     """
     whole = {key: value for key, value in info.items() if key != "internal_states"}
     flat = dict(_flat("", whole))
@@ -95,17 +89,7 @@ def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
         own = state if isinstance(state, Mapping) else {"": state}
         own = {key: value for key, value in own.items() if key not in whole or whole[key] != value}
         flat.update(_flat(f"internal_states.{rank}.", own))
-    secrets = {str(value) for name, value in flat.items() if is_secret_name(name) and _is_text(value)}
-    fields = {}
-    for name, value in islice(flat.items(), MOST_FIELDS):
-        if is_secret_name(name):
-            fields[name] = MASK if _is_text(value) else _written(value)
-            continue
-        text = _written(value)
-        for secret in secrets:
-            text = text.replace(secret, MASK)
-        fields[name] = _KEY_FLAG.sub(rf"\1\2{MASK}", text)
-    return fields
+    return {name: _written(value) for name, value in islice(flat.items(), MOST_FIELDS)}
 
 
 def topic_of(name: str) -> str:
@@ -184,10 +168,6 @@ def _flat(start: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{start}{key}.", item)
         else:
             yield f"{start}{key}", item
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
 
 
 def _written(value: object) -> str:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nbruntime.endpoint.secret import Secret, without_secrets
 from nbruntime.errors import NbruntimeError, NotServedError, ProtocolError
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.metrics import Histogram, gauges, histograms
@@ -91,7 +92,7 @@ class ServerWatch:
     Parameters
     ----------
     ask : callable
-        Reads a route: gets its path and returns the body in bytes, or raises a `NbruntimeError`.
+        Reads a route: gets its path and returns the body, or raises a `NbruntimeError`.
     interval : float
         Seconds between two polls, on which the length of the memory depends.
     steps : int
@@ -100,7 +101,7 @@ class ServerWatch:
     Attributes
     ----------
     model_info, server_info : dict
-        What the server says of its model and of itself, read when it (re)appears.
+        What the server says of its model and, its secrets masked, of itself; read when it (re)appears.
     answered_at : float or None
         When it answered last, by `time.time`.
     gone_since : float or None
@@ -111,7 +112,7 @@ class ServerWatch:
         Whether it has metrics; None before it was asked.
     """
 
-    def __init__(self, ask: Callable[[str], bytes], *, interval: float = 1.0, steps: int = 120) -> None:
+    def __init__(self, ask: Callable[[str], str], *, interval: float = 1.0, steps: int = 120) -> None:
         self.interval = interval
         self.steps = steps
         self.model_info: dict[str, Any] = {}
@@ -205,7 +206,7 @@ class ServerWatch:
 
     def _read_info(self) -> None:
         self.model_info = self._object("/model_info", "/get_model_info")
-        self.server_info = self._object("/server_info", "/get_server_info")
+        self.server_info = without_secrets(self._object("/server_info", "/get_server_info"), Secret(None))
         self._has_loads, self.metrics = True, None
         self._latencies.clear()
         self._known = True
@@ -229,7 +230,7 @@ class ServerWatch:
                 return whole_load(read_loads(self._json(("/v1/loads", "/get_load", "/workers"))))
             except (NotServedError, ProtocolError):
                 self._has_loads = False
-        text = self._ask("/metrics" if self.metrics else "/model_info").decode("utf-8", "replace")
+        text = self._ask("/metrics" if self.metrics else "/model_info")
         found = gauges(text, list(_GAUGES)) if self.metrics else {}
         return whole_load([Load(**{_GAUGES[name]: value for name, value in found.items()})])  # type: ignore[arg-type]
 
@@ -237,7 +238,7 @@ class ServerWatch:
         if self.metrics is False:
             return
         try:
-            text = self._ask("/metrics").decode("utf-8", "replace")
+            text = self._ask("/metrics")
         except NotServedError:
             self.metrics = False
             return
@@ -249,7 +250,7 @@ class ServerWatch:
         self._latencies.append((time.monotonic(), {name: found[name] for name in LATENCIES if name in found}))
 
 
-def _parsed(body: bytes, path: str) -> Any:
+def _parsed(body: str, path: str) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

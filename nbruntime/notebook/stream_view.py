@@ -23,11 +23,12 @@ from nbruntime.cards import CLASSES, STYLE
 from nbruntime.errors import ArgumentTypeError, NbruntimeError
 from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
 from nbruntime.notebook.answer_style import LIVE_STYLE
-from nbruntime.notebook.answer_view import AnswerView, WidgetKit
+from nbruntime.notebook.answer_view import AnswerView
 from nbruntime.notebook.answers import Ending, answer_bundle, head
 from nbruntime.notebook.cells import Cell, stop_when_run_again
 from nbruntime.notebook.presenting import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
 from nbruntime.notebook.printing import print_stream
+from nbruntime.notebook.widgets import WidgetKit
 from nbruntime.views import in_kernel
 
 RUSHING = 1200
@@ -120,10 +121,9 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
             ipywidgets.Button(
                 description="Stop",
                 tooltip="Stop this generation",
-                layout=kit.keep(ipywidgets.Layout(display="none")),
+                layout=ipywidgets.Layout(display="none"),
             )
         )
-        kit.keep(self._stop_button.style)
         self._stop_button.add_class("nbr-stop")
         self._stop_button.on_click(lambda _button: self.stop())
         style = kit.html(f"<style>{STYLE}{LIVE_STYLE}</style>")
