@@ -136,7 +136,7 @@ def test_a_panel_asks_while_it_is_shown(front_end: FrontEnd) -> None:
         front_end.printed(waited + "print(panel.shown, panel.polling, other.polling)") == "False False True"
     )
     front_end.run("unseen = runtime.panel()\nunseen", "unseen")  # no front end tells of views
-    front_end.run("", "unseen")
+    front_end.run("1", "unseen")
     assert front_end.printed(waited.replace("panel", "unseen") + "print(unseen.polling)") == "False"
     # Its updates come by themselves, while no cell runs.
     os.kill(int(front_end.printed("print(runtime.pid)")), signal.SIGKILL)
