@@ -6,12 +6,13 @@ import asyncio
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordLevel
@@ -268,28 +269,63 @@ class GatedTokenizer(Tokenizer):
         return super().encode(text, add_special_tokens=add_special_tokens)
 
 
+class Face:
+    """The server's routes over a bench, in this process."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = GatedTokenizer(tokenizer.folder)
+        self.bench = Bench(
+            self.tokenizer, max_queued=40, post=asyncio.get_running_loop().call_soon_threadsafe
+        )
+        self.state = ServerState(ServerArguments(), Metrics())
+        no_grammars: Any = None
+        self.state.open(
+            Service(
+                self.bench.engine, self.tokenizer, no_grammars, self.bench.runner.facts, "", "", "", 64, 40
+            )
+        )
+        self.client = TestClient(TestServer(make_app(self.state)))
+
+    async def ask(self) -> asyncio.Task[ClientResponse]:
+        """Send a batch of 33 prompts, and return when it is being tokenized."""
+        params = {"max_new_tokens": 3, "temperature": 0}
+        body = {"text": ["w1"] * 33, "rid": "early", "sampling_params": params}
+        asked = asyncio.create_task(self.client.post("/generate", json=body))
+        await asyncio.to_thread(self.tokenizer.asked.wait, 10)
+        return asked
+
+
+@pytest.fixture
+async def face(tokenizer: Tokenizer) -> AsyncIterator[Face]:
+    face = Face(tokenizer)
+    async with face.client:
+        yield face
+    face.tokenizer.gate.set()
+    face.bench.engine.stop()
+    face.state.close()
+
+
 @pytest.mark.parametrize("abort", [{"rid": "early_32"}, {"abort_all": True}], ids=["one", "all"])
-async def test_an_abort_finds_requests_that_are_still_tokenized(
-    tokenizer: Tokenizer, abort: dict[str, Any]
-) -> None:
-    gated = GatedTokenizer(tokenizer.folder)
-    bench = Bench(gated, max_queued=40, post=asyncio.get_running_loop().call_soon_threadsafe)
-    state = ServerState(ServerArguments(), Metrics())
-    unused: Any = None
-    state.open(Service(bench.engine, gated, unused, bench.runner.facts, "", "", "", 64, 40))
-    body = {"text": ["w1"] * 33, "rid": "early", "sampling_params": {"max_new_tokens": 3, "temperature": 0}}
-    async with TestClient(TestServer(make_app(state))) as client:
-        asked = asyncio.create_task(client.post("/generate", json=body))
-        await asyncio.to_thread(gated.asked.wait, 10)
-        doubled = await client.post("/generate", json={"text": "w1", "rid": "early_5"})
-        assert doubled.status == 400
-        assert "Duplicate request ID detected: early_5" in await doubled.text()
-        assert (await client.post("/abort_request", json=abort)).status == 200
-        gated.gate.set()
-        answers = await (await asked).json()
+async def test_an_abort_finds_requests_that_are_still_tokenized(face: Face, abort: dict[str, Any]) -> None:
+    asked = await face.ask()
+    doubled = await face.client.post("/generate", json={"text": "w1", "rid": "early_5"})
+    assert doubled.status == 400
+    assert "Duplicate request ID detected: early_5" in await doubled.text()
+    assert (await face.client.post("/abort_request", json=abort)).status == 200
+    face.tokenizer.gate.set()
+    answers = await (await asked).json()
     kinds = [answer["meta_info"]["finish_reason"]["type"] for answer in answers]
     assert kinds == (["abort"] * 33 if "abort_all" in abort else ["length"] * 32 + ["abort"])
     assert answers[-1]["output_ids"] == []
-    assert not state.active
-    bench.engine.stop()
-    state.close()
+    assert not face.state.active
+
+
+async def test_what_is_tokenized_when_the_server_stops_is_not_kept_waiting(face: Face) -> None:
+    asked = await face.ask()
+    face.state.stopping = True
+    face.bench.engine.stop()
+    face.tokenizer.gate.set()
+    answer = await asyncio.wait_for(asked, 10)
+    assert answer.status == 503
+    assert "The server shuts down." in await answer.text()
+    assert (await face.client.post("/generate", json={"text": "w1"})).status == 503

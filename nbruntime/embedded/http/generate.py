@@ -113,10 +113,11 @@ async def _submitted(
         for request in requests:
             request.times.received = received
             request.times.dispatched = now()
+            if state.active[request.rid]:
+                request.abort()
         engine = state.service.engine  # asked for once more: the server may stop meanwhile
         engine.submit(requests)
         try:
-            engine.abort_requests([request for request in requests if state.active[request.rid]])
             yield Job(call, requests, mailbox)
         finally:
             left = [request for request in requests if request.finish_reason is None]

@@ -219,7 +219,7 @@ def _longest_context(text: Any) -> int:
     longest: int = getattr(text, "max_position_embeddings", None) or 2048
     rope = getattr(text, "rope_parameters", None) or {}
     kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]
-    originals = [
+    originals: list[int] = [
         each["original_max_position_embeddings"] for each in kinds if each.get("rope_type") == "longrope"
     ]
     return min([longest, *originals])
