@@ -269,6 +269,31 @@ class Runtime:
         """
         return "" if self._server is None else self._server.logs(n)
 
+    def logs_since(self, position: int = 0) -> tuple[str, int]:
+        """Read the lines that the server has written since the last call.
+
+        Parameters
+        ----------
+        position : int
+            0, or what the last call gave.
+
+        Returns
+        -------
+        str
+            Lines; API keys are masked.
+        int
+            Where the next call goes on.
+
+        Examples
+        --------
+        >>> position = 0
+        >>> while runtime.phase == "ready":  # doctest: +SKIP
+        ...     text, position = runtime.logs_since(position)
+        ...     print(text)
+        ...     time.sleep(1)
+        """
+        return ("", 0) if self._server is None else self._server.logs_since(position)
+
     def __repr__(self) -> str:
         # Never waits, never asks the server, and shows no key.
         engine = self._engine

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from scripted_server import CUT, Asked, Reply, ScriptedServer, Wait, answer, cum
 from nbruntime import errors
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.generation import Generation, Generations
+from nbruntime.launch import registry
+from nbruntime.launch.server import LOG
 from nbruntime.notebook import known_servers, magics
 from nbruntime.notebook.conversation import Conversation
 from nbruntime.notebook.presenting import show_stream
@@ -610,6 +613,9 @@ def test_launch_use_log_and_stop(shell: InteractiveShell, capsys: pytest.Capture
     assert "hello" in capsys.readouterr().out.splitlines()
     run(shell, "%sgl_logs -n 1")
     assert "hello" not in capsys.readouterr().out.splitlines()
+    for none in (0, -3):
+        run(shell, f"%sgl_logs -n {none}")
+        assert capsys.readouterr().out == ""
     run(shell, "%sgl_servers")
     assert "this kernel" in capsys.readouterr().out
     error = failure(shell, "%sgl_launch --engine fake --name first --say other")
@@ -678,6 +684,31 @@ def test_following_a_log(shell: InteractiveShell, capsys: pytest.CaptureFixture[
     run(shell, "%sgl_logs --follow")  # ends with the server
     stopper.join()
     assert "hello" in capsys.readouterr().out
+
+
+def test_following_a_log_shows_every_line_once(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(shell, "%sgl_launch --engine fake --name one -o runtime")
+    runtime = shell.user_ns["runtime"]
+    (record,) = [each for each in registry.records() if each.name == "one"]
+    log = Path(record.directory, LOG)
+
+    def write() -> None:
+        for text in ("one\ntw", "o\nbar 1%\rbar 2%", "\rbar 3%\nthree\n", "x\nx\nx\nthe rest"):
+            time.sleep(0.4)
+            with log.open("a") as file:
+                file.write(text)
+        runtime.shutdown()
+
+    capsys.readouterr()
+    writer = threading.Thread(target=write)
+    writer.start()
+    run(shell, "%sgl_logs -n 0 --follow")
+    writer.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:7] == ["one", "two", "bar 3%", "three", "x", "x", "x"]
+    assert lines[7].startswith("the rest")
 
 
 def test_a_launch_that_fails(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,9 +199,38 @@ class Server(ABC):
             start = max(0, size - block)
             data = system.read_at(fd, size - start, start) + data
             size = start
-        text = data.decode(errors="replace").replace("\r\n", "\n").rstrip("\n")
-        shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+        shown = _shown(data)
         return "\n".join(shown[-lines:] if lines is not None else shown)
+
+    def logs_since(self, position: int) -> tuple[str, int]:
+        """Read the lines that the server has written since the last call.
+
+        Parameters
+        ----------
+        position : int
+            0, or what the last call gave.
+
+        Returns
+        -------
+        str
+            Whole lines, but for the last one of a server that has ended. If the log was shortened meanwhile,
+            what had been written until then is left out.
+        int
+            Where the next call goes on.
+        """
+        ended = not self.usable  # before it is read
+        fd = self._log.fileno()
+        size = os.fstat(fd).st_size
+        data = system.read_at(fd, size - position, position) if size > position else b""
+        if not ended:
+            data = data[: data.rfind(b"\n") + 1]
+        return "\n".join(_shown(data)), min(position, size) + len(data)
+
+
+def _shown(data: bytes) -> list[str]:
+    """Split output into lines; of one that was written over and over, the last state."""
+    text = data.decode(errors="replace").replace("\r\n", "\n").rstrip("\n")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
 
 
 def known(directory: str) -> Server | None:

@@ -9,7 +9,7 @@ from typing import Any
 from nbruntime.generation.record import seconds
 from nbruntime.notebook.answers import count, figures_line, foot_html, head_html, rate
 from nbruntime.notebook.live_text import CARET, LiveText
-from nbruntime.notebook.widgets import WidgetKit as WidgetKit
+from nbruntime.notebook.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 
 PAGE = 24

@@ -375,13 +375,17 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
                 f"The log of {known.name} is not here: it is only connected to.\n"
                 "It is with whoever has started the server."
             )
-        lines = runtime.logs().split("\n")
-        print(visible("\n".join(lines[-arguments.lines :])))
-        while arguments.follow and runtime.phase not in GONE:
+        if not arguments.follow:
+            _print_log(runtime.logs(max(0, arguments.lines)))
+            return
+        text, position = runtime.logs_since()
+        _print_log("\n".join(text.split("\n")[-arguments.lines :]) if arguments.lines > 0 else "")
+        runs = True
+        while runs:
             time.sleep(FOLLOW_SECONDS)
-            seen, lines = lines, runtime.logs().split("\n")
-            if len(lines) > len(seen):  # a progress bar changes its line; a full log loses its middle
-                print(visible("\n".join(lines[len(seen) :])), flush=True)
+            runs = runtime.phase not in GONE  # before the last look
+            text, position = runtime.logs_since(position)
+            _print_log(text)
 
     @magic("line", argument("which", metavar="NAME|all|orphans", help="which servers"))
     def sgl_stop(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
@@ -440,6 +444,11 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
                 # What IPython asks instead of making a traceback.
                 error._render_traceback_ = partial(list, lines)  # type: ignore[union-attr]
             raise
+
+
+def _print_log(text: str) -> None:
+    if text:
+        print(visible(text), flush=True)
 
 
 def _prompt(arguments: Namespace, names: Mapping[str, Any], cell: str) -> str:

@@ -138,7 +138,7 @@ class ProgramView:
     # Live: one widget for what is over, one for what still grows.
 
     def _begin(self) -> None:
-        from nbruntime.notebook.answer_view import WidgetKit  # ipywidgets: not before it is needed
+        from nbruntime.notebook.widgets import WidgetKit  # ipywidgets: not before it is needed
 
         self._kit = kit = WidgetKit()
         self._title, self._done, self._tail = kit.html(), kit.html(), kit.html()
