@@ -264,6 +264,21 @@ def test_nothing_dangerous_in_any_form(text: str) -> None:
     assert not set(rendered) & set("\u202e\u2066\u200e\u200f")
 
 
+def test_markdown_of_several_answers_stays_apart() -> None:
+    answers = [
+        Generation("```py\nx = 1", index=0),
+        Generation("- a\n  ~~~\n  b", index=1),
+        Generation("*c*", index=2),
+    ]
+    marked = answer_bundle(answers, StreamError("The stream broke off"))["text/markdown"]
+    html = render_markdown(marked)
+    print(marked)
+    assert [html.count(part) for part in ("<strong>", "<em>c</em>", "</code></pre>")] == [3, 1, 2]
+    assert marked.endswith("\n\n[The stream broke off]")
+    stopped = answer_bundle([Generation("x")], ending="stopped")["text/markdown"]
+    assert stopped == "x\n\n[stopped]"
+
+
 def test_safe_markdown_leaves_alone_what_harms_nothing() -> None:
     for text in (WHOLE, "a < b", "`<script>`", "[x](https://example.org)", "```html\n<b>\n```"):
         assert safe_markdown(text) == text

@@ -15,7 +15,7 @@ from nbruntime.generation.record import seconds
 from nbruntime.markup import escape, shortened, visible
 from nbruntime.notebook.answer_style import LIVE_STYLE as LIVE_STYLE
 from nbruntime.notebook.live_text import text_html
-from nbruntime.notebook.markdown import safe_markdown
+from nbruntime.notebook.markdown import safe_markdown, with_closed_fence
 
 Ending = Literal["interrupted", "stopped"]
 """How a stream ended that was ended from here."""
@@ -64,10 +64,14 @@ def answer_bundle(
         prefix = f"[{title}]\n" if title else ""
         how = f"\n[{foot[0]}]" if foot[0] else ""
         plain.append(prefix + visible(text + how))
-        marked.append((f"**{safe_markdown(title)}**\n\n" if title else "") + safe_markdown(text))
+        prefix = f"**{safe_markdown(title)}**\n\n" if title else ""
+        marked.append(
+            prefix + safe_markdown(with_closed_fence(text)) + (f"\n\n[{foot[0]}]" if foot[0] else "")
+        )
     if error is not None:
         html.append(error_html(error))
         plain.append(f"[{visible(_first_line(error))}]")
+        marked.append(safe_markdown(f"[{_first_line(error)}]"))
     classes, style = " ".join([*CLASSES, "nbr-answers"]), f"<style>{STYLE}{LIVE_STYLE}</style>"
     return {
         "text/plain": "\n".join(plain),

@@ -212,12 +212,21 @@ def open_fence(text: str) -> str:
     >>> open_fence("```python\nx = 1\n")
     '```python\n'
     """
-    opener = fence = ""
-    for line in text.split("\n"):
-        before, fence = fence, _fence_after(fence, line)
-        if fence and not before:
-            opener = _opener(line) + "\n"
-    return opener if fence else ""
+    line, fence = _open_at_end(text)
+    return _opener(line) + "\n" if fence else ""
+
+
+def with_closed_fence(text: str) -> str:
+    r"""Close a code block that is open at the end of a text, so that it takes in nothing of what follows.
+
+    Examples
+    --------
+    >>> with_closed_fence("```python\nx = 1")
+    '```python\nx = 1\n```'
+    """
+    line, fence = _open_at_end(text)
+    indent = line[: len(line) - len(line.lstrip())]
+    return text.removesuffix("\n") + f"\n{indent}{fence}" if fence else text
 
 
 def while_growing(text: str) -> str:
@@ -256,6 +265,16 @@ def while_growing(text: str) -> str:
 def _rules_table(line: str) -> bool:
     """Tell whether a line may stand between the head and the rows of a table."""
     return "|" in line and "-" in line and not line.strip("|:- \t")
+
+
+def _open_at_end(text: str) -> tuple[str, str]:
+    """Give the line that opened the code block which is open at the end of a text, and its marker."""
+    opener = fence = ""
+    for line in text.split("\n"):
+        before, fence = fence, _fence_after(fence, line)
+        if fence and not before:
+            opener = line
+    return opener, fence
 
 
 def _opener(line: str) -> str:
