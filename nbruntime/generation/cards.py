@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nbruntime.cards import Card, Details, Tone, table
-from nbruntime.generation.record import Generation, seconds
+from nbruntime.generation.record import Generation
+from nbruntime.generation.timings import decode_rate, seconds
 from nbruntime.markup import escape, shortened
 
 PROMPT_WIDTH = 100
@@ -48,14 +49,14 @@ def generation_card(generation: Generation, *, body: str | None = None, state: s
 
 def figures(generation: Generation) -> list[tuple[str, object]]:
     """Give the figures of a generation, as labels and values."""
-    timings, rate = generation.timings, generation.decode_tokens_per_second
+    timings = generation.timings
     tokens = f"{generation.prompt_tokens} prompt"
     if generation.cached_tokens:
         tokens += f" ({generation.cached_tokens} cached)"
     return [
         ("tokens", f"{tokens} + {generation.completion_tokens} new"),
         ("TTFT", None if timings.ttft is None else seconds(timings.ttft)),
-        ("decode", None if not rate else f"{rate:.1f} tokens/s"),
+        ("decode", decode_rate(len(timings.itl), sum(timings.itl))),
         ("total", None if timings.total is None else seconds(timings.total)),
     ]
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.errors import ArgumentTypeError, MissingPackageError, ProtocolError
-from nbruntime.generation.timings import Timings, seconds
+from nbruntime.generation.timings import Timings, rate, seconds
 from nbruntime.protocol.answers import misshapen
 from nbruntime.protocol.requests import Prompt
 
@@ -387,7 +387,7 @@ class Generation:
         times = [
             f"TTFT {seconds(self.timings.ttft)}" if self.timings.ttft is not None else None,
             f"total {seconds(self.timings.total)}" if self.timings.total is not None else None,
-            f"{self.tokens_per_second:.3g} tokens/s"
+            f"{rate(self.tokens_per_second)} tokens/s"
             if self.timings.total is not None and self.tokens_per_second
             else None,
             f"server {seconds(self.server_latency)}" if self.server_latency is not None else None,

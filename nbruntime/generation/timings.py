@@ -90,3 +90,32 @@ def seconds(duration: float) -> str:
     ('274 ms', '3.46 s')
     """
     return f"{duration * 1000:.3g} ms" if duration < 0.9995 else f"{duration:.3g} s"
+
+
+FEWEST_INTERVALS = 3
+"""Times between tokens that tell a rate."""
+
+
+def rate(per_second: float) -> str:
+    """Write a number of tokens per second, in three digits.
+
+    Examples
+    --------
+    >>> [rate(value) for value in (0, 9.164, 42, 1761.6)]
+    ['0', '9.16', '42', '1,760']
+    """
+    rounded = float(f"{per_second:.3g}")
+    return f"{rounded:g}" if rounded < 1000 else f"{rounded:,.0f}"
+
+
+def decode_rate(intervals: int, duration: float) -> str | None:
+    """Write how fast tokens came after the first one; None where there are too few to tell.
+
+    Examples
+    --------
+    >>> decode_rate(32, 0.8), decode_rate(1, 0.0001)
+    ('40 tokens/s', None)
+    """
+    if intervals < FEWEST_INTERVALS or duration <= 0:
+        return None
+    return f"{rate(intervals / duration)} tokens/s"

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from typing import Any
 
-from nbruntime.generation.record import seconds
-from nbruntime.notebook.answers import count, figures_line, foot_html, head_html, rate
+from nbruntime.generation.timings import decode_rate, seconds
+from nbruntime.notebook.answers import count, figures_line, foot_html, head_html
 from nbruntime.notebook.live_text import CARET, LiveText
 from nbruntime.notebook.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
@@ -120,6 +120,6 @@ class AnswerView:
             return "waiting for the first token" + (f" · {waited:.0f} s" if waited >= 1 else "")
         return figures_line(
             count(self._tokens),
-            rate(self._tokens - 1, self._last - self._first),
+            decode_rate(self._tokens - 1, self._last - self._first),
             f"TTFT {seconds(self._first - self._began)}",
         )

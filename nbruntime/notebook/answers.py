@@ -11,7 +11,7 @@ from typing import Any, Literal
 from nbruntime.cards import CLASSES, STYLE
 from nbruntime.errors import NbruntimeError
 from nbruntime.generation import Generation
-from nbruntime.generation.record import seconds
+from nbruntime.generation.timings import decode_rate, seconds
 from nbruntime.markup import escape, shortened, visible
 from nbruntime.notebook.answer_style import LIVE_STYLE as LIVE_STYLE
 from nbruntime.notebook.live_text import text_html
@@ -110,14 +110,6 @@ def error_html(error: NbruntimeError) -> str:
     return f'<div class="nbr-foot"><span class="nbr-bad">▲</span> {escape(_first_line(error))}</div>'
 
 
-def rate(tokens: int, duration: float) -> str | None:
-    """Write how many tokens came in a second; nothing where there are too few to tell."""
-    if not tokens or duration <= 0:
-        return None
-    value = tokens / duration
-    return f"{value:.3g} tokens/s" if value < 999.5 else f"{value:,.0f} tokens/s"
-
-
 def count(tokens: int) -> str:
     """Write a number of tokens."""
     return f"{tokens:,} token" + ("" if tokens == 1 else "s")
@@ -154,7 +146,7 @@ def foot_parts(
         prompt += f", {generation.cached_tokens:,} cached"
     figures = figures_line(
         count(generation.completion_tokens),
-        rate(len(timings.itl), sum(timings.itl)),
+        decode_rate(len(timings.itl), sum(timings.itl)),
         "" if timings.ttft is None else f"TTFT {seconds(timings.ttft)}",
         prompt,
         reason if ended_itself else "",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from nbruntime.cards import Card, Details, Tone, table
 from nbruntime.endpoint.cards import model_name, server_pairs, span
 from nbruntime.errors import ServerStatusError
+from nbruntime.generation.timings import rate
 from nbruntime.markup import escape
 from nbruntime.notebook.charts import CHART_STYLE, Line, line_chart
 from nbruntime.notebook.server_watch import LATENCIES, ServerWatch
@@ -199,17 +200,6 @@ def percent(share: float) -> str:
         if value >= 10 or value == int(value)
         else f"{value:.1f}".rstrip("0").rstrip(".") + " %"
     )
-
-
-def rate(value: float) -> str:
-    """Write a number of tokens per second.
-
-    Examples
-    --------
-    >>> [rate(value) for value in (0, 9.16, 1234.5)]
-    ['0', '9.2', '1,234']
-    """
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
 
 
 def _known(watch: ServerWatch, name: str) -> bool:
