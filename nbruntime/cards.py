@@ -59,12 +59,18 @@ class Details:
         Or a table; the first row holds the heads of its columns if `heads`.
     heads : bool
         Whether the first row is a head.
+    body : str
+        Or HTML, made by nbruntime.
     """
 
     summary: str
     text: str = ""
     rows: Sequence[Sequence[object]] = ()
     heads: bool = False
+    body: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.rows or self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class Card:
         pairs = self._pairs()
         if pairs:
             parts.append(table([(label, value) for label, value in pairs], labels=True))
-        parts.extend(_folded(each) for each in self.details if each.text or each.rows)
+        parts.extend(_folded(each) for each in self.details if each)
         return "".join(parts)
 
     def mimebundle(
@@ -184,6 +190,7 @@ def table(rows: Sequence[Sequence[object]], *, labels: bool = False, heads: bool
 
 def _folded(details: Details) -> str:
     inner = table(details.rows, labels=not details.heads, heads=details.heads) if details.rows else ""
+    inner += details.body
     if details.text:
         inner += f"<pre>{escape(details.text)}</pre>"
     return f"<details><summary>{escape(details.summary)}</summary>{inner}</details>"

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import fake_engine
 import pytest
@@ -564,6 +565,9 @@ def test_the_info_in_a_notebook_masks_keys(server: ScriptedServer) -> None:
     with RuntimeEndpoint(server.url) as endpoint:
         card = info_card(KnownServer("main", endpoint), endpoint.get_server_info())
     assert "sk-1234" not in card.html()
+    root = ElementTree.fromstring(card.html())
+    assert len(root.findall("details")) == 1, "it is a dozen lines high while it is folded"
+    assert root.findall("details/details")
     assert "tensor 2" in card.text()
 
 

@@ -58,7 +58,7 @@ def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def endpoint_card(kind: str, settings: Settings, known: Knowledge) -> Card:
-    """Make the card of a client: what it knows, and how old that is; nobody is asked.
+    """Make the card of a client: what it knows, and since when; nobody is asked.
 
     Parameters
     ----------
@@ -91,10 +91,8 @@ def endpoint_card(kind: str, settings: Settings, known: Knowledge) -> Card:
 
 
 def endpoint_state(age: float | None, error: str | None) -> tuple[str, Tone]:
-    """Say in words how a server was when it was last asked, and how long ago that is."""
-    said = (
-        "not asked yet" if age is None else f"answered {span(age)} ago" if age >= 1 else "answered just now"
-    )
+    """Say in words how a server was when it was last asked, and when that was: a card may be read later."""
+    said = "not asked yet" if age is None else f"answered at {clock(time.time() - age)}"
     if error is not None:
         return "no answer" if age is None else f"{said}, then an error", "bad"
     return said, "idle" if age is None else "good"
@@ -110,6 +108,13 @@ def model_name(model_info: Mapping[str, Any]) -> str:
     """
     name = str(model_info.get("served_model_name") or model_info.get("model_path") or "unknown model")
     return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
+
+
+def clock(moment: float, *, day: bool = False) -> str:
+    """Write a moment of `time.time`: the time of day, and the day if it is asked for or is not today."""
+    then = time.localtime(moment)
+    today = time.localtime()[:3] == then[:3]
+    return time.strftime("%H:%M:%S" if today and not day else "%Y-%m-%d %H:%M:%S", then)
 
 
 def span(seconds: float) -> str:

@@ -16,17 +16,17 @@ import ipywidgets
 from IPython.display import DisplayHandle, display
 
 from nbruntime.cards import CLASSES, STYLE, Card, Details
+from nbruntime.endpoint.cards import clock
 from nbruntime.errors import NbruntimeError
 from nbruntime.markup import escape
 from nbruntime.notebook.cells import Cell, stop_when_run_again
 from nbruntime.notebook.charts import CHART_STYLE
 from nbruntime.notebook.known_servers import GONE
 from nbruntime.notebook.presenting import DRAW_LIMITS, check_range
-from nbruntime.notebook.server_fields import fields_html, fields_of, shown_rows
+from nbruntime.notebook.server_fields import fields_details, fields_html, fields_of
 from nbruntime.notebook.server_figures import (
     chart_note,
     charts,
-    clock,
     figures_line,
     latencies,
     server_card,
@@ -208,9 +208,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         """
         details = []
         if self._fields:
-            details.append(
-                Details(f"server info, {len(self._fields)} fields", rows=shown_rows(self._fields.items()))
-            )
+            details.append(fields_details(self._fields))
         if self.runtime is not None:
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
         card, watch = self._head_card(details), self.watch

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nbruntime.cards import Card, Details, table
+from nbruntime.cards import Card, table
 from nbruntime.notebook.known_servers import HOW_TO_GET_ONE, KnownServer
-from nbruntime.notebook.server_fields import ORDER, fields_of, topic_of
+from nbruntime.notebook.server_fields import fields_details, fields_of
 
 _HEADS = ("", "name", "model", "engine", "state", "of", "url")
 
@@ -63,17 +63,13 @@ def info_card(known: KnownServer, info: Mapping[str, Any]) -> Card:
     """
     from nbruntime.endpoint.cards import server_pairs
 
-    fields = fields_of(info)
-    topics: dict[str, list[tuple[str, str]]] = {topic: [] for topic in ORDER}
-    for name, value in fields.items():
-        topics[topic_of(name)].append((name, value))
     return Card(
         "Server",
         known.name,
         known.state,
         "good",
         pairs=[("model", known.model), ("url", known.url), *server_pairs(info)],
-        details=[Details(f"{topic} ({len(rows)})", rows=rows) for topic, rows in topics.items() if rows],
+        details=[fields_details(fields_of(info))],
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from nbruntime.cards import table
+from nbruntime.cards import Details, table
 from nbruntime.markup import escape, shortened
 
 SHOWN_AT_MOST = 60
@@ -153,13 +153,13 @@ def fields_html(fields: Mapping[str, str], query: str = "") -> str:
     )
 
 
-def shown_rows(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Shorten the values of fields to what is shown of them."""
-    return [(name, shortened(value, VALUE_WIDTH)) for name, value in rows]
+def fields_details(fields: Mapping[str, str]) -> Details:
+    """Fold all fields, for a card."""
+    return Details(f"server info, {len(fields)} fields", body=fields_html(fields))
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> str:
-    return table(shown_rows(rows), labels=True)
+    return table([(name, shortened(value, VALUE_WIDTH)) for name, value in rows], labels=True)
 
 
 def _flat(start: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 
 from nbruntime.cards import Card, Details, Tone, table
-from nbruntime.endpoint.cards import model_name, server_pairs, span
+from nbruntime.endpoint.cards import clock, model_name, server_pairs, span
 from nbruntime.errors import ServerStatusError
 from nbruntime.generation.timings import rate
 from nbruntime.markup import escape
@@ -68,13 +67,6 @@ def server_state(watch: ServerWatch, ended: str = "") -> tuple[str, Tone]:
             return f"refuses to say how it is, since {since}", "bad"
         return f"no answer since {since}", "bad"
     return ("answers", "good") if watch.asked else ("not asked yet", "idle")
-
-
-def clock(moment: float, *, day: bool = False) -> str:
-    """Write a moment of `time.time`: the time of day, and the day if it is asked for or is not today."""
-    then = time.localtime(moment)
-    today = time.localtime()[:3] == then[:3]
-    return time.strftime("%H:%M:%S" if today and not day else "%Y-%m-%d %H:%M:%S", then)
 
 
 def charts(watch: ServerWatch) -> list[str]:
