@@ -160,7 +160,7 @@ def read_call(body: Mapping[str, Any], params: list[SamplingParams], *, most: in
     n = samples.pop()
     if n * count > most:
         raise bad_value(
-            f"{count} prompts with n={n} ask for more answers than the {most} that fit in one request."
+            f"{count} prompts with n={n} ask for more answers than fit in one request: at most {most}."
         )
     for each in params:
         _check_supported(each)
