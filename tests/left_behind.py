@@ -15,11 +15,11 @@ THREADS = {f"nbruntime-{name}" for name in ("read", "draw", "stop", "panel", "pa
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
     """Fail if a widget was opened and not closed, or if a thread of nbruntime does not end."""
-    before = set(widgets._instances)
+    before, threads_before = set(widgets._instances), set(threading.enumerate())
     yield
     left = [widgets._instances[model] for model in set(widgets._instances) - before]
     assert not left
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - threads_before:
         if thread.name in THREADS:
             thread.join(10)
             assert not thread.is_alive(), thread

@@ -19,9 +19,9 @@ from nbruntime import Runtime
 """
 
 
-@pytest.fixture
-def page(jupyter: JupyterServer, browser: Browser) -> Iterator[NotebookPage]:
-    with NotebookPage(jupyter, browser) as opened:
+@pytest.fixture(params=["lab", "notebook"])
+def page(jupyter: JupyterServer, browser: Browser, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
+    with NotebookPage(jupyter, browser, request.param) as opened:
         yield opened
         assert opened.dialogs == []
         assert opened.foreign == []
@@ -50,17 +50,17 @@ def test_a_launch_is_seen_and_freezes(page: NotebookPage, tmp_path: Path) -> Non
     expect(log).to_contain_text("<script>alert(1)</script>")
     expect(output).to_contain_text("3 s")
     expect(log).to_be_visible()  # it stays open, and the kernel is busy
-    page.screenshots("launch-running", output)
+    page.screenshots(f"launch-running-{page.app}", output)
     gate.write_text("go")
     expect(output).to_contain_text("ready after")
     page.await_idle()
-    page.screenshots("launch-ready", output)
+    page.screenshots(f"launch-ready-{page.app}", output)
     page.run_cell(2)
     output = page.output(2)
     expect(output).to_contain_text("RuntimeError: no <b>memory</b>")
     expect(output.locator("pre", has_text="a line")).to_be_hidden()
     page.await_idle()
-    page.screenshots("launch-failed", output)
+    page.screenshots(f"launch-failed-{page.app}", output)
     cells = nbformat.read(page.save(), as_version=4).cells
     for cell in cells[1:]:
         for saved in cell.outputs:

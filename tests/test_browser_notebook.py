@@ -118,10 +118,15 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def lab(jupyter: JupyterServer, browser: Browser) -> Iterator[NotebookPage]:
-    with NotebookPage(jupyter, browser) as page:
+def lab(jupyter: JupyterServer, browser: Browser, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
+    """JupyterLab; Notebook 7 where a test asks for both."""
+    with NotebookPage(jupyter, browser, getattr(request, "param", "lab")) as page:
         yield page
         harmless(page)
+
+
+in_both = pytest.mark.parametrize("lab", ["lab", "notebook"], indirect=True)
+"""Of a test that holds in either front end."""
 
 
 def harmless(page: NotebookPage) -> None:
@@ -201,6 +206,7 @@ def test_a_stream_is_seen_growing_and_read_again(
         harmless(page)
 
 
+@in_both
 def test_interrupt_stops_a_cell_that_waits(lab: NotebookPage, server: Server) -> None:
     wait = server.tells_until_aborted("What has come stays.")
     lab.open(
@@ -233,9 +239,10 @@ def test_interrupt_stops_a_cell_that_waits(lab: NotebookPage, server: Server) ->
     assert {body.json["rid"] for body in server.to("/abort_request")} == {asked.json["rid"]}
     lab.run_cell(2)
     expect(lab.output(2)).to_contain_text(f"20 {asked.json['rid']}")
-    lab.screenshots("interrupted")
+    lab.screenshots(f"interrupted-{lab.app}")
 
 
+@in_both
 def test_the_stop_button_of_a_stream_that_does_not_block(lab: NotebookPage, server: Server) -> None:
     wait = server.tells_until_aborted("On and on.")
     lab.open(
@@ -253,7 +260,7 @@ def test_the_stop_button_of_a_stream_that_does_not_block(lab: NotebookPage, serv
     expect(lab.output(2)).to_contain_text("meanwhile")
     expect(answer).to_contain_text("On and on.")
     assert wait.reached.wait(20)
-    lab.screenshots("stop-button")
+    lab.screenshots(f"stop-button-{lab.app}")
     lab.page.get_by_role("button", name="Stop", exact=True).click()
     server.wait_for("/abort_request")
     expect(answer).to_contain_text("stopped")
@@ -352,6 +359,7 @@ def unharmed(page: NotebookPage, output: Locator) -> None:
 # Servers
 
 
+@in_both
 def test_the_panel_follows_the_load_and_rests_when_nobody_looks(lab: NotebookPage, server: Server) -> None:
     rests = "from fake_engine import await_true\nawait_true(lambda: not panel.polling)\nprint('it rests')"
     lab.open(connected(server, "panel = endpoint.panel(interval=0.1)\npanel", rests), "panel")
@@ -376,6 +384,10 @@ def test_the_panel_follows_the_load_and_rests_when_nobody_looks(lab: NotebookPag
     lab.run_cell(1)
     expect(panel).to_contain_text("77 tokens/s")
     await_true(lambda: server.polls() > before)
+    lab.screenshots(f"panel-{lab.app}", panel)
+    saved = nbformat.read(lab.save(), as_version=4).cells[1].outputs[0].data
+    assert "77 tokens/s" in saved["text/plain"]  # of the panel that is open
+    assert ">77</b>" in saved["text/html"]
     panel.get_by_role("button", name="Close panel").click()
     is_static(panel)
     lab.run_cell(2)
@@ -470,7 +482,7 @@ def test_nbconvert_keeps_every_answer(executed: Path, form: str, tmp_path: Path)
     text = re.sub(r"<style.*?</style>|<script.*?</script>", "", converted, flags=re.DOTALL)
     count = len(re.findall(r"scattered\W", text))
     print(f"{form}: {len(converted):,} characters, the answer {count} times")
-    assert count >= 6  # a list of two has it twice
+    assert count == 7  # a list has it more than once
     assert "FloatProgress" not in converted
     assert "widget-view" not in text
 

@@ -264,6 +264,16 @@ def test_nothing_dangerous_in_any_form(text: str) -> None:
     assert not set(rendered) & set("\u202e\u2066\u200e\u200f")
 
 
+def test_the_end_is_a_status_and_what_grows_is_none(sent: Sent) -> None:
+    view = StreamView(given_body(events(*WORDS, done=True)))
+    view.run()
+    live = [value for value in sent.values() if "nbr-answers" not in value]
+    assert any("nbr-foot" in value for value in live)
+    assert not any("status" in value for value in live)
+    assert html_of(view).count('role="status"') == 1
+    view.close()
+
+
 def test_markdown_of_several_answers_stays_apart() -> None:
     answers = [
         Generation("```py\nx = 1", index=0),

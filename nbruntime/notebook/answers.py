@@ -60,7 +60,11 @@ def answer_bundle(
     marked: list[str] = []
     for title, text, generation in zip(heads, texts, generations, strict=True):
         foot = foot_parts(generation, ending, failed=error is not None)
-        html.append(head_html(title, first=not html) + text_html(text, markdown=markdown) + foot_html(*foot))
+        html.append(
+            head_html(title, first=not html)
+            + text_html(text, markdown=markdown)
+            + foot_html(*foot, ended=True)
+        )
         prefix = f"[{title}]\n" if title else ""
         how = f"\n[{foot[0]}]" if foot[0] else ""
         plain.append(prefix + visible(text + how))
@@ -97,17 +101,22 @@ def head_html(title: str, *, first: bool) -> str:
     return f'<div class="nbr-head {kind}">{escape(title)}</div>' if title else ""
 
 
-def foot_html(state: str, figures: str) -> str:
-    """Write the line below an answer: how it ended if not by itself, and its figures."""
+def foot_html(state: str, figures: str, *, ended: bool = False) -> str:
+    """Write the line below an answer: how it ended if not by itself, and its figures.
+
+    At the end, and not with each draw, it is a status, which a screen reader tells of.
+    """
+    role = ' role="status"' if ended else ""
     dot = f'<span class="nbr-busy">○</span> {escape(state)}' if state else ""
     line = f'<span class="nbr-quiet">{escape(figures)}</span>' if figures else ""
     space = " · " if dot and line else ""
-    return f'<div class="nbr-foot">{dot}{space}{line}</div>' if dot or line else ""
+    return f'<div class="nbr-foot"{role}>{dot}{space}{line}</div>' if dot or line else ""
 
 
 def error_html(error: NbruntimeError) -> str:
     """Write the first line of an error."""
-    return f'<div class="nbr-foot"><span class="nbr-bad">▲</span> {escape(_first_line(error))}</div>'
+    said = f'<span class="nbr-bad">▲</span> {escape(_first_line(error))}'
+    return f'<div class="nbr-foot" role="status">{said}</div>'
 
 
 def count(tokens: int) -> str:
