@@ -268,7 +268,7 @@ def test_a_server_that_dies_and_comes_back(panel: ServerPanel, server: Server) -
     assert time.time() - since < 10
     said = text(panel)
     assert f"no answer since {time.strftime('%H:%M', time.localtime(since))}" in said
-    assert "No answer from the server" in said
+    assert "No answer from the server: Response ended prematurely" in said
     assert "–" in said, "no value stands for one that is not known"
     assert panel._buttons["flush"].disabled
     assert not panel._buttons["close"].disabled

@@ -334,6 +334,9 @@ def _reason(error: BaseException) -> str:
     """Find the words of the innermost error, without the wrappers' own."""
     innermost: BaseException = error
     for item in _chain(error):
+        # Of what is no HTTP the wrapper's words are better; our own are those of an earlier attempt.
+        if isinstance(item, ValueError | NbruntimeError):
+            break
         innermost = item
     if isinstance(innermost, OSError) and innermost.strerror:
         return innermost.strerror
