@@ -23,7 +23,7 @@ SGLANG_CPU := tests/sglang_cpu
 SGLANG_PIP = $(SGLANG_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
 	--constraint $(SGLANG_CPU)/constraints.txt
 
-.PHONY: help env demo lab test sglang-cpu test-sglang lint bench clean
+.PHONY: help env demo lab test sglang-cpu test-sglang lint bench notebooks clean
 
 help:
 	@echo "make demo    a real model answers in the terminal: the whole of it in one run"
@@ -31,6 +31,7 @@ help:
 	@echo "make test    the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks, as ratios"
+	@echo "make notebooks   run the notebooks anew and keep their outputs"
 	@echo "make clean   remove .venv, .venv-sglang and the caches of the tools"
 	@echo
 	@echo "make sglang-cpu    install SGLang's server for the CPU, into .venv-sglang"
@@ -81,6 +82,12 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+# Without the state of widgets: every output is there as text and HTML.
+notebooks: $(INSTALLED)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbruntime.protocol.hosts import is_loopback
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
@@ -113,19 +113,3 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
             f"Set {API_KEY_VARIABLE} in the environment, or listen on 127.0.0.1"
         )
     return arguments
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address.
-
-    Examples
-    --------
-    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
-    (True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit, urlunsplit
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.protocol import hosts
 
 
 def check_base_url(base_url: str) -> str:
@@ -66,9 +66,4 @@ def is_loopback(base_url: str) -> bool:
     (True, False)
     """
     host = urlsplit(base_url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host.endswith(".localhost") or hosts.is_loopback(host)

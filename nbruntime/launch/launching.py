@@ -26,12 +26,13 @@ from nbruntime.launch import registry
 from nbruntime.launch.attached import AttachedServer
 from nbruntime.launch.engine import Engine, ServerArguments
 from nbruntime.launch.phases import Phase
-from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of, is_loopback
+from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import LOG_LINES, await_ready
 from nbruntime.launch.server import Server, known
 from nbruntime.launch.supervisor.processes import identify, is_running
 from nbruntime.launch.supervisor.record import ServerRecord
+from nbruntime.protocol.hosts import is_loopback
 
 __all__ = ["Launch"]
 

@@ -15,7 +15,7 @@ from typing import Self
 from nbruntime.errors import ArgumentValueError, PortInUseError
 from nbruntime.launch.supervisor import system
 
-__all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holders_of", "is_loopback"]
+__all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holders_of"]
 
 FIRST_PORT = 30000
 """Where the search for a free port begins: SGLang's default."""
@@ -112,22 +112,6 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
         with contextlib.suppress(PortInUseError):
             return _try(host, candidate, listen, explain=False)
     raise PortInUseError(f"No port is free on {host} between {above} and {candidate}")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address.
-
-    Examples
-    --------
-    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
-    (True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortClaim:

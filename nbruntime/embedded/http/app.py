@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from nbruntime.embedded.arguments import is_loopback
 from nbruntime.embedded.http import control, generate, info
 from nbruntime.embedded.http.replies import ReplyError, http_error, json_reply, text_reply
 from nbruntime.embedded.http.state import STATE, ServerState, state_of
+from nbruntime.protocol.hosts import is_loopback
 
 logger = logging.getLogger(__name__)
 
