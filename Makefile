@@ -85,9 +85,8 @@ bench: $(INSTALLED)
 
 # Without the state of widgets: every output is there as text and HTML.
 notebooks: $(INSTALLED)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
-		--ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams \
+		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

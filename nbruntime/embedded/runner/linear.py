@@ -6,6 +6,8 @@ a CPU waits for. The relative error of a product is about 2e-4.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor, nn
 
@@ -52,10 +54,20 @@ def pack_linears(model: nn.Module) -> int:
     int
         Bytes of packed weights.
     """
-    packed_bytes = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear(child))
-                packed_bytes += 2 * child.in_features * child.out_features
-    return packed_bytes
+    places = [
+        (child.in_features * child.out_features, parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear
+    ]
+    # The largest first: the head alone may take as long as all the others.
+    places.sort(key=lambda place: place[0], reverse=True)
+
+    def pack(place: tuple[int, nn.Module, str]) -> int:
+        weights, parent, name = place
+        setattr(parent, name, PackedLinear(getattr(parent, name)))
+        return 2 * weights
+
+    # Packing uses one thread, and lets go of the interpreter meanwhile.
+    with ThreadPoolExecutor(torch.get_num_threads(), "pack") as pool:
+        return sum(pool.map(pack, places))
