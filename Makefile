@@ -83,10 +83,12 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-# Without the state of widgets: every output is there as text and HTML.
+# Without the state of widgets, since every output is there as text and HTML, and without the name of a home folder.
 notebooks: $(INSTALLED)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams \
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
+	sed -i "s#$$HOME/#~/#g" notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
