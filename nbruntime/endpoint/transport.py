@@ -254,9 +254,8 @@ class Body(Iterator[bytes]):
         try:
             piece = next(self._pieces)
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            problem = self._error(
-                error
-            )  # ValueError and AttributeError: another thread has closed the response
+            # ValueError and AttributeError: another thread has closed the response.
+            problem = self._error(error)
         else:
             self._tail = piece[-32:]
             return piece
@@ -272,11 +271,16 @@ class Body(Iterator[bytes]):
         raw = self._response.raw
         if self._tail.endswith(LAST_EVENT):
             self._read_end(raw)
-        else:
-            # Wakes another thread that is reading; older urllib3 cannot, or it is closed already.
-            with contextlib.suppress(AttributeError, RuntimeError, ValueError, OSError):
-                raw.shutdown()
+            self._response.close()
+            return
+        # Out of its pool's hands first: a thread that still reads closes it too, maybe when another uses it.
+        connection, raw._connection = getattr(raw, "_connection", None), None
+        # Wakes that thread; older urllib3 cannot, or it is closed already.
+        with contextlib.suppress(AttributeError, RuntimeError, ValueError, OSError):
+            raw.shutdown()
         self._response.close()
+        if connection is not None:
+            connection.close()
 
     def _read_end(self, raw: Any) -> None:
         connection = getattr(raw, "connection", None)
