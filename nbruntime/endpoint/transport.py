@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -275,9 +276,8 @@ class Body(Iterator[bytes]):
             return
         # Out of its pool's hands first: a thread that still reads closes it too, maybe when another uses it.
         connection, raw._connection = getattr(raw, "_connection", None), None
-        # Wakes that thread; older urllib3 cannot, or it is closed already.
-        with contextlib.suppress(AttributeError, RuntimeError, ValueError, OSError):
-            raw.shutdown()
+        if connection is not None:
+            _wake_reader(raw, connection)
         self._response.close()
         if connection is not None:
             connection.close()
@@ -292,6 +292,17 @@ class Body(Iterator[bytes]):
                 next(self._pieces, None)
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
             return  # it is closed instead
+
+
+def _wake_reader(raw: Any, connection: Any) -> None:
+    """End the wait of a thread that is reading an answer: closing alone would not.
+
+    ``raw.shutdown()`` needs the connection that was taken away from the answer, and urllib3 2.3.
+    """
+    shutdown = getattr(raw, "_sock_shutdown", None) or getattr(connection.sock, "shutdown", None)
+    if shutdown is not None:
+        with contextlib.suppress(OSError):  # it is closed already
+            shutdown(socket.SHUT_RD)
 
 
 def _has_more(raw: Any) -> bool:
