@@ -13,6 +13,7 @@ import pickle
 import signal
 import socket
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -366,10 +367,11 @@ def test_close_from_another_thread_wakes_the_reader(
                 two.set()
         return seen
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         texts = pool.submit(read)
         assert two.wait(10)
-        running.close()
+        time.sleep(0.2)  # by now it waits for bytes
+        pool.submit(running.close).result(10)
         assert texts.result(10) == ["Once", " upon"]
     assert server.wait_for("/abort_request")[0].json == {"rid": "closed"}
 
