@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,10 +34,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
     outcomes: dict[str, dict[str, str]] = {}
     for report in (each for key in ("passed", "failed") for each in terminalreporter.stats.get(key, ())):
-        if report.when == "call" and "/test_conformance_" in f"/{report.nodeid}" and "[" in report.nodeid:
-            server = report.nodeid.partition("test_conformance_")[2].partition(".")[0]
+        check = re.search(r"test_conformance_(\w+)\.py::test_check\[(.+)\]$", report.nodeid)
+        if report.when == "call" and check is not None:
+            server, name = check.groups()
             outcome = dict(report.user_properties).get("conformance", "fails")
-            name = report.nodeid.partition("[")[2][:-1]
             outcomes.setdefault(name, {})[server] = outcome if report.passed else "fails"
     if outcomes:
         terminalreporter.section("conformance")
