@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
-from scripted_server import ScriptedServer, Wait, cumulative, stream
+from nbclient import NotebookClient
+from scripted_server import Asked, Reply, ScriptedServer, Wait, cumulative, stream
 from test_views_kernel import WIDGET, FrontEnd
 
 pytestmark = pytest.mark.kernel
@@ -70,6 +72,10 @@ def parent(message: dict[str, Any]) -> str:
 
 def shown(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [each for each in messages if each["msg_type"] in ("display_data", "update_display_data")]
+
+
+def place(message: dict[str, Any]) -> str:
+    return str(message["content"]["transient"]["display_id"])
 
 
 def is_final(message: dict[str, Any]) -> bool:
@@ -152,16 +158,13 @@ def test_interrupt_stops_and_keeps(front_end: FrontEnd, server: ScriptedServer, 
 def test_a_displayed_stream_stays_in_its_cell(front_end: FrontEnd, server: ScriptedServer) -> None:
     wait = waiting(server)
     first = front_end.run("running = endpoint.stream('Why?')\ndisplay(running)\nrunning", cell="a")
-    request = parent(first[-1])
     assert [WIDGET in each["content"]["data"] for each in shown(first)] == [True, True]
     assert not any(each["msg_type"] == "execute_result" for each in first)
     assert front_end.printed("print('meanwhile', running.text)").startswith("meanwhile")
     wait.go.set()
     one, _ = front_end.until(kind="update_display_data", holds=is_final)
     other, _ = front_end.until(kind="update_display_data", holds=is_final)
-    assert {parent(one), parent(other)} == {request}
-    ids = {each["content"]["transient"]["display_id"] for each in (one, other)}
-    assert ids == {each["content"]["transient"]["display_id"] for each in shown(first)}
+    assert {place(one), place(other)} == {place(each) for each in shown(first)}
     (again,) = shown(front_end.run("running", cell="b"))
     assert is_final(again), "a stream that has ended shows its static form"
 
@@ -188,19 +191,35 @@ def test_the_stop_button(front_end: FrontEnd, server: ScriptedServer) -> None:
 def test_running_the_cell_again_stops_the_old_stream(front_end: FrontEnd, server: ScriptedServer) -> None:
     wait = waiting(server)
     code = "display(endpoint.stream('Why?'))"
-    first = parent(front_end.run(code, cell="same")[-1])
+    (first,) = shown(front_end.run(code, cell="same"))
     assert wait.reached.wait(10)
     front_end.run("", cell="other")
     assert not server.to("/abort_request")
     server.on("/generate", stream(*cumulative(WORDS)))
-    second = front_end.start(code, cell="same")
+    front_end.start(code, cell="same")
     server.wait_for("/abort_request")
     finals = {}
-    while set(finals) != {first, second}:
+    while len(finals) < 2:
         message, _ = front_end.until(kind="update_display_data", holds=is_final)
-        finals[parent(message)] = message["content"]["data"]["text/plain"]
-    assert finals[first].endswith("[stopped]")
-    assert finals[second] == "The sky is **blue**."
+        finals[place(message)] = message["content"]["data"]["text/plain"]
+    assert finals.pop(place(first)).endswith("[stopped]")
+    assert list(finals.values()) == ["The sky is **blue**."]
+
+
+def test_a_notebook_that_is_executed_keeps_what_ends_in_a_later_cell(server: ScriptedServer) -> None:
+    wait = waiting(server)
+
+    def go_on(_: Asked) -> Reply:
+        wait.go.set()
+        return Reply()
+
+    server.on("/go_on", go_on)
+    cells = [SET_UP.format(url=server.url), "endpoint.stream('Why?')", "endpoint.get('/go_on')\nleft()"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each) for each in cells])
+    NotebookClient(notebook, timeout=30).execute()
+    (output,) = notebook.cells[1].outputs
+    assert set(output.data) == {"text/plain", HTML, "text/markdown"}
+    assert output.data["text/plain"] == "The sky is **blue**."
 
 
 def test_views_of_threads_and_tasks_land_in_the_cell_that_made_them(front_end: FrontEnd) -> None:
@@ -222,7 +241,9 @@ def test_views_of_threads_and_tasks_land_in_the_cell_that_made_them(front_end: F
         "print('done')"
     )
     messages = front_end.run(code, cell="runs")
-    assert [parent(each) for each in shown(messages)] == [made] * 8
+    live, final = ([each for each in shown(messages) if is_final(each) is ended] for ended in (False, True))
+    assert [parent(each) for each in live] == [made] * 4
+    assert sorted(map(place, final)) == sorted(map(place, live))
     assert "done" in str([each["content"] for each in messages if each["msg_type"] == "stream"])
 
 

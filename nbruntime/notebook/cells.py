@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from IPython import get_ipython
+from IPython.display import DisplayHandle
 
 _T = TypeVar("_T")
 
@@ -45,6 +46,15 @@ class Cell:
         thread = threading.Thread(target=self._context.copy().run, args=(function,), name=name, daemon=True)
         thread.start()
         return thread
+
+
+def show_instead(handle: DisplayHandle, bundle: dict[str, Any]) -> None:
+    """Show something else in a place, whichever cell it is in.
+
+    Front ends find the place by its id. What executes a notebook without one (nbclient 0.11, for nbconvert)
+    hears only what the cell that runs has to say, so that cell says it, and not the one that made the place.
+    """
+    contextvars.Context().run(handle.update, bundle, raw=True)
 
 
 def stop_when_run_again(thing: Stoppable) -> None:

@@ -19,7 +19,7 @@ from nbruntime.cards import CLASSES, STYLE, Card, Details
 from nbruntime.endpoint.cards import clock
 from nbruntime.errors import NbruntimeError
 from nbruntime.markup import escape
-from nbruntime.notebook.cells import Cell, stop_when_run_again
+from nbruntime.notebook.cells import Cell, show_instead, stop_when_run_again
 from nbruntime.notebook.charts import CHART_STYLE
 from nbruntime.notebook.known_servers import GONE
 from nbruntime.notebook.presenting import DRAW_LIMITS, check_range
@@ -312,7 +312,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _update(self, bundle: dict[str, Any]) -> None:
         for handle in self._handles:
-            handle.update(bundle, raw=True)
+            show_instead(handle, bundle)
 
     def _look_at_runtime(self) -> None:
         """Note the end of a server that is ours: it does not come back."""

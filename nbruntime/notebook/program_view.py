@@ -14,7 +14,7 @@ from IPython.display import DisplayHandle, display
 
 from nbruntime.cards import STYLE, Card
 from nbruntime.frontend.programs import Branch, program_of
-from nbruntime.notebook.cells import Cell, stop_when_run_again
+from nbruntime.notebook.cells import Cell, show_instead, stop_when_run_again
 from nbruntime.notebook.live_text import CARET
 from nbruntime.notebook.program_card import PROGRAM_STYLE, item_html, program_card
 from nbruntime.notebook.transcript import Transcript, read
@@ -164,7 +164,7 @@ class ProgramView:
                 self._draw()
         finally:
             assert self._handle is not None
-            self._handle.update(self.card().mimebundle(), raw=True)
+            show_instead(self._handle, self.card().mimebundle())
             self._kit.close()
 
 

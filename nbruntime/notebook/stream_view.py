@@ -25,7 +25,7 @@ from nbruntime.generation import AsyncGenerationStream, Generation, GenerationSt
 from nbruntime.notebook.answer_style import LIVE_STYLE
 from nbruntime.notebook.answer_view import AnswerView
 from nbruntime.notebook.answers import Ending, answer_bundle, head
-from nbruntime.notebook.cells import Cell, stop_when_run_again
+from nbruntime.notebook.cells import Cell, show_instead, stop_when_run_again
 from nbruntime.notebook.presenting import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
 from nbruntime.notebook.printing import print_stream
 from nbruntime.notebook.widgets import WidgetKit
@@ -422,7 +422,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         """Show the end: in the cell the static form instead of the view, elsewhere within it."""
         bundle = self._final_bundle()
         for handle in self._handles:
-            handle.update(bundle, raw=True)
+            show_instead(handle, bundle)
         if self._handles or self._closing:
             self._close_widgets()
             return
