@@ -650,6 +650,39 @@ def test_stop_all(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -
     assert isinstance(failure(shell, "%sgl_stop one"), errors.ArgumentValueError)
 
 
+def test_stop_by_the_name_of_a_variable(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    run(shell, "%sgl_launch --engine fake --name one -o runtime")
+    run(shell, "%sgl_stop runtime")
+    assert "Ended: one." in capsys.readouterr().out
+    assert shell.user_ns["runtime"].phase == "stopped"
+
+
+def test_a_server_that_has_ended_is_in_nobodys_way(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Runtime(engine="fake", name="same", port=0)
+    before.shutdown()
+    with Runtime(engine="fake", name="same", port=before.port) as runtime:
+        shell.push({"before": before, "runtime": runtime})
+        run(shell, "%%sgl_generate\nx")
+        run(shell, "%%sgl_generate --endpoint same\nx")
+        run(shell, f"%%sgl_generate --endpoint {runtime.url}\nx")
+        capsys.readouterr()
+        run(shell, "%sgl_stop before")
+        assert "Ended: none." in capsys.readouterr().out
+        assert runtime.phase == "ready"
+        del shell.user_ns["runtime"]  # as if it were one of another kernel
+        run(shell, "%sgl_servers")
+        shown = capsys.readouterr().out
+        assert "2 servers" in shown
+        assert "stopped" in shown
+        assert "ready" in shown
+        shell.push({"runtime": runtime})
+        run(shell, "%sgl_stop same")
+        assert "Ended: same." in capsys.readouterr().out
+        assert runtime.phase == "stopped"
+
+
 def test_to_connect_ends_no_server_of_the_name(
     shell: InteractiveShell, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,16 +123,20 @@ class KnownServers:
                 del _named[known.name]
 
     def all(self) -> list[KnownServer]:
-        """Give every server once, those with a name first."""
+        """Give every server once: those that run first, and of them those with a name."""
         found: dict[str, KnownServer] = {}
-        for known in [*self._with_names(), *self._in_variables()]:
+        for known in self._here():
             found.setdefault(known.url, known)
         return list(found.values())
 
     def names(self) -> list[str]:
         """Give all names, those of variables and of servers in other kernels too."""
-        here = [known.name for known in [*self._with_names(), *self._in_variables()]]
+        here = [known.name for known in self._here()]
         return list(dict.fromkeys([*here, *(info.name for info in _elsewhere())]))
+
+    def named(self, name: str) -> KnownServer | None:
+        """Give the server of this session that has this name or URL, if one has."""
+        return next((known for known in self._here() if name in (*known.names, known.url)), None)
 
     def name_for(self, endpoint: RuntimeEndpoint) -> str:
         """Make a name of the model's, or give the one that the server has already."""
@@ -175,9 +179,8 @@ class KnownServers:
         return candidates[0]
 
     def _by_name(self, name: str) -> KnownServer:
-        for known in [*self._with_names(), *self._in_variables()]:
-            if name in (*known.names, known.url):
-                return known
+        if known := self.named(name):
+            return known
         for info in _elsewhere():
             if name in (info.name, info.url):
                 from nbruntime.endpoint import RuntimeEndpoint
@@ -192,6 +195,11 @@ class KnownServers:
         value = self._variables().get(name)
         other = "" if value is None else f"; the variable {name} is a {type(value).__name__}"
         raise UsageError(f"There is no server {name!r}{other}.\n{hint}")
+
+    def _here(self) -> list[KnownServer]:
+        # A server that has ended may have left its name and its address to one that runs.
+        known = [*self._with_names(), *self._in_variables()]
+        return sorted(known, key=lambda each: each.state in GONE)
 
     def _with_names(self) -> Iterable[KnownServer]:
         return [_known(name, server) for name, server in _named.items()]

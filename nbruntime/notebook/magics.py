@@ -400,13 +400,14 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         from nbruntime.launch.servers import ServerList, servers, stop
 
         which = arguments.which
-        known = next((each for each in self.servers.all() if which in each.names), None)
+        known = self.servers.named(which)
         if known is None:
             ended = stop(which)
+        elif known.runtime is not None and known.state in GONE:
+            known.runtime.shutdown()  # and not by its address, which may be another's by now
+            ended = ServerList()
         elif known.url in {server.url for server in servers()}:
             ended = stop(known.url)
-        elif known.state in GONE:
-            ended = ServerList()
         else:
             raise UsageError(
                 f"{which} is only connected to, and was not started by nbruntime.\n"

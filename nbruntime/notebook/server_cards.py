@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbruntime.cards import Card, table
-from nbruntime.notebook.known_servers import HOW_TO_GET_ONE, KnownServer
+from nbruntime.notebook.known_servers import GONE, HOW_TO_GET_ONE, KnownServer
 from nbruntime.notebook.server_fields import fields_details, fields_of
 
 _HEADS = ("", "name", "model", "engine", "state", "of", "url")
@@ -31,7 +31,7 @@ def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
     listed = {info.url: info for info in servers()}
     rows: list[tuple[str, ...]] = []
     for each in known:
-        info = listed.pop(each.url, None)
+        info = None if each.state in GONE else listed.pop(each.url, None)
         mark = "→" if in_use in each.names else ""
         engine, owner = ("", "") if info is None else (info.engine, info.owner)
         rows.append((mark, ", ".join(each.names), each.model, engine, each.state, owner, each.url))
