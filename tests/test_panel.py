@@ -391,13 +391,16 @@ def press(panel: ServerPanel, name: str) -> str:
     return " ".join(parsed(panel._said.value).itertext())
 
 
-def test_buttons(panel: ServerPanel, server: Server) -> None:
+def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.on("/start_profile", Reply(body=b"Start profiling.\n"))
     server.on("/stop_profile", Reply(body=b"Stop profiling.\n"))
     look(panel)
     assert "the cache is empty" in press(panel, "flush")
     assert "every request is stopped" in press(panel, "abort")
     assert "the profiler runs" in press(panel, "profile")
+    assert panel._buttons["profile"].description == "Stop profile"
+    panel.stop()
+    show(panel, monkeypatch)  # by the next run of its cell
     assert panel._buttons["profile"].description == "Stop profile"
     assert "has written" in press(panel, "profile")
     assert panel._buttons["profile"].description == "Start profile"

@@ -408,6 +408,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         with self._drawing:
             self._fields, self._view_count = {}, 0
             self.children, self.layout = self._make_parts(), self._kit.layout
+            self._set_profiling(self._profiling)
             self._reopens = self._closed = self._reported = False
             self.draw()
             self.open()
