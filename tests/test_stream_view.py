@@ -430,6 +430,19 @@ def test_a_stream_shows_itself_as_a_card(endpoint: RuntimeEndpoint) -> None:
         ElementTree.fromstring(bundle["text/html"])
 
 
+def test_a_stream_that_was_aborted_has_not_finished(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    first, last = cumulative(WORDS[:2])
+    last["meta_info"]["finish_reason"] = {"type": "abort"}
+    wait = Wait()
+    server.on("/generate", stream(first, wait, last))
+    running = endpoint.stream("x")
+    assert next(running) == "The "
+    running.abort()
+    wait.go.set()
+    running.result()
+    assert "· stopped" in running._repr_mimebundle_()["text/plain"]
+
+
 def test_generations_are_a_list() -> None:
     answers = Generations([Generation("4 <b>", index=0), Generation("four\x1b", index=1)])
     assert answers == [Generation("4 <b>", index=0), Generation("four\x1b", index=1)]

@@ -91,14 +91,17 @@ def stream_card(stream: Any) -> Card:
     Card
     """
     generations, error = stream.generations, stream.error
-    tone: Tone = "bad" if error is not None else "idle" if stream.done else "busy"
+    reasons = [each.finish_reason for each in generations]
+    state: str
+    tone: Tone
     if error is not None:
-        state = str(error).split("\n", 1)[0]
+        state, tone = str(error).split("\n", 1)[0], "bad"
     elif not stream.done:
-        state = "running"
+        state, tone = "running", "busy"
+    elif all(reason is not None and reason.type != "abort" for reason in reasons):
+        state, tone = "finished", "good"
     else:
-        state = "stopped" if any(each.finish_reason is None for each in generations) else "finished"
-        tone = "good" if state == "finished" else "idle"
+        state, tone = "stopped", "idle"
     texts = [each.text for each in generations]
     one = len(texts) == 1
     body = _as_it_is(texts[0]) if one else ""
