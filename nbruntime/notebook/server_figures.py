@@ -170,11 +170,11 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> [duration(seconds) for seconds in (0.0042, 0.16, 1.234, 47.4)]
-    ['4.2 ms', '160 ms', '1.2 s', '47 s']
+    >>> [duration(seconds) for seconds in (0.0042, 0.16, 0.999, 1.234, 47.4)]
+    ['4.2 ms', '160 ms', '1 s', '1.2 s', '47 s']
     """
+    seconds = float(f"{seconds:.2g}")
     value, unit = (seconds * 1000, "ms") if seconds < 1 else (seconds, "s")
-    value = float(f"{value:.2g}")
     return f"{value:g} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
 
 
