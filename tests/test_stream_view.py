@@ -430,7 +430,9 @@ def test_a_stream_shows_itself_as_a_card(endpoint: RuntimeEndpoint) -> None:
         ElementTree.fromstring(bundle["text/html"])
 
 
-def test_a_stream_that_was_aborted_has_not_finished(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_a_stream_that_was_aborted_has_not_finished(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
     first, last = cumulative(WORDS[:2])
     last["meta_info"]["finish_reason"] = {"type": "abort"}
     wait = Wait()
@@ -542,6 +544,39 @@ def test_a_view_that_is_shown_while_it_ends_freezes_there_too(
     again.join(10)
     assert view.wait(10)
     assert [["text/html" in bundle for bundle in bundles] for bundles in outputs] == [[False, True], [True]]
+
+
+def test_a_view_that_is_closed_while_it_ends_is_closed(
+    endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = StreamView(endpoint.stream("x"))
+    ending, go_on = threading.Event(), threading.Event()
+
+    class SlowKit(WidgetKit):
+        def __init__(self) -> None:
+            ending.set()
+            go_on.wait(10)
+            super().__init__()
+
+    monkeypatch.setattr(stream_view, "WidgetKit", SlowKit)  # of the static form within the view
+    view.start()
+    assert ending.wait(10)
+    closing = threading.Thread(target=view.close)
+    closing.start()
+    closing.join(0.2)
+    go_on.set()
+    closing.join(10)
+    assert view.comm is None
+
+
+def test_a_view_whose_event_loop_has_ended_is_closed(server: ScriptedServer) -> None:
+    async def make() -> StreamView:
+        async with AsyncRuntimeEndpoint(server.url) as endpoint:
+            return StreamView(await endpoint.stream("x"))
+
+    view = asyncio.run(make())
+    view.close()
+    assert view.comm is None
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -266,10 +266,13 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
             return
         self._ending = self._ending or "stopped"
         self._stop_button.disabled = True
-        if self._loop is None:
+        stream = self.stream
+        if isinstance(stream, GenerationStream):
             self._cell.start_thread(self._stop_stream, "nbruntime-stop")
+        elif stream.loop.is_closed():
+            stream.leave_soon()
         else:
-            self._loop.call_soon_threadsafe(self._stop_async)
+            stream.loop.call_soon_threadsafe(self._stop_async)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end of a view that was started in a thread.
@@ -290,12 +293,12 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         """Stop the stream if it is running, and close the widgets; a static form in a cell stays."""
         if self.comm is None or sys.is_finalizing():
             return  # never opened, or closed before; widgets also call this when the interpreter ends
-        self._closing = True
-        if self._started and not self._done.is_set():
+        with self._lock:  # not in the middle of its end, which looks at it once
+            self._closing = True
+        if not self._done.is_set():
             self.stop()
-            return  # the thread that draws closes them at the end
-        if not self._started:
-            self.stop()
+            if self._started:
+                return  # the thread that draws closes them at the end
         self._close_widgets()
 
     def _put_into_cell(self) -> None:
