@@ -226,6 +226,23 @@ def test_who_has_left_the_loop_is_not_waited_for_again(
     assert state["response"] == "Learning by machine."
 
 
+def test_a_program_may_go_on_to_ask_while_a_stream_begins(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    class Submitting(threading.Event):
+        """The thread of the program enters another variable while that of the stream looks at this one."""
+
+        def is_set(self) -> bool:
+            s.stream_var_event["later"] = threading.Event()
+            return False
+
+    server.on("/generate", stream(*cumulative(["Learning", "."])))
+    s = state("x")
+    s.variables, s.variable_event = {"now": ""}, {"now": Submitting()}
+    s.stream_var_event, s.stream_text_event = {"now": threading.Event()}, threading.Event()
+    assert [text for text, _ in endpoint.generate_stream(s, SglSamplingParams())] == ["Learning", "."]
+
+
 def test_a_streaming_program_that_fails_says_so(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", stream({"error": {"message": "no room", "code": 503}}))
     with pytest.warns(ProgramWarning, match="no room") as caught:

@@ -35,7 +35,7 @@ class Readers:
         of_text = getattr(s, "stream_text_event", None)
         self._events: list[threading.Event] = [
             event
-            for name, event in of_variables.items()
+            for name, event in list(of_variables.items())  # the thread of the program may enter more
             if name in s.variables and not complete[name].is_set()
         ]
         _set_before.update(self._events)  # when the gen began; that of the text only by an earlier gen
