@@ -32,6 +32,7 @@ from nbruntime.endpoint import RuntimeEndpoint, knowledge
 from nbruntime.errors import ArgumentValueError, BadRequestError, NotServedError, StreamError
 from nbruntime.frontend import failures, readers
 from nbruntime.frontend.failures import ProgramWarning
+from nbruntime.frontend.interruption import Calls
 from nbruntime.frontend.named_templates import TEMPLATES, get_chat_template, guess_chat_template
 from nbruntime.frontend.tokenizer_template import TokenizerTemplate
 
@@ -642,6 +643,20 @@ def test_many_threads_share_connections_and_a_template(
     assert server.connections <= 97
     for number, done in enumerate(states):
         assert [done[f"x{again}"] for again in range(4)] == [f"{number}.{again}" for again in range(4)]
+
+
+def test_an_interrupt_reaches_the_calls_of_every_endpoint(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/abort_request", Reply())
+    running = Calls()
+    with ScriptedServer() as other, RuntimeEndpoint(other.url) as router:
+        other.forget("/abort_request")
+        with running.one(router), running.one(endpoint) as rid:
+            running.interrupted()
+            asked = server.wait_for("/abort_request")
+            other.wait_for("/abort_request")
+    assert asked[0].json == {"rid": rid}
 
 
 def test_the_rest_of_a_backend(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:

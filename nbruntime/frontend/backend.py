@@ -75,8 +75,8 @@ class FrontendBackend:
         """Generate, and give the text as it comes."""
         raise NotImplementedError
 
-    def abort(self, rid: str) -> None:
-        """Stop a request by its name."""
+    def abort(self, rid: str | Sequence[str]) -> None:
+        """Stop requests by their names."""
         raise NotImplementedError
 
     def tokenize(self, text: Any) -> Any:

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Protocol
 
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Aborts(Protocol):
-    def abort(self, rid: str) -> None: ...
+    def abort(self, rid: str | Sequence[str]) -> None: ...
 
 
 class Calls:
@@ -58,18 +59,20 @@ class Calls:
         """Abort what is running without waiting; called in the main thread, in the middle of anything."""
         ours = [frame for frame in _outwards(sys._getframe()) if _is_of_sglang(frame)]
         self._left = ours[-1] if ours else None
-        # A Thread takes locks at its start, one of which the main thread may hold.
-        _thread.start_new_thread(self._abort, (list(self._running),))
+        of_each: dict[_Aborts, list[str]] = defaultdict(list)
+        for rid, endpoint in list(self._running.items()):
+            of_each[endpoint].append(rid)
+        for endpoint, rids in of_each.items():
+            # A Thread takes locks at its start, one of which the main thread may hold.
+            _thread.start_new_thread(self._abort, (endpoint, rids))
 
-    def _abort(self, rids: list[str]) -> None:
-        while running := [(rid, endpoint) for rid, endpoint in list(self._running.items()) if rid in rids]:
-            for rid, endpoint in running:
-                try:
-                    endpoint.abort(rid)
-                except NbruntimeError as error:  # a router has no aborts
-                    _log.debug("abort of %s: %s", rid, error)
-                    return
-            time.sleep(AGAIN_SECONDS)
+    def _abort(self, endpoint: _Aborts, rids: list[str]) -> None:
+        try:
+            while running := [rid for rid in rids if rid in self._running]:
+                endpoint.abort(running)
+                time.sleep(AGAIN_SECONDS)
+        except NbruntimeError as error:  # a router has no aborts
+            _log.debug("abort of %s: %s", rids, error)
 
     def _refuse_what_is_left(self) -> None:
         left = self._left
