@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from both_clients import KINDS, connected
 from certificates import make_certificate
 from scripted_server import (
@@ -34,6 +35,7 @@ from scripted_server import (
     Wait,
     answer,
     cumulative,
+    dump,
     stream,
 )
 
@@ -55,6 +57,11 @@ def server() -> Iterator[ScriptedServer]:
 def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
     with RuntimeEndpoint(server.url) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 def events(rid: str = "scripted", **meta: Any) -> list[dict[str, Any]]:
@@ -352,11 +359,16 @@ def test_abort_from_another_thread(server: ScriptedServer, endpoint: RuntimeEndp
     assert "aborted" in repr(running)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("ends", ["in chunks", "by length", "with its connection"])
+@pytest.mark.parametrize("urllib3_is", ["new", "old"])
 def test_close_from_another_thread_wakes_the_reader(
-    server: ScriptedServer, endpoint: RuntimeEndpoint
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch, scheme: str, ends: str, urllib3_is: str
 ) -> None:
-    server.on("/generate", endless(Wait()))
-    running = endpoint.stream("x", rid="closed")
+    if urllib3_is == "old":
+        for each in (urllib3.HTTPResponse, urllib3.BaseHTTPResponse):
+            monkeypatch.delattr(each, "read1")
+    secure = scheme == "https"
     two = threading.Event()
 
     def read() -> list[str]:
@@ -367,13 +379,39 @@ def test_close_from_another_thread_wakes_the_reader(
                 two.set()
         return seen
 
-    with ThreadPoolExecutor(2) as pool:
-        texts = pool.submit(read)
-        assert two.wait(10)
-        time.sleep(0.2)  # by now it waits for bytes
-        pool.submit(running.close).result(10)
-        assert texts.result(10) == ["Once", " upon"]
-    assert server.wait_for("/abort_request")[0].json == {"rid": "closed"}
+    with ScriptedServer(certificate=certificate if secure else None) as server:
+        made = [b"data: %b\n\n" % dump(event) for event in events()[:2]]
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\n"
+        if ends == "by length":
+            server.on("/generate", Reply(pieces=[head, *made, Wait()], raw=True))
+        else:
+            server.on("/generate", stream(*made, Wait(), chunked=ends == "in chunks"))
+        endpoint = RuntimeEndpoint(server.url, verify=certificate[0] if secure else None)
+        running = endpoint.stream("x", rid="closed")
+        with endpoint, ThreadPoolExecutor(2) as pool:
+            texts = pool.submit(read)
+            assert two.wait(10)
+            time.sleep(0.2)  # by now it waits for bytes
+            pool.submit(running.close).result(10)
+            assert texts.result(10) == ["Once", " upon"]
+        assert server.wait_for("/abort_request")[0].json == {"rid": "closed"}
+
+
+def test_a_stream_that_is_closed_at_its_end_disturbs_no_other_request(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.on("/generate", stream(*events(), done=False))
+    running = endpoint.stream("x")
+    put = urllib3.HTTPConnectionPool._put_conn
+
+    def put_and_close(kept: urllib3.HTTPConnectionPool, connection: Any) -> None:
+        put(kept, connection)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(running.close).result(10)
+        assert connection.sock is not None  # somebody else may use it by now
+
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "_put_conn", put_and_close)
+    assert list(running) == WORDS
 
 
 def test_samples_are_aborted_by_the_names_that_the_server_gave(
@@ -829,11 +867,6 @@ def test_proxies_of_the_environment_are_for_servers_elsewhere(
     with connected(kind, "http://sglang.example") as client:
         assert client.client.model_info == MODEL_INFO
     assert [asked.path for asked in server.asked] == ["http://sglang.example/model_info"]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 def test_verify_is_honoured_everywhere(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,13 @@ class Body(Iterator[bytes]):
         self._response = response
         self._path = path
         self._tail = b""
-        self._pieces = _pieces(response.raw)
+        self._raw: Any = response.raw
+        # Out of urllib3's hands, which gives it back when the answer ends or fails: if another thread closes
+        # the answer then, it closes what somebody else may use.
+        self._connection: Any = self._raw._connection
+        self._raw._connection = None
+        self._socket = _socket_of(self._raw)
+        self._pieces = _pieces(self._raw)
 
     def __next__(self) -> bytes:
         try:
@@ -268,41 +274,42 @@ class Body(Iterator[bytes]):
         return problems.broken_off(self._settings, self._path, _reason(error))
 
     def close(self) -> None:
-        """Close the answer; its connection is kept when the answer is at its end."""
-        raw = self._response.raw
-        if self._tail.endswith(LAST_EVENT):
-            self._read_end(raw)
-            self._response.close()
+        """Close the answer, from any thread; its connection is kept when the answer is at its end."""
+        if self._connection is None:
             return
-        # Out of its pool's hands first: a thread that still reads closes it too, maybe when another uses it.
-        connection, raw._connection = getattr(raw, "_connection", None), None
-        if connection is not None:
-            _wake_reader(raw, connection)
+        kept = self._tail.endswith(LAST_EVENT) and self._read_end()
+        if not kept:
+            self._wake_reader()
         self._response.close()
-        if connection is not None:
+        connection, self._connection = self._connection, None
+        if kept:
+            self._raw._pool._put_conn(connection)
+        else:
             connection.close()
 
-    def _read_end(self, raw: Any) -> None:
-        connection = getattr(raw, "connection", None)
-        if connection is None or getattr(connection, "sock", None) is None:
-            return
+    def _read_end(self) -> bool:
+        """Read what follows the last event; tell whether that is the end of the answer, and there at once."""
+        if self._connection.sock is None:
+            return False  # the answer ends with its connection
+        self._tail = b""  # tried once: an interrupt may leave half of the end unread
         try:
-            connection.sock.settimeout(CLOSED_AT_ONCE)
-            if not _has_more(raw):
-                next(self._pieces, None)
+            self._connection.sock.settimeout(CLOSED_AT_ONCE)
+            return not _has_more(self._raw) and next(self._pieces, None) is None
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
-            return  # it is closed instead
+            return False
+
+    def _wake_reader(self) -> None:
+        """End the wait of a thread that is reading the answer: closing would wait for that thread."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                # Not the method of an SSLSocket, after which the reader would take encrypted bytes for text.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-def _wake_reader(raw: Any, connection: Any) -> None:
-    """End the wait of a thread that is reading an answer: closing alone would not.
-
-    ``raw.shutdown()`` needs the connection that was taken away from the answer, and urllib3 2.3.
-    """
-    shutdown = getattr(raw, "_sock_shutdown", None) or getattr(connection.sock, "shutdown", None)
-    if shutdown is not None:
-        with contextlib.suppress(OSError):  # it is closed already
-            shutdown(socket.SHUT_RD)
+def _socket_of(raw: Any) -> socket.socket | None:
+    """Find the socket of an answer; its connection does not know it when the two end together."""
+    found = getattr(getattr(getattr(raw._fp, "fp", None), "raw", None), "_sock", None)
+    return found if isinstance(found, socket.socket) else None
 
 
 def _has_more(raw: Any) -> bool:
@@ -319,9 +326,13 @@ def _pieces(raw: Any) -> Iterator[bytes]:
     if raw.chunked and raw.supports_chunked_reads():
         yield from raw.read_chunked(None, decode_content=True)
         return
-    read = getattr(raw, "read1", None) or raw.read
-    while piece := read(65536, decode_content=True):
-        yield piece
+    if hasattr(raw, "read1"):
+        while piece := raw.read1(65536, decode_content=True):
+            yield piece
+        return
+    # urllib3 before 2.1 waits until it has as much as it was asked for.
+    while (received := raw._fp.fp) is not None:
+        yield raw.read(len(received.peek()) or 1, decode_content=True)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
