@@ -167,6 +167,9 @@ def test_every_exchange_is_replayed() -> None:
     replayed |= {*sglang_records.names("get_", "auth_", "encode_", *PROFILE)}
     print(f"{len(replayed)} exchanges: {len(ANSWERS)} answers, {len(ERRORS)} errors, {len(STREAMS)} streams")
     assert replayed == set(ALL)
+    compared = replayed - {*NOT_SERVED, *SERVED_OTHERWISE}
+    document = Path(__file__).parents[1] / "docs" / "compatibility.md"
+    assert f"{len(compared)} recorded exchanges" in document.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ANSWERS)
