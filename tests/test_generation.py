@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from nbruntime import errors
 from nbruntime.generation import FinishReason, Generation, GenerationStream, Timings, Token, Usage, usage
+from nbruntime.protocol.deltas import Item
 from nbruntime.protocol.failures import error_of_response
 from nbruntime.protocol.requests import build_generate_request
 
@@ -374,3 +375,48 @@ def test_result_may_be_asked_for_while_other_threads_read() -> None:
     assert isinstance(result, Generation)
     assert result.text == "ab" * 40
     assert read <= len(result.text), "a reader got what another one had"
+
+
+def incremental(text: str, count: int, index: int = 0) -> bytes:
+    event = {"text": text, "output_ids": [count], "meta_info": {"completion_tokens": count}, "index": index}
+    return f"data: {json.dumps(event)}\n\n".encode()
+
+
+def test_what_comes_after_a_stream_was_left_adds_nothing() -> None:
+    """An event was cut in two by the end: without it, the next ones would make another text."""
+    second = incremental(" upon", 2)
+    waiting, left = threading.Event(), threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        yield incremental("Once", 1) + second[:20]
+        waiting.set()
+        left.wait(10)
+        yield second[20:] + incremental(" a", 3)
+
+    request = build_generate_request("Hi", stream=True)
+    stream = GenerationStream(chunks(), request, close=left.set, abort=lambda rids: None)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(list, stream)
+        assert waiting.wait(10)
+        with stream._progress._lock:  # the reader is behind
+            stream.close()
+        assert reader.result(10) == ["Once"]
+    assert stream.text == "Once"
+
+
+def test_abort_while_another_answer_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = iter([incremental("a", 1, index) for index in range(3)])
+    request = build_generate_request("Hi", n=3, stream=True)
+    aborted: list[Sequence[str]] = []
+    stream = GenerationStream(chunks, request, close=lambda: None, abort=aborted.append)
+    texts = stream.indexed()
+    assert next(texts) == (0, "a")
+
+    def name_it_and_read_on(item: Item) -> str:
+        monkeypatch.undo()
+        assert next(texts) == (1, "a")
+        return "given-0"
+
+    monkeypatch.setattr(Item, "rid", property(name_it_and_read_on))
+    stream.abort()
+    assert aborted[0] == ("given-0",)

@@ -63,17 +63,20 @@ class Progress:
         self._ended: float | None = None
         self._decoder = DeltaDecoder(cumulative_text=cumulative_text, expected=self.expected, scrub=scrub)
         self._arrivals: dict[int, list[tuple[float, int]]] = {}
-        self._ending = threading.RLock()  # a reader and whoever closes may both come to the end
+        self._lock = threading.RLock()  # somebody may come to the end while another thread reads
 
     def feed(self, chunk: bytes) -> None:
-        """Take bytes; what they add is then in `pending`."""
-        self._add(self._decoder.feed(chunk))
-        if self._decoder.done or self._decoder.failure is not None:
-            self.end()
+        """Take bytes; what they add is then in `pending`. After the end they add nothing."""
+        with self._lock:
+            if self.over:
+                return
+            self._add(self._decoder.feed(chunk))
+            if self._decoder.done or self._decoder.failure is not None:
+                self.end()
 
     def end(self, cause: BaseException | None = None) -> None:
         """Note that nothing more comes, and why."""
-        with self._ending:
+        with self._lock:
             if self.over:
                 return
             self._add(self._decoder.close() if cause is None else [])
@@ -141,7 +144,9 @@ class Progress:
         """The names to abort by: those that the server gave, as far as they are known."""
         if self.request.samples == 1:
             return self.request.rids
-        return tuple(item.rid for item in self._decoder.items.values() if item.rid is not None)
+        items = list(self._decoder.items.values())  # at once: another thread may be reading
+        names = [item.rid for item in items]
+        return tuple(name for name in names if name is not None)
 
     @property
     def nameless(self) -> bool:
@@ -156,7 +161,7 @@ class Progress:
     def texts_read(self) -> list[str]:
         """Give the same without what is in `pending`."""
         texts = self.texts()
-        for delta in reversed(self.pending):
+        for delta in reversed(tuple(self.pending)):  # at once: another thread may be reading
             texts[delta.index] = texts[delta.index].removesuffix(delta.text)
         return texts
 
