@@ -29,8 +29,10 @@ pytestmark = pytest.mark.kernel
 
 PATHS = [str(SERVER.parent), str(SERVER.parents[1])]
 
+# Under nohup, SIGHUP is ignored, and processes hand that on to those that they start.
 IMPORT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path[:0] = {paths!r}
 import fake_engine; fake_engine.install()
 from nbruntime.runtime import Runtime

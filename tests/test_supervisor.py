@@ -410,6 +410,7 @@ def test_terminated_supervisor_ends_the_server_in_order(
 
 OWNER = """
 import os, signal, subprocess, sys, threading
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, it is ignored
 sys.path[:0] = {paths!r}
 from nbruntime.launch.process import ServerCommand, ServerProcess
 process = ServerProcess(ServerCommand((
