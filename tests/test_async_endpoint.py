@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import multiprocessing
 import pickle
 import resource
 import signal
@@ -246,6 +247,22 @@ async def test_a_silent_server_does_not_hold_a_cancelled_task(server: ScriptedSe
     await endpoint.close()
     print(f"cancelled after {took:.2f} s")
     assert took < 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_fork_leaves_its_parents_streams_alone(server: ScriptedServer) -> None:
+    wait = Wait()
+    server.on("/generate", stream(*cumulative(WORDS)[:2], wait, *cumulative(WORDS)[2:]))
+    async with AsyncRuntimeEndpoint(server.url) as endpoint:
+        running = await endpoint.stream("x")
+        assert [await anext(running), await anext(running)] == WORDS[:2]
+        process = multiprocessing.get_context("fork").Process(target=running.leave_soon)
+        process.start()
+        process.join(20)
+        assert process.exitcode == 0
+        wait.go.set()
+        assert [text async for text in running] == WORDS[2:]
+        assert server.to("/abort_request") == []
 
 
 async def test_samples_without_names_are_left_with_the_connection(server: ScriptedServer) -> None:

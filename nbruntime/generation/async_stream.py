@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -29,6 +30,8 @@ Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 class _AsyncLifeline:
     """Closes the answer and aborts the request, once.
 
+    A fork of the process has a copy of the stream, and nothing to say about it.
+
     Whoever waits for that has it done in a task that no cancellation of the reader ends. What nobody waits
     for is abandoned, outside of the event loop: that may be about to end, and its tasks with it.
     """
@@ -48,6 +51,7 @@ class _AsyncLifeline:
         self._spawn = spawn
         self._leaving: asyncio.Task[None] | None = None
         self._abandoned = False
+        self._pid = os.getpid()
 
     async def abort(self) -> None:
         self.progress.aborted = True
@@ -91,6 +95,8 @@ class _AsyncLifeline:
 
     def abandon(self) -> None:
         """Leave from any thread, without waiting and without the loop."""
+        if self._pid != os.getpid():
+            return
         if not self.progress.over:
             self.progress.aborted = True
         self.progress.end()
