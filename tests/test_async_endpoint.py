@@ -15,10 +15,14 @@ import threading
 import time
 import warnings
 import weakref
+from asyncio import sslproto
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from certificates import make_certificate
 from scripted_server import CUT, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
 
 from nbruntime import AsyncRuntimeEndpoint, RuntimeEndpoint, errors
@@ -229,14 +233,24 @@ async def test_a_second_cancellation_does_not_stop_the_abort(server: ScriptedSer
     assert [asked.json for asked in server.to("/abort_request")] == [{"rid": "leaver"}]
 
 
-async def test_a_silent_server_does_not_hold_a_cancelled_task(server: ScriptedServer) -> None:
+async def read_a_stream(endpoint: AsyncRuntimeEndpoint) -> None:
+    await (await endpoint.stream("x", rid="leaver")).result()
+
+
+async def complete(endpoint: AsyncRuntimeEndpoint) -> None:
+    await endpoint.complete("x", rid="leaver")
+
+
+@pytest.mark.parametrize("wait_for_it", [read_a_stream, complete])
+async def test_a_silent_server_does_not_hold_a_cancelled_task(
+    server: ScriptedServer, wait_for_it: Callable[[AsyncRuntimeEndpoint], Coroutine[Any, Any, None]]
+) -> None:
     go = threading.Event()
     server.on("/generate", endless)
     server.on("/abort_request", lambda asked: (go.wait(10), Reply(body=b""))[1])
     endpoint = AsyncRuntimeEndpoint(server.url)
-    running = await endpoint.stream("x")
-    await anext(running)
-    task = asyncio.ensure_future(running.result())
+    task = asyncio.create_task(wait_for_it(endpoint))
+    await asyncio.to_thread(server.wait_for, "/generate")
     await asyncio.sleep(0.05)
     task.cancel()
     since = time.monotonic()
@@ -245,6 +259,7 @@ async def test_a_silent_server_does_not_hold_a_cancelled_task(server: ScriptedSe
     took = time.monotonic() - since
     go.set()
     await endpoint.close()
+    assert [asked.json for asked in server.to("/abort_request")] == [{"rid": "leaver"}]
     print(f"cancelled after {took:.2f} s")
     assert took < 2
 
@@ -263,6 +278,28 @@ async def test_a_fork_leaves_its_parents_streams_alone(server: ScriptedServer) -
         wait.go.set()
         assert [text async for text in running] == WORDS[2:]
         assert server.to("/abort_request") == []
+
+
+async def test_a_stream_that_is_left_as_its_connection_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    wait = Wait()
+    lost = sslproto.SSLProtocol.connection_lost
+
+    def lose_and_leave(protocol: sslproto.SSLProtocol, error: Exception | None) -> None:
+        lost(protocol, error)
+        running.leave_soon()
+
+    with ScriptedServer(certificate=certificate) as server:
+        server.on("/generate", stream(cumulative(WORDS)[0], wait, CUT))
+        async with AsyncRuntimeEndpoint(server.url, verify=certificate[0]) as endpoint:
+            running = await endpoint.stream("x", rid="leaver")
+            assert await anext(running) == "Once"
+            monkeypatch.setattr(sslproto.SSLProtocol, "connection_lost", lose_and_leave)
+            wait.go.set()
+            asked = await asyncio.to_thread(server.wait_for, "/abort_request")
+            assert asked[0].json == {"rid": "leaver"}
 
 
 async def test_samples_without_names_are_left_with_the_connection(server: ScriptedServer) -> None:
@@ -467,6 +504,30 @@ def test_a_stream_that_is_left_as_its_loop_ends(
     assert server.wait_for("/abort_request")[0].json == {"rid": "leaver"}
     assert server.gone.wait(10)
     assert len(server.to("/abort_request")) == 1
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_an_answer_that_nobody_waits_for_as_its_loop_ends(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = aiohttp.TCPConnector.connect
+
+    async def connect_slowly(*arguments: Any, **options: Any) -> Any:
+        if server.to("/generate"):
+            await asyncio.sleep(60)  # until the loop has ended
+        return await connect(*arguments, **options)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect_slowly)
+    server.on("/generate", endless)
+
+    async def give_up() -> None:
+        await asyncio.wait_for(AsyncRuntimeEndpoint(server.url).complete("x", rid="leaver"), 0.2)
+
+    since = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    assert time.monotonic() - since < 10
+    assert server.wait_for("/abort_request")[0].json == {"rid": "leaver"}
 
 
 def test_a_stream_that_is_left_as_the_program_ends(server: ScriptedServer) -> None:

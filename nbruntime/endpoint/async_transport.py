@@ -23,6 +23,7 @@ from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
 from nbruntime.endpoint.settings import Settings
 from nbruntime.endpoint.transport import ABORTS_AT_ONCE, CLOSED_AT_ONCE, Transport
 from nbruntime.errors import NbruntimeError, ServerConnectionError
+from nbruntime.generation.async_stream import CANCELLED_PATIENCE
 from nbruntime.protocol.events import LAST_EVENT
 
 _log = logging.getLogger(__name__)
@@ -138,8 +139,8 @@ class AsyncTransport:
             return await self.send(effect)
         if isinstance(effect, Work):
             return await asyncio.to_thread(effect.function)
-        # In a task of its own: the one that runs this has been cancelled, and may be once more.
-        await asyncio.shield(self.spawn(self._abort_quietly(effect.rids)))
+        # In a task of its own: the one that runs this has been cancelled, and is not to be kept waiting.
+        await asyncio.wait([self.spawn(self._abort_quietly(effect.rids))], timeout=CANCELLED_PATIENCE)
         return None
 
     async def _abort_quietly(self, rids: Sequence[str]) -> None:
@@ -147,6 +148,10 @@ class AsyncTransport:
             await self.abort(rids)
         except NbruntimeError as error:
             _log.debug("abort of %s: %s", rids, error)
+        except asyncio.CancelledError:  # the loop ends
+            self.cleaner.start()
+            self.cleaner(partial(_abort_blocking, self.settings, rids))
+            raise
 
     async def abort(self, rids: Sequence[str]) -> None:
         """Stop requests on the server by their names: the first, and if that works the others together."""
@@ -327,9 +332,10 @@ class AsyncBody(AsyncIterator[bytes]):
         """End the connection from any thread, also when its loop has ended."""
         connection = self._response.connection
         transport = None if connection is None else connection.transport
-        if transport is not None:
+        wire = None if transport is None else transport.get_extra_info("socket")
+        if wire is not None:  # TLS has none as soon as the connection is lost
             with contextlib.suppress(OSError):
-                transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                wire.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._response.close)
 
