@@ -274,6 +274,9 @@ WHOLE_ANSWERS: dict[str, Fault] = {
     "a list instead of one": Fault(fixed(Reply(json=[answer("x")] * 2)), errors.ProtocolError),
     "a text instead of an object": Fault(fixed(Reply(json="x")), errors.ProtocolError),
     "JSON nested too deeply": Fault(fixed(Reply(body=b"[" * 100_000)), errors.ProtocolError),
+    "an error nested too deeply": Fault(
+        fixed(Reply(body=b"[" * 100_000, status=500)), errors.ServerFailureError
+    ),
     "aborted by the server": Fault(
         fixed(Reply(json=answer("Grüße", finish_reason=REASON))),
         errors.GenerationAbortedError,

@@ -49,7 +49,7 @@ def server_message(body: bytes | str) -> str:
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
     try:
         found = _message_in(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     return (text if found is None else found).strip()[:_LONGEST_MESSAGE]
 
