@@ -453,6 +453,30 @@ def test_close_leaves_the_streams(server: ScriptedServer) -> None:
     assert server.wait_for("/abort_request")[0].json == {"rid": "left"}
 
 
+def test_a_stream_that_is_opened_while_the_endpoint_closes_is_left_as_well(server: ScriptedServer) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def slow(_: Asked) -> Reply:
+        asked.set()
+        go.wait(10)
+        return stream(events()[0], Wait())
+
+    server.on("/generate", slow)
+    endpoint = RuntimeEndpoint(server.url)
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(endpoint.stream, "x", rid="late")
+        assert asked.wait(10)
+        endpoint.close()
+        go.set()
+        running = opening.result(10)
+    del opening
+    assert next(running) == "Once"
+    del running
+    gc.collect()
+    assert server.wait_for("/abort_request")[0].json == {"rid": "late"}
+    endpoint.close()
+
+
 # Errors
 
 

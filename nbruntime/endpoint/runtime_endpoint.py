@@ -346,6 +346,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
             discard=self._cleaner,
         )
         self._streams.add(stream)
+        self._cleaner.start()  # the endpoint may have been closed meanwhile
         return stream
 
     def abort(self, rid: str | Sequence[str]) -> None:
