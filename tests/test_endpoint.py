@@ -768,10 +768,24 @@ def test_certificates_that_are_none(kind: type[Any], verify: Any) -> None:
 
 @pytest.mark.parametrize("kind", [RuntimeEndpoint, AsyncRuntimeEndpoint])
 @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout"])
-@pytest.mark.parametrize("seconds", [0, -1, "5", True, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [0, -1, "5", True, float("nan"), float("inf"), 2**32 / 1000, 1e300])
 def test_time_outs_that_are_none(kind: type[Any], name: str, seconds: Any) -> None:
     with pytest.raises(errors.ArgumentError, match=f"{name} is .*\n.*None to wait for ever"):
         kind("http://127.0.0.1:9", **{name: seconds})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_paths_and_time_outs_that_are_none_are_not_sent(server: ScriptedServer, kind: str) -> None:
+    with connected(kind, server.url) as client:
+        count = len(server.asked)
+        for path in ("metrics", "@elsewhere.example/", "", 5):
+            for method in ("get", "post"):
+                with pytest.raises(errors.ArgumentError, match=r"(?s)path.*Begin it with a slash"):
+                    client.call(method, path)
+        for seconds in (0, -1, "5", True, 1e300):
+            with pytest.raises(errors.ArgumentError, match=r"timeout is .*\n.*None to wait for ever"):
+                client.call("get", "/health", timeout=seconds)
+        assert len(server.asked) == count
 
 
 def test_what_is_ill_typed_is_not_sent(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
@@ -903,8 +917,13 @@ def test_verify_is_honoured_everywhere(certificate: tuple[str, str], monkeypatch
             monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
             assert "".join(endpoint.stream("x")) == "Once upon a time"
             assert asyncio.run(collect(endpoint)) == WORDS
-        with pytest.raises(errors.ServerConnectionError, match="cannot be read"):
-            RuntimeEndpoint(server.url, verify="/nowhere.pem")
+        unreadable = r"^The certificates .* cannot be read \(verify='/nowhere.pem'\)\n.* existing file"
+        for kind in KINDS:
+            with (
+                pytest.raises(errors.ServerConnectionError, match=unreadable),
+                connected(kind, server.url, verify="/nowhere.pem"),
+            ):
+                pass
 
 
 # Threads and processes

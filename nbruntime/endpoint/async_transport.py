@@ -99,7 +99,7 @@ class AsyncTransport:
                 return ssl.create_default_context(capath=verify)
             return ssl.create_default_context(cafile=verify)
         except OSError as error:
-            raise problems.certificates_unreadable(self.settings) from error
+            raise self.settings.note_error(problems.certificates_unreadable(self.settings)) from error
 
     async def close(self) -> None:
         """Finish what cleans up, and close the connections; the next request opens new ones."""
@@ -215,10 +215,11 @@ class AsyncTransport:
         """Send a request once; the answer is read to its end unless it is a stream."""
         connect, read = ask.timeouts(self.settings)
         content = b""
+        session = self._room.session
         if not ask.safe:
             await _hear_of_ends()
         try:
-            response = await self._room.session.request(
+            response = await session.request(
                 ask.method,
                 self.settings.url(ask.path),
                 data=data,
