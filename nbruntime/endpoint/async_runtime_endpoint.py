@@ -12,7 +12,7 @@ from typing import Any, Self
 from nbruntime.endpoint import calls
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.client import Client, checked_rids
-from nbruntime.endpoint.effects import INFO_TIMEOUT, Answer, Ask
+from nbruntime.endpoint.effects import INFO_TIMEOUT, Ask
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
 from nbruntime.errors import ServerConnectionError
@@ -308,9 +308,7 @@ class AsyncRuntimeEndpoint(Client):
 
     async def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
         """Read any route that changes nothing; see `RuntimeEndpoint.get`."""
-        answer = await self._transport.send(Ask("GET", path, safe=True, limits=(timeout, timeout)))
-        assert isinstance(answer, Answer)
-        return answer.text()
+        return await self._transport.run(calls.read_text(path, timeout))
 
     async def post(self, path: str, body: Any = None) -> Any:
         """Send any request, and read the JSON of the answer; see `RuntimeEndpoint.post`."""

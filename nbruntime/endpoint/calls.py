@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from nbruntime.endpoint.client import checked_path, checked_seconds
 from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, get
 from nbruntime.endpoint.knowledge import Knowledge
 from nbruntime.endpoint.secret import without_secrets
@@ -54,9 +55,16 @@ def first_served(*asks: Ask) -> Call[Answer]:
     raise refusal
 
 
+def read_text(path: str, timeout: float | None) -> Call[str]:
+    """Get anything, and give the answer as it is."""
+    seconds = checked_seconds("timeout", timeout)
+    answer: Answer = yield Ask("GET", checked_path(path), safe=True, limits=(seconds, seconds))
+    return answer.text()
+
+
 def send_json(path: str, body: Any) -> Call[Any]:
     """Post anything, and read the JSON of the answer; what has a name is stopped when nobody waits for it."""
-    answer: Answer = yield from guarded(Ask("POST", path, body), _names_in(body))
+    answer: Answer = yield from guarded(Ask("POST", checked_path(path), body), _names_in(body))
     return answer.json()
 
 

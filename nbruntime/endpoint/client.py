@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -130,11 +129,25 @@ def checked_rids(rid: str | Any) -> tuple[str, ...]:
 _RID_HINT = "Give the name of a request, as in stream.rid."
 
 
+def checked_path(path: str) -> str:
+    """Refuse what would not be a route of the server, but a part of its address."""
+    hint = 'Begin it with a slash, as in "/metrics".'
+    if not isinstance(path, str):
+        raise ArgumentTypeError(f"The path is a {type(path).__name__}, not a text", where="path", hint=hint)
+    if not path.startswith("/"):
+        raise ArgumentValueError(f"The path is {path!r}", where="path", hint=hint)
+    return path
+
+
+LONGEST_SECONDS = 2_147_483
+"""24 days, the most milliseconds that 32 bits hold: a longer time-out would be cut to what is left over."""
+
+
 def checked_seconds(name: str, seconds: float | None) -> float | None:
     """Refuse a time-out that no socket takes."""
     hint = "Give seconds, such as 10.0, or None to wait for ever."
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
         raise ArgumentTypeError(f"{name} is a {type(seconds).__name__}", where=name, hint=hint)
-    if seconds is not None and not 0 < seconds < math.inf:
+    if seconds is not None and not 0 < seconds <= LONGEST_SECONDS:
         raise ArgumentValueError(f"{name} is {seconds}", where=name, hint=hint)
     return seconds

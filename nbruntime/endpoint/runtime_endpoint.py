@@ -10,7 +10,7 @@ from typing import Any, Self
 from nbruntime.endpoint import calls
 from nbruntime.endpoint.cleaner import Cleaner
 from nbruntime.endpoint.client import Client, checked_rids
-from nbruntime.endpoint.effects import INFO_TIMEOUT, Answer, Ask
+from nbruntime.endpoint.effects import INFO_TIMEOUT, Ask
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
@@ -546,12 +546,12 @@ class RuntimeEndpoint(Client, FrontendBackend):
 
         Raises
         ------
+        ArgumentError
+            For a path or a time-out that is none; nothing was sent.
         NbruntimeError
             If the server does not answer or refuses.
         """
-        answer = self._transport.send(Ask("GET", path, safe=True, limits=(timeout, timeout)))
-        assert isinstance(answer, Answer)
-        return answer.text()
+        return self._transport.run(calls.read_text(path, timeout))
 
     def post(self, path: str, body: Any = None) -> Any:
         """Send any request of SGLang's protocol, and read the JSON of the answer.
