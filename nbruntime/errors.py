@@ -334,7 +334,7 @@ class LaunchError(NbruntimeError):
             first += f" ({self.where})"
         shown = self.log_lines[-LOG_LINES_SHOWN:]
         log = [f"Last {len(shown)} lines of the log:", *(f"  {line}" for line in shown)] if shown else []
-        return "\n".join([first, *([self.hint] if self.hint else []), *log])
+        return visible("\n".join([first, *([self.hint] if self.hint else []), *log]))
 
     def _card(self) -> Card:
         state = f"{self.message}: {self.cause}" if self.cause else self.message

@@ -333,6 +333,13 @@ def test_errors_keep_what_they_carry() -> None:
     assert str(launch).splitlines()[-1].strip() == "two"
 
 
+def test_the_log_of_a_failed_launch_steers_no_terminal() -> None:
+    launch = errors.LaunchError("No server", cause="bad\x1b[31m", log_lines=["\x1b[2J 10%\r20%"])
+    assert "\x1b" not in str(launch)
+    assert "\r" not in str(launch)
+    assert launch.log_lines == ("\x1b[2J 10%\r20%",)
+
+
 def test_a_request_that_is_too_long_says_what_to_do() -> None:
     words = "The input (9000 tokens) is longer than the model's context length (8192 tokens)."
     error = error_of_response(400, json.dumps({"error": {"message": words}}))
