@@ -818,6 +818,22 @@ def test_a_batch_is_left_together(server: ScriptedServer, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_left_wholly_though_one_abort_is_refused(server: ScriptedServer, kind: str) -> None:
+    names = [f"r_{number}" for number in range(60)]
+
+    def refuse_one(asked: Asked) -> Reply:
+        return Reply(status=503 if asked.json["rid"] == "r_1" else 200, body=b"")
+
+    server.on("/abort_request", refuse_one)
+    with connected(kind, server.url) as client:
+        with pytest.raises(errors.ServerBusyError):
+            client.call("abort", names)
+        if kind == "async":
+            client.run(asyncio.to_thread(server.wait_for, "/abort_request", len(names)))
+    assert sorted(asked.json["rid"] for asked in server.to("/abort_request")) == sorted(names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_where_only_the_admins_key_aborts_the_connection_is_closed(server: ScriptedServer, kind: str) -> None:
     server.on("/generate", lambda asked: stream(*events()[:2], Wait()))
     server.on("/abort_request", Reply(json={"error": "Unauthorized"}, status=401))

@@ -22,7 +22,7 @@ import urllib3.exceptions
 from nbruntime.endpoint import problems
 from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
 from nbruntime.endpoint.settings import Settings
-from nbruntime.errors import NbruntimeError, ServerConnectionError
+from nbruntime.errors import NbruntimeError, ServerConnectionError, ServerStatusError
 from nbruntime.protocol.events import LAST_EVENT
 
 _log = logging.getLogger(__name__)
@@ -130,8 +130,12 @@ class Transport:
             self.send(ask)
         if asks[alone:]:
             with ThreadPoolExecutor(ABORTS_AT_ONCE, "nbruntime-abort") as pool:
+                sent = [pool.submit(self.send, ask) for ask in asks[alone:]]
                 try:
-                    list(pool.map(self.send, asks[alone:]))
+                    for each in sent:
+                        each.result()
+                except ServerStatusError:
+                    raise  # one is refused: the others are asked for all the same
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
