@@ -942,6 +942,23 @@ def test_verify_is_honoured_everywhere(certificate: tuple[str, str], monkeypatch
                 pass
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_certificates_of_the_environment_are_for_servers_elsewhere(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate[0])
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ScriptedServer(certificate=certificate) as server:
+        with (
+            pytest.raises(errors.ServerConnectionError, match="certificate is not accepted"),
+            connected(kind, server.url),
+        ):
+            pass
+        monkeypatch.setattr("nbruntime.endpoint.settings.is_loopback", lambda url: False)
+        with connected(kind, server.url) as client:
+            assert client.client.model_info == MODEL_INFO
+
+
 # Threads and processes
 
 

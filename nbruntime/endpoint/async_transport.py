@@ -92,6 +92,9 @@ class AsyncTransport:
 
     def _certificates(self) -> ssl.SSLContext | bool:
         verify = self.settings.verify
+        if verify in (None, True) and not self.settings.local:
+            # As requests does for the blocking client.
+            verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         if verify is None or isinstance(verify, bool):
             return verify is not False
         try:
@@ -99,7 +102,7 @@ class AsyncTransport:
                 return ssl.create_default_context(capath=verify)
             return ssl.create_default_context(cafile=verify)
         except OSError as error:
-            raise self.settings.note_error(problems.certificates_unreadable(self.settings)) from error
+            raise self.settings.note_error(problems.certificates_unreadable(verify)) from error
 
     async def close(self) -> None:
         """Finish what cleans up, and close the connections; the next request opens new ones."""

@@ -66,12 +66,12 @@ def certificate_refused(settings: Settings, path: str, reason: str) -> ServerCon
     )
 
 
-def certificates_unreadable(settings: Settings) -> ServerConnectionError:
+def certificates_unreadable(verify: str | bool) -> ServerConnectionError:
     """Make the error for: there is nothing to check a server by."""
     return ServerConnectionError(
         "The certificates to check the server by cannot be read",
         sent=False,
-        where=f"verify={settings.verify!r}",
+        where=f"verify={verify!r}",
         hint="Give the path of an existing file or folder.",
     )
 

@@ -230,7 +230,7 @@ class Transport:
             case requests.exceptions.ProxyError():
                 return problems.proxy_refused(settings, path, reason)
             case OSError() if "certificate" in str(error) and settings.verify:
-                return problems.certificates_unreadable(settings)
+                return problems.certificates_unreadable(settings.verify)
             case _:
                 return problems.no_answer(settings, path, reason, sent=not _unconnected(error))
 
