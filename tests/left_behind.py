@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ from ipywidgets.widgets import widget as widgets
 THREADS = {f"nbruntime-{name}" for name in ("read", "draw", "stop", "panel", "panel-action", "launch")}
 """Of the notebook's floor; those of clients end with them."""
 
+PATIENCE = 10.0
+"""Seconds that all of them together may take to end."""
+
 
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
@@ -18,8 +22,11 @@ def nothing_left_behind() -> Iterator[None]:
     before, threads_before = set(widgets._instances), set(threading.enumerate())
     yield
     left = [widgets._instances[model] for model in set(widgets._instances) - before]
+    for widget in left:
+        widget.close()  # else what a failed test has left would run on through all others
+    deadline = time.monotonic() + PATIENCE
+    threads = [each for each in set(threading.enumerate()) - threads_before if each.name in THREADS]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
     assert not left
-    for thread in set(threading.enumerate()) - threads_before:
-        if thread.name in THREADS:
-            thread.join(10)
-            assert not thread.is_alive(), thread
+    assert not [thread for thread in threads if thread.is_alive()]

@@ -83,11 +83,13 @@ def while_loading(cell: Cell, gate: Path, action: Callable[[], None] = lambda: N
     """Do something when the view is there, then let the server go on."""
 
     def wait() -> None:
-        assert cell.shown.wait(20)
-        action()
-        gate.write_text("go")
+        try:
+            assert cell.shown.wait(20)
+            action()
+        finally:
+            gate.write_text("go")  # else the launch would wait for as long as one may take
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=wait, daemon=True)  # nobody may be at the gate any more
     thread.start()
     return thread
 

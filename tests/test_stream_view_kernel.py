@@ -20,7 +20,8 @@ HTML = "text/html"
 
 SET_UP = """
 import asyncio, threading
-from ipywidgets.widgets.widget import _instances
+from ipywidgets.widgets.widget import Widget, _instances
+Widget.close_all()  # those that a test has left which failed
 from nbruntime import RuntimeEndpoint
 from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.notebook.stream_view import StreamView
