@@ -8,7 +8,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -724,20 +723,30 @@ def test_following_a_log(shell: InteractiveShell, capsys: pytest.CaptureFixture[
 
 
 def test_following_a_log_shows_every_line_once(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(shell, "%sgl_launch --engine fake --name one -o runtime")
     runtime = shell.user_ns["runtime"]
     (record,) = [each for each in registry.records() if each.name == "one"]
     log = Path(record.directory, LOG)
 
-    def write() -> None:
-        for text in ("one\ntw", "o\nbar 1%\rbar 2%", "\rbar 3%\nthree\n", "x\nx\nx\nthe rest"):
-            time.sleep(0.4)
-            with log.open("a") as file:
-                file.write(text)
-        runtime.shutdown()
+    looks, look = threading.Semaphore(0), runtime.logs_since
 
+    def logs_since(*position: int) -> tuple[str, int]:
+        seen: tuple[str, int] = look(*position)
+        looks.release()
+        return seen
+
+    def write() -> None:
+        try:
+            for text in ("one\ntw", "o\nbar 1%\rbar 2%", "\rbar 3%\nthree\n", "x\nx\nx\nthe rest"):
+                assert looks.acquire(timeout=20), "what was written before has not been looked at"
+                with log.open("a") as file:
+                    file.write(text)
+        finally:
+            runtime.shutdown()
+
+    monkeypatch.setattr(runtime, "logs_since", logs_since)
     capsys.readouterr()
     writer = threading.Thread(target=write)
     writer.start()
@@ -837,13 +846,16 @@ def test_a_conversation_shows_itself() -> None:
 
 
 class Kernel:
-    """A Jupyter kernel with the extension, connected to a server of the test's process."""
+    """A Jupyter kernel, to be connected to a server of the test's process."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.manager = KernelManager()
         self.manager.start_kernel(env=os.environ | {"TMPDIR": str(folder)}, cwd=str(folder))
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
+
+    def connect(self, url: str) -> None:
+        """Load the extension, and connect to a server."""
         self.client.wait_for_ready(timeout=60)
         self.run(f"%load_ext nbruntime\n%sgl_connect {url} --name main")
 
@@ -877,9 +889,12 @@ def shown_in(ran: dict[str, Any], kind: str, field: str) -> list[Any]:
 
 @pytest.fixture
 def kernel(tmp_path: Path, server: ScriptedServer) -> Iterator[Kernel]:
-    started = Kernel(tmp_path, server.url)
-    yield started
-    started.close()
+    started = Kernel(tmp_path)
+    try:
+        started.connect(server.url)
+        yield started
+    finally:
+        started.close()
 
 
 @pytest.mark.kernel

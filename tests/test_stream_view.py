@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from xml.etree import ElementTree
@@ -16,7 +15,8 @@ import comm
 import nbformat
 import pytest
 from comm.base_comm import BaseComm
-from hypothesis import given, settings
+from fake_engine import await_true
+from hypothesis import given
 from hypothesis import strategies as st
 from left_behind import nothing_left_behind
 from nbconvert import HTMLExporter, MarkdownExporter
@@ -203,10 +203,7 @@ def test_a_number_of_draws_that_makes_no_sense(endpoint: RuntimeEndpoint, draws:
 def test_a_megabyte_in_one_token_is_drawn_in_little(sent: Sent, text: str) -> None:
     def body() -> Iterator[bytes]:
         yield from events("Before. ", text)
-        for _ in range(1000):
-            if any("characters came at once" in value for value in sent.values()):
-                break
-            time.sleep(0.01)
+        await_true(lambda: any("characters came at once" in value for value in sent.values()), 60)
         yield from events(" after.", done=True)
 
     view = StreamView(given_body(body()))
@@ -265,7 +262,12 @@ def test_nothing_dangerous_in_any_form(text: str) -> None:
 
 
 def test_the_end_is_a_status_and_what_grows_is_none(sent: Sent) -> None:
-    view = StreamView(given_body(events(*WORDS, done=True)))
+    def body() -> Iterator[bytes]:
+        yield from events(*WORDS)
+        await_true(lambda: any("nbr-foot" in value for value in sent.values()))
+        yield from events("", done=True)
+
+    view = StreamView(given_body(body()))
     view.run()
     live = [value for value in sent.values() if "nbr-answers" not in value]
     assert any("nbr-foot" in value for value in live)
@@ -303,7 +305,6 @@ growing = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None)
 @given(growing)
 def test_a_growing_tail_hides_marks_only(text: str) -> None:
     shown = while_growing(text)
@@ -320,7 +321,7 @@ def test_stop_aborts_on_the_server(server: ScriptedServer, endpoint: RuntimeEndp
     wait = Wait()
     server.on("/generate", stream(*cumulative(WORDS)[:2], wait, done=False))
     view = endpoint.stream("x").widget()
-    assert wait.reached.wait(10)
+    await_true(lambda: view.stream.texts_read == ["The sky "])
     view._stop_button.click()
     assert view.wait(10)
     server.wait_for("/abort_request")
