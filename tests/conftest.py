@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from embedded_server import EmbeddedServer
+from hypothesis import settings
 from sglang_server import PYTHON, SglangServer
 
 # Threads of torch that spin while they wait would starve the servers on the same cores.
@@ -17,6 +18,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 pytest.register_assert_rewrite("conformance")
+
+# An example that takes longer than Hypothesis' 0.2 s says more of the machine than of what is tested.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 # What needs SGLang's real server is no part of a run without it, and the run says so.
 collect_ignore = (

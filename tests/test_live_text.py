@@ -7,7 +7,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nbruntime.notebook.live_text import LONGEST_TAIL, LiveText, text_html
@@ -24,7 +24,6 @@ def bare(html: str) -> str:
     return re.sub(r"\s+", "", re.sub(r"<[^>]*>", "", html))
 
 
-@settings(deadline=None)
 @given(texts, st.lists(st.integers(1, 200), min_size=1, max_size=50), st.booleans())
 def test_pieces_hold_the_whole_text_in_order(text: str, cuts: list[int], markdown: bool) -> None:
     live = LiveText(markdown=markdown)
@@ -110,7 +109,6 @@ def test_nothing_that_a_model_says_becomes_active(text: str, markdown: bool) -> 
 DEEP = "Steps: \n\n" + "1. " * 40 + "the hidden end\n\n" + "> " * 30 + "quoted secret\n\nAfter."
 
 
-@settings(deadline=None)
 @example([DEEP])
 @given(
     st.lists(st.sampled_from(["1. ", "- ", "> ", "  ", "    ", "\n", "\n\n", "# ", "**", "word ", "```\n"]))
@@ -123,7 +121,6 @@ def test_no_word_is_lost_however_deep_it_is_nested(pieces: list[str]) -> None:
         assert word in shown, (word, text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_becomes_well_formed_html(text: str) -> None:
     ElementTree.fromstring(text_html(text, markdown=True))
