@@ -417,6 +417,10 @@ def test_in_a_terminal_the_text_is_printed(
     printed = capsys.readouterr().out
     assert printed.startswith(f"{WHOLE}␛[31m\n  6 tokens")
     assert "StreamView" not in printed
+    read_in_part = endpoint.stream("x")
+    next(read_in_part)
+    StreamView(read_in_part).show()
+    assert capsys.readouterr().out.startswith(WHOLE)
     with pytest.raises(NotImplementedError):
         endpoint.stream("x")._ipython_display_()
 

@@ -12,7 +12,7 @@ def print_stream(stream: GenerationStream) -> Generation | list[Generation]:
     Parameters
     ----------
     stream : GenerationStream
-        Not read yet.
+        Of one that was read in part, the whole text is printed.
 
     Returns
     -------
@@ -26,7 +26,7 @@ def print_stream(stream: GenerationStream) -> Generation | list[Generation]:
     from nbruntime.notebook.answers import figures_line, foot_parts, head
 
     generations = stream.generations
-    waiting = [""] * len(generations)
+    waiting = stream.texts_read
     finished = [False] * len(generations)
     current = 0
 
