@@ -443,6 +443,31 @@ def test_eight_threads_share_one_server() -> None:
     assert len({runtime.pid for runtime in runtimes}) == 1
 
 
+def test_server_that_another_thread_is_starting_hinders_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen, began, gate = subprocess.Popen, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        if threading.current_thread() is starter:
+            began.set()
+            gate.wait(10)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    started: list[Runtime] = []
+    starter = threading.Thread(target=lambda: started.append(start(env={"A": "1"})))
+    starter.start()
+    began.wait(10)
+    [folder] = folders()
+    name = folder.rpartition("-")[0]
+    with start(reuse=True) as other:
+        assert other.name != name
+    with pytest.raises(ArgumentValueError, match="runs already"):
+        start(name=name)
+    gate.set()
+    starter.join(10)
+    assert [(one.name, one.phase) for one in started] == [(name, "ready")]
+
+
 def test_four_processes_share_one_kept_server() -> None:
     cell = 'print(Runtime(engine="fake", port=0, name="kept", keep_alive=True, reuse=True).pid)'
     answers: list[str] = []

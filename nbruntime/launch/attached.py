@@ -33,6 +33,7 @@ class AttachedServer(Server):
         super().__init__(record, _end_of(record.supervisor))
         self._supervisor = record.supervisor
         self._server = record.server
+        self._become_known()
 
     @property
     def pid(self) -> int:

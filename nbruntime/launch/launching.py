@@ -334,7 +334,8 @@ def _is_ending(record: ServerRecord) -> bool:
     server = known(record.directory)
     if server is not None:
         return not server.usable
-    return record.state == "stopping" or not record.keep_alive
+    # One of this process that is not known has just been let go, unless another thread is still starting it.
+    return record.state == "stopping" or not (record.keep_alive or record.server is None)
 
 
 def _end(record: ServerRecord) -> None:

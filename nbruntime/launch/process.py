@@ -256,6 +256,7 @@ class ServerProcess(Server):
             raise
         if record.keep_alive:
             self._finalizer.detach()
+        self._become_known()
 
     def _await_start(self) -> None:
         handle = self._handle

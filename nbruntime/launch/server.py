@@ -78,7 +78,10 @@ class Server(ABC):
         self._end = end
         # Stays readable when the file has been removed with the server.
         self._log = Path(record.directory, LOG).open("rb", buffering=0)  # noqa: SIM115
-        here[record.directory] = self
+
+    def _become_known(self) -> None:
+        """Have `known` give this object: the last step of its constructor, since other threads may ask."""
+        here[self.record.directory] = self
 
     @property
     @abstractmethod
