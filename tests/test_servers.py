@@ -257,12 +257,15 @@ def test_record_of_another_machine_is_left_alone() -> None:
     assert len(folders()) == 1
 
 
-def test_tree_of_a_killed_supervisor_is_swept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["orphans", "all", "chat"])
+def test_tree_of_a_killed_supervisor_is_swept(which: str, tmp_path: Path) -> None:
     """Its children in other sessions have outlived server and supervisor, and nobody has cleared up."""
     pids = tmp_path / "pids"
     [supervisor] = elsewhere(
         f"""
-        runtime = Runtime(engine="fake", port=0, children=2, bare_children=1, pids={str(pids)!r})
+        runtime = Runtime(
+            engine="fake", port=0, name="chat", children=2, bare_children=1, pids={str(pids)!r}
+        )
         print(runtime._server.supervisor_pid)
         """,
         end="os.kill(runtime._server.supervisor_pid, 9) or os.kill(os.getpid(), 9)",
@@ -271,7 +274,7 @@ def test_tree_of_a_killed_supervisor_is_swept(tmp_path: Path) -> None:
     await_gone([int(supervisor), server])
     left = [pid for pid in children if alive(pid)]
     print(f"{len(left)} children were left")
-    nbruntime.stop("orphans")
+    assert [(one.name, one.state) for one in nbruntime.stop(which)] == [("chat", "stopped")]
     assert not any(alive(pid) for pid in children)
     assert folders() == []
 

@@ -133,14 +133,15 @@ def stop(which: str) -> ServerList:
     """
     with registry.exclusive():
         swept = registry.sweep()
-    records = registry.records()
+    running = registry.records()
+    records = [*swept, *running]
     if which == "all":
-        return _end([*swept, *records])
+        return _end(records)
     if which == "orphans":
-        return _end([*swept, *filter(registry.is_orphan, records)])
+        return _end(filter(registry.is_orphan, records))
     chosen = [record for record in records if which.rstrip("/") in (record.name, record.url)]
     if not chosen:
-        known = ", ".join(repr(record.name) for record in records) or "none runs"
+        known = ", ".join(repr(record.name) for record in running) or "none runs"
         raise ArgumentValueError(
             f"There is no server {which!r}", hint=f"Names of servers that run: {known}; or 'all', 'orphans'."
         )
