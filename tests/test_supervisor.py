@@ -395,10 +395,15 @@ def test_killed_supervisor_takes_children_without_an_environment_along(
     await_gone([server, *bare])
 
 
+@pytest.mark.parametrize("blocked", [set(), {signal.SIGTERM, signal.SIGCHLD}], ids=["", "blocked"])
 def test_terminated_supervisor_ends_the_server_in_order(
-    pids_file: Path, started: list[ServerProcess]
+    blocked: set[signal.Signals], pids_file: Path, started: list[ServerProcess]
 ) -> None:
-    process = ServerProcess(fake("--children=1", f"--pids={pids_file}"))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # which a child inherits
+    try:
+        process = ServerProcess(fake("--children=1", f"--pids={pids_file}"))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     started.append(process)
     pids = read_pids(pids_file)
     os.kill(process.supervisor_pid, signal.SIGTERM)

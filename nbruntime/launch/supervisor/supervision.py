@@ -151,6 +151,8 @@ class Supervisor:
         if hasattr(signal, "SIGCHLD"):
             signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._note_sigterm)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the owner's thread may have blocked some
         self._selector.register(wakeup, selectors.EVENT_READ, empty)
 
     def _note_sigterm(self, *_: object) -> None:
