@@ -420,6 +420,7 @@ def test_table_of_the_runtimes_own_arguments_is_whole() -> None:
         ({"env": {"": "x"}}, ArgumentValueError, "cannot stand in an environment"),
         ({"env": {"A": "x\0swordfish"}}, ArgumentValueError, "has a NUL character"),
         ({"api_key": 5}, ArgumentTypeError, "api_key must be str or None, not int"),
+        ({"api_key": "swordfish\n"}, ArgumentValueError, "The key cannot stand in a header"),
     ],
 )
 def test_wrong_argument_of_the_runtime_itself_is_found_before_the_launch(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any
 
+from nbruntime.endpoint.client import checked_key
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.launch.phases import Phases
 
@@ -44,7 +45,7 @@ def check_own_arguments(arguments: Mapping[str, Any]) -> None:
     ArgumentTypeError
         If one has none of its types.
     ArgumentValueError
-        If a variable cannot stand in an environment.
+        If a variable cannot stand in an environment, or the key in a header.
 
     Examples
     --------
@@ -61,6 +62,7 @@ def check_own_arguments(arguments: Mapping[str, Any]) -> None:
             raise ArgumentTypeError(f"{name} must be {said}, not {type(value).__name__}")
     for name, value in (arguments.get("env") or {}).items():
         _check_variable(name, value)
+    checked_key(arguments.get("api_key"))
 
 
 def _fits(name: str, value: Any, types: tuple[type, ...]) -> bool:
