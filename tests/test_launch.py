@@ -545,6 +545,22 @@ def test_reserved_port_is_passed_over_while_its_server_loads() -> None:
             claim_port("127.0.0.1", loading.port, listen=False)
 
 
+def test_any_port_is_none_that_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim_port("127.0.0.1", 0, listen=False) as loading:
+        chosen = [loading.port]
+
+        class Socket(socket.socket):
+            """The system may choose a port that nobody listens at yet."""
+
+            def bind(self, address: Any) -> None:
+                super().bind((address[0], chosen.pop()) if chosen else address)
+
+        monkeypatch.setattr(socket, "socket", Socket)
+        with claim_port("127.0.0.1", 0, listen=True) as other:
+            assert not chosen
+            assert other.port != loading.port
+
+
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_impossible_port(port: int) -> None:
     with pytest.raises(ArgumentValueError, match="between 0 and 65535"):

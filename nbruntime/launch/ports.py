@@ -21,6 +21,7 @@ FIRST_PORT = 30000
 """Where the search for a free port begins: SGLang's default."""
 
 _PORTS_TRIED = 10_000
+_CHOICES_TRIED = 8
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -106,12 +107,15 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
     """
     if port is not None and not 0 <= port < 1 << 16:
         raise ArgumentValueError(f"port must be between 0 and 65535, not {port}")
-    if port is not None:
+    if port:
         return _try(host, port, listen)
-    for candidate in range(above, min(above + _PORTS_TRIED, 1 << 16)):
+    # The system, too, may choose one that is reserved for a server which has not bound it yet.
+    candidates = [0] * _CHOICES_TRIED if port == 0 else range(above, min(above + _PORTS_TRIED, 1 << 16))
+    for candidate in candidates:
         with contextlib.suppress(PortInUseError):
             return _try(host, candidate, listen, explain=False)
-    raise PortInUseError(f"No port is free on {host} between {above} and {candidate}")
+    between = "" if port == 0 else f" between {above} and {candidate}"
+    raise PortInUseError(f"No port is free on {host}{between}")
 
 
 def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortClaim:
