@@ -41,12 +41,14 @@ class CountingRunner:
     facts = ModelFacts((), "counting", VOCAB, 64, frozenset(), 1, 1, 1, "float32", 0, 8)
 
     def __init__(self) -> None:
+        self.steps = 0
         self.gate = threading.Event()
         self.gate.set()
 
     def allocate_cache(self, num_slots: int) -> None: ...
 
     def forward(self, batch: ForwardBatch) -> Tensor:
+        self.steps += 1
         self.gate.wait(10)
         read = batch.input_ids[batch.logit_rows]
         if (batch.input_ids == 7).any():
@@ -161,12 +163,17 @@ def test_stopping_ends_whoever_still_waits(tokenizer: Tokenizer) -> None:
     bench = Bench(tokenizer, max_running=1)
     bench.runner.gate.clear()
     updates = [bench.submit([number], 40) for number in range(1, 4)]
+    while not bench.runner.steps:
+        pass  # until the first is being computed
     stopper = threading.Thread(target=bench.engine.stop)
     stopper.start()
+    while bench.engine._inbox.empty():
+        pass
     bench.runner.gate.set()
     stopper.join(10)
     assert not stopper.is_alive()
     assert {reason(each.get(timeout=10))["status_code"] for each in updates} == {503}
+    assert bench.runner.steps == 1  # whoever has asked for the end does not wait for one more
     assert bench.ended.is_set()
     assert not bench.engine.failed
 
@@ -176,15 +183,32 @@ def test_a_failure_of_the_engine_itself_is_told_and_leaves_nobody_waiting(
 ) -> None:
     bench = Bench(tokenizer)
 
+    late: list[queue.SimpleQueue[Update]] = []
+
     def broken() -> None:
+        late.append(bench.submit([2]))
         raise AssertionError("a slot is lost")
 
     monkeypatch.setattr(bench.engine.scheduler, "next_step", broken)
     update = bench.submit([1]).get(timeout=10)
     assert reason(update)["status_code"] == 503
     assert bench.ended.wait(10)
+    assert reason(late[0].get(timeout=10))["status_code"] == 503
     assert bench.engine.failed
     assert not bench.engine.alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_that_stays_is_told_too(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tokenizer)
+
+    def broken(ended: set[Request]) -> None:
+        raise AssertionError("a slot is lost")
+
+    monkeypatch.setattr(bench.engine.scheduler, "release", broken)
+    bench.submit([1])
+    assert bench.ended.wait(10)
+    assert bench.engine.failed
 
 
 def test_what_a_call_raises_goes_to_the_caller(bench: Bench) -> None:

@@ -169,15 +169,24 @@ class Engine:
         except Exception:
             logger.exception("the engine failed")
             self.failed = True
+        try:
+            self._end()
+        finally:
+            self._post(self._on_end)  # a server that did not hear of it would stay and answer nobody
+
+    def _end(self) -> None:
+        """Abort whoever is left, those included that have come since the last step began."""
+        self._take_in(wait=False)
         for request in self.scheduler.requests():
             request.abort(SHUTTING_DOWN, status=503)
         self._settle(self.scheduler.requests())
         self.profiler.close()
-        self._post(self._on_end)
 
     def _loop(self) -> None:
-        while not self._stopping:
+        while True:
             self._take_in(wait=self.scheduler.idle)
+            if self._stopping:
+                return
             self._settle(self.scheduler.requests())
             step = self.scheduler.next_step()
             if step is not None:
