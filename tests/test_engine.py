@@ -15,7 +15,8 @@ import torch
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers.models import WordLevel
+from tokenizers.decoders import ByteLevel
+from tokenizers.models import BPE, WordLevel
 from torch import Tensor
 
 from nbruntime.embedded.arguments import ServerArguments
@@ -275,6 +276,23 @@ def test_any_temperature_is_survived() -> None:
     assert choice.token_ids[1:] == [2, 2]
     assert choice.logprobs is not None
     assert not choice.logprobs.isnan().any()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("last", ["Ã", "<end>"], ids=["length", "end token"])
+def test_the_end_shows_what_may_be_half_a_character(tmp_path: Path, last: str, kept: bool) -> None:
+    backend = FastTokenizer(BPE({"a": 0, "Ã": 1, "<end>": 2}, []))
+    backend.decoder = ByteLevel()
+    backend.add_special_tokens(["<end>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    params = SamplingParams(max_new_tokens=2 if last == "Ã" else 9, no_stop_trim=kept)
+    stream = TextStream(Tokenizer(tmp_path), [0], params)
+    request = Request("", [0], params, SamplingState(params, 3), stream, lambda _update: None)
+    for token in ("a", "Ã", last):
+        if request.finish_reason is None:
+            request.append(backend.token_to_id(token), frozenset({2}))
+    assert request.finish_reason is not None
+    assert stream.text == "a\ufffd"
 
 
 # --- over HTTP -----------------------------------------------------------------------------------------

@@ -138,9 +138,7 @@ class Request:
         # The end token of a finished grammar ends the answer, whatever ignore_eos says: nothing may follow.
         matcher = self.sampling.matcher
         is_stop |= matcher is not None and matcher.finished and token_id in stop_ids
-        if is_stop and not params.no_stop_trim:
-            self.stream.flush()
-        else:
+        if params.no_stop_trim or not is_stop:
             scanned = len(self.stream.text)
             self.stream.push(token_id)
             met = self.stream.find_stop(scanned)
@@ -151,6 +149,7 @@ class Request:
                 self.finish({"type": "stop", "matched": stop})
                 return
         if is_stop:
+            self.stream.flush()
             self.finish({"type": "stop", "matched": token_id})
         elif params.max_new_tokens is not None and len(self.output_ids) >= params.max_new_tokens:
             self.stream.flush()
