@@ -100,7 +100,6 @@ class Request:
     input_logprobs: LogprobRecord = field(default_factory=LogprobRecord)
     hidden_state: list[float] | None = None
     finish_reason: dict[str, Any] | None = None
-    aborted: bool = False
     times: Times = field(default_factory=Times)
     _delivered: int = 0
     _new_logprobs: LogprobRecord = field(default_factory=LogprobRecord)
