@@ -210,6 +210,7 @@ def test_a_failure_that_stays_is_told_too(tokenizer: Tokenizer, monkeypatch: pyt
     bench.submit([1])
     assert bench.ended.wait(10)
     assert bench.engine.failed
+    bench.engine._thread.join(10)  # it ends with the error, which must not be the next test's
 
 
 def test_what_a_call_raises_goes_to_the_caller(bench: Bench) -> None:
