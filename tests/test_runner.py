@@ -15,7 +15,7 @@ from torch import Tensor
 from nbruntime.embedded.engine.batching import decode_batch
 from nbruntime.embedded.engine.scheduler import DecodeStep
 from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, index
-from nbruntime.embedded.runner.linear import PackedLinear, packing_works
+from nbruntime.embedded.runner.linear import PackedAhead, PackedLinear, packing_works
 from nbruntime.embedded.runner.transformers_runner import TransformersRunner, load_model
 from nbruntime.errors import LaunchError
 
@@ -132,6 +132,26 @@ def test_packed_linears_are_close_and_small() -> None:
     error = (packed(inputs) - linear(inputs)).norm() / linear(inputs).norm()
     print(f"relative error of the packed product: {error:.1e}")
     assert error < 1e-3
+
+
+@pytest.mark.skipif(not packing_works(), reason="this CPU or build of torch has no packed float16 product")
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_packed_ahead(tmp_path: Path, tied: bool) -> None:
+    make_model(tmp_path, "LlamaConfig", SMALL | {"tie_word_embeddings": tied})
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    inputs = torch.randn(5, plain.lm_head.in_features)
+    ahead = PackedAhead(tmp_path)
+    head = PackedLinear(plain.lm_head, ahead.take(plain.lm_head))
+    assert ahead.take(plain.lm_head) is head.packed
+    assert torch.equal(head(inputs), PackedLinear(plain.lm_head)(inputs))
+    other = torch.nn.Linear(plain.lm_head.in_features, plain.lm_head.out_features, bias=False)
+    assert ahead.take(other) is None, "another weight"
+    assert ahead.take(plain.lm_head.to(torch.bfloat16)) is None, "another type"
+    assert ahead.take(plain.model.layers[0].self_attn.q_proj) is None, "another shape"
+
+
+def test_without_safetensors_nothing_is_packed_ahead(tmp_path: Path) -> None:
+    assert PackedAhead(tmp_path).take(torch.nn.Linear(2, 2, bias=False)) is None
 
 
 def test_embedding_is_the_last_hidden_state(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nbruntime.embedded.runner import attention, trial
 from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts, index
-from nbruntime.embedded.runner.linear import pack_linears, packing_works
+from nbruntime.embedded.runner.linear import PackedAhead, pack_linears, packing_works
 from nbruntime.errors import LaunchError
 
 logger = logging.getLogger(__name__)
@@ -155,6 +155,9 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
     LaunchError
         When the architecture or the context length cannot be served.
     """
+    pack = dtype not in {"float32", "float"} and packing_works()
+    ahead = PackedAhead(folder) if pack else None
+
     from transformers import AutoConfig
 
     _quiet_transformers()
@@ -163,7 +166,6 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
     _check_architecture(config)
     _check_context(config, context_length)
     model_class = _model_class(config)
-    pack = dtype not in {"float32", "float"} and packing_works()
     attention.register()
     with _model_errors(config.model_type):
         model: Any = model_class.from_pretrained(
@@ -173,9 +175,9 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
             dtype="auto" if pack else torch.float32,
             attn_implementation=attention.NAME,
         )
-    model.eval().requires_grad_(False)
-    tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
-    weight_bytes = pack_linears(model) if pack else 0
+        model.eval().requires_grad_(False)
+        tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
+        weight_bytes = pack_linears(model, ahead) if pack else 0
     model.float()
     weight_bytes += sum(weight.numel() * weight.element_size() for weight in model.parameters())
     precision = "float16 (packed)" if pack else "float32"
