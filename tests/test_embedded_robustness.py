@@ -27,6 +27,7 @@ from embedded_server import EmbeddedServer
 from http_face import generate_body, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
+from nbruntime.embedded.arguments import parse_arguments
 from nbruntime.embedded.engine.profiler import ProfileOptions, StepProfiler
 from nbruntime.embedded.engine.scheduler import DecodeStep
 
@@ -756,6 +757,23 @@ def test_a_port_that_is_none(port: str) -> None:
     done = refused("--port", port)
     assert done.returncode == 2
     assert f"--port must be in [0, 65535], got {port}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "least"),
+    [
+        ("--threads", 0, 1),
+        ("--stream-interval", 0, 1),
+        ("--max-queued-requests", -1, 0),
+        ("--max-body-bytes", 0, 1),
+    ],
+)
+def test_a_number_that_is_too_small(
+    flag: str, value: int, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments([f"{flag}={value}"])
+    assert f"{flag} must be at least {least}, got {value}" in capsys.readouterr().err
 
 
 @pytest.mark.model

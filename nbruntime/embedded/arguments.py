@@ -15,6 +15,18 @@ from nbruntime.protocol.server_arguments import (
     EMBEDDED_ARGUMENTS,
 )
 
+_LEAST = {
+    "max_running_requests": 1,
+    "max_queued_requests": 0,
+    "max_total_tokens": 1,
+    "context_length": 1,
+    "chunked_prefill_size": 1,
+    "stream_interval": 1,
+    "max_body_bytes": 1,
+    "threads": 1,
+}
+"""Numbers that have a least value."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerArguments:
@@ -93,18 +105,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
         admin_api_key=os.environ.pop(ADMIN_API_KEY_VARIABLE, None) or None,
         **values,
     )
-    for name in (
-        "max_running_requests",
-        "max_total_tokens",
-        "context_length",
-        "chunked_prefill_size",
-        "threads",
-    ):
+    for name, least in _LEAST.items():
         value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if arguments.stream_interval < 1:
-        parser.error(f"--stream-interval must be at least 1, got {arguments.stream_interval}")
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     if not 0 <= arguments.port < 2**16:
         parser.error(f"--port must be in [0, 65535], got {arguments.port}")
     if not is_loopback(arguments.host) and arguments.api_key is None:
