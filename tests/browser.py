@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 from nbformat.sign import NotebookNotary
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 App = Literal["lab", "notebook"]
 
@@ -51,6 +51,8 @@ FLAGS = (
 
 PATIENCE = 60_000.0
 """Milliseconds that a page may take for anything."""
+
+expect.set_options(timeout=20_000)
 
 DARK = "JupyterLab Dark"
 LIGHT = "JupyterLab Light"

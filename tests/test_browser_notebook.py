@@ -23,8 +23,6 @@ from scripted_server import CUT, Asked, Reply, ScriptedServer, Wait, cumulative,
 
 pytestmark = pytest.mark.browser
 
-expect.set_options(timeout=20_000)
-
 LOAD = {
     "num_running_reqs": 3,
     "num_waiting_reqs": 1,
@@ -230,7 +228,8 @@ def test_interrupt_stops_a_cell_that_waits(lab: NotebookPage, server: Server) ->
         f"from the click to the abort {server.aborted_at - begun:.2f} s; "
         f"from there to the end of the cell {ended - server.aborted_at:.2f} s"
     )
-    assert ended - begun < 2.0
+    assert server.aborted_at - begun < 2.0
+    assert ended - begun < 5.0  # with all that the page draws
     expect(answer).to_contain_text("What has come stays.")
     expect(answer).to_contain_text("what had come is in partial")
     expect(answer).not_to_contain_text("Traceback")
@@ -390,6 +389,7 @@ def test_the_panel_follows_the_load_and_rests_when_nobody_looks(lab: NotebookPag
     assert ">77</b>" in saved["text/html"]
     panel.get_by_role("button", name="Close panel").click()
     is_static(panel)
+    lab.clear(2)
     lab.run_cell(2)
     expect(lab.output(2)).to_contain_text("it rests")
     lab.reopen(trusted=True)
@@ -428,7 +428,8 @@ def test_a_real_model_from_launch_to_end(lab: NotebookPage) -> None:
     expect(lab.output(2)).to_contain_text("divi")
     panel = lab.output(3)
     expect(panel).to_contain_text("SmolLM2-135M-Instruct")
-    expect(panel).to_contain_text(re.compile(r"[1-9]\d*(\.\d)? tokens/s"))
+    # What its chart says for a while: a value is there for a second, and a page is looked at now and then.
+    expect(panel).to_contain_text(re.compile(r"generation: between \S+ and [1-9]"))
     expect(panel.locator(".nbr-chart path").first).to_be_visible()
     lab.await_idle()
     expect(panel).to_contain_text("TTFT")  # from its metrics
