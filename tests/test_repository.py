@@ -178,3 +178,5 @@ def test_a_notebook_was_run_from_top_to_bottom(notebook: Path) -> None:
     assert outputs
     assert [output for output in outputs if output["output_type"] == "error"] == []
     assert [output for output in outputs if output.get("name") == "stderr"] == []
+    live = [kind for output in outputs for kind in output.get("data", {}) if "widget" in kind]
+    assert live == [], "a widget is nothing without its kernel"
