@@ -130,13 +130,8 @@ def _(server: HttpFace) -> Any:
     assert server.api_key is not None
     body = json.dumps(generate_body(PROMPT, max_new_tokens=1))
 
-    def ask(method: str, path: str, *authorization: str) -> Any:
-        headers = {
-            "Content-Type": "application/json",
-            **dict.fromkeys(("Authorization",)[: len(authorization)]),
-        }
-        if authorization:
-            headers["Authorization"] = authorization[0]
+    def ask(method: str, path: str, authorization: str | None = None) -> Any:
+        headers = {"Content-Type": "application/json", "Authorization": authorization}  # None is not sent
         data = body if method == "POST" else None
         return requests.request(method, server.url + path, headers=headers, data=data, timeout=60)
 
