@@ -28,6 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--say", action="append", default=[], help="print this line while loading")
     parser.add_argument("--gate", help="wait while loading until somebody writes to this fifo")
     parser.add_argument("--fail", help="write this line and exit with code 3 while loading")
+    parser.add_argument("--fail-asked", help="the same, when it is asked for its model")
     parser.add_argument("--kill", type=int, help="die of this signal while loading")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--children", type=int, default=0, help="children in sessions of their own")
@@ -41,6 +42,7 @@ def parse() -> argparse.Namespace:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    fail_asked: str | None = None
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -69,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         if path in ("/health", "/ready", "/health_generate", "/flush_cache"):
             self.answer(None)
         elif path in ("/model_info", "/get_model_info"):
+            if self.fail_asked:
+                print(self.fail_asked, flush=True)
+                os._exit(3)
             info = {"model_path": "fake/model", "tokenizer_path": "fake/model", "is_generation": True}
             self.answer({**info, "preferred_sampling_params": None})
         elif path in ("/server_info", "/get_server_info"):
@@ -166,6 +171,7 @@ def main() -> None:
         sys.exit(3)
     if args.kill:
         os.kill(os.getpid(), args.kill)
+    Handler.fail_asked = args.fail_asked
     server = ThreadingHTTPServer((args.host, args.port), Handler, bind_and_activate=args.fd is None)
     server.daemon_threads = True
     if args.fd is not None:

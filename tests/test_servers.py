@@ -658,6 +658,13 @@ def test_failed_launch_is_a_phase() -> None:
     assert [name for name, _ in phases.history] == ["starting", "loading weights", "failed"]
 
 
+def test_launch_of_a_server_that_dies_when_it_is_asked_for_its_model() -> None:
+    with pytest.raises(LaunchError, match=r"MemoryError: no room \(it exited with code 3\)") as caught:
+        start(fail_asked="MemoryError: no room")
+    assert "MemoryError: no room" in caught.value.log_lines
+    assert folders() == []
+
+
 def test_death_of_the_server_is_a_phase() -> None:
     runtime = start()
     seen: list[str] = []

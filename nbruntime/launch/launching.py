@@ -28,7 +28,7 @@ from nbruntime.launch.engine import Engine, ServerArguments
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
-from nbruntime.launch.readiness import LOG_LINES, await_ready
+from nbruntime.launch.readiness import LOG_LINES, await_ready, launch_error
 from nbruntime.launch.server import Server, known
 from nbruntime.launch.supervisor.processes import identify, is_running
 from nbruntime.launch.supervisor.record import ServerRecord
@@ -296,12 +296,21 @@ class Launch:
             await_ready(server, self.engine, claim.url, timeout=self.timeout, on_phase=self.on_phase)
             if not self.engine.takes_listener:
                 _check_port(server, claim)
-            client = connect(claim.url)
+            client = self._connect(connect, server)
             server.tell_ready()
         except BaseException:
             server.stop()
             raise
         return server, client
+
+    def _connect(self, connect: Callable[[str], Client], server: ServerProcess) -> Client:
+        """Make the client; if the server dies of its first question, its log says more than the client."""
+        try:
+            return connect(server.record.url)
+        except ServerConnectionError as error:
+            if server.wait_until_gone(0.5) or not server.usable:
+                raise launch_error(server, self.engine, Phase("connecting")) from error
+            raise
 
     def _secrets(self) -> tuple[str, ...]:
         """Values of the environment that must not show, by their names."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nbruntime.launch.engine import Engine
     from nbruntime.launch.process import ServerProcess
 
-__all__ = ["LOG_LINES", "await_ready"]
+__all__ = ["LOG_LINES", "await_ready", "launch_error"]
 
 FETCHING_STALL = 120.0
 """Seconds without news after which a download or conversion counts against the time-out after all."""
@@ -78,7 +78,7 @@ def await_ready(
             if phase.name != "ready" and now < deadline:
                 continue  # all that it has said comes first
         if process.poll() is not None:
-            raise _launch_error(process, engine, phase)
+            raise launch_error(process, engine, phase)
         if now >= deadline:
             raise LaunchTimeoutError(
                 f"The {engine.name} server was not ready within {timeout:g} s",
@@ -92,8 +92,23 @@ def await_ready(
             next_probe = time.monotonic() + (0.05 if phase.name == "ready" else engine.probe_interval)
 
 
-def _launch_error(process: ServerProcess, engine: Engine, phase: Phase) -> LaunchError:
-    """Find the reason in the log."""
+def launch_error(process: ServerProcess, engine: Engine, phase: Phase) -> LaunchError:
+    """Find the reason why a server has ended in its log.
+
+    Parameters
+    ----------
+    process : ServerProcess
+        The server.
+    engine : Engine
+        What kind.
+    phase : Phase
+        How far it had got.
+
+    Returns
+    -------
+    LaunchError
+        A subclass where the log tells of its reason.
+    """
     process.wait(1.0)  # what it wrote last
     log_lines = process.logs(LOG_LINES).splitlines()
     if process.stopped:
