@@ -129,8 +129,8 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
 def _worth_a_traceback(record: logging.LogRecord) -> bool:
     """Leave what a client got wrong in HTTP out of the log: it is answered with 400."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        logger.debug("%s: %s", record.getMessage(), error.message)
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        logger.debug("%s: %s", record.getMessage(), error)
         return False
     return True
 

@@ -165,6 +165,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         limit = state_of(request).arguments.max_body_bytes
         too_large = http_error(413, f"The request body is larger than {limit} bytes; see --max-body-bytes.")
         return json_reply(too_large.body, too_large.status)
+    except web.RequestPayloadError:
+        unreadable = http_error(400, "The request body is not what its headers say.", "Bad Request")
+        return json_reply(unreadable.body, unreadable.status)
     except web.HTTPException as refusal:
         return json_reply({"detail": refusal.reason}, refusal.status)
     except (asyncio.CancelledError, ConnectionError):
