@@ -349,8 +349,9 @@ ROUTES = {
 def test_keys(guarded_server: EmbeddedServer, kind: str, tmp_path: Path) -> None:
     user, admin = f"Bearer {guarded_server.api_key}", f"bearer {guarded_server.admin_api_key}"
     entitled = {"open": None, "user": user, "admin": admin}[kind]
-    refused = [
+    refused: list[str | bytes] = [
         "",
+        b"Bearer \xff",
         user if kind == "admin" else admin,
         "Bearer",
         "Bearer sk-tes",

@@ -187,7 +187,9 @@ async def _keys(request: web.Request, handler: Handler) -> web.StreamResponse:
     if needed is None or request.method == hdrs.METH_OPTIONS or request.path.startswith(_OPEN_PREFIXES):
         return await handler(request)
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), needed.encode()):
+    # A header may hold any bytes, and so may a variable of the environment.
+    one, other = (text.encode(errors="surrogateescape") for text in (given, needed))
+    if scheme.lower() == "bearer" and hmac.compare_digest(one, other):
         return await handler(request)
     return json_reply({"error": "Unauthorized"}, 401)
 
