@@ -256,6 +256,8 @@ def test_bad_bodies_of_other_routes(server: EmbeddedServer) -> None:
     for path, sent, status in tries:
         answer = server.post(path, sent)
         assert answer.status_code == status, (path, sent, answer.text)
+    for path, sent in (("/tokenize", {"text": "a" * 10_000}), ("/detokenize", {"ids": [1] * 10_000})):
+        assert len(server.post(path, sent).text) < 1000, "what was sent comes back with what is wrong in it"
     stop = server.post("/stop_profile")
     assert (stop.status_code, stop.text[:21]) == (500, "Internal Server Error"), (
         "no profile was to be started"

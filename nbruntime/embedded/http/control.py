@@ -17,6 +17,7 @@ from nbruntime.embedded.http.bodies import (
     is_str,
     list_of,
     read_object,
+    shortened,
 )
 from nbruntime.embedded.http.replies import (
     ReplyError,
@@ -148,7 +149,7 @@ async def tokenize(request: web.Request) -> web.Response:
     if (prompt is None) == (messages is None):
         said = "Exactly one of 'prompt' or 'messages' must be provided."
         raise invalid_body(
-            {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}", "input": body}
+            {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}", "input": shortened(body)}
         )
     special = messages is None and body.get("add_special_tokens", True)
 
@@ -186,7 +187,7 @@ async def detokenize(request: web.Request) -> web.Response:
     given = body.get("tokens")
     if given is None:
         raise invalid_body(
-            {"type": "missing", "loc": ("body", "tokens"), "msg": "Field required", "input": body}
+            {"type": "missing", "loc": ("body", "tokens"), "msg": "Field required", "input": shortened(body)}
         )
     skip = body.get("skip_special_tokens", True)
     nested = bool(given) and isinstance(given[0], list)
