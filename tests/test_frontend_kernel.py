@@ -39,10 +39,13 @@ def server() -> Iterator[ScriptedServer]:
 
 @pytest.fixture
 def kernel(tmp_path: Path, server: ScriptedServer) -> Iterator[Kernel]:
-    started = Kernel(tmp_path, server.url)
-    assert started.run(DEFINE.format(url=server.url))["status"] == "ok"
-    yield started
-    started.close()
+    started = Kernel(tmp_path)
+    try:
+        started.connect(server.url)
+        assert started.run(DEFINE.format(url=server.url))["status"] == "ok"
+        yield started
+    finally:
+        started.close()
 
 
 def halting(server: ScriptedServer) -> Wait:
