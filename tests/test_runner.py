@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from torch import Tensor
 from nbruntime.embedded.engine.batching import decode_batch
 from nbruntime.embedded.engine.scheduler import DecodeStep
 from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, index
-from nbruntime.embedded.runner.linear import PackedAhead, PackedLinear, packing_works
+from nbruntime.embedded.runner.linear import PackedLinear, pack_linears, packing_works
+from nbruntime.embedded.runner.packed_ahead import PackedAhead
 from nbruntime.embedded.runner.transformers_runner import TransformersRunner, load_model
 from nbruntime.errors import LaunchError
 
@@ -136,22 +138,42 @@ def test_packed_linears_are_close_and_small() -> None:
 
 @pytest.mark.skipif(not packing_works(), reason="this CPU or build of torch has no packed float16 product")
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_head_is_packed_ahead(tmp_path: Path, tied: bool) -> None:
+def test_packing_ahead_changes_nothing(tmp_path: Path, tied: bool) -> None:
     make_model(tmp_path, "LlamaConfig", SMALL | {"tie_word_embeddings": tied})
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     inputs = torch.randn(5, plain.lm_head.in_features)
-    ahead = PackedAhead(tmp_path)
-    head = PackedLinear(plain.lm_head, ahead.take(plain.lm_head))
-    assert ahead.take(plain.lm_head) is head.packed
-    assert torch.equal(head(inputs), PackedLinear(plain.lm_head)(inputs))
-    other = torch.nn.Linear(plain.lm_head.in_features, plain.lm_head.out_features, bias=False)
-    assert ahead.take(other) is None, "another weight"
-    assert ahead.take(plain.lm_head.to(torch.bfloat16)) is None, "another type"
-    assert ahead.take(plain.model.layers[0].self_attn.q_proj) is None, "another shape"
+    expected = PackedLinear(plain.lm_head)(inputs)
+    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    with PackedAhead(tmp_path) as ahead:
+        ahead._work.result()
+        assert ("model.embed_tokens.weight" in ahead._packed) is tied
+        every = set(ahead._packed)
+        assert every > {"model.layers.0.mlp.up_proj.weight", name}
+        pack_linears(plain, ahead)
+        assert ahead._packed == {}, "what was packed was taken"
+    assert torch.equal(plain.lm_head(inputs), expected)
+
+
+@pytest.mark.skipif(not packing_works(), reason="this CPU or build of torch has no packed float16 product")
+def test_what_is_packed_ahead_is_taken_for_that_weight_only(tmp_path: Path) -> None:
+    make_model(tmp_path, "LlamaConfig", SMALL)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    linear = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).model.layers[0].self_attn.q_proj
+    other = torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
+    biased = torch.nn.Linear(linear.in_features, linear.out_features)
+    biased.weight = linear.weight
+    cases = {"itself": (linear, True), "another weight": (other, False), "a bias": (biased, False)}
+    cases["another type"] = (copy.deepcopy(linear).to(torch.bfloat16), False)
+    for case, (layer, taken) in cases.items():
+        with PackedAhead(tmp_path) as ahead:
+            ahead._work.result()
+            assert (ahead.take(layer, ["unknown", name]) is not None) is taken, case
 
 
 def test_without_safetensors_nothing_is_packed_ahead(tmp_path: Path) -> None:
-    assert PackedAhead(tmp_path).take(torch.nn.Linear(2, 2, bias=False)) is None
+    with PackedAhead(tmp_path) as ahead:
+        ahead.stop()
+        assert ahead._packed == {}
 
 
 def test_embedding_is_the_last_hidden_state(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from nbruntime.embedded.runner import attention, trial
 from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts, index
-from nbruntime.embedded.runner.linear import PackedAhead, pack_linears, packing_works
+from nbruntime.embedded.runner.linear import pack_linears, packing_works
+from nbruntime.embedded.runner.packed_ahead import PackedAhead
 from nbruntime.errors import LaunchError
 
 logger = logging.getLogger(__name__)
@@ -155,9 +156,16 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
     LaunchError
         When the architecture or the context length cannot be served.
     """
-    pack = dtype not in {"float32", "float"} and packing_works()
-    ahead = PackedAhead(folder) if pack else None
+    if dtype in {"float32", "float"} or not packing_works():
+        return _load(folder, dtype, context_length, None)
+    with PackedAhead(folder) as ahead:
+        return _load(folder, dtype, context_length, ahead)
 
+
+def _load(
+    folder: Path, dtype: str, context_length: int | None, ahead: PackedAhead | None
+) -> TransformersRunner:
+    """Load a model; its linear layers are packed if there is somebody who has begun with that."""
     from transformers import AutoConfig
 
     _quiet_transformers()
@@ -172,16 +180,16 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
             folder,
             config=config,
             # Packing goes through float32 layer by layer; until then the weights stay as small as on disk.
-            dtype="auto" if pack else torch.float32,
+            dtype=torch.float32 if ahead is None else "auto",
             attn_implementation=attention.NAME,
         )
         model.eval().requires_grad_(False)
         tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
-        weight_bytes = pack_linears(model, ahead) if pack else 0
+        weight_bytes = 0 if ahead is None else pack_linears(model, ahead)
     model.float()
     weight_bytes += sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    precision = "float16 (packed)" if pack else "float32"
-    if dtype == "bfloat16" and pack:
+    precision = "float32" if ahead is None else "float16 (packed)"
+    if dtype == "bfloat16" and ahead is not None:
         logger.info("bfloat16 is slow on this CPU: the linear layers are packed to float16 instead")
     logger.info("weights: %.0f MB, %s%s", weight_bytes / 2**20, precision, ", tied" if tied else "")
     with _model_errors(config.model_type):

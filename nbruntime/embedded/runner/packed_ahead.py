@@ -1,0 +1,131 @@
+"""Packing that begins before there is a model: while its code is imported, which keeps one core busy.
+
+Importing transformers' models takes seconds of one thread, as packing the weights does. The names of the
+weights in the model's files are those of its parameters, mostly; where they are not, nothing is gained.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+MOST_WEIGHTS = 2**28
+"""So many are packed ahead at most: what is packed is held beside the model that is being read."""
+
+
+class _Stored(NamedTuple):
+    size: int
+    file: Path
+    name: str
+
+
+class _Packed(NamedTuple):
+    weight: Tensor
+    packed: Any
+
+
+def pack(weight: Tensor, bias: Tensor | None = None) -> Any:
+    """Pack a matrix to float16 for FBGEMM's product, with its bias in float32."""
+    bias = None if bias is None else bias.detach().float()
+    return torch.ops.quantized.linear_prepack_fp16(weight.detach().float().contiguous(), bias)
+
+
+class PackedAhead:
+    """Matrices of a model's files, packed by a thread of its own until it is stopped, the largest first.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the model; without safetensors in it nothing is packed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._packed: dict[str, _Packed] = {}
+        self._stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(1, "pack-ahead")
+        try:
+            matrices = _matrices(folder)  # not in the thread: it would wait its turn at each of the names
+        except SafetensorError:
+            matrices = []  # whoever loads the model says so, if nothing else is wrong with it
+        self._work = self._pool.submit(self._pack_stored, matrices)
+
+    def _pack_stored(self, matrices: list[_Stored]) -> None:
+        left = MOST_WEIGHTS
+        with ExitStack() as files:
+            opened: dict[Path, Any] = {}
+            for size, path, name in matrices:
+                left -= size
+                if self._stopping.is_set() or left < 0:
+                    return
+                if path not in opened:
+                    opened[path] = files.enter_context(safe_open(path, framework="pt"))
+                weight = opened[path].get_tensor(name)
+                self._packed[name] = _Packed(weight, pack(weight))
+
+    def stop(self) -> None:
+        """Finish the matrix that is being packed, and no other."""
+        self._stopping.set()
+        self._work.result()
+
+    def take(self, linear: nn.Linear, names: Iterable[str]) -> Any:
+        """Give the packed weight of a layer, if it is there.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+        names : iterable of str
+            All names of its weight: those that are tied have several.
+
+        Returns
+        -------
+        object or None
+            None as well if a weight of that name is another, or the layer has a bias to pack.
+        """
+        weight = linear.weight
+        found = next(filter(None, (self._packed.pop(name, None) for name in names)), None)
+        if found is None or _has_bias(linear) or found.weight.dtype != weight.dtype:
+            return None
+        return found.packed if torch.equal(found.weight, weight) else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._pool.shutdown(wait=False)  # nobody waits for it when a model is refused
+        self._packed.clear()
+
+
+def _has_bias(linear: nn.Linear) -> bool:
+    return getattr(linear, "bias", None) is not None  # torch declares it to be there always
+
+
+def _matrices(folder: Path) -> list[_Stored]:
+    """Find what linear layers may multiply by, the largest first."""
+    found: defaultdict[tuple[int, ...], list[_Stored]] = defaultdict(list)
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                stored: Any = file.get_slice(name)
+                shape = tuple(stored.get_shape())
+                if len(shape) == 2:
+                    found[shape].append(_Stored(math.prod(shape), path, name))
+    # An embedding is multiplied only where there is no head beside it.
+    heads = [[each for each in alike if "embed" not in each.name] or alike for alike in found.values()]
+    return sorted((each for alike in heads for each in alike), key=lambda each: each.size, reverse=True)
