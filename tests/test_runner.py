@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,10 @@ from nbruntime.embedded.runner.linear import PackedLinear, pack_linears, packing
 from nbruntime.embedded.runner.packed_ahead import PackedAhead
 from nbruntime.embedded.runner.transformers_runner import TransformersRunner, load_model
 from nbruntime.errors import LaunchError
+
+needs_packing = pytest.mark.skipif(
+    not packing_works(), reason="this CPU or build of torch has no packed float16 product"
+)
 
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
@@ -125,7 +130,7 @@ def plain_parameters(folder: Path) -> list[Tensor]:
     return list(transformers.AutoModelForCausalLM.from_pretrained(folder).parameters())
 
 
-@pytest.mark.skipif(not packing_works(), reason="this CPU or build of torch has no packed float16 product")
+@needs_packing
 def test_packed_linears_are_close_and_small() -> None:
     torch.manual_seed(0)
     linear = torch.nn.Linear(256, 128)
@@ -136,7 +141,7 @@ def test_packed_linears_are_close_and_small() -> None:
     assert error < 1e-3
 
 
-@pytest.mark.skipif(not packing_works(), reason="this CPU or build of torch has no packed float16 product")
+@needs_packing
 @pytest.mark.parametrize("tied", [True, False])
 def test_packing_ahead_changes_nothing(tmp_path: Path, tied: bool) -> None:
     make_model(tmp_path, "LlamaConfig", SMALL | {"tie_word_embeddings": tied})
@@ -144,7 +149,7 @@ def test_packing_ahead_changes_nothing(tmp_path: Path, tied: bool) -> None:
     inputs = torch.randn(5, plain.lm_head.in_features)
     expected = PackedLinear(plain.lm_head)(inputs)
     name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    with PackedAhead(tmp_path) as ahead:
+    with closing(PackedAhead(tmp_path)) as ahead:
         ahead._work.result()
         assert ("model.embed_tokens.weight" in ahead._packed) is tied
         every = set(ahead._packed)
@@ -154,7 +159,7 @@ def test_packing_ahead_changes_nothing(tmp_path: Path, tied: bool) -> None:
     assert torch.equal(plain.lm_head(inputs), expected)
 
 
-@pytest.mark.skipif(not packing_works(), reason="this CPU or build of torch has no packed float16 product")
+@needs_packing
 def test_what_is_packed_ahead_is_taken_for_that_weight_only(tmp_path: Path) -> None:
     make_model(tmp_path, "LlamaConfig", SMALL)
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -165,13 +170,13 @@ def test_what_is_packed_ahead_is_taken_for_that_weight_only(tmp_path: Path) -> N
     cases = {"itself": (linear, True), "another weight": (other, False), "a bias": (biased, False)}
     cases["another type"] = (copy.deepcopy(linear).to(torch.bfloat16), False)
     for case, (layer, taken) in cases.items():
-        with PackedAhead(tmp_path) as ahead:
+        with closing(PackedAhead(tmp_path)) as ahead:
             ahead._work.result()
             assert (ahead.take(layer, ["unknown", name]) is not None) is taken, case
 
 
 def test_without_safetensors_nothing_is_packed_ahead(tmp_path: Path) -> None:
-    with PackedAhead(tmp_path) as ahead:
+    with closing(PackedAhead(tmp_path)) as ahead:
         ahead.stop()
         assert ahead._packed == {}
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -98,15 +97,8 @@ class PackedAhead:
             return None
         return found.packed if torch.equal(found.weight, weight) else None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let the thread end, without waiting for it, and forget what nobody took."""
         self._stopping.set()
         self._pool.shutdown(wait=False)  # nobody waits for it when a model is refused
         self._packed.clear()

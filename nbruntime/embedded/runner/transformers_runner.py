@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
     """
     if dtype in {"float32", "float"} or not packing_works():
         return _load(folder, dtype, context_length, None)
-    with PackedAhead(folder) as ahead:
+    with closing(PackedAhead(folder)) as ahead:
         return _load(folder, dtype, context_length, ahead)
 
 
