@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nbruntime.launch import engines
-from nbruntime.launch.engine import Engine, ServerArguments
+from nbruntime.launch.engines import resolve as engines
+from nbruntime.launch.engines.server_kind import Engine, ServerArguments
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand, ServerProcess

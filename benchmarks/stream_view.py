@@ -22,8 +22,8 @@ import itertools, json, time
 import ipywidgets
 from IPython.display import Pretty, display
 from nbruntime.generation import GenerationStream
-from nbruntime.markup import escape
-from nbruntime.notebook.presenting import DRAWS_PER_SECOND, show_stream
+from nbruntime.display.html import escape
+from nbruntime.notebook.magics.presenting import DRAWS_PER_SECOND, show_stream
 from nbruntime.protocol.requests import build_generate_request
 
 PROSE = (

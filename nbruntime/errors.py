@@ -33,8 +33,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbruntime.cards import Card, Details
-from nbruntime.markup import escape, shortened, visible
+from nbruntime.display.cards import Card, Details
+from nbruntime.display.html import escape, shortened, visible
 
 if TYPE_CHECKING:
     from nbruntime.generation import Generation

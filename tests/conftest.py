@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from embedded_server import EmbeddedServer
 from hypothesis import settings
-from sglang_server import PYTHON, SglangServer
+from support.embedded_server import EmbeddedServer
+from support.sglang_server import PYTHON, SglangServer
 
 # Threads of torch that spin while they wait would starve the servers on the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,7 +25,7 @@ settings.load_profile("unhurried")
 
 # What needs SGLang's real server is no part of a run without it, and the run says so.
 collect_ignore = (
-    [] if PYTHON else ["test_sglang_server.py", "test_sglang_router.py", "test_conformance_sglang.py"]
+    [] if PYTHON else ["sglang/test_server.py", "sglang/test_router.py", "conformance/test_sglang.py"]
 )
 
 
@@ -39,7 +39,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
     outcomes: dict[str, dict[str, str]] = {}
     for report in (each for key in ("passed", "failed") for each in terminalreporter.stats.get(key, ())):
-        check = re.search(r"test_conformance_(\w+)\.py::test_check\[(.+)\]$", report.nodeid)
+        check = re.search(r"conformance/test_(\w+)\.py::test_check\[(.+)\]$", report.nodeid)
         if report.when == "call" and check is not None:
             server, name = check.groups()
             outcome = dict(report.user_properties).get("conformance", "fails")
@@ -95,7 +95,7 @@ def sglang() -> Iterator[SglangServer]:
 @pytest.fixture(scope="session")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """JupyterLab and Notebook 7."""
-    from browser import JupyterServer
+    from support.browser import JupyterServer
 
     with JupyterServer(tmp_path_factory.mktemp("jupyter") / "files") as started:
         yield started
@@ -104,7 +104,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium; of a module, as its driver leaves no room for the loops of asynchronous tests."""
-    from browser import chromium
+    from support.browser import chromium
 
     with chromium() as started:
         yield started

@@ -9,10 +9,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from nbruntime.endpoint import calls
+from nbruntime.endpoint import operations
 from nbruntime.endpoint.async_transport import AsyncTransport
-from nbruntime.endpoint.client import Client, checked_rids
-from nbruntime.endpoint.effects import INFO_TIMEOUT, Ask
+from nbruntime.endpoint.base_client import Client, checked_rids
+from nbruntime.endpoint.http import INFO_TIMEOUT, Ask
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
 from nbruntime.errors import ServerConnectionError
@@ -86,7 +86,7 @@ class AsyncRuntimeEndpoint(Client):
         AuthenticationError
             If the key is missing or wrong.
         """
-        await self._transport.run(calls.read_model_info(self._known))
+        await self._transport.run(operations.read_model_info(self._known))
         return self
 
     # What the server is
@@ -111,23 +111,23 @@ class AsyncRuntimeEndpoint(Client):
 
     async def get_model_name(self) -> str:
         """Name or path of the model; see `RuntimeEndpoint.get_model_name`."""
-        return str((await self._transport.run(calls.read_model_info(self._known)))["model_path"])
+        return str((await self._transport.run(operations.read_model_info(self._known)))["model_path"])
 
     async def get_server_info(self) -> dict[str, Any]:
         """Read the configuration and the state; see `RuntimeEndpoint.get_server_info`."""
-        return await self._transport.run(calls.read_server_info(self._known))
+        return await self._transport.run(operations.read_server_info(self._known))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read which models are served; see `RuntimeEndpoint.models`."""
-        return await self._transport.run(calls.read_models())
+        return await self._transport.run(operations.read_models())
 
     async def loads(self) -> list[Load]:
         """Read how busy the server is; see `RuntimeEndpoint.loads`."""
-        return await self._transport.run(calls.read_load())
+        return await self._transport.run(operations.read_load())
 
     async def health(self) -> bool:
         """Ask whether the server can generate; see `RuntimeEndpoint.health`."""
-        return await self._transport.run(calls.is_healthy())
+        return await self._transport.run(operations.is_healthy())
 
     # Generating
 
@@ -154,7 +154,7 @@ class AsyncRuntimeEndpoint(Client):
             lora_path=lora_path,
             **arguments,
         )
-        return await self._transport.run(calls.generate(request))
+        return await self._transport.run(operations.generate(request))
 
     async def stream(
         self,
@@ -191,10 +191,10 @@ class AsyncRuntimeEndpoint(Client):
         **arguments: Any,
     ) -> Generation | list[Generation]:
         """Generate the next message of a conversation; see `RuntimeEndpoint.chat`."""
-        call = calls.chat_request(
+        call = operations.chat_request(
             self._known, messages, sampling_params=sampling_params, rid=rid, **arguments
         )
-        return await self._transport.run(calls.generate(await self._transport.run(call)))
+        return await self._transport.run(operations.generate(await self._transport.run(call)))
 
     async def stream_chat(
         self,
@@ -205,7 +205,7 @@ class AsyncRuntimeEndpoint(Client):
         **arguments: Any,
     ) -> AsyncGenerationStream:
         """Generate the next message of a conversation as it comes; see `RuntimeEndpoint.stream_chat`."""
-        call = calls.chat_request(
+        call = operations.chat_request(
             self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
         )
         return await self._open_stream(await self._transport.run(call))
@@ -213,7 +213,7 @@ class AsyncRuntimeEndpoint(Client):
     async def _open_stream(self, request: GenerateRequest) -> AsyncGenerationStream:
         self._transport.cleaner.start()
         started = time.perf_counter()
-        body = await self._transport.run(calls.open_stream(request, self._known))
+        body = await self._transport.run(operations.open_stream(request, self._known))
         stream = AsyncGenerationStream(
             body,
             request,
@@ -244,7 +244,7 @@ class AsyncRuntimeEndpoint(Client):
     ) -> list[int] | list[list[int]]:
         """Turn text into tokens; see `RuntimeEndpoint.tokenize`."""
         tokens: list[int] | list[list[int]] = await self._transport.run(
-            calls.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+            operations.tokenize(self._settings, self._known, text, messages, add_special_tokens)
         )
         return tokens
 
@@ -253,7 +253,7 @@ class AsyncRuntimeEndpoint(Client):
     ) -> str | list[str]:
         """Turn tokens into text; see `RuntimeEndpoint.detokenize`."""
         text: str | list[str] = await self._transport.run(
-            calls.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+            operations.detokenize(self._settings, self._known, tokens, skip_special_tokens)
         )
         return text
 
@@ -262,7 +262,7 @@ class AsyncRuntimeEndpoint(Client):
     ) -> list[float] | list[list[float]]:
         """Embed a text; see `RuntimeEndpoint.embed`."""
         vectors: list[float] | list[list[float]] = await self._transport.run(
-            calls.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
+            operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
         )
         return vectors
 
@@ -308,11 +308,11 @@ class AsyncRuntimeEndpoint(Client):
 
     async def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
         """Read any route that changes nothing; see `RuntimeEndpoint.get`."""
-        return await self._transport.run(calls.read_text(path, timeout))
+        return await self._transport.run(operations.read_text(path, timeout))
 
     async def post(self, path: str, body: Any = None) -> Any:
         """Send any request, and read the JSON of the answer; see `RuntimeEndpoint.post`."""
-        return await self._transport.run(calls.send_json(path, body))
+        return await self._transport.run(operations.send_json(path, body))
 
     async def close(self) -> None:
         """Leave the streams that are running, and close the connections.

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import aiohttp
 from requests.utils import get_environ_proxies, select_proxy
 
-from nbruntime.endpoint import problems
-from nbruntime.endpoint.cleaner import Cleaner
-from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
+from nbruntime.endpoint import transport_errors
+from nbruntime.endpoint.background_closer import Cleaner
+from nbruntime.endpoint.http import Abort, Answer, Ask, Call, Work, abort
 from nbruntime.endpoint.settings import Settings
 from nbruntime.endpoint.transport import ABORTS_AT_ONCE, CLOSED_AT_ONCE, Transport
 from nbruntime.errors import NbruntimeError, ServerConnectionError
@@ -46,7 +46,7 @@ class _Room:
 
 
 class AsyncTransport:
-    """Send requests to one server, and run calls (`nbruntime.endpoint.effects`).
+    """Send requests to one server, and run calls (`nbruntime.endpoint.http`).
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class AsyncTransport:
                 return ssl.create_default_context(capath=verify)
             return ssl.create_default_context(cafile=verify)
         except OSError as error:
-            raise self.settings.note_error(problems.certificates_unreadable(verify)) from error
+            raise self.settings.note_error(transport_errors.certificates_unreadable(verify)) from error
 
     async def close(self) -> None:
         """Finish what cleans up, and close the connections; the next request opens new ones."""
@@ -204,14 +204,14 @@ class AsyncTransport:
             location = response.headers.get("location", "")
             text = content.decode("utf-8", "replace")
             raise self.settings.note_error(
-                problems.bad_status(self.settings, ask.path, response.status, text, location)
+                transport_errors.bad_status(self.settings, ask.path, response.status, text, location)
             )
         if not ask.streamed:
             return Answer(self.settings, ask.path, content)
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             response.close()
-            raise problems.not_a_stream(self.settings, ask.path, kind)
+            raise transport_errors.not_a_stream(self.settings, ask.path, kind)
         return AsyncBody(self.settings, response, ask.path)
 
     async def _request(self, ask: Ask, data: bytes | None) -> tuple[aiohttp.ClientResponse, bytes]:
@@ -267,19 +267,19 @@ class AsyncTransport:
         settings, reason = self.settings, _reason(error)
         match error:
             case aiohttp.ConnectionTimeoutError():
-                return problems.no_connection_in_time(settings, path)
+                return transport_errors.no_connection_in_time(settings, path)
             case TimeoutError():
-                return problems.no_answer_in_time(settings, path)
+                return transport_errors.no_answer_in_time(settings, path)
             case aiohttp.ClientSSLError():
-                return problems.certificate_refused(settings, path, reason)
+                return transport_errors.certificate_refused(settings, path, reason)
             case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
-                return problems.proxy_refused(settings, path, reason)
+                return transport_errors.proxy_refused(settings, path, reason)
             case aiohttp.ClientConnectorError():
-                return problems.no_answer(settings, path, reason, sent=False)
+                return transport_errors.no_answer(settings, path, reason, sent=False)
             case aiohttp.InvalidURL() | UnicodeError():
-                return problems.not_http(settings, path)
+                return transport_errors.not_http(settings, path)
             case _:
-                return problems.no_answer(settings, path, reason, sent=True)
+                return transport_errors.no_answer(settings, path, reason, sent=True)
 
 
 class AsyncBody(AsyncIterator[bytes]):
@@ -319,8 +319,8 @@ class AsyncBody(AsyncIterator[bytes]):
 
     def _error(self, error: Exception) -> NbruntimeError:
         if isinstance(error, TimeoutError):
-            return problems.no_more_in_time(self._settings, self._path)
-        return problems.broken_off(self._settings, self._path, _reason(error))
+            return transport_errors.no_more_in_time(self._settings, self._path)
+        return transport_errors.broken_off(self._settings, self._path, _reason(error))
 
     async def close(self) -> None:
         """Close the answer; its connection is kept when the answer is at its end."""

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nbruntime.cards import Card, Tone
-from nbruntime.endpoint.knowledge import Knowledge
+from nbruntime.display.cards import Card, Tone
+from nbruntime.endpoint.server_capabilities import Knowledge
 from nbruntime.endpoint.settings import Settings
 
 EMBEDDED = "nbruntime.embedded"

@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from nbruntime.endpoint import calls
-from nbruntime.endpoint.cleaner import Cleaner
-from nbruntime.endpoint.client import Client, checked_rids
-from nbruntime.endpoint.effects import INFO_TIMEOUT, Ask
+from nbruntime.chat.template import ChatTemplate
+from nbruntime.display.views import view_class
+from nbruntime.endpoint import operations
+from nbruntime.endpoint.background_closer import Cleaner
+from nbruntime.endpoint.base_client import Client, checked_rids
+from nbruntime.endpoint.http import INFO_TIMEOUT, Ask
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
-from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import Messages
 from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
-from nbruntime.views import view_class
 
 
 class RuntimeEndpoint(Client, FrontendBackend):
@@ -38,7 +38,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
     verify : str, optional
         File or folder of certificates to check an https server by; the usual ones by default.
     chat_template_name : str, optional
-        Name of a chat template (see `nbruntime.frontend.named_templates`); by default the model's own.
+        Name of a chat template (see `nbruntime.chat.named_templates`); by default the model's own.
     connect_timeout, read_timeout : float or None
         Seconds to wait for a connection, and for the next bytes of an answer; None waits for ever.
 
@@ -81,7 +81,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
         del api_key  # tracebacks may show variables
         self._open()
-        self._transport.run(calls.read_model_info(self._known))
+        self._transport.run(operations.read_model_info(self._known))
 
     def _open(self) -> None:
         self._transport = Transport(self._settings)
@@ -118,7 +118,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         dict
             Every argument of the server, and figures of its scheduler.
         """
-        return self._transport.run(calls.read_server_info(self._known))
+        return self._transport.run(operations.read_server_info(self._known))
 
     def models(self) -> list[dict[str, Any]]:
         """Read which models are served: the model, and LoRA adapters.
@@ -128,7 +128,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         list of dict
             Cards with ``id``, ``max_model_len`` (tokens) and, of an adapter, ``parent``.
         """
-        return self._transport.run(calls.read_models())
+        return self._transport.run(operations.read_models())
 
     def loads(self) -> list[Load]:
         """Read how busy the server is.
@@ -138,7 +138,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         list of Load
             One for each data-parallel rank; servers up to 0.5.2 say no more than a number of tokens.
         """
-        return self._transport.run(calls.read_load())
+        return self._transport.run(operations.read_load())
 
     def health(self) -> bool:
         """Ask whether the server can generate; SGLang takes a second or more to find out.
@@ -148,7 +148,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         bool
             False also when no server answers; ``repr`` then has the reason.
         """
-        return self._transport.run(calls.is_healthy())
+        return self._transport.run(operations.is_healthy())
 
     # Generating
 
@@ -210,7 +210,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
             lora_path=lora_path,
             **arguments,
         )
-        return self._transport.run(calls.generate(request))
+        return self._transport.run(operations.generate(request))
 
     def stream(
         self,
@@ -297,9 +297,11 @@ class RuntimeEndpoint(Client, FrontendBackend):
         >>> talk.append({"role": "assistant", "content": answer.text})  # doctest: +SKIP
         """
         request = self._transport.run(
-            calls.chat_request(self._known, messages, sampling_params=sampling_params, rid=rid, **arguments)
+            operations.chat_request(
+                self._known, messages, sampling_params=sampling_params, rid=rid, **arguments
+            )
         )
-        return self._transport.run(calls.generate(request))
+        return self._transport.run(operations.generate(request))
 
     def stream_chat(
         self,
@@ -324,7 +326,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
             As `stream` gives.
         """
         request = self._transport.run(
-            calls.chat_request(
+            operations.chat_request(
                 self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
             )
         )
@@ -333,7 +335,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
     def _open_stream(self, request: GenerateRequest) -> GenerationStream:
         self._cleaner.start()
         started = time.perf_counter()
-        body = self._transport.run(calls.open_stream(request, self._known))
+        body = self._transport.run(operations.open_stream(request, self._known))
         stream = GenerationStream(
             body,
             request,
@@ -391,7 +393,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
             If the server cannot (SGLang up to 0.5.2), and its tokenizer cannot be loaded here.
         """
         tokens: list[int] | list[list[int]] = self._transport.run(
-            calls.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+            operations.tokenize(self._settings, self._known, text, messages, add_special_tokens)
         )
         return tokens
 
@@ -417,7 +419,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
             As `tokenize`.
         """
         text: str | list[str] = self._transport.run(
-            calls.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+            operations.detokenize(self._settings, self._known, tokens, skip_special_tokens)
         )
         return text
 
@@ -446,7 +448,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
             If the server does not embed.
         """
         vectors: list[float] | list[list[float]] = self._transport.run(
-            calls.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
+            operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
         )
         return vectors
 
@@ -551,7 +553,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         NbruntimeError
             If the server does not answer or refuses.
         """
-        return self._transport.run(calls.read_text(path, timeout))
+        return self._transport.run(operations.read_text(path, timeout))
 
     def post(self, path: str, body: Any = None) -> Any:
         """Send any request of SGLang's protocol, and read the JSON of the answer.
@@ -573,7 +575,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         NbruntimeError
             If the server does not answer or refuses.
         """
-        return self._transport.run(calls.send_json(path, body))
+        return self._transport.run(operations.send_json(path, body))
 
     def panel(self, **options: Any) -> Any:
         """Make a live panel of the server: its load, latencies and fields.
@@ -581,7 +583,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         Parameters
         ----------
         **options
-            Of `nbruntime.notebook.panel.ServerPanel`.
+            Of `nbruntime.notebook.views.panel.ServerPanel`.
 
         Returns
         -------

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbruntime.endpoint.address import is_loopback
-from nbruntime.endpoint.secret import Secret
 from nbruntime.errors import NbruntimeError
+from nbruntime.secrets import Secret
 
 
 @dataclass

@@ -19,8 +19,8 @@ import requests.adapters
 import urllib3
 import urllib3.exceptions
 
-from nbruntime.endpoint import problems
-from nbruntime.endpoint.effects import Abort, Answer, Ask, Call, Work, abort
+from nbruntime.endpoint import transport_errors
+from nbruntime.endpoint.http import Abort, Answer, Ask, Call, Work, abort
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import NbruntimeError, ServerConnectionError, ServerStatusError
 from nbruntime.protocol.events import LAST_EVENT
@@ -40,7 +40,7 @@ CLOSED_AT_ONCE = 0.2
 
 
 class Transport:
-    """Send requests to one server, and run calls (`nbruntime.endpoint.effects`).
+    """Send requests to one server, and run calls (`nbruntime.endpoint.http`).
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ class Transport:
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             response.close()
-            raise problems.not_a_stream(self.settings, ask.path, kind)
+            raise transport_errors.not_a_stream(self.settings, ask.path, kind)
         return Body(self.settings, response, ask.path)
 
     def _request(self, ask: Ask, data: bytes | None) -> requests.Response:
@@ -214,25 +214,25 @@ class Transport:
         except (requests.RequestException, urllib3.exceptions.HTTPError):
             body = ""  # the status says enough
         location = response.headers.get("location", "")
-        return problems.bad_status(self.settings, path, response.status_code, body, location)
+        return transport_errors.bad_status(self.settings, path, response.status_code, body, location)
 
     def _error(self, error: Exception, path: str) -> NbruntimeError:
         settings, reason = self.settings, _reason(error)
         match error:
             case UnicodeError():
-                return problems.not_http(settings, path)
+                return transport_errors.not_http(settings, path)
             case requests.exceptions.ConnectTimeout() | urllib3.exceptions.ConnectTimeoutError():
-                return problems.no_connection_in_time(settings, path)
+                return transport_errors.no_connection_in_time(settings, path)
             case _ if _timed_out(error):
-                return problems.no_answer_in_time(settings, path)
+                return transport_errors.no_answer_in_time(settings, path)
             case requests.exceptions.SSLError():
-                return problems.certificate_refused(settings, path, reason)
+                return transport_errors.certificate_refused(settings, path, reason)
             case requests.exceptions.ProxyError():
-                return problems.proxy_refused(settings, path, reason)
+                return transport_errors.proxy_refused(settings, path, reason)
             case OSError() if "certificate" in str(error) and settings.verify:
-                return problems.certificates_unreadable(settings.verify)
+                return transport_errors.certificates_unreadable(settings.verify)
             case _:
-                return problems.no_answer(settings, path, reason, sent=not _unconnected(error))
+                return transport_errors.no_answer(settings, path, reason, sent=not _unconnected(error))
 
 
 class Body(Iterator[bytes]):
@@ -274,8 +274,8 @@ class Body(Iterator[bytes]):
 
     def _error(self, error: Exception) -> NbruntimeError:
         if _timed_out(error):
-            return problems.no_more_in_time(self._settings, self._path)
-        return problems.broken_off(self._settings, self._path, _reason(error))
+            return transport_errors.no_more_in_time(self._settings, self._path)
+        return transport_errors.broken_off(self._settings, self._path, _reason(error))
 
     def close(self) -> None:
         """Close the answer, from any thread; its connection is kept when the answer is at its end."""

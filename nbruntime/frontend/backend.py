@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nbruntime.chat.template import ChatTemplate
 from nbruntime.errors import ArgumentValueError, NotServedError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of
@@ -17,7 +18,6 @@ from nbruntime.frontend.failures import over, told
 from nbruntime.frontend.interruption import calls
 from nbruntime.frontend.readers import Readers
 from nbruntime.frontend.select import select
-from nbruntime.frontend.template import ChatTemplate
 from nbruntime.generation import Generation, GenerationStream
 
 

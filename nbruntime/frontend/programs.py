@@ -2,7 +2,7 @@
 
 SGLang's interpreter keeps a program's text, but not where in it the model wrote, how long that took, what
 there was to choose from, or which forks it had. A backend sees all that, and notes it here for a view
-(`nbruntime.notebook.program_view`). The interpreter's objects are only looked at: nothing is added to them.
+(`nbruntime.notebook.views.program`). The interpreter's objects are only looked at: nothing is added to them.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from nbruntime.errors import AuthenticationError, NbruntimeError, NotServedError
-from nbruntime.generation.progress import Progress, ReadableStream
 from nbruntime.generation.record import Generation
+from nbruntime.generation.stream_state import Progress, ReadableStream
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import GenerateRequest
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nbruntime.cards import Card, Details, Tone, table
+from nbruntime.display.cards import Card, Details, Tone, table
+from nbruntime.display.html import escape, shortened
 from nbruntime.generation.record import Generation
 from nbruntime.generation.timings import decode_rate, seconds
-from nbruntime.markup import escape, shortened
 
 PROMPT_WIDTH = 100
 """Characters of a prompt that a card shows while its details are folded."""

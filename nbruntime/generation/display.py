@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from nbruntime.display.views import in_kernel, view_class
 from nbruntime.generation.cards import stream_card
-from nbruntime.views import in_kernel, view_class
 
 
 class Displayed:
@@ -22,7 +22,7 @@ class Displayed:
         Parameters
         ----------
         **options
-            Of `nbruntime.notebook.stream_view.StreamView`: ``markdown``, ``draws_per_second``.
+            Of `nbruntime.notebook.views.stream.StreamView`: ``markdown``, ``draws_per_second``.
 
         Returns
         -------

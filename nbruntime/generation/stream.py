@@ -18,8 +18,8 @@ from typing import Self
 
 from nbruntime.errors import AuthenticationError, NbruntimeError, NotServedError
 from nbruntime.generation.interrupts import unwatch, watch
-from nbruntime.generation.progress import Progress, ReadableStream
 from nbruntime.generation.record import Generation
+from nbruntime.generation.stream_state import Progress, ReadableStream
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import GenerateRequest
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nbruntime.cards import Card, Details, Tone, table
+from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.endpoint.cards import model_name, server_pairs, span
-from nbruntime.endpoint.secret import MASK, is_secret_name
 from nbruntime.generation.record import seconds
+from nbruntime.secrets import MASK, is_secret_name
 
 if TYPE_CHECKING:
     from nbruntime.launch.phases import Phase

@@ -25,14 +25,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbruntime.endpoint.secret import SHORTEST
 from nbruntime.errors import LaunchError
 from nbruntime.launch import registry
 from nbruntime.launch.server import LOG, End, Server
 from nbruntime.launch.supervisor import __file__ as SUPERVISOR
 from nbruntime.launch.supervisor import system
-from nbruntime.launch.supervisor.order import Order
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.record import ServerRecord
+from nbruntime.secrets import SHORTEST
 
 __all__ = ["ServerCommand", "ServerProcess"]
 
@@ -215,7 +215,7 @@ class ServerProcess(Server):
         inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
             super().__init__(record, End())
-            order = Order(
+            order = LaunchSpec(
                 owner=None if record.keep_alive else os.getpid(),
                 argv=list(command.argv),
                 directory=record.directory,

@@ -11,7 +11,7 @@ from nbruntime.errors import LaunchError, LaunchTimeoutError, ModelNotFoundError
 from nbruntime.launch.phases import FETCHING, Phase
 
 if TYPE_CHECKING:
-    from nbruntime.launch.engine import Engine
+    from nbruntime.launch.engines.server_kind import Engine
     from nbruntime.launch.process import ServerProcess
 
 __all__ = ["LOG_LINES", "await_ready", "launch_error"]

@@ -32,6 +32,6 @@ def show_program(state: Any, *, block: bool = True) -> None:
     --------
     >>> show_program(chatbot.run(question="Why is the sky blue?", stream=True))  # doctest: +SKIP
     """
-    from nbruntime.notebook.program_view import ProgramView
+    from nbruntime.notebook.views.program import ProgramView
 
     ProgramView(state).show(block=block)

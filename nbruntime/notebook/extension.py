@@ -21,7 +21,7 @@ def load(shell: Any) -> None:
     """
     if _loaded(shell) is not None:
         return
-    from nbruntime.notebook.magics import SglMagics
+    from nbruntime.notebook.magics.sgl_magics import SglMagics
 
     magics = SglMagics(shell)
     shell.register_magics(magics)
@@ -79,13 +79,13 @@ def _formatters(shell: Any) -> list[tuple[Any, Callable[..., None]]]:
 
 
 def _show(state: Any) -> None:
-    from nbruntime.notebook.program_view import show_state
+    from nbruntime.notebook.views.program import show_state
 
     show_state(state)
 
 
 def _print(state: Any, printer: Any, cycle: bool) -> None:
-    from nbruntime.notebook.program_view import print_state
+    from nbruntime.notebook.views.program import print_state
 
     print_state(state, printer)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from http_face import HttpFace, generate_body, wait_until
+from support.server_client import HttpFace, generate_body, wait_until
 
 from conformance.suite import LONG, PROMPT, check, check_answer, check_stream, reply, said
 

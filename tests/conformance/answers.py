@@ -6,7 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from http_face import HttpFace, generate_body
+from support.server_client import HttpFace, generate_body
 
 from conformance.suite import CAPITAL, LONG, PROMPT, check, check_answer, form, reply, said
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from http_face import HttpFace
+from support.server_client import HttpFace
 
 from conformance.suite import CHECKS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from http_face import HttpFace
+from support.server_client import HttpFace
 
 from conformance.suite import CAPITAL, PROMPT, check, reply
 

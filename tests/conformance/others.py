@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from http_face import HttpFace
+from support.server_client import HttpFace
 
 from conformance.suite import CAPITAL, PROMPT, check, reply
 

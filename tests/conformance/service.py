@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import requests
-from http_face import HttpFace, generate_body, wait_until
+from support.server_client import HttpFace, generate_body, wait_until
 
 from conformance.suite import LONG, PROMPT, check, form, reply
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from http_face import HttpFace, generate_body, read_events
+from support.server_client import HttpFace, generate_body, read_events
 
 from conformance.suite import CAPITAL, PROMPT, check, check_stream, form, reply, said
 

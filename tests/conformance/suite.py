@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import requests
-from http_face import HttpFace
+from support.server_client import HttpFace
 
 Check = Callable[[HttpFace], Any]
 

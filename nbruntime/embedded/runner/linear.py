@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbruntime.embedded.runner.packed_ahead import PackedAhead, pack
+from nbruntime.embedded.runner.weight_prefetch import PackedAhead, pack
 
 
 class PackedLinear(nn.Module):

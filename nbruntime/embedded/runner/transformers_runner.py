@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbruntime.embedded.runner import attention, trial
+from nbruntime.embedded.runner import attention
+from nbruntime.embedded.runner import self_check as trial
 from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts, index
 from nbruntime.embedded.runner.linear import pack_linears, packing_works
-from nbruntime.embedded.runner.packed_ahead import PackedAhead
+from nbruntime.embedded.runner.weight_prefetch import PackedAhead
 from nbruntime.errors import LaunchError
 
 logger = logging.getLogger(__name__)

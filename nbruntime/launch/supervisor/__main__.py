@@ -11,8 +11,8 @@ if not __package__:  # run by its file name: then this folder is a package of it
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     __package__ = "supervisor"
 
-from .order import Order
-from .supervision import Supervisor
+from .launch_spec import LaunchSpec
+from .supervisor import Supervisor
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         if not byte:
             return  # the owner went before it had said what to do
         line += byte
-    Supervisor(Order(**json.loads(line)), lifeline=0, events=1).run()
+    Supervisor(LaunchSpec(**json.loads(line)), lifeline=0, events=1).run()
 
 
 if __name__ == "__main__":

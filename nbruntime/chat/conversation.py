@@ -1,0 +1,114 @@
+"""A conversation: messages that are kept from cell to cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from nbruntime.display.cards import Card
+from nbruntime.display.html import escape
+from nbruntime.display.live_text import text_html
+from nbruntime.generation import Generation
+from nbruntime.generation.answer_html import LIVE_STYLE
+
+
+class Conversation:
+    """Messages between a user and a model; `%%sgl_chat` keeps one in a variable.
+
+    Parameters
+    ----------
+    system : str, optional
+        Instructions for the whole conversation.
+
+    Attributes
+    ----------
+    system : str or None
+    turns : list of (str, Generation)
+        What the user said, and what was answered.
+
+    Examples
+    --------
+    >>> talk = Conversation(system="Be brief.")
+    >>> talk.add("Hello", Generation("Hello! How can I help?"))
+    >>> talk
+    Conversation · 1 turn
+    system: Be brief.
+    user: Hello
+    assistant: Hello! How can I help?
+    >>> talk.messages[-1]
+    {'role': 'assistant', 'content': 'Hello! How can I help?'}
+    >>> talk.undo()
+    'Hello'
+    >>> len(talk)
+    0
+    """
+
+    def __init__(self, system: str | None = None) -> None:
+        self.system = system
+        self.turns: list[tuple[str, Generation]] = []
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """All messages, as `RuntimeEndpoint.chat` takes them."""
+        return [{"role": role, "content": text} for role, text in self._lines()]
+
+    @property
+    def answers(self) -> list[Generation]:
+        """The records of the answers."""
+        return [answer for _, answer in self.turns]
+
+    def asking(self, question: str) -> list[dict[str, str]]:
+        """Give the messages with a further one of the user."""
+        return [*self.messages, {"role": "user", "content": question}]
+
+    def add(self, question: str, answer: Generation) -> None:
+        """Add what the user said and what was answered, also as far as it came."""
+        self.turns.append((question, answer))
+
+    def undo(self) -> str | None:
+        """Take the last turn back.
+
+        Returns
+        -------
+        str or None
+            What the user had said; None if nobody has said anything yet.
+        """
+        return self.turns.pop()[0] if self.turns else None
+
+    def reset(self) -> None:
+        """Forget all turns; the system message stays."""
+        self.turns.clear()
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return self._card().mimebundle(include, exclude)
+
+    def _card(self) -> Card:
+        lines = list(self._lines())
+        parts = "".join(
+            f'<div class="nbr-quiet">{escape(role)}</div>{text_html(text, markdown=role == "assistant")}'
+            for role, text in lines
+        )
+        return Card(
+            "Conversation",
+            state=f"{len(self.turns)} turn" + ("" if len(self.turns) == 1 else "s"),
+            body=f"<style>{LIVE_STYLE}</style>{parts}",
+            plain="\n".join(f"{role}: {text}" for role, text in lines),
+        )
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        if self.system is not None:
+            yield "system", self.system
+        for question, answer in self.turns:
+            yield "user", question
+            yield "assistant", answer.text

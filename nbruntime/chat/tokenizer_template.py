@@ -1,0 +1,215 @@
+"""The chat template that a model's tokenizer brings, cut into what surrounds each message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nbruntime.chat.tokenizer import load_tokenizer
+from nbruntime.errors import ArgumentValueError
+from nbruntime.protocol.messages import Message
+
+Render = Callable[[list[dict[str, Any]], bool], str]
+"""Writes messages as a prompt; the second argument asks for the beginning of an answer as well."""
+
+
+@dataclass(frozen=True)
+class TokenizerTemplate:
+    """A Jinja template as the frontend language wants it.
+
+    The template writes whole conversations. What belongs to one message is found by writing the
+    conversation with a marker in each message's place: once up to the message before, once with the
+    message. So the pieces put together give what the template gives for the whole.
+
+    Parameters
+    ----------
+    name : str
+        Where the tokenizer came from.
+    render : callable
+        Writes messages as a prompt.
+    bos : str
+        Text at the beginning that the server adds by itself when it tokenizes.
+    stop_str : tuple of str
+        Texts that end a message.
+    image_token : str
+        Stands for an image in a text.
+    special : tuple of str
+        Texts of special tokens, which are not cut.
+    """
+
+    name: str
+    render: Render = field(repr=False)
+    bos: str = ""
+    stop_str: tuple[str, ...] = ()
+    image_token: str = "<image>"
+    special: tuple[str, ...] = field(default=(), repr=False)
+    _cache: dict[tuple[str, ...], tuple[str, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @classmethod
+    def load(cls, path: str, *, image_token: str = "<image>") -> TokenizerTemplate | None:
+        """Read the template of a tokenizer.
+
+        Parameters
+        ----------
+        path : str
+            Folder, or id on the Hugging Face hub; the cache is tried before the network.
+        image_token : str
+            Stands for an image in a text.
+
+        Returns
+        -------
+        TokenizerTemplate or None
+            None when the tokenizer has no template.
+
+        Raises
+        ------
+        OSError, ValueError
+            If there is no such tokenizer.
+        """
+        tokenizer = load_tokenizer(path)
+        if not getattr(tokenizer, "chat_template", None):
+            return None
+        return cls.from_tokenizer(tokenizer, name=path, image_token=image_token)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any, *, name: str, image_token: str = "<image>") -> TokenizerTemplate:
+        """Make it from a tokenizer of transformers."""
+
+        def render(messages: list[dict[str, Any]], begin_answer: bool) -> str:
+            return str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin_answer)
+            )
+
+        first = tokenizer("")["input_ids"][:1]
+        adds_bos = bool(first) and first[0] == tokenizer.bos_token_id
+        special = tuple(tokenizer.all_special_tokens)
+        bare = cls(name, render, tokenizer.bos_token if adds_bos else "", (), image_token, special)
+        end = bare.get_prefix_and_suffix("assistant", [{"role": "user"}])[1].strip()
+        stop = [text for text in (end, tokenizer.eos_token) if text and text in special]
+        return replace(bare, stop_str=tuple(dict.fromkeys(stop)))
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        """Write a whole conversation and the beginning of an answer.
+
+        Raises
+        ------
+        ArgumentValueError
+            If the template refuses the conversation.
+        """
+        try:
+            text = self.render([dict(message) for message in messages], True)
+        except ImportError:
+            raise
+        except Exception as error:  # what a template raises is up to the template
+            raise ArgumentValueError(
+                f"The chat template refuses the messages: {error}",
+                where=self.name,
+                hint="Change the roles or their order, or name another template with chat_template_name.",
+            ) from error
+        return text.removeprefix(self.bos)
+
+    @property
+    def default_system_prompt(self) -> str | None:
+        """The system message that the template writes by itself, if it does."""
+        marker = _marker(0)
+        alone = self._write(["user"])
+        given = self._write(["system", "user"])
+        if alone is None or given is None:
+            return None
+        before, after = given.split(marker, 1)
+        after = after.split(_marker(1), 1)[0]
+        text = alone.split(marker, 1)[0]
+        if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
+            return text[len(before) : len(text) - len(after)]
+        return None
+
+    def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message]) -> tuple[str, str]:
+        """Give what stands before and after a message.
+
+        Parameters
+        ----------
+        role : str
+            ``"system"``, ``"user"``, ``"assistant"``, …
+        hist_messages : sequence of mapping
+            The messages before it; only their roles matter.
+
+        Returns
+        -------
+        (str, str)
+            Both empty for a role that the template refuses.
+        """
+        return self._around((*(str(message["role"]) for message in hist_messages), role))
+
+    def _around(self, roles: tuple[str, ...]) -> tuple[str, str]:
+        if roles not in self._cache:
+            self._cache[roles] = self._surroundings(roles) or ("", "")
+        return self._cache[roles]
+
+    def _surroundings(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
+        # Templates may refuse an order of roles, or move the system message, which is written already: then
+        # the conversation is taken without it, or the message by itself.
+        spoken = roles[1:] if roles[0] == "system" and len(roles) > 1 else roles
+        alone = ("user", roles[-1]) if roles[-1] == "assistant" else (roles[-1],)
+        for each in dict.fromkeys((roles, spoken, alone)):
+            found = self._cut(each)
+            if found is not None and not any(_marker(place) in "".join(found) for place in range(len(each))):
+                return found
+        return None
+
+    def _cut(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
+        own = _marker(len(roles) - 1)
+        before, found, end = (self._write(roles) or "").rpartition(own)
+        suffix = self._common(end, _after(own, self._write((*roles, _answering(roles[-1])))))
+        if not found and roles[-1] == "system":
+            # Some templates write it only together with what the user says, which then brings the rest.
+            before, found, _ = (self._write((*roles, "user")) or "").rpartition(own)
+            suffix = ""
+        if not found:
+            return None
+        # What the template writes after the message before is that message's suffix.
+        last = _marker(len(roles) - 2) if len(roles) > 1 else ""
+        earlier = self._around(roles[:-1])[1] if last else ""
+        prefix = _after(last, before).removeprefix(earlier)
+        if roles[-1] == "assistant" and last:
+            # An answer begins as the template begins one: it may write finished answers in another way.
+            begun = _after(last, self._write(roles[:-1], begin_answer=True)).removeprefix(earlier)
+            prefix = begun or prefix.rstrip(" ")
+        return prefix, suffix
+
+    def _common(self, end: str, going_on: str) -> str:
+        """Give what follows a message whether or not the conversation ends with it."""
+        if not going_on:
+            return end  # the template refuses to go on
+        whole = "|".join([*map(re.escape, self.special), "."])
+        parts = re.findall(whole, end, re.DOTALL)
+        while not going_on.startswith("".join(parts)):
+            parts.pop()
+        return "".join(parts)
+
+    def _write(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
+        """Write a conversation of markers; None when the template refuses."""
+        messages = [{"role": role, "content": _marker(place)} for place, role in enumerate(roles)]
+        try:
+            text = self.render(messages, begin_answer)
+        except Exception as error:
+            if isinstance(error, ImportError):
+                raise
+            return None
+        return text.removeprefix(self.bos)
+
+
+def _after(marker: str, text: str | None) -> str:
+    """Give what follows a marker, or all when there is none."""
+    return (text or "").rpartition(marker)[2] if marker else text or ""
+
+
+def _answering(role: str) -> str:
+    return "user" if role in ("system", "assistant") else "assistant"
+
+
+def _marker(place: int) -> str:
+    return f"Message{place}Here"

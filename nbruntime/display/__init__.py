@@ -1,0 +1,1 @@
+"""How objects show themselves: cards, HTML, figures, charts and markdown, without IPython."""

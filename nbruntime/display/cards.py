@@ -1,0 +1,196 @@
+"""Cards: how the objects of nbruntime show themselves, as text and as HTML.
+
+A card is a title line (what it is, and its state as a word with a dot), pairs of label and value, and folded
+details. Its HTML stands by itself: no script, no widget, no network; it takes type and colours from the
+host, reads well in a light and a dark theme, and stays legible where all styling is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nbruntime.display.html import escape, visible
+
+Tone = Literal["good", "busy", "bad", "idle"]
+"""How a state is: it decides the dot beside the word."""
+
+_DOTS: dict[Tone, str] = {"good": "●", "busy": "◐", "bad": "▲", "idle": "○"}
+
+CLASSES = ("nbr", "mathjax_ignore", "tex2jax_ignore")
+"""What the outermost element of everything shown is: Jupyter typesets any HTML output, and takes what stands
+between two dollars for a formula (JupyterLab 4, nbconvert 7; MathJax 4 and 2 have a name each)."""
+
+STYLE = """
+.nbr{font-family:inherit;font-size:var(--jp-ui-font-size1,13px);line-height:1.5;color:inherit;max-width:60em}
+.nbr b{font-weight:600}
+.nbr-quiet{opacity:.7}
+.nbr-good{color:var(--nbr-good,#1a7f5a)}.nbr-busy{color:var(--nbr-accent,#3a6fb0)}
+.nbr-bad{color:var(--nbr-bad,#b3451f)}
+[data-jp-theme-light="false"] .nbr-good{color:#5cc49b}[data-jp-theme-light="false"] .nbr-busy{color:#82b1ea}
+[data-jp-theme-light="false"] .nbr-bad{color:#ee9a76}
+.nbr table.nbr-pairs{border-collapse:collapse;border:0;margin:.25em 0 0;font-size:inherit;background:none}
+.nbr table.nbr-pairs tr,.nbr table.nbr-pairs td,.nbr table.nbr-pairs th{background:none!important;border:0;
+line-height:inherit}
+.nbr table.nbr-pairs td,.nbr table.nbr-pairs th{padding:0 1.2em 0 0;text-align:left;vertical-align:top;
+font-variant-numeric:tabular-nums;font-weight:inherit;white-space:normal;max-width:44em}
+.nbr table.nbr-pairs th{opacity:.7;white-space:nowrap}
+.nbr table.nbr-grid th{border-bottom:1px solid rgba(128,128,128,.6);opacity:.8}
+.nbr details{margin:.25em 0 0}.nbr summary{cursor:pointer;opacity:.7}
+.nbr pre{margin:.25em 0 0;padding:0;background:none;color:inherit;white-space:pre-wrap;overflow-wrap:anywhere;
+font-family:var(--jp-code-font-family,monospace);font-size:.92em;max-height:24em;overflow:auto}
+.nbr code{font-family:var(--jp-code-font-family,monospace);background:none;color:inherit}
+""".strip().replace("\n", "")
+"""The styling of all cards; every card carries it, so that each output stands by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """A folded part of a card.
+
+    Parameters
+    ----------
+    summary : str
+        What is seen while it is folded.
+    text : str
+        Lines of a log, or other plain text.
+    rows : sequence of sequence of object
+        Or a table; the first row holds the heads of its columns if `heads`.
+    heads : bool
+        Whether the first row is a head.
+    body : str
+        Or HTML, made by nbruntime.
+    """
+
+    summary: str
+    text: str = ""
+    rows: Sequence[Sequence[object]] = ()
+    heads: bool = False
+    body: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.rows or self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What an object shows of itself.
+
+    Parameters
+    ----------
+    kind : str
+        What it is, such as ``Runtime``.
+    name : str
+        Which one.
+    state : str
+        How it is, in a word or two; empty for what has no state.
+    tone : str
+        ``good``, ``busy``, ``bad`` or ``idle``.
+    pairs : sequence of (str, object)
+        Labels and values, the most telling first. Pairs without a value are left out.
+    details : sequence of Details
+        Folded; shown in HTML only.
+    body : str
+        HTML between title and pairs, made by nbruntime; such as an answer.
+    plain : str
+        The same as text.
+
+    Examples
+    --------
+    >>> card = Card("Runtime", "SmolLM2", "ready", "good", pairs=[("engine", "embedded"), ("pid", 42)])
+    >>> print(card.text())
+    Runtime SmolLM2 · ready
+      engine embedded · pid 42
+    """
+
+    kind: str
+    name: str = ""
+    state: str = ""
+    tone: Tone = "idle"
+    pairs: Sequence[tuple[str, object]] = ()
+    details: Sequence[Details] = ()
+    body: str = ""
+    plain: str = ""
+
+    def text(self) -> str:
+        """Give the card in a few lines of plain text."""
+        title = " ".join(part for part in (self.kind, self.name) if part)
+        lines = [" · ".join(part for part in (title, self.state) if part)]
+        if self.plain:
+            lines.append(self.plain)
+        pairs = [f"{label} {value}" for label, value in self._pairs()]
+        if pairs:
+            lines.append("  " + " · ".join(pairs))
+        return visible("\n".join(lines))
+
+    def html(self) -> str:
+        """Give the card as HTML that stands by itself; it is also well-formed XML."""
+        return f'<div class="{" ".join(CLASSES)}"><style>{STYLE}</style>{self.inner_html()}</div>'
+
+    def inner_html(self) -> str:
+        """Give the card as HTML for a place that has the styling already."""
+        parts = [f"<div>{self._title()}</div>"]
+        if self.body:
+            parts.append(self.body)
+        pairs = self._pairs()
+        if pairs:
+            parts.append(table([(label, value) for label, value in pairs], labels=True))
+        parts.extend(_folded(each) for each in self.details if each)
+        return "".join(parts)
+
+    def mimebundle(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        """Give the card in all its forms, for ``_repr_mimebundle_``."""
+        bundle = {"text/plain": self.text(), "text/html": self.html()}
+        if include is not None:
+            bundle = {mime: bundle[mime] for mime in bundle if mime in set(include)}
+        return {mime: form for mime, form in bundle.items() if mime not in set(exclude or ())}
+
+    def _pairs(self) -> list[tuple[str, object]]:
+        return [(label, value) for label, value in self.pairs if value is not None and value != ""]
+
+    def _title(self) -> str:
+        title = f"<b>{escape(self.kind)}</b>"
+        if self.name:
+            title += f" {escape(self.name)}"
+        if self.state:
+            title += f' <span class="nbr-{self.tone}">{_DOTS[self.tone]}</span> {escape(self.state)}'
+        return title
+
+
+def table(rows: Sequence[Sequence[object]], *, labels: bool = False, heads: bool = False) -> str:
+    """Write a table without lines.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of object
+        The cells; escaped here.
+    labels : bool
+        Whether the first cell of a row is its label.
+    heads : bool
+        Whether the first row holds the heads of the columns.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    lines = []
+    for number, row in enumerate(rows):
+        cells = []
+        for column, cell in enumerate(row):
+            tag = "th" if (heads and number == 0) or (labels and column == 0) else "td"
+            cells.append(f"<{tag}>{escape(cell)}</{tag}>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    kind = "nbr-pairs nbr-grid" if heads else "nbr-pairs"
+    return f'<table class="{kind}"><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _folded(details: Details) -> str:
+    inner = table(details.rows, labels=not details.heads, heads=details.heads) if details.rows else ""
+    inner += details.body
+    if details.text:
+        inner += f"<pre>{escape(details.text)}</pre>"
+    return f"<details><summary>{escape(details.summary)}</summary>{inner}</details>"

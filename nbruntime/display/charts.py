@@ -1,0 +1,179 @@
+"""Small line charts, as strings of HTML and SVG: a head with the last value, a line, and its scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nbruntime.display.html import escape
+
+WIDTH, HEIGHT = 190, 44
+"""Size of the plot in pixels, without its head."""
+
+CHART_STYLE = """
+.nbr:has(>.nbr-charts){max-width:72em}
+.nbr-charts{display:flex;flex-wrap:wrap;gap:.6em 3.2em;margin:.3em 0}
+.nbr-chart{width:190px;font-variant-numeric:tabular-nums}
+.nbr-chart-head{display:flex;justify-content:space-between;gap:1em;white-space:nowrap}
+.nbr-chart svg{display:block;overflow:visible}
+.nbr-key{display:inline-block;width:1em;border-top:2px solid;vertical-align:.25em;margin-right:.3em}
+.nbr-accent{color:var(--nbr-accent,#3a6fb0)}[data-jp-theme-light="false"] .nbr-accent{color:#82b1ea}
+.nbr-key-1{border-top-style:dotted;opacity:.75}
+""".strip().replace("\n", "")
+"""Goes with `nbruntime.display.cards.STYLE`."""
+
+_LINES = ("", ' stroke-dasharray="2 2.5" stroke-opacity=".75"')
+"""Strokes of the first and the second line: told apart without colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a chart.
+
+    Parameters
+    ----------
+    name : str
+        Stands beside the last value; may be empty for the only line.
+    points : sequence of (int, float or None)
+        Place and value: 0 is now, 1 a step ago. None where nothing is known: the line has a gap there.
+    """
+
+    name: str
+    points: Sequence[tuple[int, float | None]]
+
+    @property
+    def last(self) -> float | None:
+        """The value now; None where it is not known."""
+        return self.points[-1][1] if self.points else None
+
+    @property
+    def values(self) -> list[float]:
+        """The known values."""
+        return [value for _, value in self.points if value is not None]
+
+
+def line_chart(
+    label: str,
+    lines: Sequence[Line],
+    *,
+    steps: int,
+    figure: Callable[[float], str] = "{:g}".format,
+    at_least: float = 1.0,
+    at_most: float = math.inf,
+    largest_gap: int = 3,
+) -> str:
+    """Draw one or two lines over time.
+
+    Parameters
+    ----------
+    label : str
+        What is measured; with its unit, if the figures do not carry one.
+    lines : sequence of Line
+        At most two.
+    steps : int
+        How many steps the width stands for.
+    figure : callable
+        Writes a value.
+    at_least, at_most : float
+        Bounds of the upper end of the scale, which begins at zero.
+    largest_gap : int
+        Steps between two points that are still joined.
+
+    Returns
+    -------
+    str
+        Well-formed; the figures are readable without styling and without SVG.
+
+    Examples
+    --------
+    >>> svg = line_chart("running", [Line("", [(1, 0.0), (0, 3.0)])], steps=120)
+    >>> "3" in svg, svg.count("<path")
+    (True, 2)
+    """
+    top = nice_ceiling(max([at_least, *(value for line in lines for value in line.values)]))
+    top = min(top, max(at_most, at_least))
+    known = [value for line in lines for value in line.values]
+    paths = [f'<path d="M0 .5H{WIDTH}M0 {HEIGHT - 0.5}H{WIDTH}" stroke="currentColor" stroke-opacity=".2"/>']
+    for line, look in zip(lines, _LINES, strict=False):
+        path = _path(line.points, top, steps, largest_gap)
+        if path:
+            paths.append(
+                f'<path class="nbr-accent" d="{path}" stroke="currentColor" stroke-width="1.5"'
+                f' stroke-linejoin="round" stroke-linecap="round"{look}/>'
+            )
+    scale = "".join(
+        f'<text x="{WIDTH + 4}" y="{y}" fill="currentColor" fill-opacity=".6" font-size="9">'
+        f"{escape(figure(value))}</text>"
+        for y, value in ((7, top), (HEIGHT, 0.0))
+    )
+    head = (
+        f'<span class="nbr-quiet">{escape(label)}</span>' if len(lines) == 1 else ""
+    )  # else the names say it
+    said = f"{label}: {_span(known, figure)}"
+    return (
+        f'<div class="nbr-chart"><div class="nbr-chart-head">{head}'
+        f"<span>{_figures(lines, figure)}</span></div>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" fill="none" role="img"'
+        f' viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(said)}"><title>{escape(said)}</title>'
+        f"{''.join(paths)}{scale}</svg></div>"
+    )
+
+
+def nice_ceiling(value: float) -> float:
+    """Give the next 1, 2 or 5 with zeros that is not smaller.
+
+    Examples
+    --------
+    >>> [nice_ceiling(value) for value in (0.03, 1, 3, 72)]
+    [0.05, 1.0, 5.0, 100.0]
+    """
+    if not value > 0 or math.isinf(value):
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    for step in (1, 2, 5, 10):
+        if value <= step * power * (1 + 1e-9):
+            return float(f"{step * power:.12g}")
+    return 10 * power
+
+
+def _figures(lines: Sequence[Line], figure: Callable[[float], str]) -> str:
+    """Write the last values, with a key where there are two lines."""
+    parts = []
+    for number, line in enumerate(lines):
+        key = f'<span class="nbr-accent nbr-key nbr-key-{number}"></span>' if len(lines) > 1 else ""
+        value = "–" if line.last is None else figure(line.last)
+        name = f" {escape(line.name)}" if line.name else ""
+        parts.append(f"{key}<b>{escape(value)}</b>{name}")
+    return " &#160; ".join(parts)
+
+
+def _span(values: Sequence[float], figure: Callable[[float], str]) -> str:
+    if not values:
+        return "nothing known"
+    return f"between {figure(min(values))} and {figure(max(values))}"
+
+
+def _path(points: Sequence[tuple[int, float | None]], top: float, steps: int, largest_gap: int) -> str:
+    """Write the path of a line: gaps stay open, and what lies on a straight line is left out."""
+    runs: list[list[tuple[float, float]]] = []
+    before: int | None = None
+    for place, value in points:
+        if value is None or place > steps:
+            before = None
+            continue
+        if before is None or before - place > largest_gap:
+            runs.append([])
+        before = place
+        x = WIDTH * (1 - place / steps)
+        y = 1 + (HEIGHT - 2) * (1 - min(max(value / top, 0.0), 1.0))
+        run = runs[-1]
+        if len(run) > 1 and run[-1][1] == run[-2][1] == y:
+            run.pop()  # level: its two ends say it all
+        run.append((x, y))
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in _dotted(run)) for run in runs)
+
+
+def _dotted(run: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Give a single point a length that can be seen."""
+    return run if len(run) > 1 else [*run, (run[0][0] + 0.1, run[0][1])]

@@ -1,0 +1,191 @@
+"""A growing text, split into pieces that are drawn once and a tail that is drawn again and again."""
+
+from __future__ import annotations
+
+import re
+
+from nbruntime.display.html import escape
+from nbruntime.display.markdown import (
+    LONGEST_PARSED,
+    Cut,
+    cuts,
+    open_fence,
+    render_markdown,
+    while_growing,
+)
+
+TAIL_CODE = 600
+"""From this length on a growing code block is cut at its last line: coloured, it has many more bytes."""
+
+TAIL_CHARACTERS = 800
+"""From this length on a growing text is cut at the last place where a block ends."""
+
+LONGEST_TAIL = 1600
+"""At this length it is cut where a line, a sentence or a word ends."""
+
+LONGEST_TABLE = 4000
+"""The same for a table, whose pieces do not line up."""
+
+LONGEST_DRAW = 12_000
+"""What comes at once beyond this length is not drawn while the text grows."""
+
+CARET = '<span class="nbr-caret"></span>'
+
+_CODE_END = "</code></pre>"
+_CLOSING_TAG = re.compile(r"</\w+>\Z")
+
+
+class LiveText:
+    """Splits a growing text, so that the bytes of a draw do not grow with it.
+
+    Parameters
+    ----------
+    markdown : bool
+        Whether the text is markdown; otherwise it is shown as it is.
+
+    Attributes
+    ----------
+    tail : str
+        The part that is still growing.
+
+    Examples
+    --------
+    >>> live = LiveText(markdown=False)
+    >>> live.add("Hello")
+    >>> live.take_settled(), live.tail_html()
+    ([], '<div class="nbr-text nbr-plain">Hello</div>')
+    """
+
+    def __init__(self, *, markdown: bool = True) -> None:
+        self.markdown = markdown
+        self.tail = ""
+        self._start = Cut(0)  # where and how the tail goes on from what has been settled
+
+    def add(self, text: str) -> None:
+        """Add what is new."""
+        self.tail += text
+
+    def take_settled(self, *, all_of_it: bool = False) -> list[str]:
+        """Give the HTML of what needs no further draw; the rest stays as the tail.
+
+        Parameters
+        ----------
+        all_of_it : bool
+            Whether to give every piece, however much has come at once.
+        """
+        settled: list[str] = []
+        if len(self.tail) > LONGEST_DRAW and not all_of_it:
+            settled.append(self._leave_out())
+        while cut := self._next_cut():
+            piece, self.tail = self.tail[: cut.position], self.tail[cut.position :]
+            settled.append(self._html(piece, cut))
+            self._start = cut
+        return settled
+
+    def tail_html(self, *, growing: bool = False) -> str:
+        """Give the HTML of the part that has not settled.
+
+        Parameters
+        ----------
+        growing : bool
+            Whether more is to come: a caret then stands at the end.
+        """
+        text = self.tail
+        if growing and self.markdown:
+            opening = self._start.opening
+            text = while_growing(opening + text)[len(opening) :]
+        html = self._html(text)
+        if growing and not text.endswith("\n"):
+            html = _CODE_END.join(html.rsplit("\n" + _CODE_END, 1))  # the line goes on
+        return with_caret(html) if growing else html
+
+    def _next_cut(self) -> Cut | None:
+        """Tell where to cut the tail now, if anywhere."""
+        length = len(self.tail)
+        if length <= TAIL_CODE:
+            return None
+        best, in_table = None, False
+        if self.markdown:
+            opening = self._start.opening
+            for cut in cuts(opening + self.tail):
+                position = cut.position - len(opening)
+                in_table = cut.joint == "table"
+                if position > 0 and length > _PATIENCE.get(cut.joint, TAIL_CHARACTERS):
+                    best = Cut(position, cut.joint, cut.opening)
+        if best is None and length > (LONGEST_TABLE if in_table else LONGEST_TAIL):
+            return self._emergency_cut()
+        return best
+
+    def _emergency_cut(self) -> Cut:
+        """Cut within a block, at the end of a line, or else of a sentence or a word."""
+        position, line = LONGEST_TAIL, False
+        for end in ("\n", ". ", " "):
+            at = self.tail.rfind(end, LONGEST_TAIL // 2, LONGEST_TAIL)
+            if at >= 0:
+                position, line = at + len(end), end == "\n"
+                break
+        fence = open_fence(self._start.opening + self.tail[:position]) if self.markdown else ""
+        return Cut(position, "code", fence) if fence else Cut(position, "line" if line else "text")
+
+    def _leave_out(self) -> str:
+        """Drop all but the end of a tail that is too long to draw."""
+        left_out = self._start.opening + self.tail[:-LONGEST_TAIL]
+        count = len(self.tail) - LONGEST_TAIL
+        self.tail = self.tail[-LONGEST_TAIL:]
+        fence = open_fence(left_out) if self.markdown else ""
+        self._start = Cut(0, "code", fence) if fence else Cut(0)
+        return f'<div class="nbr-quiet">[{count:,} characters came at once; they are shown at the end]</div>'
+
+    def _html(self, text: str, end: Cut | None = None) -> str:
+        html = text_html(self._start.opening + text, markdown=self.markdown, in_pieces=False)
+        # What goes on in the next piece is drawn without a seam.
+        seams = [] if self._start.joint == "block" else [f" nbr-from-{self._start.joint}"]
+        seams += [] if end is None or end.joint == "block" else [f" nbr-into-{end.joint}"]
+        return html.replace('class="nbr-text', f'class="nbr-text{"".join(seams)}', 1) if seams else html
+
+
+_PATIENCE = {"code": TAIL_CODE, "table": LONGEST_TABLE}
+
+
+def text_html(text: str, *, markdown: bool, in_pieces: bool = True) -> str:
+    """Give a whole text as HTML, the way that `LiveText` shows its pieces.
+
+    Parameters
+    ----------
+    text : str
+        Untrusted.
+    markdown : bool
+        Whether it is markdown.
+    in_pieces : bool
+        Whether to parse a very long text in pieces; the time then grows no faster than its length.
+    """
+    if not markdown:
+        return f'<div class="nbr-text nbr-plain">{escape(text)}</div>'
+    if in_pieces and len(text) > LONGEST_PARSED:
+        return f'<div class="nbr-pieces">{"".join(_pieces(text))}</div>'
+    return f'<div class="nbr-text">{render_markdown(text)}</div>'
+
+
+def with_caret(html: str) -> str:
+    """Put the caret behind the last letter of some HTML, inside of the elements that end there.
+
+    Examples
+    --------
+    >>> with_caret("<p>So <b>far</b></p>")
+    '<p>So <b>far<span class="nbr-caret"></span></b></p>'
+    """
+    at = len(html)
+    while tag := _CLOSING_TAG.search(html, html.rfind("<", 0, at), at):
+        at = tag.start()
+        before = len(html[:at].rstrip())
+        if html.endswith(">", 0, before) and html.startswith("</", html.rfind("<", 0, before)):
+            at = before
+    return html[:at] + CARET + html[at:]
+
+
+def _pieces(text: str) -> list[str]:
+    live, pieces = LiveText(), []
+    for start in range(0, len(text), LONGEST_TAIL):
+        live.add(text[start : start + LONGEST_TAIL])
+        pieces += live.take_settled(all_of_it=True)
+    return [*pieces, live.tail_html()]

@@ -1,0 +1,355 @@
+"""What the clients send, and how they read the answers: calls without input or output.
+
+Each is a generator (`nbruntime.endpoint.http`), run by the transport of either client. Where SGLang has
+renamed a route, the new name is tried first and the old one when the server does not know it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from nbruntime.chat.templates import render_chat
+from nbruntime.endpoint.base_client import checked_path, checked_seconds
+from nbruntime.endpoint.http import Abort, Answer, Ask, Call, Work, get
+from nbruntime.endpoint.server_capabilities import Knowledge
+from nbruntime.endpoint.settings import Settings
+from nbruntime.errors import (
+    ArgumentTypeError,
+    BadRequestError,
+    NoAnswerError,
+    NotServedError,
+    ProtocolError,
+    ServerFailureError,
+)
+from nbruntime.generation import Generation, Generations, Timings
+from nbruntime.generation.stream_state import aborted_on_server
+from nbruntime.protocol.answers import misshapen, scrub_reason
+from nbruntime.protocol.load import Load, read_loads
+from nbruntime.protocol.messages import Messages, read_messages
+from nbruntime.protocol.options import check_option
+from nbruntime.protocol.requests import (
+    GenerateRequest,
+    Prompt,
+    build_generate_request,
+    read_prompt,
+    read_token_ids,
+    request_names,
+)
+from nbruntime.secrets import without_secrets
+
+
+def first_served(*asks: Ask) -> Call[Answer]:
+    """Ask by one name after the other, until the server knows one."""
+    refusal: NotServedError | None = None
+    for ask in asks:
+        try:
+            answer: Answer = yield ask
+        except NotServedError as error:
+            refusal = refusal or error
+        else:
+            return answer
+    assert refusal is not None
+    raise refusal
+
+
+def read_text(path: str, timeout: float | None) -> Call[str]:
+    """Get anything, and give the answer as it is."""
+    seconds = checked_seconds("timeout", timeout)
+    answer: Answer = yield Ask("GET", checked_path(path), safe=True, limits=(seconds, seconds))
+    return answer.text()
+
+
+def send_json(path: str, body: Any) -> Call[Any]:
+    """Post anything, and read the JSON of the answer; what has a name is stopped when nobody waits for it."""
+    answer: Answer = yield from guarded(Ask("POST", checked_path(path), body), _names_in(body))
+    return answer.json()
+
+
+def _names_in(body: Any) -> tuple[str, ...]:
+    rid = body.get("rid") if isinstance(body, Mapping) else None
+    names = rid if isinstance(rid, list) else [rid]
+    return tuple(name for name in names if isinstance(name, str))
+
+
+# What the server is
+
+
+def read_model_info(known: Knowledge) -> Call[dict[str, Any]]:
+    """Read what the server says about its model, once."""
+    if known.model_info is None:
+        answer = yield from first_served(get("/model_info"), get("/get_model_info"))
+        info = _description(answer)
+        if "model_path" not in info:
+            raise _not_sglang(answer)
+        known.is_old = answer.path == "/get_model_info"
+        known.model_info = info
+    return known.model_info
+
+
+def read_server_info(known: Knowledge) -> Call[dict[str, Any]]:
+    """Read the configuration and the state of the server."""
+    answer = yield from first_served(get("/server_info"), get("/get_server_info"))
+    # SGLang's own key is among its arguments, and what is returned may be shown in a notebook.
+    known.server_info = without_secrets(_description(answer), answer.settings.secret)
+    return known.server_info
+
+
+def read_models() -> Call[list[dict[str, Any]]]:
+    """Read the cards of the models that are served."""
+    answer: Answer = yield get("/v1/models")
+    cards = _description(answer).get("data")
+    if not isinstance(cards, list):
+        raise _not_sglang(answer)
+    return cards
+
+
+def read_load() -> Call[list[Load]]:
+    """Read how busy the server is."""
+    answer = yield from first_served(get("/v1/loads"), get("/get_load"), get("/workers"))
+    return read_loads(answer.json(), where=answer.url)
+
+
+def is_healthy() -> Call[bool]:
+    """Ask whether the server can generate."""
+    try:
+        yield get("/health")
+    except (ServerFailureError, NoAnswerError):
+        return False
+    return True
+
+
+def _description(answer: Answer) -> dict[str, Any]:
+    info = answer.json()
+    if not isinstance(info, dict):
+        raise _not_sglang(answer)
+    return info
+
+
+def _not_sglang(answer: Answer) -> ProtocolError:
+    return ProtocolError("The answer does not describe an SGLang server", where=answer.url)
+
+
+# Generating
+
+
+def guarded(ask: Ask, rids: tuple[str, ...]) -> Call[Any]:
+    """Send a request for the model; whoever stops waiting for the answer also stops the work."""
+    try:
+        return (yield ask)
+    except (NoAnswerError, ProtocolError) as error:
+        if getattr(error, "sent", True):
+            yield Abort(rids)
+        raise
+    except (Exception, GeneratorExit):
+        raise  # the server has refused it
+    except BaseException:  # an interrupt, or a cancellation
+        yield Abort(rids)
+        raise
+
+
+def generate(request: GenerateRequest) -> Call[Generation | list[Generation]]:
+    """Generate, and wait for the whole answer."""
+    started = time.perf_counter()
+    answer: Answer = yield from guarded(Ask("POST", "/generate", request.body), request.rids)
+    timings = Timings(total=time.perf_counter() - started)
+    records = _records(answer, len(request.prompts) * request.samples)
+    generations = [
+        Generation.from_dict(record, prompt=prompt, index=index, timings=timings)
+        for index, (record, prompt) in enumerate(zip(records, request.prompt_of_answer, strict=True))
+    ]
+    aborted = aborted_on_server(generations, where=answer.url)
+    if aborted is not None:
+        raise aborted
+    return Generations(generations) if request.many else generations[0]
+
+
+def open_stream(request: GenerateRequest, known: Knowledge) -> Call[Any]:
+    """Ask for a stream, and give its opened body."""
+    yield from read_model_info(known)
+    if known.is_old and known.server_info is None:
+        yield from read_server_info(known)  # says what its streams are like
+    return (yield from guarded(Ask("POST", "/generate", request.body, streamed=True), request.rids))
+
+
+def _records(answer: Answer, expected: int) -> list[dict[str, Any]]:
+    body = answer.json()
+    records = body if isinstance(body, list) else [body]
+    if len(records) != expected or not all(isinstance(record, dict) for record in records):
+        raise ProtocolError(f"Not {expected} answers to {expected} questions", where=answer.url)
+    for record in records:
+        wrong = misshapen(record)
+        if wrong is not None:
+            raise ProtocolError(f"The answer has a {wrong} of the wrong type", where=answer.url)
+        scrub_reason(record.get("meta_info") or {}, answer.settings.scrub)
+    return records
+
+
+# Conversations
+
+
+def chat_request(
+    known: Knowledge, messages: Messages, *, stream: bool = False, **arguments: Any
+) -> Call[GenerateRequest]:
+    """Make the request that continues a conversation."""
+    conversation = read_messages(messages)
+    build_generate_request("", stream=stream, **arguments)  # what is wrong fails before anything is sent
+    prompt, stops = yield from _chat_prompt(known, conversation)
+    return build_generate_request(prompt, stream=stream, **_with_stops(arguments, stops))
+
+
+def _chat_prompt(
+    known: Knowledge, conversation: list[dict[str, Any]]
+) -> Call[tuple[Prompt, tuple[str, ...]]]:
+    """Write a conversation as a prompt: best by the server, which has the model's own template."""
+    if known.chat_template_name is None:
+        try:
+            return (yield from _tokenize_messages(known, conversation)), ()
+        except NotServedError:
+            pass
+        yield from read_model_info(known)
+    template = yield Work(known.chat_template)
+    prompt: str = yield Work(partial(render_chat, template, conversation))
+    return prompt, tuple(template.stop_str)
+
+
+def _with_stops(arguments: dict[str, Any], stops: tuple[str, ...]) -> dict[str, Any]:
+    """Add texts that end an answer to those that the caller gave."""
+    if not stops:
+        return arguments
+    sampling = dict(arguments.get("sampling_params") or {})
+    given = arguments.get("stop")
+    if given is None:
+        given = sampling.get("stop") or ()
+    own = (given,) if isinstance(given, str) else tuple(given)
+    return {**arguments, "stop": [*own, *(stop for stop in stops if stop not in own)]}
+
+
+# Tokens
+
+
+def _tokenize_messages(known: Knowledge, conversation: list[dict[str, Any]]) -> Call[list[int]]:
+    """Have the server write a conversation as tokens, up to the beginning of an answer.
+
+    Raises
+    ------
+    NotServedError
+        If the server has no such route, or knows no conversations there.
+    """
+    if known.tokenizes is False or known.tokenizes_messages is False:
+        raise NotServedError("The server does not tokenize conversations")
+    try:
+        tokens: list[int] = yield from _tokens_of(known, {"messages": conversation})
+    except NotServedError:
+        raise
+    except BadRequestError as error:
+        # The first servers that have the route ask for a prompt.
+        if "prompt" in error.server_message and "required" in error.server_message.lower():
+            known.tokenizes_messages = False
+            raise NotServedError("The server does not tokenize conversations", status=error.status) from error
+        raise
+    return tokens
+
+
+def _tokens_of(known: Knowledge, body: dict[str, Any]) -> Call[Any]:
+    try:
+        answer: Answer = yield Ask("POST", "/tokenize", body, safe=True)
+    except NotServedError:
+        known.tokenizes = False
+        raise
+    known.tokenizes = True
+    return _field(answer, "tokens", list)
+
+
+def tokenize(
+    settings: Settings,
+    known: Knowledge,
+    text: str | Sequence[str] | None,
+    messages: Messages | None,
+    add_special_tokens: bool,
+) -> Call[Any]:
+    """Turn a text, several, or a conversation into tokens: on the server, or here if it cannot."""
+    if (text is None) == (messages is None):
+        raise ArgumentTypeError(
+            "tokenize() takes a text or messages", where="text", hint="Give exactly one of the two."
+        )
+    check_option("add_special_tokens", add_special_tokens)
+    if messages is not None:
+        written, _ = yield from _chat_prompt(known, read_messages(messages))
+        if not isinstance(written, str):
+            return list(written)
+        text = written
+    prompt = text if isinstance(text, str) else _texts(text)
+    if known.tokenizes is not False:
+        try:
+            return (
+                yield from _tokens_of(known, {"prompt": prompt, "add_special_tokens": add_special_tokens})
+            )
+        except NotServedError:
+            pass
+    yield from read_model_info(known)
+
+    def encode() -> Any:
+        return known.tokenizer(settings)(prompt, add_special_tokens=add_special_tokens)["input_ids"]
+
+    return (yield Work(encode))
+
+
+def detokenize(settings: Settings, known: Knowledge, tokens: Any, skip_special_tokens: bool) -> Call[Any]:
+    """Turn tokens into text: on the server, or here if it cannot."""
+    tokens = read_token_ids(tokens)
+    check_option("skip_special_tokens", skip_special_tokens)
+    if known.tokenizes is not False:
+        body = {"tokens": tokens, "skip_special_tokens": skip_special_tokens}
+        try:
+            answer: Answer = yield Ask("POST", "/detokenize", body, safe=True)
+        except NotServedError:
+            known.tokenizes = False
+        else:
+            return _field(answer, "text", str | list)
+    yield from read_model_info(known)
+
+    def decode() -> Any:
+        tokenizer = known.tokenizer(settings)
+        rows = tokens if tokens and isinstance(tokens[0], list) else [tokens]
+        texts = [tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+        return texts if rows is tokens else texts[0]
+
+    return (yield Work(decode))
+
+
+def _texts(given: Any) -> list[str]:
+    if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
+        raise ArgumentTypeError(
+            f"The text is a {type(given).__name__}", where="text", hint="Give a text, or a list of texts."
+        )
+    return list(given)
+
+
+def _field(answer: Answer, name: str, kind: Any) -> Any:
+    body = answer.json()
+    value = body.get(name) if isinstance(body, Mapping) else None
+    if not isinstance(value, kind):
+        raise ProtocolError(f"The answer has no {name}", where=answer.url)
+    return value
+
+
+# Embeddings
+
+
+def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call[Any]:
+    """Embed one prompt or several."""
+    field, value, prompts, batch = read_prompt(prompt)
+    rids = request_names(None, len(prompts), batch)
+    body = {field: value, "rid": list(rids) if batch else rids[0]}
+    for name, given in options.items():
+        if given is not None:
+            check_option(name, given)
+            body[name] = given
+    answer: Answer = yield from guarded(Ask("POST", "/encode", body), rids)
+    vectors = [record.get("embedding") for record in _records(answer, len(prompts))]
+    if not all(isinstance(vector, list) for vector in vectors):
+        raise ProtocolError("The answer has no embedding", where=answer.url)
+    return vectors if batch else vectors[0]

@@ -1,0 +1,97 @@
+"""What a client has learned of its server and its model."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from nbruntime.chat.named_templates import get_chat_template
+from nbruntime.chat.template import ChatTemplate
+from nbruntime.chat.templates import find_chat_template
+from nbruntime.chat.tokenizer import load_tokenizer
+from nbruntime.endpoint.settings import Settings
+from nbruntime.errors import NotServedError
+
+
+class Knowledge:
+    """What a client has learned of its server.
+
+    Parameters
+    ----------
+    chat_template_name : str or None
+        Name of a chat template, instead of the model's own.
+
+    Attributes
+    ----------
+    model_info : dict or None
+        ``/model_info``, once it was asked for.
+    server_info : dict or None
+        ``/server_info``, when it was last asked for.
+    is_old : bool
+        Whether the server has the route names of SGLang up to 0.5.2 only.
+    tokenizes : bool or None
+        Whether the server tokenizes texts; None before it was asked to.
+    tokenizes_messages : bool or None
+        Whether it tokenizes conversations.
+    """
+
+    def __init__(self, chat_template_name: str | None) -> None:
+        if chat_template_name is not None:
+            get_chat_template(chat_template_name)  # a wrong name fails here, before anything is sent
+        self.chat_template_name = chat_template_name
+        self.model_info: dict[str, Any] | None = None
+        self.server_info: dict[str, Any] | None = None
+        self.is_old = False
+        self.tokenizes: bool | None = None
+        self.tokenizes_messages: bool | None = None
+        self._chat_template: ChatTemplate | None = None
+        self._tokenizer: Any = None
+        self._loading = threading.Lock()
+
+    @property
+    def text_is_cumulative(self) -> bool:
+        """Whether streamed text is cumulative although ids are not: ``--stream-output`` of old servers."""
+        info = self.server_info or {}
+        return bool(info.get("stream_output")) and "incremental_streaming_output" not in info
+
+    def chat_template(self) -> ChatTemplate:
+        """Give the template named, else the model's own, else a guess; loading it may take seconds."""
+        if self._chat_template is None:
+            with self._loading:  # once, however many programs begin at the same time
+                if self._chat_template is None:
+                    self._chat_template = find_chat_template(self.chat_template_name, self.model_info or {})
+        return self._chat_template
+
+    def tokenizer(self, settings: Settings) -> Any:
+        """Give the model's tokenizer, loaded here; that may take seconds.
+
+        Raises
+        ------
+        NotServedError
+            If it cannot be loaded; the server was asked before.
+        """
+        if self._tokenizer is None:
+            info = self.model_info or {}
+            path = str(info.get("tokenizer_path") or info.get("model_path") or "")
+            try:
+                self._tokenizer = load_tokenizer(path)
+            except (OSError, ImportError, ValueError, RuntimeError) as error:
+                reason = str(error).strip().split("\n", 1)[0]
+                raise NotServedError(
+                    f"The server has no tokenizer to ask, and {path} cannot be loaded here: {reason}",
+                    where=settings.base_url,
+                    hint="Take a newer server, or load the tokenizer by yourself.",
+                ) from error
+        return self._tokenizer
+
+    def model_name(self) -> str:
+        """Name the model in a few words; never waits."""
+        info = self.model_info or {}
+        return str(info.get("served_model_name") or info.get("model_path") or "unknown model")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Templates and tokenizers are read again where they are needed.
+        return {**vars(self), "_chat_template": None, "_tokenizer": None, "_loading": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _loading=threading.Lock())

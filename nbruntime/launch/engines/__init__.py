@@ -1,0 +1,1 @@
+"""The two kinds of server and how each of them is started."""

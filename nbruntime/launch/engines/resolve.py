@@ -1,0 +1,126 @@
+"""Which kind of server runs: SGLang or the embedded one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from nbruntime.errors import ArgumentValueError, EngineNotFoundError
+from nbruntime.launch.engines import probe
+from nbruntime.launch.engines.embedded import EmbeddedEngine
+from nbruntime.launch.engines.server_kind import Engine
+from nbruntime.launch.engines.sglang import SglangEngine
+
+__all__ = ["resolve_engine"]
+
+PROBE_TIMEOUT = 120.0
+"""Seconds that another interpreter may take to say whether it has SGLang and a device."""
+
+
+def resolve_engine(
+    engine: str = "auto",
+    python: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str | None] | None = None,
+) -> Engine:
+    """Choose the kind of server.
+
+    Parameters
+    ----------
+    engine : str
+        ``"sglang"``, ``"embedded"``, or ``"auto"``: SGLang where it is installed and has a device.
+    python : path, optional
+        Interpreter of the environment that has the server; default is this one.
+    env : mapping, optional
+        Additions to the server's environment.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    EngineNotFoundError
+        If the engine that was asked for is not installed there.
+    ArgumentValueError
+        If there is no such engine or no such interpreter.
+
+    Examples
+    --------
+    >>> resolve_engine("embedded").name
+    'embedded'
+    """
+    interpreter = _interpreter(python)
+    if engine in EXTRA_ENGINES:
+        return EXTRA_ENGINES[engine](interpreter)
+    if engine not in ("auto", "sglang", "embedded"):
+        raise ArgumentValueError(f"engine must be 'auto', 'sglang' or 'embedded', not {engine!r}")
+    if engine == "embedded":
+        if python is None:
+            EmbeddedEngine.check_installed()
+        return EmbeddedEngine(interpreter)
+    if engine == "sglang":
+        # Whoever names it may have a device that we do not know of: its server is all that is asked for.
+        folder, why = probe.find_server() if python is None else ("", "")
+        if why and not (env and env.get("PYTHONPATH")):
+            raise EngineNotFoundError(f"engine='sglang' cannot be used: {why}", where=interpreter)
+        return SglangEngine(interpreter, folder=folder)
+    found = _look(interpreter, own=python is None, env=env or {})
+    if found["device"]:
+        return SglangEngine(
+            interpreter, why=f"it is installed and has a {found['device']}", folder=found["folder"]
+        )
+    EmbeddedEngine.check_installed(found["why"])
+    return EmbeddedEngine(sys.executable, why=found["why"])
+
+
+EXTRA_ENGINES: dict[str, type[Engine]] = {}
+"""Further kinds of server by name; the tests put theirs here."""
+
+
+def _interpreter(python: str | os.PathLike[str] | None) -> str:
+    if python is None:
+        return sys.executable
+    named = os.path.expanduser(os.fspath(python))
+    found = shutil.which(named)
+    if found is None:
+        raise ArgumentValueError(
+            f"python={named!r} is not an interpreter",
+            hint="Give the file bin/python of the environment that has SGLang.",
+        )
+    return os.path.abspath(found)
+
+
+def _look(interpreter: str, *, own: bool, env: Mapping[str, str | None]) -> dict[str, str]:
+    """Run the probe: here as far as it is cheap, then in a process of the interpreter itself."""
+    if own and not env.get("PYTHONPATH"):
+        folder, why = probe.find_server()
+        if folder and not probe.may_have_device():
+            why = "SGLang is installed, but there is no GPU"
+        if why:
+            return {"folder": folder, "device": "", "why": why}
+    environment = {**os.environ, **{name: value for name, value in env.items() if value is not None}}
+    for name in (name for name, value in env.items() if value is None):
+        environment.pop(name, None)
+    nothing = {"folder": "", "device": ""}
+    try:
+        answer = subprocess.run(
+            [interpreter, "-"],
+            input=Path(probe.__file__).read_bytes(),
+            capture_output=True,
+            env=environment,
+            timeout=PROBE_TIMEOUT,
+            start_new_session=True,
+        )
+        found: dict[str, str] = json.loads(answer.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {**nothing, "why": f"{interpreter} did not say in {PROBE_TIMEOUT:g} s whether it has a GPU"}
+    except (OSError, ValueError, IndexError):
+        return {**nothing, "why": f"{interpreter} could not say whether it has SGLang and a GPU"}
+    if not own and found["why"]:
+        found["why"] += f" in {interpreter}"
+    return found

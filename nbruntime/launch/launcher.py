@@ -1,0 +1,376 @@
+"""From arguments to a server that takes requests: a new one, or one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from nbruntime.errors import (
+    ArgumentValueError,
+    AuthenticationError,
+    LaunchTimeoutError,
+    PortInUseError,
+    ServerConnectionError,
+)
+from nbruntime.launch import registry
+from nbruntime.launch.attached import AttachedServer
+from nbruntime.launch.engines.server_kind import Engine, ServerArguments
+from nbruntime.launch.phases import Phase
+from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
+from nbruntime.launch.process import ServerProcess
+from nbruntime.launch.readiness import LOG_LINES, await_ready, launch_error
+from nbruntime.launch.server import Server, known
+from nbruntime.launch.supervisor.processes import identify, is_running
+from nbruntime.launch.supervisor.record import ServerRecord
+from nbruntime.protocol.hosts import is_loopback
+from nbruntime.secrets import is_secret_name
+
+__all__ = ["Launch"]
+
+Client = TypeVar("Client")
+
+PORT_ATTEMPTS = 8
+"""Ports that are tried when a server that binds its own is beaten to one."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a server is to be.
+
+    Parameters
+    ----------
+    engine : Engine
+        What kind.
+    arguments : ServerArguments
+        Checked by the engine.
+    env : mapping
+        Additions to the server's environment.
+    host : str
+        Address to listen on.
+    port : int or None
+        As in `claim_port`.
+    timeout : float
+        Seconds that it may take to be ready.
+    name : str or None
+        What it is called; None for a name made of the model's.
+    keep_alive : bool
+        Whether it is to outlive this process.
+    on_start : callable
+        Called with the URL when the port is claimed, and again with the server when that is started.
+    on_phase : callable
+        Called with every new `Phase`.
+    """
+
+    engine: Engine
+    arguments: ServerArguments = field(repr=False)
+    env: Mapping[str, str | None] = field(repr=False)
+    host: str
+    port: int | None
+    timeout: float
+    name: str | None
+    keep_alive: bool
+    on_start: Callable[[str, Server | None], None]
+    on_phase: Callable[[Phase], None]
+
+    def obtain(
+        self, connect: Callable[[str], Client], *, reuse: bool, replace: bool
+    ) -> tuple[Server, Client, bool]:
+        """Give a server that is as described, and its client.
+
+        Parameters
+        ----------
+        connect : callable
+            Makes a client of a URL; so it asks the server for its model.
+        reuse : bool
+            Whether one that runs will do: one of this process, or one that was kept alive.
+        replace : bool
+            Whether another one of the same name may be ended for it.
+
+        Returns
+        -------
+        server : Server
+            Its life is the caller's unless it is kept alive.
+        client
+            What `connect` made.
+        started : bool
+            Whether the server is a new one.
+
+        Raises
+        ------
+        ArgumentValueError
+            If another server has the name; lists what differs. If other machines can reach `host` without a
+            key.
+        LaunchError
+            If the server does not come up.
+        """
+        if self.name is not None:
+            registry.check_name(self.name)
+        if not is_loopback(self.host) and not self.arguments.keys.get("api_key"):
+            raise ArgumentValueError(
+                f"host={self.host!r} can be reached from other machines, and there is no API key",
+                hint="Give api_key=..., or leave host out to listen on this machine only.",
+            )
+        if self.name is None and not reuse:
+            return *self._start(connect), True
+        with _turn(self.name or json.dumps(self._describe("")["values"], sort_keys=True)):
+            deadline = time.monotonic() + self.timeout
+            while True:
+                found = self._find()
+                if found is None:
+                    try:
+                        return *self._start(connect), True
+                    except registry.NameTaken:
+                        continue  # another kernel was quicker
+                differences = self._differences(found)
+                self._check_belongs(found)
+                if _is_ending(found) or (replace and (differences or not reuse)):
+                    _end(found)
+                    continue
+                if not reuse or differences:
+                    raise self._taken_error(found, differences if reuse else [])
+                if (obtained := self._attach(found, connect)) is not None:
+                    return *obtained, False
+                if time.monotonic() > deadline:
+                    raise LaunchTimeoutError(
+                        f"The server {found.name!r} was neither there nor gone within {self.timeout:g} s",
+                        cause=f"process {found.owner.pid} has its name",
+                        hint=f"End it: nbruntime.stop({found.name!r}).",
+                    )
+
+    # One that runs already
+
+    def _find(self) -> ServerRecord | None:
+        """Look for the server of that name; without one, for the latest that is as described."""
+        if self.name is not None:
+            return registry.find(self.name)
+        me = identify(os.getpid())
+        return next(
+            (
+                record
+                for record in reversed(registry.records())
+                if (record.state == "ready" or known(record.directory))
+                and registry.is_held(record)
+                and (record.keep_alive or record.owner == me)
+                and not _is_ending(record)
+                and not self._differences(record)
+            ),
+            None,
+        )
+
+    def _attach(self, record: ServerRecord, connect: Callable[[str], Client]) -> tuple[Server, Client] | None:
+        """Connect to a server that runs; None if it has ended meanwhile."""
+        server = known(record.directory)
+        if server is None:
+            current = ServerRecord.read(record.directory)
+            if current is None or current.server is None:  # ending, or about to be started by its owner
+                time.sleep(0.02)
+                return None
+            try:
+                server = AttachedServer(current)
+            except OSError:
+                return None
+        self.on_start(record.url, server)
+        if record.state != "ready" and not self._await_other(server):
+            return None
+        try:
+            client = connect(record.url)
+        except ServerConnectionError:
+            if server.wait_until_gone(0.5):
+                return None
+            raise
+        except AuthenticationError as error:
+            raise ArgumentValueError(
+                f"The server {record.name!r} runs with another API key",
+                where=record.url,
+                hint="Give its api_key=..., or replace=True to end it and start anew.",
+            ) from error
+        self.on_phase(Phase("ready"))
+        return server, client
+
+    def _await_other(self, server: Server) -> bool:
+        """Wait until a server that another process has started is ready; says whether it lives."""
+        deadline = time.monotonic() + self.timeout
+        while not self.engine.is_ready(server.record.url, max(0.0, deadline - time.monotonic())):
+            if server.wait_until_gone(self.engine.probe_interval):
+                return False
+            if time.monotonic() > deadline:
+                raise LaunchTimeoutError(
+                    f"The server {server.record.name!r} was not ready within {self.timeout:g} s",
+                    cause=f"process {server.record.owner.pid} had started it",
+                    log_lines=server.logs(LOG_LINES).splitlines(),
+                )
+        return True
+
+    def _describe(self, salt: str) -> dict[str, Any]:
+        """Tell what makes the server what it is, in JSON's types, without a secret."""
+        values: dict[str, Any] = {"engine": self.engine.name, "python": self.engine.python}
+        for name, value in self.arguments.values.items():
+            if is_secret_name(name):
+                value = _digest(str(value), salt)
+            elif isinstance(value, str) and os.path.exists(value):
+                value = os.path.abspath(value)  # the same from another folder
+            values[name] = value
+        values |= {"host": self.host, "keep_alive": self.keep_alive}
+        values |= dict.fromkeys(self.arguments.keys, "***")
+        environment = {name: value and _digest(value, salt) for name, value in self.env.items()}
+        described: dict[str, Any] = json.loads(
+            json.dumps({"salt": salt, "values": values, "env": environment}, default=str)
+        )
+        return described
+
+    def _differences(self, record: ServerRecord) -> list[str]:
+        """Say in what a server that runs is not as described."""
+        theirs = record.arguments
+        mine = self._describe(theirs.get("salt", ""))
+        found = []
+        for kind, sign in (("values", "{}"), ("env", "env[{!r}]")):
+            one, other = mine[kind], theirs.get(kind, {})
+            for name in sorted({*one, *other}):
+                if one.get(name) != other.get(name) or (name in one) != (name in other):
+                    said = f": {_shown(other, name)}, now {_shown(one, name)}" if kind == "values" else ""
+                    found.append(sign.format(name) + said)
+        port = urlsplit(record.url).port
+        if self.port and self.port != port:
+            found.append(f"port: {port}, now {self.port}")
+        return found
+
+    def _check_belongs(self, record: ServerRecord) -> None:
+        if not record.keep_alive and record.owner != identify(os.getpid()) and is_running(record.owner):
+            raise ArgumentValueError(
+                f"The name {record.name!r} belongs to a server of another kernel, process {record.owner.pid}",
+                where=record.url,
+                hint=f"Choose another name, or end that server: nbruntime.stop({record.name!r}).",
+            )
+
+    def _taken_error(self, record: ServerRecord, differences: list[str]) -> ArgumentValueError:
+        if differences:
+            return ArgumentValueError(
+                f"The server {record.name!r} runs with other arguments: {'; '.join(differences)}",
+                where=record.url,
+                hint="Give the same arguments, another name, or replace=True to end it and start anew.",
+            )
+        return ArgumentValueError(
+            f"A server named {record.name!r} runs already",
+            where=record.url,
+            hint="Use it with reuse=True, end it with replace=True, or choose another name.",
+        )
+
+    # A new one
+
+    def _start(self, connect: Callable[[str], Client]) -> tuple[Server, Client]:
+        above = FIRST_PORT
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            claim = claim_port(self.host, self.port, listen=self.engine.takes_listener, above=above)
+            try:
+                return self._start_on(claim, connect)
+            except PortInUseError:
+                if self.port or attempt == PORT_ATTEMPTS:
+                    raise
+                above = claim.port + 1
+        raise AssertionError("the last attempt has returned or raised")
+
+    def _start_on(self, claim: PortClaim, connect: Callable[[str], Client]) -> tuple[Server, Client]:
+        """Start the server on a claimed port and wait until it is ready; leave nothing if it is not."""
+        try:
+            self.on_start(claim.url, None)
+            self.on_phase(Phase("starting"))
+            command = self.engine.command(self.arguments, claim)
+            server = ServerProcess(
+                replace(command, env=command.env | dict(self.env), secrets=command.secrets + self._secrets()),
+                identity=self._identity(claim.url),
+                hold=() if claim.reservation is None else (claim.reservation,),
+            )
+        finally:
+            claim.close()
+        try:
+            self.on_start(claim.url, server)
+            await_ready(server, self.engine, claim.url, timeout=self.timeout, on_phase=self.on_phase)
+            if not self.engine.takes_listener:
+                _check_port(server, claim)
+            client = self._connect(connect, server)
+            server.tell_ready()
+        except BaseException:
+            server.stop()
+            raise
+        return server, client
+
+    def _connect(self, connect: Callable[[str], Client], server: ServerProcess) -> Client:
+        """Make the client; if the server dies of its first question, its log says more than the client."""
+        try:
+            return connect(server.record.url)
+        except ServerConnectionError as error:
+            if server.wait_until_gone(0.5) or not server.usable:
+                raise launch_error(server, self.engine, Phase("connecting")) from error
+            raise
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Values of the environment that must not show, by their names."""
+        return tuple(value for name, value in self.env.items() if value and is_secret_name(name))
+
+    def _identity(self, url: str) -> registry.Identity:
+        model = str(self.arguments.values.get("model_path") or "")
+        return registry.Identity(
+            name=self.name,
+            stem=os.path.basename(model.rstrip("/")) or self.engine.name,
+            url=url,
+            engine=self.engine.name,
+            model=model,
+            arguments=self._describe(secrets.token_hex(8)),
+            keep_alive=self.keep_alive,
+        )
+
+
+def _check_port(server: Server, claim: PortClaim) -> None:
+    """Make sure that it was our server that answered, where it binds the port by itself."""
+    holders = holders_of(claim.host, claim.port)
+    if holders and not any(map(server.owns, holders)):
+        raise PortInUseError(
+            f"Port {claim.port} was taken by process {holders[0]} while the server was loading"
+        )
+
+
+def _is_ending(record: ServerRecord) -> bool:
+    """Whether nobody will want this server, which still has its name, in a moment."""
+    server = known(record.directory)
+    if server is not None:
+        return not server.usable
+    # One of this process that is not known has just been let go, unless another thread is still starting it.
+    return record.state == "stopping" or not (record.keep_alive or record.server is None)
+
+
+def _end(record: ServerRecord) -> None:
+    server = known(record.directory)
+    if server is not None:
+        server.stop()
+    registry.end(record)
+
+
+def _digest(value: str, salt: str) -> str:
+    """Make of a text what tells it from other texts without telling it."""
+    return hashlib.blake2b(value.encode(), key=salt.encode(), digest_size=8).hexdigest()
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else "not given"
+
+
+_turns: dict[str, threading.RLock] = {}
+_turns_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _turn(key: str) -> Iterator[None]:
+    """Let one thread after the other look for a server, and start it if there is none."""
+    with _turns_lock:
+        turn = _turns.setdefault(key, threading.RLock())
+    with turn:
+        yield

@@ -1,0 +1,121 @@
+"""Completion with Tab on the lines of the magics: their options, and the values that are known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.completer import SimpleCompletion, context_matcher
+
+from nbruntime.notebook.magics.launch_line import server_options
+from nbruntime.notebook.magics.options import option_names
+
+if TYPE_CHECKING:
+    from nbruntime.notebook.magics.sgl_magics import SglMagics
+
+_LINE = re.compile(r"(?:^|=)\s*(?P<percent>%{1,2})(?P<name>sgl_\w+)\s+(?P<rest>.*)$", re.DOTALL)
+
+
+class MagicCompleter:
+    """Completes lines of the magics; belongs to one shell while the extension is loaded.
+
+    Parameters
+    ----------
+    magics : SglMagics
+    """
+
+    def __init__(self, magics: SglMagics) -> None:
+        self._magics = magics
+
+        # IPython keeps a matcher's priority and its name as attributes, which a bound method cannot have.
+        def match(context: Any) -> dict[str, Any]:
+            return self._match(context)
+
+        self.matcher = context_matcher(identifier="nbruntime.magics", priority=100)(match)
+
+    def complete(self, text: str) -> tuple[str, list[str]] | None:
+        """Complete the line of a magic.
+
+        Parameters
+        ----------
+        text : str
+            Up to the cursor.
+
+        Returns
+        -------
+        (str, list of str) or None
+            What is typed of the last word, and what it may become; None where this is no line of a magic.
+        """
+        found = _LINE.search(text)
+        if found is None:
+            return None
+        kind = "cell" if found["percent"] == "%%" else "line"
+        parser = getattr(self._magics.magics[kind].get(found["name"]), "parser", None)
+        if parser is None:
+            return None
+        *before, fragment = re.split(r"\s+", found["rest"])
+        if fragment.startswith("--") and "=" in fragment:
+            option, _, fragment = fragment.partition("=")
+            before = [*before, option]
+        is_option = fragment.startswith("-")
+        choices = self._options(parser) if is_option else self._values(parser, before, fragment)
+        return fragment, [choice for choice in choices if choice.startswith(fragment)]
+
+    def _match(self, context: Any) -> dict[str, Any]:
+        found = self.complete(context.text_until_cursor)
+        if found is None:
+            return {"completions": []}
+        fragment, choices = found
+        return {
+            "completions": [SimpleCompletion(choice, type="magic") for choice in choices],
+            "matched_fragment": fragment,
+            "suppress": True,
+        }
+
+    def _options(self, parser: Any) -> list[str]:
+        names = [name for name in option_names(parser) if name.startswith("--")]
+        return [*names, *server_options()] if parser.prog == "sgl_launch" else names
+
+    def _values(self, parser: Any, before: Sequence[str], fragment: str) -> list[str]:
+        """Give what may stand after the words before: the value of an option, or what has no option."""
+        actions = {name: action for action in parser._actions for name in action.option_strings}
+        action = actions.get(before[-1].replace("_", "-")) if before and before[-1].startswith("-") else None
+        if action is None or action.nargs == 0:
+            action = next((each for each in parser._actions if not each.option_strings), None)
+            if action is None:
+                return self._options(parser)
+        if action.choices is not None:
+            return [str(choice) for choice in action.choices]
+        match action.dest:
+            case "endpoint" | "server":
+                return self._magics.servers.names()
+            case "engine":
+                return ["auto", "embedded", "sglang"]
+            case "which":
+                return [*self._magics.servers.names(), "all", "orphans"]
+            case "out":
+                return self._variables(lambda value: not callable(value))
+            case "conversation":
+                return self._variables(lambda value: type(value).__name__ == "Conversation")
+            case "json_schema":
+                schemas = self._variables(
+                    lambda value: isinstance(value, dict) or hasattr(value, "model_json_schema")
+                )
+                return [*schemas, *_files(fragment)]
+        return []
+
+    def _variables(self, fits: Any) -> list[str]:
+        names = self._magics.shell.user_ns
+        hidden = self._magics.shell.user_ns_hidden
+        return sorted(
+            name
+            for name, value in names.items()
+            if name not in hidden and not name.startswith("_") and fits(value)
+        )
+
+
+def _files(fragment: str) -> list[str]:
+    folder, slash, _ = fragment.rpartition("/")
+    return sorted(folder + slash + path.name for path in Path(folder + slash).glob("*.json"))

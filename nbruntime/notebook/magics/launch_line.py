@@ -1,0 +1,104 @@
+"""Server arguments on the line of `%sgl_launch`: any that the server has, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from IPython.core.error import UsageError
+
+from nbruntime.notebook.magics.lines import Part
+from nbruntime.protocol.server_arguments import EMBEDDED_ARGUMENTS
+
+_TYPES = {argument.name: argument.type for argument in EMBEDDED_ARGUMENTS}
+
+
+def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[list[Part], dict[str, Any]]:
+    """Take the server's arguments from among the parts of a line.
+
+    Parameters
+    ----------
+    parts : iterable of Part
+        Of the line.
+    own : collection of str
+        Options of the magic itself.
+
+    Returns
+    -------
+    kept : list of Part
+        The others.
+    arguments : dict
+        Server arguments by their Python names; whether they exist is for the engine to say.
+
+    Raises
+    ------
+    UsageError
+        If a value is missing, or has the wrong type. For an argument of `Runtime` that is no option.
+
+    Examples
+    --------
+    >>> parts = [Part("--tp-size", ["2"]), Part("--disable-radix-cache", ["model"]), Part("--name", ["a"])]
+    >>> kept, arguments = take_server_arguments(parts, {"--name"})
+    >>> arguments
+    {'tp_size': 2, 'disable_radix_cache': True}
+    >>> [(part.option, part.values) for part in kept]
+    [('', ['model']), ('--name', ['a'])]
+    """
+    from nbruntime.launch.engines.sglang_arguments import FLAGS, LISTS, NAMES, SWITCHES
+    from nbruntime.runtime.arguments import OWN_ARGUMENTS
+
+    kept: list[Part] = []
+    found: dict[str, Any] = {}
+    for part in parts:
+        option, values = part.option, part.values
+        if not option.startswith("--") or option in own:
+            kept.append(part)
+            continue
+        name, taken = option[2:].replace("-", "_"), 0
+        if name in OWN_ARGUMENTS:
+            raise UsageError(f"%sgl_launch has no option {option}.\nIn Python, Runtime({name}=…) takes it.")
+        if name in FLAGS | SWITCHES or _TYPES.get(name) is bool:
+            if part.closed:
+                raise UsageError(f"{option} takes no value.\nIt is on when it stands on the line.")
+            found[name] = True
+        elif name.removeprefix("no_") in SWITCHES:
+            found[name.removeprefix("no_")] = False
+        elif not values and name in {*NAMES, *_TYPES}:
+            raise UsageError(f"{option} has no value.\nWrite it as {option} VALUE.")
+        else:
+            taken = len(values) if name in LISTS else 1
+            read = [_read(option, name, each) for each in values[:taken]]
+            found[name] = read if name in LISTS else read[0] if read else True
+        if values[taken:]:
+            kept.append(Part("", values[taken:]))
+    return kept, found
+
+
+def server_options() -> list[str]:
+    """Give all server arguments as they are typed."""
+    from nbruntime.launch.engines.sglang_arguments import NAMES
+
+    hidden = {"fd", "api_key", "admin_api_key"}
+    return sorted("--" + name.replace("_", "-") for name in {*NAMES, *_TYPES} - hidden)
+
+
+def _read(option: str, name: str, text: str) -> Any:
+    kind = _TYPES.get(name)
+    if kind is None:
+        return _number_or_text(text)
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{option} takes {_WORDS[kind]}, not {text!r}.\nSuch as {option} 1.") from None
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "no value"}
+
+
+def _number_or_text(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

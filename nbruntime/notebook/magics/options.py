@@ -1,0 +1,247 @@
+"""The options of the magics: sets that several of them share, and how a line becomes their values."""
+
+from __future__ import annotations
+
+import functools
+import keyword
+import re
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from IPython.core.error import UsageError
+from IPython.core.magic import cell_magic, line_magic, needs_local_scope, no_var_expand
+from IPython.core.magic_arguments import argument, argument_group, magic_arguments
+
+from nbruntime.notebook.magics.launch_line import take_server_arguments
+from nbruntime.notebook.magics.lines import Part, refuse_keys, split_line
+from nbruntime.protocol.requests import nearest
+from nbruntime.protocol.sampling import PARAMETER_NAMES
+
+VIEWS = ("markdown", "plain", "none")
+"""How an answer is shown."""
+
+Option = Callable[[Any], Any]
+"""What `IPython.core.magic_arguments` calls a decorator of one argument."""
+
+
+def variable_name(text: str) -> str:
+    """Check the name of a variable that a result is to be kept in."""
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise ArgumentTypeError(f"{text!r} is not the name of a variable")
+    return text
+
+
+def typed_text(text: str) -> str:
+    r"""Read ``\n`` and ``\t``, which cannot be typed on one line otherwise."""
+    return text.replace(r"\n", "\n").replace(r"\t", "\t")
+
+
+OUT = argument("-o", "--out", type=variable_name, metavar="NAME", help="keep the result in this variable")
+
+ENDPOINT = argument(
+    "--endpoint",
+    metavar="NAME",
+    help="server to ask: a name from %%sgl_servers, or a variable that holds a Runtime or RuntimeEndpoint",
+)
+
+SERVER = argument(
+    "server", nargs="?", metavar="NAME", help="which server; not needed where only one is known"
+)
+
+KEY = argument(
+    "--api-key-env",
+    metavar="VARIABLE",
+    help="environment variable that holds the server's key; a key itself never stands on the line",
+)
+
+ANSWER: tuple[Option, ...] = (
+    argument_group("answer"),
+    OUT,
+    ENDPOINT,
+    argument("--view", choices=VIEWS, help="how the answer is shown"),
+    argument("--plain", dest="view", action="store_const", const="plain", help="the same as --view plain"),
+    argument("--no-stream", action="store_true", help="wait for the whole answer"),
+)
+"""Where an answer comes from, and where it goes."""
+
+PROMPT: tuple[Option, ...] = (
+    argument_group("prompt"),
+    argument("--system", metavar="TEXT", help="instructions for the whole conversation"),
+    argument(
+        "--template",
+        action="store_true",
+        help="put the values of variables in the place of {{name}}; otherwise the cell is sent as it is",
+    ),
+)
+"""How the cell becomes a prompt."""
+
+SAMPLING: tuple[Option, ...] = (
+    argument_group("sampling"),
+    argument("--temperature", type=float, metavar="T", help="0 takes the most likely token"),
+    argument("--max-new-tokens", type=int, metavar="N", help="tokens to generate at most"),
+    argument("--min-new-tokens", type=int, metavar="N", help="no end before this many tokens"),
+    argument("--top-p", type=float, metavar="P", help="nucleus mass, in (0, 1]"),
+    argument("--top-k", type=int, metavar="K", help="number of candidates; -1 for all"),
+    argument("--min-p", type=float, metavar="P", help="least probability relative to the likeliest token"),
+    argument("--frequency-penalty", type=float, metavar="X", help="in [-2, 2]"),
+    argument("--presence-penalty", type=float, metavar="X", help="in [-2, 2]"),
+    argument("--repetition-penalty", type=float, metavar="X", help="in (0, 2]"),
+    argument(
+        "--stop",
+        type=typed_text,
+        nargs="+",
+        action="extend",
+        metavar="S",
+        help=r"texts that end the answer; \n is a line feed",
+    ),
+    argument("--ignore-eos", action="store_true", default=None, help="go on after the model's end token"),
+    argument(
+        "--seed",
+        "--sampling-seed",
+        dest="sampling_seed",
+        type=int,
+        metavar="N",
+        help="makes the sampling repeatable",
+    ),
+    argument("--regex", metavar="R", help="pattern that the whole answer follows"),
+    argument("--ebnf", metavar="G", help="grammar that the answer follows"),
+    argument(
+        "--json-schema",
+        metavar="NAME|FILE",
+        help="variable (dict, text or pydantic model) or file with a JSON schema that the answer follows",
+    ),
+    argument(
+        "--logprobs", type=int, metavar="K", help="also give logprobs, and those of the K likeliest tokens"
+    ),
+    argument("--lora", "--lora-path", dest="lora_path", metavar="NAME", help="LoRA adapter"),
+)
+"""How tokens are chosen."""
+
+SAMPLES = argument("--n", type=int, metavar="N", help="number of answers")
+
+
+def magic(
+    kind: Literal["line", "cell"], *options: Option, server_arguments: bool = False
+) -> Callable[[Callable[..., Any]], Any]:
+    """Make a magic of a method.
+
+    Parameters
+    ----------
+    kind : str
+        ``line`` or ``cell``.
+    *options : Option
+        What stands on its line.
+    server_arguments : bool
+        Whether it takes any argument of a server besides.
+
+    Returns
+    -------
+    callable
+        Decorator of a method that takes the values of the options, the names that can be seen where it is
+        used, and, for a cell magic, the cell. Its errors are those of `SglMagics.short_errors`.
+    """
+
+    def decorate(method: Callable[..., Any]) -> Any:
+        @functools.wraps(method)
+        def run(self: Any, line: str, *cell: str, local_ns: Mapping[str, Any] | None = None) -> Any:
+            names = {**self.shell.user_ns, **(local_ns or {})}
+            with self.showing_errors():
+                parts = split_line(line, names)
+                refuse_keys(parts)
+                others: dict[str, Any] = {}
+                if server_arguments:
+                    parts, others = take_server_arguments(parts, option_names(made.parser))
+                arguments = parse(made.parser, parts)
+                arguments.server_arguments = others
+                return method(self, arguments, names, *cell)
+
+        name = f"{'%' * (kind == 'cell')}{method.__name__}"
+        made: Any = run
+        for option in reversed(options):
+            made = option(made)
+        made = magic_arguments(name)(made)
+        made.parser.allow_abbrev = False
+        return no_var_expand(needs_local_scope((cell_magic if kind == "cell" else line_magic)(made)))
+
+    return decorate
+
+
+def parse(parser: Any, parts: Iterable[Part]) -> Namespace:
+    """Read the parts of a line.
+
+    Parameters
+    ----------
+    parser : MagicArgumentParser
+        Of the magic.
+    parts : iterable of Part
+        From `split_line`.
+
+    Returns
+    -------
+    Namespace
+        The value of every option.
+
+    Raises
+    ------
+    UsageError
+        For what the magic does not take; names the nearest option.
+    """
+    words = [word for part in parts for word in part.words(_values_taken(parser, part))]
+    if alone := next((word for word in words if re.fullmatch(r"(-[^=]*=)?--", word)), None):
+        # Of which argparse makes nothing, without a word (Python 3.11).
+        raise UsageError(f"{alone} is no value here.\n%{parser.prog}? explains the options.")
+    try:
+        arguments, extra = parser.parse_known_args(words)
+    except UsageError as error:
+        hint = "A value that begins with - is written --option=VALUE. " if "expected" in str(error) else ""
+        raise UsageError(f"{error}\n{hint}%{parser.prog}? explains the options.") from None
+    if extra:
+        raise UsageError(_unknown(extra[0], parser))
+    return arguments  # type: ignore[no-any-return]
+
+
+def _values_taken(parser: Any, part: Part) -> int:
+    action = next((each for each in parser._actions if part.option in each.option_strings), None)
+    if action is None or action.nargs == 0:
+        return 0
+    return len(part.values) if action.nargs == "+" else 1
+
+
+def option_names(parser: Any) -> list[str]:
+    """Give the options of a magic as they are typed."""
+    return [name for action in parser._actions for name in action.option_strings]
+
+
+def nearest_options(word: str, options: Sequence[str]) -> list[str]:
+    """Find the options that were most probably meant.
+
+    Examples
+    --------
+    >>> nearest_options("--max-tokens", ["--max-new-tokens", "--min-p"])
+    ['--max-new-tokens']
+    >>> nearest_options("--temp", ["--temperature", "--template", "--top-p"])
+    ['--temperature', '--template']
+    """
+    given = word.partition("=")[0]
+    if begun := [option for option in options if option.startswith(given)]:
+        return begun
+    names = {option.lstrip("-").replace("-", "_"): option for option in options}
+    found = nearest(given.lstrip("-").replace("-", "_"), names)
+    return [names[found]] if found else []
+
+
+def _unknown(word: str, parser: Any) -> str:
+    name = f"%{parser.prog}"
+    if not word.startswith("-"):
+        where = " The prompt stands below the line." if name.startswith("%%") else ""
+        return f"{name} takes no {word!r} here.{where}\n{name}? explains the options."
+    meant = nearest_options(word, option_names(parser))
+    hint = f"Did you mean {' or '.join(meant)}?" if meant else f"{name}? explains the options."
+    return f"{name} has no option {word.partition('=')[0]}.\n{hint}"
+
+
+def sampling_of(arguments: Namespace) -> dict[str, Any]:
+    """Give the sampling parameters that stand on a line, by SGLang's names."""
+    given = vars(arguments)
+    return {name: given[name] for name in PARAMETER_NAMES if given.get(name) is not None}

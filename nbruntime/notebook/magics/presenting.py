@@ -1,0 +1,81 @@
+"""How the magics show things: widgets and HTML in a notebook, text in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from IPython.display import display
+
+from nbruntime.display.cards import Card
+from nbruntime.display.views import in_kernel, view_class
+from nbruntime.errors import ArgumentValueError
+
+if TYPE_CHECKING:
+    from nbruntime.generation import Generation, GenerationStream
+
+DRAWS_PER_SECOND = 10.0
+"""How often what changes is drawn at most; reading is slower."""
+
+DRAW_LIMITS = (0.5, 20.0)
+"""The least and the most that may be asked for instead."""
+
+
+def check_range(name: str, value: float, limits: tuple[float, float]) -> None:
+    """Raise ArgumentValueError if a number is not within its limits, which are included."""
+    least, most = limits
+    if not (isinstance(value, int | float) and least <= value <= most):
+        raise ArgumentValueError(f"{name} must be between {least:g} and {most:g}, not {value!r}")
+
+
+def prepare(view: str) -> None:
+    """Load what a view needs, so that it does not count into the time to the first token."""
+    if view != "none" and in_kernel():
+        view_class("stream")
+
+
+def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float) -> None:
+    """Read a stream to its end, and show it meanwhile.
+
+    Parameters
+    ----------
+    stream : GenerationStream
+    view : str
+        ``markdown``, ``plain`` or ``none``. A terminal always shows plain text.
+    draws_per_second : float
+        At most; of a view in a notebook.
+
+    Raises
+    ------
+    GenerationError, KeyboardInterrupt
+        As the stream does; what came stays shown.
+    """
+    if view == "none":
+        stream.result()
+    elif in_kernel():
+        view_class("stream")(stream, markdown=view == "markdown", draws_per_second=draws_per_second).show()
+    else:
+        from nbruntime.generation.printing import print_stream
+
+        print_stream(stream)
+
+
+def show_generations(generations: Sequence[Generation], *, view: str) -> None:
+    """Show answers that have come as a whole.
+
+    Parameters
+    ----------
+    generations : sequence of Generation
+    view : str
+        As in `show_stream`.
+    """
+    if view == "none":
+        return
+    from nbruntime.generation.answer_html import answer_bundle
+
+    display(answer_bundle(generations, markdown=view == "markdown"), raw=True)
+
+
+def show_card(card: Card) -> None:
+    """Show a card in the cell; in a terminal its text."""
+    display(card.mimebundle(), raw=True)

@@ -1,0 +1,80 @@
+"""Cards of servers: all that are known, and one in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nbruntime.display.cards import Card, table
+from nbruntime.display.server_fields import fields_details, fields_of
+from nbruntime.notebook.magics.known_servers import GONE, HOW_TO_GET_ONE, KnownServer
+
+_HEADS = ("", "name", "model", "engine", "state", "of", "url")
+
+
+def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
+    """Make the card of the servers that this session knows, and of those in other kernels.
+
+    Parameters
+    ----------
+    known : sequence of KnownServer
+        Of this session.
+    in_use : str
+        Name of the one that cells ask; empty if none was chosen.
+
+    Returns
+    -------
+    Card
+    """
+    from nbruntime.launch.servers import servers
+
+    listed = {info.url: info for info in servers()}
+    rows: list[tuple[str, ...]] = []
+    for each in known:
+        info = None if each.state in GONE else listed.pop(each.url, None)
+        mark = "→" if in_use in each.names else ""
+        engine, owner = ("", "") if info is None else (info.engine, info.owner)
+        rows.append((mark, ", ".join(each.names), each.model, engine, each.state, owner, each.url))
+    rows += [
+        ("", info.name, info.model or "default", info.engine, info.state, info.owner, url)
+        for url, info in listed.items()
+    ]
+    if not rows:
+        return Card("No servers", plain=f"  {HOW_TO_GET_ONE}", body=f"<div>{HOW_TO_GET_ONE}</div>")
+    return Card(
+        f"{len(rows)} server" + ("" if len(rows) == 1 else "s"),
+        body=table([_HEADS, *rows], heads=True),
+        plain=_columns([_HEADS, *rows]),
+    )
+
+
+def info_card(known: KnownServer, info: Mapping[str, Any]) -> Card:
+    """Make the card of one server.
+
+    Parameters
+    ----------
+    known : KnownServer
+    info : mapping
+        As `RuntimeEndpoint.get_server_info` gives it, without secrets.
+
+    Returns
+    -------
+    Card
+    """
+    from nbruntime.endpoint.cards import server_pairs
+
+    return Card(
+        "Server",
+        known.name,
+        known.state,
+        "good",
+        pairs=[("model", known.model), ("url", known.url), *server_pairs(info)],
+        details=[fields_details(fields_of(info))],
+    )
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

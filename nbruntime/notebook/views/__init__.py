@@ -1,0 +1,1 @@
+"""Live views made of core ipywidgets, one module each."""

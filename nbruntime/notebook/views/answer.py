@@ -1,0 +1,125 @@
+"""The widgets that show one growing answer."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+from nbruntime.display.live_text import CARET, LiveText
+from nbruntime.generation.answer_html import count, figures_line, foot_html, head_html
+from nbruntime.generation.timings import decode_rate, seconds
+from nbruntime.notebook.views.widgets import WidgetKit
+from nbruntime.protocol.deltas import Delta
+
+PAGE = 24
+"""Pieces in one box: the message that adds some names all pieces of their box."""
+
+SPARES = 4
+"""Pieces that are added at once."""
+
+
+class AnswerView:
+    """Shows one answer while it grows.
+
+    A piece of HTML holds the tail and the line below it. When a part of the tail settles, it stays where it
+    is, and the rest moves into the next piece, which has been there, empty, for a while: what is seen never
+    waits until a widget has been built.
+
+    Parameters
+    ----------
+    kit : WidgetKit
+        Makes its widgets.
+    title : str
+        Stands above it; may be empty.
+    first : bool
+        Whether nothing stands above that.
+    markdown : bool
+        Whether its text is markdown.
+    text : str
+        What had been read before.
+    began : float
+        When the request was sent, by `time.perf_counter`.
+
+    Attributes
+    ----------
+    box : ipywidgets.VBox
+        All of it.
+    """
+
+    def __init__(
+        self, kit: WidgetKit, *, title: str, first: bool, markdown: bool, text: str, began: float
+    ) -> None:
+        self._kit = kit
+        self._arrived: deque[tuple[str, int]] = deque()  # filled by the thread that reads
+        self._text = LiveText(markdown=markdown)
+        self._text.add(text)
+        self._tokens = 0
+        self._began = began
+        self._first: float | None = None
+        self._last = began
+        self._finished = False
+        self._tail = kit.html(CARET)
+        self._spares = [kit.html()]
+        self._page = kit.box([self._tail, *self._spares])
+        heads = [kit.html(head_html(title, first=first))] if title else []
+        self.box = kit.box([*heads, self._page])
+
+    def add(self, delta: Delta) -> None:
+        """Take what an event adds; called by the thread that reads."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = now
+        self._last = now
+        self._finished = delta.finished
+        self._arrived.append((delta.text, delta.count or bool(delta.text)))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing has come yet."""
+        return self._first is None
+
+    def draw(self) -> int:
+        """Send what has changed; called by the thread that draws.
+
+        Returns
+        -------
+        int
+            Number of characters that came since the last draw.
+        """
+        finished = self._finished  # before what arrived is taken: nothing comes after it
+        new = 0
+        while self._arrived:
+            text, tokens = self._arrived.popleft()
+            self._text.add(text)
+            self._tokens += tokens
+            new += len(text)
+        settled = self._text.take_settled()
+        tail = self._text.tail_html(growing=not finished) + foot_html("", self._figures())
+        if not settled:
+            self._tail.value = tail
+            return new
+        self._spares[0].value = tail
+        self._tail.value = "".join(settled)
+        self._tail = self._spares.pop(0)
+        if not self._spares:
+            self._spares = [self._kit.html() for _ in range(SPARES)]
+            self._add_to_page(self._spares)
+        return new
+
+    def _add_to_page(self, pieces: list[Any]) -> None:
+        if len(self._page.children) < PAGE:
+            self._page.children = (*self._page.children, *pieces)
+        else:
+            self._page = self._kit.box(pieces)
+            self.box.children = (*self.box.children, self._page)
+
+    def _figures(self) -> str:
+        if self._first is None:
+            waited = time.perf_counter() - self._began
+            return "waiting for the first token" + (f" · {waited:.0f} s" if waited >= 1 else "")
+        return figures_line(
+            count(self._tokens),
+            decode_rate(self._tokens - 1, self._last - self._first),
+            f"TTFT {seconds(self._first - self._began)}",
+        )

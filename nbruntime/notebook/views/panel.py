@@ -1,0 +1,414 @@
+"""The server panel: a server's identity, load, latencies, fields and log, and what can be done to it.
+
+It asks the server once a second, in one thread, and only while a front end shows it. A draw sends the parts
+that have changed. When it is closed, or its cell is run again, a static form takes its place.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+from IPython.display import DisplayHandle, display
+
+from nbruntime.display.cards import CLASSES, STYLE, Card, Details
+from nbruntime.display.charts import CHART_STYLE
+from nbruntime.display.html import escape
+from nbruntime.display.server_fields import fields_details, fields_html, fields_of
+from nbruntime.endpoint.cards import clock
+from nbruntime.errors import NbruntimeError
+from nbruntime.notebook.magics.known_servers import GONE
+from nbruntime.notebook.magics.presenting import DRAW_LIMITS, check_range
+from nbruntime.notebook.views.output_context import Cell, show_instead, stop_when_run_again
+from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
+from nbruntime.profiling.monitor import ServerWatch
+from nbruntime.profiling.monitor_card import (
+    chart_note,
+    charts,
+    figures_line,
+    latencies,
+    server_card,
+    static_body,
+)
+
+if TYPE_CHECKING:
+    from nbruntime.endpoint import RuntimeEndpoint
+    from nbruntime.runtime import Runtime
+
+POLL_SECONDS = 5.0
+"""How long a poll waits for a connection, and for an answer."""
+
+INTERVAL_LIMITS = (1 / DRAW_LIMITS[1], 3600.0)
+"""Seconds between two polls, each of which is drawn."""
+
+UNREPORTED_SECONDS = 600.0
+"""How long a panel counts as shown before a front end has said so: it cannot while a cell runs."""
+
+LOG_LINES = 40
+"""Lines of the log that the panel shows."""
+
+PANEL_STYLE = """
+.nbr-panel>.widget-box,.nbr-panel>.widget-html{margin:0 0 .5em}
+.nbr.nbr-panel{max-width:none}.nbr-panel .nbr-charts .widget-html{margin:0}
+.nbr-panel .nbr-head tbody{display:block;columns:2 24em;max-width:64em}
+.nbr-panel .nbr-head tr{display:flex;break-inside:avoid}
+.nbr-panel .nbr-head th{flex:0 0 7em}
+.nbr-panel .jupyter-widgets-disconnected::before{display:none}
+.nbr-panel.jupyter-widgets-disconnected::before{content:"The kernel has gone: this is what it saw last.";
+color:inherit;font:inherit;opacity:.7;padding:0}
+.nbr-panel .jupyter-button{background:none;color:inherit;height:auto;line-height:1.7;padding:0 .8em;
+margin:0 .5em 0 0;border:1px solid var(--jp-border-color1,rgba(128,128,128,.5));border-radius:2px;
+box-shadow:none}
+.nbr-panel .jupyter-button:hover:enabled,.nbr-panel .jupyter-button:focus:enabled{box-shadow:none;
+border-color:currentColor}
+.nbr-panel input[type=text]{background:none;color:inherit;border:0;border-radius:0;
+border-bottom:1px solid var(--jp-border-color1,rgba(128,128,128,.5))}
+""".strip().replace("\n", "")
+
+
+_CLASSES = (*CLASSES, PARTS, "nbr-panel")
+
+
+class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
+    """A live panel of one server.
+
+    Display it, or place it in a layout of your own. It survives the server's death, says since when there is
+    no answer, and goes on when the server is back.
+
+    Parameters
+    ----------
+    endpoint : RuntimeEndpoint
+        The server's client.
+    runtime : Runtime, optional
+        The server's owner: gives its log, knows how it ended, and can shut it down.
+    interval : float
+        Seconds between two polls; from 0.05 to 3600.
+
+    Raises
+    ------
+    ArgumentValueError
+        For another interval.
+
+    Examples
+    --------
+    >>> panel = ServerPanel(endpoint)  # doctest: +SKIP
+    >>> panel  # doctest: +SKIP
+    """
+
+    _closed = True  # until it has been made
+
+    def __init__(
+        self, endpoint: RuntimeEndpoint, *, runtime: Runtime | None = None, interval: float = 1.0
+    ) -> None:
+        check_range("interval", interval, INTERVAL_LIMITS)
+        self.endpoint = endpoint
+        self.runtime = runtime
+        self.watch = ServerWatch(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
+        self.watch.model_info = dict(endpoint.model_info)
+        self._lock = threading.Lock()  # of the poller
+        self._drawing = threading.RLock()  # of the widgets: they are not drawn while they are closed
+        self._cell = Cell()
+        self._poller: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._handles: list[DisplayHandle] = []
+        self._displayed_at: float | None = None
+        self._reported = False
+        self._fields: dict[str, str] = {}
+        self._profiling = self._reopens = False
+        self._ended = self._cause = ""
+        parts = self._make_parts()
+        super().__init__(parts, layout=self._kit.layout, _view_count=0, _dom_classes=_CLASSES)
+        self.observe(self._views_changed, "_view_count")
+        self._closed = False
+        self._look_at_runtime()
+        self.draw()
+
+    def _make_parts(self) -> list[Any]:
+        self._kit = kit = WidgetKit()
+        self._head, self._note, self._latencies, self._said = (kit.html() for _ in range(4))
+        self._head.add_class("nbr-head")
+        self._charts = kit.row([])
+        self._charts.add_class("nbr-charts")
+        self._search = kit.keep(
+            ipywidgets.Text(
+                placeholder="search", continuous_update=True, layout=ipywidgets.Layout(width="20em")
+            )
+        )
+        self._search.observe(lambda _change: self._draw_fields(), "value")
+        self._found, self._log = kit.html(), kit.html()
+        self._buttons = {
+            "flush": self._button("Flush cache", "Empty the KV cache", self._flush),
+            "profile": self._button("Start profile", "Start the server's profiler", self._profile),
+            "abort": self._button("Abort all", "Stop every request on the server", self._abort),
+        }
+        if self.runtime is not None:
+            self._buttons["shutdown"] = self._button("Shut down …", "End the server", self._ask_first)
+        self._buttons["close"] = self._button("Close panel", "Leave a static picture", self.close)
+        self._question = kit.keep(
+            ipywidgets.HBox(
+                [
+                    kit.html("<span>End the server and all of its requests?</span>&#160;&#160;"),
+                    self._button("Shut it down", "End the server", self._shut_down),
+                    self._button("Keep it", "Go on", lambda: self._show_question(False)),
+                ],
+                layout=ipywidgets.Layout(display="none", align_items="center"),
+            )
+        )
+        return [
+            kit.html(f"<style>{STYLE}{CHART_STYLE}{PARTS_STYLE}{PANEL_STYLE}</style>"),
+            self._head,
+            self._charts,
+            self._note,
+            self._latencies,
+            kit.row(list(self._buttons.values())),
+            self._question,
+            self._said,
+            *kit.folded("server info", kit.box([self._search, self._found])),
+            *(kit.folded("log", kit.box([self._log])) if self.runtime is not None else ()),
+        ]
+
+    # Showing
+
+    def _ipython_display_(self) -> None:
+        if self._reopens:
+            self._reopen()
+        if self._closed:
+            display(self.card().mimebundle(), raw=True)
+            return
+        stop_when_run_again(self)
+        with self._drawing:
+            self._displayed_at = time.monotonic()
+            self._handles.append(display(self._repr_mimebundle_(), raw=True, display_id=True))
+        self._start_polling()
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        """Give the live panel, and beside it what it shows as text and HTML."""
+        bundle = self.card().mimebundle()
+        if not self._closed:
+            bundle["application/vnd.jupyter.widget-view+json"] = {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self.model_id,
+            }
+        kept = set(bundle if include is None else include) - set(exclude or ())
+        return {mime: form for mime, form in bundle.items() if mime in kept}
+
+    def card(self) -> Card:
+        """Give what the panel shows, for a place without a kernel: it says when that was.
+
+        Returns
+        -------
+        Card
+        """
+        details = []
+        if self._fields:
+            details.append(fields_details(self._fields))
+        if self.runtime is not None:
+            details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
+        card, watch = self._head_card(details), self.watch
+        if card.tone == "good" and watch.answered_at is not None:
+            card = replace(card, state=f"answered at {clock(watch.answered_at, day=True)}", tone="idle")
+        return replace(card, body=static_body(watch), plain=figures_line(watch))
+
+    def draw(self) -> None:
+        """Bring every part up to date; what has not changed is not sent."""
+        with self._drawing:
+            if not self._closed:
+                self._draw()
+
+    def _draw(self) -> None:
+        watch = self.watch
+        self._head.value = self._head_card().inner_html()
+        drawn = charts(watch)
+        if len(drawn) != len(self._charts.children):
+            before = self._charts.children
+            self._charts.children = [self._kit.html() for _ in drawn]
+            for chart in before:
+                chart.close()
+        for chart, value in zip(self._charts.children, drawn, strict=True):
+            chart.value = value
+        self._note.value = chart_note(watch)
+        self._latencies.value = latencies(watch)
+        fields = fields_of(watch.server_info)
+        if fields != self._fields:
+            self._fields = fields
+            self._draw_fields()
+        if self.runtime is not None:
+            self._log.value = f"<pre>{escape(self.runtime.logs(LOG_LINES))}</pre>"
+        answers = not self._ended and watch.gone_since is None
+        for name, button in self._buttons.items():
+            button.disabled = not answers and name != "close"
+        if not answers:
+            self._set_profiling(False)
+
+    def _head_card(self, details: Iterable[Details] = ()) -> Card:
+        pid = None if self.runtime is None else self.runtime.pid
+        url = self.endpoint.base_url
+        return server_card(
+            self.watch, url, ended=self._ended, cause=self._cause, pid=pid, details=list(details)
+        )
+
+    def _draw_fields(self) -> None:
+        self._search.placeholder = f"search {len(self._fields)} fields"
+        self._found.value = fields_html(self._fields, self._search.value)
+
+    # Polling
+
+    @property
+    def shown(self) -> bool:
+        """Whether a front end shows the panel, or has had no chance to say so yet."""
+        if self._closed:
+            return False
+        if self._reported:
+            return bool(self._view_count)
+        since = self._displayed_at
+        return since is not None and time.monotonic() - since < UNREPORTED_SECONDS
+
+    @property
+    def polling(self) -> bool:
+        """Whether the server is being asked."""
+        return self._poller is not None
+
+    def _views_changed(self, _change: Any) -> None:
+        self._reported = True
+        self._wake.set()
+        self._start_polling()
+
+    def _start_polling(self) -> None:
+        with self._lock:
+            if self._poller is None and self.shown:
+                self._poller = self._cell.start_thread(self._keep_polling, "nbruntime-panel")
+
+    def _keep_polling(self) -> None:
+        due = time.monotonic()
+        try:
+            while self._may_go_on():
+                self._look_at_runtime()
+                if self._ended:  # there may be another server at its address
+                    self.watch.end()
+                else:
+                    self._poll()
+                self.draw()
+                due = max(due + self.watch.interval, time.monotonic())
+                self._wake.wait(due - time.monotonic())
+                self._wake.clear()
+        except BaseException:
+            self._poller = None  # so that it can be started again
+            raise
+
+    def _poll(self) -> None:
+        first = not self.watch.asked
+        self.watch.poll()
+        with self._drawing:
+            if first and not self._closed:  # what is saved of the cells would say that it was never asked
+                self.draw()
+                self._update(self._repr_mimebundle_())
+
+    def _update(self, bundle: dict[str, Any]) -> None:
+        for handle in self._handles:
+            show_instead(handle, bundle)
+
+    def _look_at_runtime(self) -> None:
+        """Note the end of a server that is ours: it does not come back."""
+        runtime = self.runtime
+        if runtime is not None and runtime.phase in GONE:
+            self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
+            self._cause = runtime.exit_cause
+
+    def _may_go_on(self) -> bool:
+        with self._lock:
+            if not self.shown or self._ended:
+                self._poller = None
+            return self._poller is not None
+
+    # Doing
+
+    def _button(self, label: str, tooltip: str, action: Callable[[], object]) -> Any:
+        button = self._kit.keep(
+            ipywidgets.Button(description=label, tooltip=tooltip, layout=ipywidgets.Layout(width="auto"))
+        )
+        button.on_click(lambda _button: action())
+        return button
+
+    def _do(self, done: str, action: Callable[[], object]) -> None:
+        """Do something to the server in a thread of its own: it may take seconds."""
+
+        def work() -> None:
+            try:
+                action()
+            except NbruntimeError as error:
+                first = str(error).splitlines()[0]
+                said = f'<span class="nbr-bad">▲</span> {escape(first)}'
+            else:
+                said = f'<span class="nbr-quiet">{escape(f"{clock(time.time())} {done}")}</span>'
+            self._said.value = said
+            self._wake.set()
+
+        self._said.value = '<span class="nbr-quiet">…</span>'
+        threading.Thread(target=work, name="nbruntime-panel-action", daemon=True).start()
+
+    def _flush(self) -> None:
+        self._do("the cache is empty", self.endpoint.flush_cache)
+
+    def _profile(self) -> None:
+        start = not self._profiling
+        action = self.endpoint.start_profile if start else self.endpoint.stop_profile
+
+        def work() -> None:
+            action()
+            self._set_profiling(start)
+
+        self._do("the profiler runs" if start else "the profiler has written its traces", work)
+
+    def _set_profiling(self, runs: bool) -> None:
+        self._profiling = runs
+        self._buttons["profile"].description = "Stop profile" if runs else "Start profile"
+
+    def _abort(self) -> None:
+        self._do("every request is stopped", self.endpoint.abort_all)
+
+    def _ask_first(self) -> None:
+        self._show_question(True)
+
+    def _show_question(self, ask: bool) -> None:
+        self._question.layout.display = "" if ask else "none"
+
+    def _shut_down(self) -> None:
+        self._show_question(False)
+        if self.runtime is not None:
+            self._do("the server is shut down", self.runtime.shutdown)
+
+    # Its end
+
+    def close(self) -> None:
+        """Stop asking, and leave a static picture in the cells."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._drawing:
+            self._update(self.card().mimebundle())
+            self._handles.clear()
+            super().close()
+            self._kit.close()
+            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets takes it away
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Close it because its cell runs again; if that shows it again, it goes on."""
+        self._reopens = not self._closed
+        self.close()
+
+    def _reopen(self) -> None:
+        with self._drawing:
+            self._fields, self._view_count = {}, 0
+            self.children, self.layout = self._make_parts(), self._kit.layout
+            self._set_profiling(self._profiling)
+            self._reopens = self._closed = self._reported = False
+            self.draw()
+            self.open()

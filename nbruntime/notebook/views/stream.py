@@ -1,0 +1,444 @@
+"""The live view of a running generation.
+
+What can no longer change is drawn once, and a draw carries only what is still growing: its bytes do not grow
+with the answer. When the stream ends, a static form takes the view's place, which needs neither kernel nor
+widgets to be read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, Self
+
+import ipywidgets
+from IPython.display import DisplayHandle, display
+
+from nbruntime.display.answer_style import LIVE_STYLE
+from nbruntime.display.cards import CLASSES, STYLE
+from nbruntime.display.views import in_kernel
+from nbruntime.errors import ArgumentTypeError, NbruntimeError
+from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
+from nbruntime.generation.answer_html import Ending, answer_bundle, head
+from nbruntime.generation.printing import print_stream
+from nbruntime.notebook.magics.presenting import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
+from nbruntime.notebook.views.answer import AnswerView
+from nbruntime.notebook.views.output_context import Cell, show_instead, stop_when_run_again
+from nbruntime.notebook.views.widgets import WidgetKit
+
+RUSHING = 1200
+"""Characters in a second from which on a view is drawn half as often: nobody can follow them anyway."""
+
+STOP_PATIENCE = 1.0
+"""Seconds that a stopped stream has to tell its end, before its connection is closed."""
+
+LOOP_WAKES = 0.2
+"""Seconds after which an event loop is woken that waits for a view: ipykernel's handler of an interrupt asks
+the loop to cancel the cell, and does not wake it (ipykernel 7.4, tornado 6.5)."""
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def next_pause(drawn: int, pause: float, interval: float) -> float:
+    """Give the seconds until the next draw, if so many characters came in the last pause.
+
+    Examples
+    --------
+    >>> next_pause(drawn=100, pause=0.1, interval=0.1), next_pause(drawn=200, pause=0.1, interval=0.1)
+    (0.1, 0.2)
+    """
+    return interval * (2 if drawn > RUSHING * pause else 1)
+
+
+class StreamView(ipywidgets.VBox):  # type: ignore[misc]
+    """A widget that shows a generation while it runs.
+
+    `show` puts it into the cell, `start` lets it run in a layout of your own. A view that does not block has
+    a Stop button; one that blocks is stopped by Kernel > Interrupt. Whatever thread or task runs it, it
+    belongs to the cell in which it was made, and it is stopped when that cell is run again.
+
+    Parameters
+    ----------
+    stream : GenerationStream or AsyncGenerationStream
+        What to show; several answers stand one below the other.
+    markdown : bool
+        Whether to read the text as markdown.
+    draws_per_second : float
+        At most; from 0.5 to 20.
+
+    Raises
+    ------
+    ArgumentValueError
+        For another number of draws.
+
+    Examples
+    --------
+    >>> view = StreamView(endpoint.stream("Why is the sky blue?"))  # doctest: +SKIP
+    >>> answer = view.show()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        stream: GenerationStream | AsyncGenerationStream,
+        *,
+        markdown: bool = True,
+        draws_per_second: float = DRAWS_PER_SECOND,
+    ) -> None:
+        check_range("draws_per_second", draws_per_second, DRAW_LIMITS)
+        self.stream = stream
+        self.markdown = markdown
+        self._interval = 1.0 / draws_per_second
+        self._loop = asyncio.get_running_loop() if isinstance(stream, AsyncGenerationStream) else None
+        self._waiting_loop: asyncio.AbstractEventLoop | None = None
+        self._cell = Cell()
+        self._handles: list[DisplayHandle] = []
+        self._ending: Ending | None = None
+        self._closing = False
+        self._lock = threading.Lock()  # of who reads, of what shows it, and of its end
+        self._started = False
+        self._changed = threading.Event()
+        self._over = threading.Event()
+        self._done = threading.Event()
+        self._kit = kit = WidgetKit()
+        generations = stream.generations
+        self._answers = [
+            AnswerView(
+                kit,
+                title=head(each, generations),
+                first=each is generations[0],
+                markdown=markdown,
+                text=text,
+                began=stream.started,
+            )
+            for each, text in zip(generations, stream.texts_read, strict=True)
+        ]
+        self._stop_button = kit.keep(
+            ipywidgets.Button(
+                description="Stop",
+                tooltip="Stop this generation",
+                layout=ipywidgets.Layout(display="none"),
+            )
+        )
+        self._stop_button.add_class("nbr-stop")
+        self._stop_button.on_click(lambda _button: self.stop())
+        style = kit.html(f"<style>{STYLE}{LIVE_STYLE}</style>")
+        super().__init__(
+            [style, *(answer.box for answer in self._answers), self._stop_button],
+            _dom_classes=[*CLASSES, "nbr-answers", "nbr-live"],
+        )
+        stop_when_run_again(self)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream has ended and the view shows its static form."""
+        return self._done.is_set()
+
+    def show(self, *, block: bool = True) -> Generation | list[Generation] | None:
+        """Put the view into the cell; its static form takes its place at the end.
+
+        In a terminal the text is printed as it comes, and always waited for.
+
+        Parameters
+        ----------
+        block : bool
+            Whether to wait for the end; else the view has a Stop button.
+
+        Returns
+        -------
+        Generation or list of Generation, or None
+            The result, if it was waited for.
+
+        Raises
+        ------
+        GenerationError, KeyboardInterrupt
+            As `run`, if it is waited for.
+        """
+        if isinstance(self.stream, GenerationStream) and not in_kernel():
+            if self._claim():
+                self._close_widgets()
+            return print_stream(self.stream)
+        self._put_into_cell()
+        if block:
+            return self.run()
+        self.start()
+        return None
+
+    async def show_async(self) -> Generation | list[Generation]:
+        """Put the view into the cell, and wait for the end of the stream while other tasks run.
+
+        Returns
+        -------
+        Generation or list of Generation
+
+        Raises
+        ------
+        GenerationError, asyncio.CancelledError
+            As `run_async`.
+        """
+        self._put_into_cell()
+        return await self.run_async()
+
+    def run(self) -> Generation | list[Generation]:
+        """Read the stream to its end in the calling thread, drawing meanwhile.
+
+        Returns
+        -------
+        Generation or list of Generation
+
+        Raises
+        ------
+        GenerationError
+            If the stream fails; what had come stays in the view.
+        KeyboardInterrupt
+            On Kernel > Interrupt; the request is aborted on the server.
+        """
+        stream = self.stream
+        if not isinstance(stream, GenerationStream):
+            raise ArgumentTypeError(
+                "This stream belongs to an event loop, which must not be held up",
+                hint="Await view.show_async(), or view.run_async().",
+            )
+        if not self._claim():
+            self._done.wait()
+            return stream.result()
+        with self._drawing(), stream:
+            for delta in stream.deltas():
+                self._answers[delta.index].add(delta)
+                self._changed.set()
+        return stream.result()
+
+    async def run_async(self) -> Generation | list[Generation]:
+        """Read the stream to its end in the calling task, drawing meanwhile.
+
+        A blocking stream is read in a thread.
+
+        Returns
+        -------
+        Generation or list of Generation
+
+        Raises
+        ------
+        GenerationError
+            If the stream fails; what had come stays in the view.
+        asyncio.CancelledError
+            On Kernel > Interrupt; the request is aborted on the server.
+        """
+        stream = self.stream
+        self._waiting_loop = asyncio.get_running_loop()
+        if isinstance(stream, GenerationStream):
+            return await self._run_in_thread()
+        if not self._claim():
+            while not self._done.is_set():
+                await asyncio.sleep(self._interval)
+            return await stream.result()
+        with self._drawing():
+            async with stream:
+                async for delta in stream.deltas():
+                    self._answers[delta.index].add(delta)
+                    self._changed.set()
+        return await stream.result()
+
+    def start(self) -> Self:
+        """Have the stream read, in a thread or a task of its own; the view has a Stop button meanwhile.
+
+        Returns
+        -------
+        StreamView
+            Itself, to be placed in a layout.
+        """
+        if self._started:
+            return self
+        self._stop_button.layout.display = ""
+        if self._loop is None:
+            self._cell.start_thread(self._read_alone, "nbruntime-read")
+        else:
+            self._task = self._loop.create_task(self._read_alone_async())
+        return self
+
+    def stop(self) -> None:
+        """Stop the generation on the server, without waiting; what has come stays."""
+        if self._over.is_set():
+            return
+        self._ending = self._ending or "stopped"
+        self._stop_button.disabled = True
+        stream = self.stream
+        if isinstance(stream, GenerationStream):
+            self._cell.start_thread(self._stop_stream, "nbruntime-stop")
+        elif stream.loop.is_closed():
+            stream.leave_soon()
+        else:
+            stream.loop.call_soon_threadsafe(self._stop_async)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end of a view that was started in a thread.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        bool
+            Whether it has ended.
+        """
+        return self._done.wait(timeout)
+
+    def close(self) -> None:
+        """Stop the stream if it is running, and close the widgets; a static form in a cell stays."""
+        if self.comm is None or sys.is_finalizing():
+            return  # never opened, or closed before; widgets also call this when the interpreter ends
+        with self._lock:  # not in the middle of its end, which looks at it once
+            self._closing = True
+        if not self._done.is_set():
+            self.stop()
+            if self._started:
+                return  # the thread that draws closes them at the end
+        self._close_widgets()
+
+    def _put_into_cell(self) -> None:
+        # Whoever shows it in a cell means that cell, and in a thread the cell that made it.
+        in_a_cell = threading.current_thread() is threading.main_thread()
+        put = display if in_a_cell else partial(self._cell.run, display)
+        with self._lock:
+            if self._done.is_set():
+                put(self._final_bundle(), raw=True)
+                return
+            live = {"text/plain": repr(self), _WIDGET: super()._repr_mimebundle_()[_WIDGET]}
+            self._handles.append(put(live, raw=True, display_id=True))
+
+    def _ipython_display_(self) -> None:
+        """Show it as the last line of a cell does: without waiting."""
+        if not in_kernel():
+            raise NotImplementedError  # IPython then takes the repr
+        self.show(block=False)
+
+    def __repr__(self) -> str:
+        return f"StreamView of {self.stream!r}"
+
+    # Reading: in the caller's thread or task, or in one of its own.
+
+    def _claim(self) -> bool:
+        """Become the one that reads the stream, if nobody has yet."""
+        with self._lock:
+            claimed, self._started = not self._started, True
+        return claimed
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Draw in a thread of its own, which also shows the end, whatever happens here."""
+        drawer = None
+        try:
+            drawer = self._cell.start_thread(self._draw_to_the_end, "nbruntime-draw")
+            yield
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            self._ending = self._ending or "interrupted"
+            raise
+        finally:
+            self._over.set()
+            self._changed.set()
+            if drawer is not None:
+                drawer.join()
+
+    async def _run_in_thread(self) -> Generation | list[Generation]:
+        # A thread of its own: those of asyncio.to_thread are a few, and would all wait for slow streams.
+        result: Future[Generation | list[Generation]] = Future()
+
+        def read() -> None:
+            try:
+                result.set_result(self.run())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the task waits
+                result.set_exception(error)
+
+        self._cell.start_thread(read, "nbruntime-read")
+        reading = asyncio.wrap_future(result)
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            self._ending = "interrupted"
+            self.stop()
+            reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+            raise
+
+    def _read_alone(self) -> None:
+        try:
+            self.run()
+        except NbruntimeError:
+            return  # the view shows it, and stream.error has it
+
+    async def _read_alone_async(self) -> None:
+        try:
+            await self.run_async()
+        except NbruntimeError:
+            return
+
+    def _stop_stream(self) -> None:
+        stream = self.stream
+        assert isinstance(stream, GenerationStream)
+        try:
+            if self._started:
+                stream.abort()
+                self._over.wait(STOP_PATIENCE)
+        except NbruntimeError:
+            pass  # the server does not answer
+        finally:
+            stream.close()
+
+    def _stop_async(self) -> None:
+        assert isinstance(self.stream, AsyncGenerationStream)
+        self._stopping = asyncio.ensure_future(self.stream.close())
+
+    # Drawing: in one thread.
+
+    def _draw_to_the_end(self) -> None:
+        pause = self._interval
+        try:
+            while not self._over.is_set():
+                drawn = sum(answer.draw() for answer in self._answers)
+                pause = next_pause(drawn, pause, self._interval)
+                self._over.wait(pause)
+                self._await_change()
+        finally:
+            with self._lock:  # no cell shows the view from here on
+                try:
+                    self._freeze()
+                finally:
+                    self._done.set()
+
+    def _await_change(self) -> None:
+        waiting = any(answer.waiting for answer in self._answers)
+        while self._waiting_loop is not None and not self._changed.wait(LOOP_WAKES):
+            with suppress(RuntimeError):  # it is closed
+                self._waiting_loop.call_soon_threadsafe(lambda: None)
+            if waiting:
+                break
+        if self._waiting_loop is None:
+            self._changed.wait(1.0 if waiting else None)
+        self._changed.clear()
+
+    def _freeze(self) -> None:
+        """Show the end: in the cell the static form instead of the view, elsewhere within it."""
+        bundle = self._final_bundle()
+        for handle in self._handles:
+            show_instead(handle, bundle)
+        if self._handles or self._closing:
+            self._close_widgets()
+            return
+        grown, self._kit = self._kit, WidgetKit()
+        self.children = [self._kit.html(bundle["text/html"])]
+        grown.close()
+
+    def _final_bundle(self) -> dict[str, Any]:
+        return answer_bundle(
+            self.stream.generations, self.stream.error, markdown=self.markdown, ending=self._ending
+        )
+
+    def _close_widgets(self) -> None:
+        super().close()
+        self.layout.close()
+        self._kit.close()

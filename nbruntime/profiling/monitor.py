@@ -1,0 +1,261 @@
+"""What a server says of itself over time: its load, its latencies, and since when it does not answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nbruntime.errors import NbruntimeError, NotServedError, ProtocolError
+from nbruntime.protocol.load import Load, read_loads
+from nbruntime.protocol.metrics import Histogram, gauges, histograms
+from nbruntime.secrets import Secret, without_secrets
+
+LATENCIES = {
+    "time_to_first_token_seconds": "TTFT",
+    "inter_token_latency_seconds": "ITL",
+    "e2e_request_latency_seconds": "end to end",
+}
+"""Histograms of SGLang's metrics, and what they are called here."""
+
+OLDER_NAMES = {"inter_token_latency_seconds": "time_per_output_token_seconds"}
+"""What a histogram is called by older servers."""
+
+METRICS_EVERY = 5
+"""Polls from one reading of the metrics to the next: SGLang has some 80 kB of them."""
+
+RECENT_SECONDS = 60.0
+"""The stretch of time whose latencies are told, as long as there were requests in it."""
+
+_GAUGES = {
+    "num_running_reqs": "num_running_reqs",
+    "num_queue_reqs": "num_waiting_reqs",
+    "num_used_tokens": "num_used_tokens",
+    "max_total_num_tokens": "max_total_num_tokens",
+    "gen_throughput": "gen_throughput",
+}
+"""Gauges that stand in for a load where the server has no route for that."""
+
+
+def whole_load(ranks: Sequence[Load]) -> Load:
+    """Put the ranks of a data-parallel server together.
+
+    Parameters
+    ----------
+    ranks : sequence of Load
+        As `read_loads` gives them.
+
+    Returns
+    -------
+    Load
+        Requests, tokens and throughput added up; shares of the whole.
+
+    Examples
+    --------
+    >>> rank = Load(num_running_reqs=1, num_used_tokens=5, max_total_num_tokens=10)
+    >>> load = whole_load([rank, rank])
+    >>> load.num_running_reqs, load.token_usage
+    (2, 0.5)
+    """
+
+    def known(name: str) -> list[Any]:
+        return [value for rank in ranks if _is_number(value := getattr(rank, name))]
+
+    def total(name: str) -> Any:
+        values = known(name)
+        return sum(values) if values else None
+
+    def mean(name: str) -> float | None:
+        values = known(name)
+        return sum(values) / len(values) if values else None
+
+    used, size = total("num_used_tokens"), total("max_total_num_tokens")
+    return Load(
+        num_running_reqs=total("num_running_reqs"),
+        num_waiting_reqs=total("num_waiting_reqs"),
+        num_used_tokens=used,
+        num_total_tokens=total("num_total_tokens"),
+        max_total_num_tokens=size,
+        max_running_requests=total("max_running_requests"),
+        token_usage=used / size if used is not None and size else mean("token_usage"),
+        gen_throughput=total("gen_throughput"),
+        cache_hit_rate=mean("cache_hit_rate"),
+    )
+
+
+class ServerWatch:
+    """Asks a server how it is, and remembers the answers for a while.
+
+    Parameters
+    ----------
+    ask : callable
+        Reads a route: gets its path and returns the body, or raises a `NbruntimeError`.
+    interval : float
+        Seconds between two polls, on which the length of the memory depends.
+    steps : int
+        Polls that are remembered.
+
+    Attributes
+    ----------
+    model_info, server_info : dict
+        What the server says of its model and, its secrets masked, of itself; read when it (re)appears.
+    answered_at : float or None
+        When it answered last, by `time.time`.
+    gone_since : float or None
+        When it stopped answering; None while it answers.
+    error : NbruntimeError or None
+        Why it does not answer.
+    metrics : bool or None
+        Whether it has metrics; None before it was asked.
+    """
+
+    def __init__(self, ask: Callable[[str], str], *, interval: float = 1.0, steps: int = 120) -> None:
+        self.interval = interval
+        self.steps = steps
+        self.model_info: dict[str, Any] = {}
+        self.server_info: dict[str, Any] = {}
+        self.answered_at: float | None = None
+        self.gone_since: float | None = None
+        self.error: NbruntimeError | None = None
+        self.metrics: bool | None = None
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._known = False
+        self._has_loads = True
+        self._polls = 0
+        self._history: deque[tuple[float, Load | None]] = deque(maxlen=steps)
+        self._latencies: deque[tuple[float, dict[str, Histogram]]] = deque(
+            maxlen=max(2, int(RECENT_SECONDS / (METRICS_EVERY * interval)) + 1)
+        )
+
+    @property
+    def asked(self) -> bool:
+        """Whether there has been a poll."""
+        return bool(self._history)
+
+    def poll(self) -> None:
+        """Ask once; an error of the server is remembered and not raised."""
+        with self._lock:
+            try:
+                if not self._known:
+                    self._read_info()
+                if self._polls % METRICS_EVERY == 0:
+                    self._read_metrics()
+                load = self._read_load()
+            except NbruntimeError as error:
+                self._history.append((time.monotonic(), None))
+                self.error, self._known, self._polls = error, False, 0
+                self.gone_since = self.gone_since or time.time()
+                return
+            self._polls += 1
+            self._history.append((time.monotonic(), load))
+            self.answered_at, self.gone_since, self.error = time.time(), None, None
+
+    def end(self) -> None:
+        """Note that there is nobody to be asked any more."""
+        self._history.append((time.monotonic(), None))
+
+    def load(self) -> Load | None:
+        """Give the load at the last poll; None if there was no answer."""
+        return self._history[-1][1] if self._history else None
+
+    def points(self, name: str) -> list[tuple[int, float | None]]:
+        """Give a quantity over time, for a chart.
+
+        Parameters
+        ----------
+        name : str
+            Field of `Load`.
+
+        Returns
+        -------
+        list of (int, float or None)
+            Steps back from the last poll, and the value; None where the server did not answer.
+        """
+        history = list(self._history)
+        if not history:
+            return []
+        now = history[-1][0]
+        return [
+            (round((now - at) / self.interval), None if load is None else getattr(load, name))
+            for at, load in history
+        ]
+
+    def latencies(self) -> tuple[str, dict[str, Histogram]]:
+        """Give the latencies of the last minute, or of the server's life if there was no request in it.
+
+        Returns
+        -------
+        str
+            Of which time.
+        dict of str to Histogram
+            By the names of `LATENCIES`; empty without metrics.
+        """
+        snapshots = list(self._latencies)
+        if not snapshots:
+            return "", {}
+        last = snapshots[-1][1]
+        first_at, first = snapshots[0]
+        recent = {name: last[name] - first[name] for name in last if name in first}
+        if len(snapshots) > 1 and any(each.total for each in recent.values()):
+            return f"the last {max(1, round(snapshots[-1][0] - first_at))} s", recent
+        return "the server's life", last
+
+    def _read_info(self) -> None:
+        self.model_info = self._object("/model_info", "/get_model_info")
+        self.server_info = without_secrets(self._object("/server_info", "/get_server_info"), Secret(None))
+        self._has_loads, self.metrics = True, None
+        self._latencies.clear()
+        self._known = True
+
+    def _object(self, *paths: str) -> dict[str, Any]:
+        body = self._json(paths)
+        return body if isinstance(body, dict) else {}
+
+    def _json(self, paths: tuple[str, ...]) -> Any:
+        """Read the first of several names of a route that the server has."""
+        for path in paths[:-1]:
+            try:
+                return _parsed(self._ask(path), path)
+            except NotServedError:
+                continue
+        return _parsed(self._ask(paths[-1]), paths[-1])
+
+    def _read_load(self) -> Load:
+        if self._has_loads:
+            try:
+                return whole_load(read_loads(self._json(("/v1/loads", "/get_load", "/workers"))))
+            except (NotServedError, ProtocolError):
+                self._has_loads = False
+        text = self._ask("/metrics" if self.metrics else "/model_info")
+        found = gauges(text, list(_GAUGES)) if self.metrics else {}
+        return whole_load([Load(**{_GAUGES[name]: value for name, value in found.items()})])  # type: ignore[arg-type]
+
+    def _read_metrics(self) -> None:
+        if self.metrics is False:
+            return
+        try:
+            text = self._ask("/metrics")
+        except NotServedError:
+            self.metrics = False
+            return
+        self.metrics = True
+        found = histograms(text, [*LATENCIES, *OLDER_NAMES.values()])
+        for name, older in OLDER_NAMES.items():
+            if older in found:
+                found.setdefault(name, found[older])
+        self._latencies.append((time.monotonic(), {name: found[name] for name in LATENCIES if name in found}))
+
+
+def _parsed(body: str, path: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise ProtocolError("The answer is not JSON", where=path) from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,103 @@
+"""How a launch tells of itself: a view in a notebook, a line in a terminal, or whatever the caller gave."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal
+
+from nbruntime.display.views import in_kernel, view_class
+from nbruntime.launch.phases import FETCHING, Phase, Phases
+
+if TYPE_CHECKING:
+    from nbruntime.runtime import Runtime
+
+__all__ = ["Announcer", "Progress", "announced"]
+
+Progress = Callable[[Phase], object] | Phases | Literal[False] | None
+"""What may be told of the phases: a function, `Phases` to observe, nobody, or by None whoever looks."""
+
+QUIET_SECONDS = 2.0
+"""How long a download may take before a line is written about it."""
+
+PROGRESS_SECONDS = 5.0
+"""How often a download that goes on says how far it is, where a line cannot be written again."""
+
+REWRITE_SECONDS = 0.2
+"""How often the line of a terminal is written again."""
+
+
+@contextlib.contextmanager
+def announced(runtime: Runtime, progress: Progress, log_level: str) -> Iterator[Callable[[Phase], object]]:
+    """Tell of a launch while it runs.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        What is launched.
+    progress : callable, Phases, False or None
+        As in `Runtime`.
+    log_level : str
+        As in `Runtime`.
+
+    Yields
+    ------
+    callable
+        To be called with every phase.
+    """
+    if progress is False or isinstance(progress, Phases):  # they are entered anyway
+        yield lambda _phase: None
+    elif progress is not None:
+        yield progress
+    elif in_kernel():
+        with view_class("launch")(runtime) as view:
+            yield view
+    else:
+        announcer = Announcer(log_level)
+        try:
+            yield announcer
+        finally:
+            announcer.end()
+
+
+class Announcer:
+    """Write to stderr how a launch goes; at ``log_level`` error only how far a long download is.
+
+    In a terminal there is one line, which is written again and again and taken away at the end.
+
+    Parameters
+    ----------
+    log_level : str
+        ``"info"`` and ``"debug"`` tell of every phase.
+    """
+
+    def __init__(self, log_level: str) -> None:
+        self._loud = log_level in ("info", "debug")
+        self._one_line = sys.stderr.isatty()
+        self._last = ""
+        self._said = 0.0
+        self._fetching_since: float | None = None
+
+    def __call__(self, phase: Phase) -> None:
+        """Write about a phase, if that is due."""
+        now = time.monotonic()
+        fetching = phase.name in FETCHING
+        pause = REWRITE_SECONDS if self._one_line else PROGRESS_SECONDS
+        if phase.name == self._last and not (fetching and now - self._said >= pause):
+            return
+        if not self._loud:
+            if not fetching:
+                return
+            self._fetching_since = self._fetching_since or now
+            if now - self._fetching_since < QUIET_SECONDS:
+                return
+        self._last, self._said = phase.name, now
+        start, end = ("\r\x1b[K", "") if self._one_line else ("", "\n")
+        print(f"{start}nbruntime: {phase}", end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Take the line of a terminal away."""
+        if self._one_line and self._last:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,896 @@
+"""SGLang's real frontend language (0.5.2) with our endpoint as its backend, against a scripted model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sglang as sgl
+from sglang.lang.backend.base_backend import BaseBackend
+from sglang.lang.choices import (
+    greedy_token_selection,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
+from sglang.lang.ir import SglSamplingParams
+from support.language_model import ScriptedModel, tokenize
+from support.scripted_server import MODEL_INFO, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
+
+from nbruntime.chat.named_templates import TEMPLATES, get_chat_template, guess_chat_template
+from nbruntime.chat.tokenizer_template import TokenizerTemplate
+from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint import server_capabilities as knowledge
+from nbruntime.errors import ArgumentValueError, BadRequestError, NotServedError, StreamError
+from nbruntime.frontend import failures, readers
+from nbruntime.frontend.failures import ProgramWarning
+from nbruntime.frontend.interruption import Calls
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
+    with RuntimeEndpoint(server.url, chat_template_name="chatml") as client:
+        sgl.set_default_backend(client)
+        yield client
+        sgl.set_default_backend(None)
+
+
+@sgl.function
+def chatbot(s: Any, user_message: str) -> None:
+    s += sgl.system("You are a helpful assistant.")
+    s += sgl.user(user_message)
+    s += sgl.assistant(sgl.gen("response", max_tokens=100))
+
+
+PROMPT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\nWhat is machine learning?<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+
+
+def test_the_chatbot_of_the_documentation(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("Learning by machine.")))
+    state = chatbot.run(user_message="What is machine learning?")
+    assert state["response"] == "Learning by machine."
+    assert state.text() == PROMPT + "Learning by machine.<|im_end|>\n"
+    sent = server.to("/generate")[0].json
+    assert sent["text"] == PROMPT
+    assert sent["sampling_params"]["max_new_tokens"] == 100
+    assert sent["sampling_params"]["stop"] == ["<|im_end|>"]
+    assert sent["sampling_params"]["skip_special_tokens"] is True
+    assert "regex" not in sent["sampling_params"]
+
+
+def test_a_runtime_like_object_is_unwrapped(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("Yes.")))
+    state = chatbot.run(user_message="What is machine learning?", backend=SimpleNamespace(endpoint=endpoint))
+    assert state["response"] == "Yes."
+
+
+def test_streaming(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    words = ["Learning", " by", " machine", "."]
+    server.on("/generate", stream(*cumulative(words)))
+    state = chatbot.run(user_message="What is machine learning?", stream=True)
+    assert "".join(state.text_iter("response")) == "Learning by machine."
+    assert state.text() == PROMPT + "Learning by machine.<|im_end|>\n"
+
+
+def test_deltas_have_their_own_logprobs(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    words = ["a", "b", "c"]
+    made = cumulative(words)
+    for n, event in enumerate(made, 1):
+        event["meta_info"]["output_token_logprobs"] = [[-float(i), 100 + i, words[i]] for i in range(n)]
+    server.on("/generate", stream(*made))
+    params = SglSamplingParams(return_logprob=True)
+    found = list(endpoint.generate_stream(state("x"), params))
+    assert [(text, meta["output_token_logprobs"]) for text, meta in found] == [
+        ("a", [[-0.0, 100, "a"]]),
+        ("b", [[-1.0, 101, "b"]]),
+        ("c", [[-2.0, 102, "c"]]),
+    ]
+    sent = server.to("/generate")[0].json
+    assert (sent["return_logprob"], sent["stream"]) == (True, True)
+
+
+def test_text_comes_while_the_server_still_writes(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    wait = Wait()
+    first, *rest = cumulative(["Learning", " by", " machine"])
+    server.on("/generate", stream(first, wait, *rest))
+    texts = chatbot.run(user_message="x", stream=True).text_iter("response")
+    assert next(texts) == "Learning"
+    wait.go.set()
+    assert "".join(texts) == " by machine"
+
+
+@pytest.mark.parametrize("variable", ["response", None], ids=["variable", "text"])
+def test_a_slow_reader_gets_the_end(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, variable: str | None
+) -> None:
+    wait = Wait()
+    first, *rest = cumulative(["Learning", " by", " machine", "."])
+    server.on("/generate", stream(first, wait, *rest))
+    state = chatbot.run(user_message="x", stream=True)
+    texts = []
+    for text in state.text_iter(variable):
+        texts.append(text)
+        if "Learning" in text:
+            wait.go.set()
+            time.sleep(0.3)  # the stream ends meanwhile
+    assert "Learning by machine." in "".join(texts)
+
+
+def test_a_slow_reader_of_the_text_gets_a_short_answer(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    @sgl.function
+    def two(s: Any) -> None:
+        s += sgl.gen("first")
+        s += sgl.gen("second")
+
+    wait = Wait()
+    replies = iter([stream(*cumulative(["One", " and"])), stream(wait, *cumulative([" two."]))])
+    server.on("/generate", lambda asked: next(replies))
+    seen = ""
+    for text in two.run(stream=True).text_iter():
+        seen += text
+        if seen == "One and":
+            wait.go.set()
+            time.sleep(0.3)
+    assert seen == "One and two."
+
+
+def test_who_has_left_the_loop_is_not_waited_for_again(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "PATIENCE", 0.2)
+    wait = Wait()
+    first, *rest = cumulative(["Learning", " by", " machine", "."])
+    server.on("/generate", stream(first, wait, *rest))
+    state = chatbot.run(user_message="x", stream=True)
+    for text in state.text_iter("response"):
+        assert text == "Learning"
+        break
+    wait.go.set()
+    assert state["response"] == "Learning by machine."
+
+
+def test_a_program_may_go_on_to_ask_while_a_stream_begins(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    class Submitting(threading.Event):
+        """The thread of the program enters another variable while that of the stream looks at this one."""
+
+        def is_set(self) -> bool:
+            s.stream_var_event["later"] = threading.Event()
+            return False
+
+    server.on("/generate", stream(*cumulative(["Learning", "."])))
+    s = state("x")
+    s.variables, s.variable_event = {"now": ""}, {"now": Submitting()}
+    s.stream_var_event, s.stream_text_event = {"now": threading.Event()}, threading.Event()
+    assert [text for text, _ in endpoint.generate_stream(s, SglSamplingParams())] == ["Learning", "."]
+
+
+def test_a_streaming_program_that_fails_says_so(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream({"error": {"message": "no room", "code": 503}}))
+    with pytest.warns(ProgramWarning, match="no room") as caught:
+        failed = run_to_the_end(chatbot, user_message="x", stream=True)
+    assert "".join(failed.text_iter("response")) == ""
+    assert isinstance(failed.error(), StreamError)
+    (told,) = [str(warning.message) for warning in caught if warning.category is ProgramWarning]
+    assert told.split("\n") == [
+        f"StreamError: The server sent an error in the stream: no room ({server.url}/generate)",
+        "Nothing was generated.",
+    ]
+
+
+def run_to_the_end(program: Any, **arguments: Any) -> Any:
+    state = program.run(**arguments)
+    state.sync()
+    return state
+
+
+def test_an_error_is_told_again_but_once_for_a_batch(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.on("/generate", Reply(json={"detail": "no"}, status=400))
+
+    def told_by(run: Callable[[], Any]) -> int:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")  # as Python does by itself: the same place, only once
+            run()
+        return sum(warning.category is ProgramWarning for warning in caught)
+
+    @sgl.function
+    def short(s: Any, number: int) -> None:
+        s += f"{number}" + sgl.gen("x")
+
+    batch = [{"number": number} for number in range(8)]
+    assert told_by(lambda: short.run_batch(batch, num_threads=8)) == 1
+    monkeypatch.setattr(failures, "QUIET_SECONDS", 0.0)
+    for _ in range(2):
+        assert told_by(lambda: run_to_the_end(chatbot, user_message="x")) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProgramWarning)
+        warnings.filterwarnings("ignore", message="Error in stream_executor")
+        assert isinstance(run_to_the_end(chatbot, user_message="x").error(), BadRequestError)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_program_that_goes_on_after_an_error_does_not_hang(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, streaming: bool
+) -> None:
+    server.on("/generate", Reply(json={"detail": "no"}, status=400))
+    reached = threading.Event()
+    failed = threading.Event()
+
+    @sgl.function
+    def goes_on(s: Any) -> None:
+        s += "Once" + sgl.gen("first")
+        failed.wait(20)
+        s += sgl.gen("second")
+        forks = s.fork(2)
+        forks += sgl.gen("forked")
+        for fork in forks.states:
+            fork.sync()
+        s.sync()
+        reached.set()
+
+    done = goes_on.run(stream=True) if streaming else None
+    if done is None:
+        running: list[Any] = []
+        thread = threading.Thread(target=lambda: running.append(goes_on.run()), daemon=True)
+        thread.start()
+    server.wait_for("/generate")
+    failed.set()
+    assert reached.wait(20), "the program hangs"
+    if done is None:
+        thread.join(20)
+        (done,) = running
+    with pytest.raises(KeyError, match="second"):
+        done["second"]
+    assert isinstance(done.error(), BadRequestError)
+    if streaming:
+        assert list(done.text_iter("second")) == [""]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_program_that_fails_where_warnings_are_errors_does_not_hang(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, streaming: bool
+) -> None:
+    server.on("/generate", Reply(json={"detail": "no"}, status=400))
+
+    @sgl.function
+    def goes_on(s: Any) -> None:
+        s += "Once" + sgl.gen("first") + sgl.gen("second")
+        s += sgl.gen("third")
+
+    ended: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = goes_on.run(stream=streaming)
+        thread = threading.Thread(target=lambda: ended.extend([list(state.text_iter()), state.error()]))
+        thread.daemon = True
+        thread.start()
+        thread.join(20)
+    assert ended, "the program hangs"
+    assert isinstance(ended[1], BadRequestError)
+    assert state.stream_executor.is_finished
+
+
+def test_the_endpoint_is_a_backend_of_sglang(endpoint: RuntimeEndpoint) -> None:
+    assert isinstance(endpoint, BaseBackend)
+    assert isinstance(endpoint, RuntimeEndpoint)
+    assert type(endpoint) is RuntimeEndpoint
+    assert endpoint.__class__.__name__ == "RuntimeEndpoint"
+    assert [name for name in vars(BaseBackend) if not hasattr(endpoint, name)] == []
+    for again in (pickle.loads(pickle.dumps(endpoint)), copy.copy(endpoint)):
+        assert again.base_url == endpoint.base_url
+        assert isinstance(again, BaseBackend)
+        again.close()
+    assert endpoint.support_concate_and_append is False
+    with pytest.raises(NotServedError, match="join"):
+        endpoint.concatenate_and_append(["a"], "b")
+
+
+def test_the_caller_s_stop_texts_do_not_grow(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("x")))
+    stop = ["\n"]
+
+    @sgl.function
+    def often(s: Any) -> None:
+        for _ in range(3):
+            s += sgl.gen("x", stop=stop)
+
+    often.run().sync()
+    assert [asked.json["sampling_params"]["stop"] for asked in server.to("/generate")] == [
+        ["\n", "<|im_end|>"]
+    ] * 3
+
+
+def test_several_samples(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=[answer("one"), answer("two")]))
+
+    @sgl.function
+    def both(s: Any) -> None:
+        s += "x" + sgl.gen("y", n=2)
+
+    done = both.run()
+    assert done["y"] == ["one", "two"]
+    assert done.text() == "xone"
+    assert [meta["id"] for meta in done.get_meta_info("y")] == ["scripted"] * 2
+    with pytest.warns(ProgramWarning), pytest.raises(ArgumentValueError, match="n > 1"):
+        next(endpoint.generate_stream(state("x"), SglSamplingParams(n=2)))
+
+
+def state(text: str, images: list[tuple[str, str]] | None = None) -> SimpleNamespace:
+    return SimpleNamespace(text_=text, images_=images or [], messages_=[], sid="s")
+
+
+@pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
+@pytest.mark.parametrize("stop", ["x", ["x"], ("x",), ()])
+@pytest.mark.parametrize(
+    ("dtype", "regex"), [(int, r"[-+]?[0-9]+[ \n]*"), ("float", None), (bool, "(True|False)")]
+)
+def test_dtypes_leave_the_parameters_alone(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, stop: Any, dtype: Any, regex: str | None
+) -> None:
+    server.on("/generate", Reply(json=answer("7")))
+    params = SglSamplingParams(stop=stop, dtype=dtype)
+    before = (params.stop, params.regex, params.dtype)
+    endpoint.generate(state("x"), params)
+    endpoint.generate(state("x"), params)
+    assert (params.stop, params.regex, params.dtype) == before
+    first, second = (asked.json["sampling_params"] for asked in server.to("/generate"))
+    assert first == second
+    assert first["stop"] == ["x"] * bool(stop) + ([] if dtype is bool else [" ", "\n"])
+    if regex is not None:
+        assert first["regex"] == regex
+    with pytest.raises(ArgumentValueError, match="complex"):
+        endpoint.generate(state("x"), SglSamplingParams(dtype=complex))
+
+
+def test_images(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", Reply(json=answer("a cat")))
+    endpoint.generate(state("x", [("a.png", "QUE=")]), SglSamplingParams())
+    endpoint.generate(state("x", [("a.png", "QUE="), ("b.png", "QkI=")]), SglSamplingParams())
+    endpoint.generate(state("x"), SglSamplingParams())
+    assert [asked.json.get("image_data") for asked in server.to("/generate")] == [
+        "QUE=",
+        ["QUE=", "QkI="],
+        None,
+    ]
+
+
+# select
+
+
+def choose(
+    endpoint: RuntimeEndpoint, text: str, choices: list[str], method: Any = token_length_normalized
+) -> Any:
+    return endpoint.select(state(text), choices, 0.0, method)
+
+
+@pytest.fixture(params=["it tokenizes", "it does not"])
+def tokenizes(request: pytest.FixtureRequest, server: ScriptedServer) -> bool:
+    """Have the scripted model score, on a server that tokenizes or on an older one."""
+    server.on("/generate", ScriptedModel())
+    if request.param == "it tokenizes":
+        server.on("/tokenize", lambda asked: Reply(json={"tokens": [*map(tokenize, asked.json["prompt"])]}))
+    return bool(request.param == "it tokenizes")
+
+
+def test_select_in_a_program(server: ScriptedServer, endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
+
+    @sgl.function
+    def decide(s: Any) -> None:
+        s += "The answer is" + sgl.select("answer", choices=[" no", " yes", " maybe!"])
+
+    done = decide.run()
+    assert done["answer"] == " yes"
+    assert done.text() == "The answer is yes"
+    requests = [asked.json for asked in server.to("/generate")]
+    texts = ["The answer is no", "The answer is yes", "The answer is maybe!"]
+    if tokenizes:
+        (only,) = requests  # so short a prompt is not worth a request
+        assert only["input_ids"] == [tokenize(text) for text in texts]
+        assert only["logprob_start_len"] == [2, 2, 2]  # no token more than is needed
+    else:
+        assert len(requests) == 2  # the prompt, then all choices together
+        assert requests[1]["text"] == ["The answer is", *texts]
+
+
+def test_select_through_a_router_that_takes_no_batches(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, tokenizes: bool
+) -> None:
+    model = ScriptedModel()
+
+    def refuse_batches(asked: Asked) -> Reply:
+        if isinstance(asked.json["rid"], list):
+            return Reply(body=b"Failed to deserialize: rid: invalid type: sequence", status=422)
+        return model(asked)
+
+    server.on("/generate", refuse_batches)
+    decision = choose(endpoint, "The answer is", [" no", " yes", " maybe!"])
+    assert decision.decision == " yes"
+    assert decision.meta_info["normalized_prompt_logprobs"] == [-1.5, -0.5, pytest.approx(-1.55)]
+
+
+def test_select_caches_a_prompt_that_is_worth_it(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", ScriptedModel())
+    server.on("/tokenize", lambda asked: Reply(json={"tokens": [*map(tokenize, asked.json["prompt"])]}))
+    prompt = "The" + " answer" * 150
+    assert choose(endpoint, prompt, [" no", " yes", " maybe"]).decision == " yes"
+    cached, scored = (asked.json for asked in server.to("/generate"))
+    assert (cached["input_ids"], cached["sampling_params"]) == (tokenize(prompt), {"max_new_tokens": 0})
+    assert scored["logprob_start_len"] == [150] * 3
+
+
+def test_select_asks_once_whether_a_server_tokenizes(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", ScriptedModel())
+    for _ in range(3):
+        choose(endpoint, "The answer is", [" no", " yes"])
+    assert len(server.to("/tokenize")) == 1
+    choose(endpoint, "", ["yes!", "no!"])
+    assert [len(asked.json["text"]) for asked in server.to("/generate")[-1:]] == [2]
+
+
+@pytest.mark.parametrize(
+    "method", [token_length_normalized, greedy_token_selection, unconditional_likelihood_normalized]
+)
+@pytest.mark.parametrize("text", ["The answer is", "A", "no!!"])
+def test_every_method_of_choice(endpoint: RuntimeEndpoint, tokenizes: bool, method: Any, text: str) -> None:
+    decision = choose(endpoint, text, [" no", " yes"], method)
+    assert decision.decision in (" no", " yes")
+    assert [len(tokens) for tokens in decision.meta_info["input_token_logprobs"]] == [1, 1]
+    if text != "no!!":
+        assert decision.meta_info["normalized_prompt_logprobs"] == [-1.5, -0.5]
+        if method is not unconditional_likelihood_normalized:
+            assert decision.decision == " yes"
+
+
+def test_select_heals_tokens(endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
+    # With the space at its end the prompt has a token that "yes" swallows and "!" does not.
+    decision = choose(endpoint, "The answer is ", ["yes!", "!"])
+    found = decision.meta_info["input_token_logprobs"]
+    assert [[token[2] for token in tokens] for tokens in found] == [[" yes", "!"], ["!"]]
+    assert decision.meta_info["normalized_prompt_logprobs"] == [pytest.approx((-0.5 - 0.1) / 2), -0.1]
+    assert decision.decision == "!"
+
+
+def test_select_counts_certain_tokens(endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
+    decision = choose(endpoint, "The", ["A", "A!", "a"])  # "A" has logprob 0.0
+    assert decision.meta_info["normalized_prompt_logprobs"] == [0.0, pytest.approx(-0.05), -1.0]
+    assert decision.decision == "A"
+
+
+def test_select_when_the_first_token_merges(endpoint: RuntimeEndpoint, tokenizes: bool) -> None:
+    # Prompt "A" + "A" is the token "AA": nothing stands before it, so it has no logprob of its own.
+    decision = choose(endpoint, "A", ["A!", " no"])
+    found = decision.meta_info["input_token_logprobs"]
+    assert [[token[2] for token in tokens] for tokens in found] == [["!"], [" no"]]
+    assert all(math.isfinite(token[0]) for tokens in found for token in tokens)
+
+
+@pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
+@pytest.mark.parametrize(("text", "choices"), [("A", [" no", "A"]), ("", [" no", " yes"])])
+def test_select_does_not_take_the_first_token_of_all_for_certain(
+    endpoint: RuntimeEndpoint, tokenizes: bool, text: str, choices: list[str]
+) -> None:
+    with pytest.raises(ArgumentValueError, match=r"one token, '(AA| no)', the very first"):
+        choose(endpoint, text, choices)
+
+
+@pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
+def test_select_refuses(endpoint: RuntimeEndpoint) -> None:
+    with pytest.raises(ArgumentValueError, match="nothing to choose"):
+        choose(endpoint, "x", [])
+    with pytest.raises(ArgumentValueError, match="empty"):
+        choose(endpoint, "x", ["a", ""])
+    with pytest.raises(ArgumentValueError, match="temperature"):
+        endpoint.select(state("x"), ["a"], 0.7, token_length_normalized)
+
+
+# Programs
+
+
+def test_forks_and_batches(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    threads: set[int] = set()
+
+    def echo(asked: Asked) -> Reply:
+        threads.add(threading.get_ident())
+        body = asked.json
+        assert body["sampling_params"].get("stop", []) in ([], ["<|im_end|>"])
+        return Reply(json=answer("" if body["sampling_params"]["max_new_tokens"] == 0 else body["text"][-1]))
+
+    server.on("/generate", echo)
+
+    @sgl.function
+    def tips(s: Any, topic: str) -> None:
+        s += "A beginning that is so long that it is worth the while to have it in the cache. " + topic
+        forks = s.fork(2)
+        for n, fork in enumerate(forks):
+            fork += f" tip {n}" + sgl.gen("tip", max_tokens=8)
+        forks.join("concate_and_append")
+        s += "|" + forks[0]["tip"] + forks[1]["tip"]
+        s += sgl.gen("summary", max_tokens=8)
+
+    states = tips.run_batch([{"topic": str(n)} for n in range(96)], num_threads=96, progress_bar=False)
+    assert [done["summary"] for done in states] == ["1"] * 96
+    assert states[7].text().endswith("7 tip 00 tip 11|011")
+    cached = [
+        asked.json
+        for asked in server.to("/generate")
+        if asked.json["sampling_params"] == {"max_new_tokens": 0}
+    ]
+    assert cached
+    print(f"{len(threads)} threads, {server.connections} connections, {len(cached)} texts cached ahead")
+
+
+def test_many_threads_share_connections_and_a_template(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.on("/generate", lambda asked: Reply(json=answer(asked.json["text"].split("|")[-2])))
+    loaded: list[str] = []
+    load = knowledge.find_chat_template
+
+    def slowly(name: str | None, info: Any) -> Any:
+        loaded.append(info["model_path"])
+        gate.wait(20)
+        return load("chatml", info)
+
+    monkeypatch.setattr(knowledge, "find_chat_template", slowly)
+    gate = threading.Event()
+
+    @sgl.function
+    def echo(s: Any, number: int) -> None:
+        for again in range(4):
+            s += f"|{number}.{again}|" + sgl.gen(f"x{again}", max_tokens=4)
+
+    with RuntimeEndpoint(server.url) as endpoint:
+        states: list[Any] = [None] * 96
+
+        def run(number: int) -> None:
+            states[number] = run_to_the_end(echo, number=number, backend=endpoint)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(96)]
+        for thread in threads:
+            thread.start()
+        gate.set()
+        for thread in threads:
+            thread.join(60)
+    asked = len(server.to("/generate"))
+    print(f"{asked} requests of 96 threads over {server.connections} connections")
+    assert len(loaded) == 1
+    assert asked == 96 * 4
+    assert server.connections <= 97
+    for number, done in enumerate(states):
+        assert [done[f"x{again}"] for again in range(4)] == [f"{number}.{again}" for again in range(4)]
+
+
+def test_an_interrupt_reaches_the_calls_of_every_endpoint(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/abort_request", Reply())
+    running = Calls()
+    with ScriptedServer() as other, RuntimeEndpoint(other.url) as router:
+        other.forget("/abort_request")
+        with running.one(router), running.one(endpoint) as rid:
+            running.interrupted()
+            asked = server.wait_for("/abort_request")
+            other.wait_for("/abort_request")
+    assert asked[0].json == {"rid": rid}
+
+
+def test_the_rest_of_a_backend(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    sgl.flush_cache()
+    assert sgl.get_server_info()["tp_size"] == 1
+    server.on("/generate", Reply(json=answer("")))
+    endpoint.begin_program(None)
+    endpoint.fork_program(None, None)
+    endpoint.commit_lazy_operations(state("x"))
+    endpoint.fill_image(state("x", [("a.png", "QUE=")]))
+    endpoint.uncache_prefix("r")
+    endpoint.end_request("r")
+    endpoint.end_program(type("State", (), {})())
+    assert [asked.json.get("image_data") for asked in server.to("/generate")] == [None, "QUE="]
+
+
+# Chat templates
+
+
+def test_named_templates_are_those_of_sglang() -> None:
+    from sglang.lang.chat_template import chat_template_registry, get_chat_template_by_model_path
+
+    history = [{"role": "system", "content": "s"}]
+    compared = 0
+    for name, theirs in chat_template_registry.items():
+        if name not in TEMPLATES:
+            assert get_chat_template(name) is theirs  # what SGLang knows besides is not lost
+            continue
+        ours = TEMPLATES[name]
+        compared += 1
+        assert ours.default_system_prompt == theirs.default_system_prompt
+        assert tuple(ours.stop_str) == tuple(theirs.stop_str)
+        if name != "gemma-it":  # changed since 0.5.2
+            assert ours.image_token == theirs.image_token
+        for role in ("system", "user", "assistant", "tool"):
+            for messages in ([], history, [*history, {"role": "user", "content": "u"}]):
+                assert ours.get_prefix_and_suffix(role, messages) == theirs.get_prefix_and_suffix(
+                    role, messages
+                )
+    print(f"{compared} templates compared")
+    assert compared >= 15
+    for model in (
+        "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct",
+        "mistralai/Mistral-7B-Instruct-v0.3", "google/gemma-3-4b-it", "lmsys/vicuna-7b-v1.5",
+        "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-Base", "ibm-granite/granite-3.0-8b-instruct",
+        "gpt2", "Qwen/Qwen2-VL-7B-Instruct",
+    ):  # fmt: skip
+        assert guess_chat_template(model).name == get_chat_template_by_model_path(model).name
+
+
+def test_a_template_of_a_wrong_name(server: ScriptedServer) -> None:
+    with pytest.raises(ArgumentValueError, match="Did you mean 'llama-3-instruct'"):
+        RuntimeEndpoint(server.url, chat_template_name="llama3-instruct")
+    assert server.asked == []
+
+
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
+    "<|im_start|>system\nYou are SmolLM.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+LLAMA_2 = (
+    "{% if messages[0].role == 'system' %}"
+    "{% set sys = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set sys = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}{% if m.role == 'user' %}{{ bos_token }}[INST] "
+    "{% if loop.first %}{{ sys }}{% endif %}{{ m.content }} [/INST]{% else %} {{ m.content }} </s>"
+    "{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ bos_token }}"
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+PHI_3 = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+MISTRAL_3 = (
+    "{% set system = messages[0].content if messages[0].role == 'system' else none %}"
+    "{% set rest = messages if system is none else messages[1:] %}"
+    "{% set last = (rest | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ bos_token }}"
+    "{% for m in rest %}{% if m.role == 'user' %}[INST] "
+    "{% if m == last and system is not none %}{{ system }}\n\n{% endif %}{{ m.content }}[/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+    "<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def save_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    def save(template: str | None, *, adds_bos: bool, special: list[str], eos: str) -> str:
+        folder = tmp_path_factory.mktemp("tokenizer")
+        backend = Tokenizer(
+            models.WordLevel({"<unk>": 0, "<s>": 1, **{s: n + 2 for n, s in enumerate(special)}}, "<unk>")
+        )
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        if adds_bos:
+            backend.post_processor = processors.TemplateProcessing(
+                single="<s> $A", special_tokens=[("<s>", 1)]
+            )
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            bos_token="<s>",
+            eos_token=eos,
+            unk_token="<unk>",
+            additional_special_tokens=special,
+        )
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+CONVERSATIONS = [
+    ["user"],
+    ["user", "assistant"],
+    ["user", "assistant", "user", "assistant"],
+    ["system", "user", "assistant", "user"],
+]
+
+
+def put_together(template: Any, roles: list[str]) -> str:
+    """What the frontend language makes of a conversation."""
+    text, history = "", []
+    for n, role in enumerate(roles):
+        prefix, suffix = template.get_prefix_and_suffix(role, history)
+        text += prefix + f"word{n}" + suffix
+        history.append({"role": role, "content": f"word{n}"})
+    return text
+
+
+@pytest.mark.parametrize(
+    ("template", "eos", "stop", "adds_bos", "system"),
+    [
+        (CHATML, "<|im_end|>", ("<|im_end|>",), False, "You are SmolLM."),
+        (LLAMA_3, "<|eot_id|>", ("<|eot_id|>",), True, None),
+        (LLAMA_3, "<|end_of_text|>", ("<|eot_id|>", "<|end_of_text|>"), False, None),
+        (LLAMA_2, "</s>", ("</s>",), True, None),
+        (GEMMA, "<end_of_turn>", ("<end_of_turn>",), True, None),
+        (PHI_3, "<|endoftext|>", ("<|end|>", "<|endoftext|>"), False, None),
+        (MISTRAL_3, "</s>", ("</s>",), True, None),
+        (THINKING, "<|im_end|>", ("<|im_end|>",), False, None),
+    ],
+    ids=["chatml", "llama-3", "llama-3-no-bos", "llama-2", "gemma", "phi-3", "mistral-3", "thinking"],
+)
+def test_a_tokenizers_own_template(
+    save_tokenizer: Any, template: str, eos: str, stop: tuple[str, ...], adds_bos: bool, system: str | None
+) -> None:
+    path = save_tokenizer(template, adds_bos=adds_bos, special=list(stop), eos=eos)
+    own = TokenizerTemplate.load(path)
+    assert own is not None
+    assert own.default_system_prompt == system
+    assert own.stop_str == stop
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    for roles in CONVERSATIONS:
+        if roles[0] == "system" and template is GEMMA:
+            assert own.get_prefix_and_suffix("system", []) == ("", "")
+            continue
+        messages = [{"role": role, "content": f"word{n}"} for n, role in enumerate(roles)]
+        if roles[0] != "system" and system:
+            # The frontend language writes the default system message itself.
+            messages.insert(0, {"role": "system", "content": system})
+        given = messages
+        if template is MISTRAL_3 and roles[0] == "system":
+            # It moves the system message to whatever the user says last; what is written stays where it is.
+            first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+            given = [first, *messages[2:]]
+        whole = tokenizer.apply_chat_template(given, tokenize=False)
+        if template is PHI_3:
+            whole = whole.removesuffix(eos)  # the end of a conversation, not of a message
+        if messages[-1]["role"] == "user":
+            begun = tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
+            assert begun == whole + own.get_prefix_and_suffix("assistant", messages)[0]
+        text = put_together(own, [m["role"] for m in messages])
+        for n, message in enumerate(messages):
+            text = text.replace(f"word{n}", message["content"], 1)
+        if template is THINKING:
+            whole = whole.replace(
+                "<think>\n\n</think>\n\n", ""
+            )  # an answer begins as one begins to be written
+        if template in (LLAMA_2, MISTRAL_3):
+            whole = whole.replace("[/INST] ", "[/INST]")  # the space is the model's to write
+        assert ("<s>" if adds_bos else "") + text == whole
+
+
+def test_the_order_of_templates(server: ScriptedServer, save_tokenizer: Any) -> None:
+    path = save_tokenizer(CHATML, adds_bos=False, special=["<|im_end|>"], eos="<|im_end|>")
+    info = {**MODEL_INFO, "model_path": "some/llama-3-instruct", "tokenizer_path": path}
+    server.on("/model_info", Reply(json=info))
+    with RuntimeEndpoint(server.url, chat_template_name="gemma-it") as endpoint:
+        assert endpoint.chat_template.name == "gemma-it"
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert endpoint.chat_template.name == path
+        assert endpoint.get_chat_template() is endpoint.chat_template
+    without = save_tokenizer(None, adds_bos=False, special=[], eos="<s>")
+    server.on("/model_info", Reply(json={**info, "tokenizer_path": without}))
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert endpoint.chat_template.name == "llama-3-instruct"
+    server.on("/model_info", Reply(json={**info, "tokenizer_path": "/nowhere/to/be/found"}))
+    with (
+        RuntimeEndpoint(server.url) as endpoint,
+        pytest.warns(UserWarning, match=r"not on this machine.*'llama-3-instruct', guessed") as caught,
+    ):
+        assert endpoint.chat_template.name == "llama-3-instruct"
+    assert caught[0].filename == __file__
+
+
+def test_a_tokenizer_s_own_code_is_not_run(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {"AutoTokenizer": ["code.Own", None], "AutoConfig": "code.Own"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": kind, "tokenizer_class": "Own"}))
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": kind, "model_type": "own"}))
+    (tmp_path / "code.py").write_text("raise SystemExit('the code was run')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks whether to run the code"))
+    server.on("/model_info", Reply(json={**MODEL_INFO, "tokenizer_path": str(tmp_path)}))
+    with RuntimeEndpoint(server.url) as endpoint, pytest.warns(UserWarning, match="cannot be read here"):
+        assert endpoint.chat_template.name == "default"
+
+
+def test_a_hub_out_of_reach_is_asked_once() -> None:
+    code = (
+        "from nbruntime.chat.tokenizer import load_tokenizer\n"
+        "try: load_tokenizer('nobody/nothing')\n"
+        "except OSError as error: print(error)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert ran.stdout.startswith("it is not in the cache, and not to be had from the hub: "), ran
+    assert "Retrying" not in ran.stderr
+
+
+def test_endpoints_do_not_wait_for_each_other_s_templates(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chatml = get_chat_template("chatml")
+    with RuntimeEndpoint(server.url) as slow, RuntimeEndpoint(server.url) as quick:
+        found: list[Any] = []
+
+        def find(name: str | None, info: Any) -> Any:
+            if not found:
+                found.append("slow")
+                other = threading.Thread(target=lambda: found.append(quick.chat_template), daemon=True)
+                other.start()
+                other.join(20)
+            return chatml
+
+        monkeypatch.setattr(knowledge, "find_chat_template", find)
+        assert slow.chat_template is chatml
+        assert found == ["slow", chatml]
+        again = pickle.loads(pickle.dumps(slow))
+        assert again.chat_template is chatml
+        again.close()
+
+
+def test_the_chatbot_with_the_models_own_template(server: ScriptedServer, save_tokenizer: Any) -> None:
+    path = save_tokenizer(CHATML, adds_bos=False, special=["<|im_end|>"], eos="<|im_end|>")
+    server.on("/model_info", Reply(json={**MODEL_INFO, "tokenizer_path": path}))
+    server.on("/generate", Reply(json=answer("Hello.")))
+
+    @sgl.function
+    def hello(s: Any) -> None:
+        s += sgl.user("Hi")
+        s += sgl.assistant(sgl.gen("answer"))
+
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert hello.run(backend=endpoint)["answer"] == "Hello."
+    assert server.to("/generate")[0].json["text"] == (
+        "<|im_start|>system\nYou are SmolLM.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )

@@ -1,0 +1,267 @@
+"""Holds the imports to the floors of docs/architecture.md: arrows go down, lazy ones too."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "nbruntime"
+
+FLOORS = {
+    "_version": 1,
+    "secrets": 1,
+    "display": 1,
+    "errors": 1,
+    "protocol": 1,
+    "generation": 1,
+    "chat": 2,
+    "frontend": 2,
+    "endpoint": 2,
+    "launch": 3,
+    "runtime": 3,
+    "profiling": 4,
+    "notebook": 5,
+}
+"""The floor of every room in nbruntime; the embedded server stands beside them."""
+
+STANDARD_LIBRARY_ONLY = "nbruntime.launch.supervisor"
+"""Runs with any interpreter, also where nbruntime is not installed: a package that imports itself alone."""
+
+LOWEST_FLOOR = {"IPython": 5, "ipykernel": 5, "ipywidgets": 5, "matplotlib": 4}
+"""Where a package may be imported first, even inside a function."""
+
+HEAVY = {
+    "gguf",
+    "huggingface_hub",
+    "llguidance",
+    "safetensors",
+    "sglang",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
+"""Outside of the embedded server these are imported by what asks for them, not with the module."""
+
+OPTIONAL = {"pandas"}
+"""Imported on any floor, but only by the call that needs it, which says so where it is missing."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a module imports."""
+
+    source: str
+    """Dotted name of the importing module."""
+    target: str
+    """Dotted name of what is imported, as far as it is a module."""
+    line: int
+    lazy: bool
+    """Inside a function or under ``if TYPE_CHECKING``: not executed when the module is imported."""
+
+    @property
+    def room(self) -> str:
+        """First folder or file of the importing module inside nbruntime; empty for nbruntime itself."""
+        return self.source.partition(".")[2].partition(".")[0]
+
+
+def imports_of(package: Path) -> Iterator[Import]:
+    """Every import of every module below a package's folder, wherever in the module it stands."""
+    names = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for name, path in names.items():
+        yield from _imports_below(ast.parse(path.read_text()), name, path, names, lazy=False)
+
+
+def _imports_below(
+    node: ast.AST, source: str, path: Path, modules: dict[str, Path], lazy: bool
+) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        for target in _targets(child, source, path, modules):
+            yield Import(source, target, child.lineno, lazy)
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for part in child.body:
+                yield from _imports_below(ast.Module([part], []), source, path, modules, lazy=True)
+            for part in child.orelse:
+                yield from _imports_below(ast.Module([part], []), source, path, modules, lazy)
+        else:
+            deferred = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports_below(child, source, path, modules, lazy or deferred)
+
+
+def _targets(node: ast.AST, source: str, path: Path, modules: dict[str, Path]) -> list[str]:
+    """Modules that a single statement or call imports; none for any other node."""
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=module, names=names, level=level):
+            base = module or ""
+            if level:
+                package = source.split(".") if path.name == "__init__.py" else source.split(".")[:-1]
+                package = package[: len(package) - level + 1]
+                base = ".".join([*package, module] if module else package)
+            # `from nbruntime import endpoint` names a module, `from nbruntime import Runtime` does not.
+            inner = [f"{base}.{alias.name}" for alias in names]
+            return [name if name in modules else base for name in inner]
+        case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+            match node.args:
+                case [ast.Constant(value=str(name)), *_] if not name.startswith("."):
+                    return [name]
+    return []
+
+
+def complaint(found: Import) -> str | None:
+    """What is wrong with an import, or None."""
+    top, _, rest = found.target.partition(".")
+    room = rest.partition(".")[0]
+    inside = found.room == "embedded"
+    if f"{found.source}.".startswith(f"{STANDARD_LIBRARY_ONLY}."):
+        own = f"{found.target}.".startswith(f"{STANDARD_LIBRARY_ONLY}.")
+        return None if own or top in sys.stdlib_module_names else "the supervisor is standard library only"
+    if found.room and not inside and found.room not in FLOORS:
+        return f"{found.room} has no floor"
+    floor = 1 if inside else FLOORS.get(found.room, max(FLOORS.values()))
+    if top == "nbruntime":
+        return _inner_complaint(found, room, inside, floor)
+    if top in OPTIONAL and found.lazy:
+        return None
+    if floor == 1 and not inside and top not in sys.stdlib_module_names:
+        return "floor 1 is standard library only"
+    if found.room and (inside or floor < LOWEST_FLOOR.get(top, 0)) and top in LOWEST_FLOOR:
+        return f"{top} belongs to floor {LOWEST_FLOOR[top]}"
+    if not found.room and not found.lazy and top not in sys.stdlib_module_names:
+        return "import nbruntime is light"
+    if top in HEAVY and not inside and not found.lazy:
+        return f"{top} is imported with the module"
+    return None
+
+
+def _inner_complaint(found: Import, room: str, inside: bool, floor: int) -> str | None:
+    if room == "embedded":
+        return None if inside else "nothing imports the embedded server"
+    if not found.room:
+        lowest = room == "_version" or found.lazy
+        return None if lowest else "import nbruntime loads the floors lazily"
+    if not room:
+        return "nbruntime itself is above every floor: import the module that holds the name"
+    if FLOORS.get(room, 0) > floor:
+        return f"floor {floor} imports floor {FLOORS[room]}"
+    return None
+
+
+def complaints(package: Path) -> list[str]:
+    """Every import below a package's folder that breaks a rule, as ``module:line: target: why``."""
+    return [
+        f"{found.source}:{found.line}: {found.target}: {why}"
+        for found in imports_of(package)
+        if (why := complaint(found)) is not None
+    ]
+
+
+def test_imports_obey_the_floors() -> None:
+    found = list(imports_of(PACKAGE))
+    inner = [one for one in found if one.target.split(".")[0] == "nbruntime"]
+    print(f"{len(found)} imports, {len(inner)} of them between modules of nbruntime")
+    assert inner, "the checker reads no import of nbruntime at all"
+    assert complaints(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "why"),
+    [
+        ("protocol/events.py", "import requests", "floor 1 is standard library only"),
+        ("protocol/events.py", "def f():\n    import numpy", "floor 1 is standard library only"),
+        ("protocol/events.py", "import pandas", "floor 1 is standard library only"),
+        ("errors.py", "from .endpoint import client", "floor 1 imports floor 2"),
+        ("errors.py", "def f():\n    from nbruntime.endpoint import client", "floor 1 imports floor 2"),
+        ("endpoint/client.py", "from ..runtime import Runtime", "floor 2 imports floor 3"),
+        ("endpoint/client.py", "from .. import runtime", "floor 2 imports floor 3"),
+        ("endpoint/client.py", "from nbruntime import Runtime", "nbruntime itself is above"),
+        ("endpoint/client.py", "async def f():\n    import matplotlib.pyplot", "belongs to floor 4"),
+        ("runtime.py", "from IPython.display import display", "belongs to floor 5"),
+        ("runtime.py", "import importlib\nimportlib.import_module('ipywidgets')", "belongs to floor 5"),
+        ("runtime.py", "import transformers", "imported with the module"),
+        ("runtime.py", "if True:\n    from .embedded import server", "nothing imports the embedded server"),
+        ("runtime.py", "if TYPE_CHECKING:\n    from .notebook import views", "floor 3 imports floor 5"),
+        ("embedded/server.py", "from ..endpoint import client", "floor 1 imports floor 2"),
+        ("embedded/server.py", "def f():\n    import matplotlib", "belongs to floor 4"),
+        (
+            "launch/supervisor.py",
+            "from ..errors import LaunchError",
+            "the supervisor is standard library only",
+        ),
+        ("launch/supervisor.py", "def f():\n    import psutil", "the supervisor is standard library only"),
+        (
+            "launch/supervisor/tree.py",
+            "from ...errors import LaunchError",
+            "the supervisor is standard library only",
+        ),
+        ("__init__.py", "from .runtime import Runtime", "loads the floors lazily"),
+        ("__init__.py", "import requests", "import nbruntime is light"),
+        ("__init__.py", "def f():\n    from .embedded import server", "nothing imports the embedded server"),
+        ("attic/things.py", "import os", "attic has no floor"),
+    ],
+)
+def test_a_violation_is_seen(tmp_path: Path, path: str, source: str, why: str) -> None:
+    package = _tree(tmp_path, {path: source})
+    (complaint,) = complaints(package)
+    print(complaint)
+    assert why in complaint
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("protocol/events.py", "import json\nfrom ..errors import StreamError\nfrom . import sampling"),
+        ("protocol/events.py", "def f():\n    import pandas"),
+        ("endpoint/client.py", "import requests\nfrom ..generation import Generation"),
+        ("runtime.py", "from .launch import supervisor\ndef f():\n    import transformers"),
+        ("profiling/plots.py", "from matplotlib.figure import Figure"),
+        ("notebook/views.py", "import ipywidgets\nfrom ..runtime import Runtime"),
+        ("embedded/server.py", "import torch\nfrom .engine import Engine\nfrom ..protocol import sampling"),
+        ("launch/supervisor.py", "import os\nimport subprocess"),
+        ("launch/supervisor/tree.py", "from . import system\nfrom .order import Order"),
+        ("__init__.py", "from ._version import __version__\ndef f():\n    from .runtime import Runtime"),
+    ],
+)
+def test_what_a_floor_allows_is_let_through(tmp_path: Path, path: str, source: str) -> None:
+    assert complaints(_tree(tmp_path, {path: source})) == []
+
+
+def _tree(folder: Path, files: dict[str, str]) -> Path:
+    """A small nbruntime with a module in every room."""
+    package = folder / "nbruntime"
+    rooms = ["errors", "generation", "runtime", "protocol.events", "protocol.sampling", "endpoint.client"]
+    rooms += ["launch.supervisor", "notebook.views", "profiling.plots", "embedded.server", "embedded.engine"]
+    for room in rooms:
+        path = package.joinpath(*room.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    for initial in [package, *(path for path in package.iterdir() if path.is_dir())]:
+        (initial / "__init__.py").write_text("")
+    for name, source in files.items():
+        path = package / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source)
+    return package
+
+
+def test_the_supervisor_runs_without_nbruntime(tmp_path: Path) -> None:
+    supervisor = PACKAGE / "launch" / "supervisor" / "__main__.py"
+    # -I: neither the working directory nor the environment; -S: no site-packages.
+    code = (
+        f"import runpy, sys; runpy.run_path({str(supervisor)!r}, run_name='program');"
+        "print([name for name in sys.modules if name.startswith('nbruntime')])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr

@@ -1,0 +1,663 @@
+"""Runtime: its life, its requests, its repr, on a stand-in server that needs no model."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_engine import SERVER, alive, await_gone, await_true, children, installed, read_pids
+
+from nbruntime.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    BadRequestError,
+    LaunchError,
+    LaunchTimeoutError,
+    PortInUseError,
+    ServerConnectionError,
+)
+from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning
+from nbruntime.launch.phases import Phase
+from nbruntime.runtime import Runtime
+
+WHOLE = "Hello world, grüße!"
+
+
+@pytest.fixture(autouse=True)
+def _fake_engines() -> Iterator[None]:
+    with installed():
+        yield
+    gc.collect()
+
+
+def start(**arguments: Any) -> Runtime:
+    return Runtime(**{"engine": "fake", "port": 0, **arguments})
+
+
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    with start() as started:
+        yield started
+
+
+def connects(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+# Launch
+
+
+def test_attributes_of_the_seed(runtime: Runtime) -> None:
+    assert runtime.url == f"http://127.0.0.1:{runtime.port}"
+    assert runtime.generate_url == runtime.url + "/generate"
+    assert runtime.endpoint.base_url == runtime.url
+    assert runtime.endpoint.get_model_name() == "fake/model"
+    assert runtime.pid is not None
+    assert alive(runtime.pid)
+    assert (runtime.engine, runtime.phase) == ("fake", "ready")
+    assert "phase: ready" in runtime.logs()
+    assert runtime.logs(1).startswith("ready at")
+
+
+def test_default_port_is_the_first_free_one_from_30000() -> None:
+    with start(port=None) as first, start(port=None) as second:
+        assert 30000 <= first.port < second.port < 40000
+
+
+@pytest.mark.parametrize("engine", ["fake", "binding"])
+def test_eight_runtimes_at_once(engine: str) -> None:
+    runtimes: list[Runtime] = []
+    errors: list[Exception] = []
+
+    def launch() -> None:
+        try:
+            runtimes.append(start(engine=engine, port=None))
+        except (LaunchError, OSError, AssertionError) as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=launch) for _ in range(8)]
+    before = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(f"eight at once ready after {time.monotonic() - before:.2f} s")
+    try:
+        assert errors == []
+        assert len({runtime.port for runtime in runtimes}) == 8
+        for runtime in runtimes:
+            argv = runtime.endpoint.get_server_info()["argv"]
+            assert str(runtime.port) in argv or engine == "fake"  # which is handed a socket
+    finally:
+        for runtime in runtimes:
+            runtime.shutdown()
+
+
+def test_port_that_is_taken_while_the_server_loads_is_passed_over(tmp_path: Path) -> None:
+    """A server that binds by itself may be beaten to its port by a stranger."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    strangers: list[socket.socket] = []
+
+    def take(phase: Phase) -> None:
+        if phase.name == "loading weights":
+            if not strangers:
+                strangers.append(socket.create_server(("127.0.0.1", ports[-1])))
+            threading.Thread(target=lambda: gate.write_text("go")).start()
+
+    ports: list[int] = []
+    from nbruntime.launch import launcher as module
+
+    claim_port = module.claim_port
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        claim = claim_port(*arguments, **options)
+        ports.append(claim.port)
+        return claim
+
+    module.claim_port = noting  # type: ignore[attr-defined]
+    try:
+        with start(engine="binding", port=None, gate=str(gate), progress=take) as runtime:
+            assert len(ports) == 2
+            assert runtime.port == ports[1] > ports[0]
+            assert runtime.endpoint.get_model_name() == "fake/model"
+    finally:
+        module.claim_port = claim_port  # type: ignore[attr-defined]
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_listener_on_another_address_does_not_stand_in_the_way() -> None:
+    with (
+        socket.create_server(("127.0.0.2", 0)) as other,
+        start(engine="binding", port=other.getsockname()[1]) as runtime,
+    ):
+        assert runtime.phase == "ready"
+
+
+def test_taken_port_is_an_error_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(PortInUseError, match=f"Port {port} is taken by process {os.getpid()}"):
+            start(port=port)
+
+
+def test_failed_launch_leaves_nothing(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match="RuntimeError: out of luck") as caught:
+        start(fail="RuntimeError: out of luck", children=1, pids=str(pids))
+    print(f"failed launch raised after {time.monotonic() - began:.2f} s")
+    assert "phase: loading weights" in str(caught.value)
+    assert not any(alive(pid) for pid in read_pids(pids))
+
+
+def test_timed_out_launch_leaves_nothing(tmp_path: Path) -> None:
+    gate, pids = tmp_path / "gate", tmp_path / "pids"
+    os.mkfifo(gate)
+    with pytest.raises(LaunchTimeoutError, match=r"not ready within 0\.4 s"):
+        start(gate=str(gate), pids=str(pids), children=1, launch_timeout=0.4)
+    assert not any(alive(pid) for pid in read_pids(pids))
+
+
+def test_wrong_answer_in_the_constructor_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no")
+
+    monkeypatch.setattr("nbruntime.runtime.runtime.RuntimeEndpoint", fail)
+    pids = tmp_path / "pids"
+    with pytest.raises(ConnectionError):
+        start(pids=str(pids))
+    assert not any(alive(pid) for pid in read_pids(pids))
+
+
+@pytest.mark.parametrize("keep_alive", [False, True])
+def test_interrupt_at_the_end_of_the_constructor_leaves_nothing(
+    keep_alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    pids = tmp_path / "pids"
+    arguments = {"name": "tail", "keep_alive": keep_alive, "pids": str(pids)}
+    monkeypatch.setattr("nbruntime.runtime.progress.Announcer.end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start(**arguments)
+    assert not any(alive(pid) for pid in read_pids(pids))
+    monkeypatch.undo()
+    with start(**arguments) as runtime:
+        monkeypatch.setattr("nbruntime.runtime.progress.Announcer.end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            start(**arguments, reuse=True)
+        assert runtime.phase == "ready", "one that ran before is left alone"
+
+
+def test_interrupt_during_launch_leaves_nothing(tmp_path: Path) -> None:
+    gate, pids = tmp_path / "gate", tmp_path / "pids"
+    os.mkfifo(gate)
+
+    def interrupt() -> None:
+        await_true(pids.exists)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        start(gate=str(gate), pids=str(pids), children=1)
+    thread.join()
+    assert not any(alive(pid) for pid in read_pids(pids))
+
+
+def test_phases_are_observed(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[str, str]] = []
+    runtime = Runtime.__new__(Runtime)
+
+    def progress(phase: Phase) -> None:
+        seen.append((str(phase), runtime.phase))
+
+    runtime.__init__(  # type: ignore[misc]  # so that the callback can look at it
+        engine="fake", port=0, say=["phase: downloading 1/2 MB"], progress=progress
+    )
+    with runtime:
+        assert seen == [
+            ("starting", "starting"),
+            ("loading weights", "loading weights"),
+            ("downloading 1/2 MB", "downloading"),
+            ("ready", "ready"),
+        ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_quiet_at_error_and_phases_at_info(capsys: pytest.CaptureFixture[str]) -> None:
+    start().shutdown()
+    assert capsys.readouterr() == ("", "")
+    start(log_level="info").shutdown()
+    output, said = capsys.readouterr()
+    assert output == ""
+    assert said.splitlines()[0] == "nbruntime: starting"
+    assert said.splitlines()[-1] == "nbruntime: ready"
+
+
+@pytest.mark.parametrize(("interval", "told"), [(60.0, [1]), (0.0, range(1, 10))])
+def test_long_download_says_from_time_to_time_how_far_it_is(
+    interval: float, told: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nbruntime.runtime.progress.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("nbruntime.runtime.progress.PROGRESS_SECONDS", interval)
+    start(say=[f"phase: downloading {n}/9 MB" for n in range(1, 10)]).shutdown()
+    assert capsys.readouterr().err.splitlines() == [f"nbruntime: downloading {n}/9 MB" for n in told]
+
+
+def test_arguments_of_the_other_engine_are_noticed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from support.fake_engine import FakeEngine
+
+    accept = FakeEngine.accept
+
+    def accept_less(self: FakeEngine, arguments: Any) -> Any:
+        from dataclasses import replace
+
+        rest = {name: value for name, value in arguments.items() if name not in ("tp_size", "dp_size")}
+        return replace(accept(self, rest), ignored=("tp_size", "dp_size"))
+
+    monkeypatch.setattr(FakeEngine, "accept", accept_less)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Runtime(engine="fake", port=0, tp_size=2, dp_size=2).shutdown()
+    notices = [warning for warning in caught if warning.category is IgnoredArgumentsWarning]
+    assert [str(notice.message) for notice in notices] == [
+        "The fake server has no tp_size, dp_size: left out"
+    ]
+    assert notices[0].filename == __file__
+
+
+def test_unknown_argument_is_a_type_error_before_anything_starts() -> None:
+    before = children()
+    with pytest.raises(TypeError, match="Did you mean 'context_length'"):
+        Runtime(engine="embedded", contxt_length=512)
+    assert children() == before
+
+
+def test_environment_of_the_server(runtime: Runtime) -> None:
+    with start(env={"MARKED": "yes"}) as other:
+        environ = Path(f"/proc/{other.pid}/environ").read_bytes().split(b"\0")
+        assert b"MARKED=yes" in environ
+    assert b"MARKED=yes" not in Path(f"/proc/{runtime.pid}/environ").read_bytes().split(b"\0")
+
+
+STAND_IN = """
+import argparse, os, runpy, sys
+parser = argparse.ArgumentParser()
+for name in ("model-path", "host", "port", "log-level", "tp-size", "api-key"):
+    parser.add_argument("--" + name)
+args = parser.parse_args()
+print("[2025-09-01 10:00:00 TP0] Load weight begin. avail mem=78.00 GB", flush=True)
+print("server_args=ServerArgs(api_key=%r)" % args.api_key, flush=True)
+os.environ["NBRUNTIME_API_KEY"] = args.api_key
+sys.argv = ["server", "--host", args.host, "--port", args.port]
+runpy.run_path({server!r}, run_name="__main__")
+"""
+
+
+def test_sglang_of_another_environment(tmp_path: Path) -> None:
+    """A stand-in for ``sglang.launch_server``, started as the real one is."""
+    package = tmp_path / "sglang"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "launch_server.py").write_text(STAND_IN.format(server=str(SERVER)))
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    phases: list[str] = []
+    with Runtime(
+        "some/model",
+        engine="sglang",
+        python=python,
+        tp_size=2,
+        api_key="hunter2",
+        progress=lambda phase: phases.append(phase.name),
+    ) as runtime:
+        assert json.loads(runtime.generate("Hi"))["text"] == WHOLE
+        command = Path(f"/proc/{runtime.pid}/cmdline").read_text().split("\0")
+        assert command[command.index("--tp-size") + 1] == "2"
+        assert command[command.index("--model-path") + 1] == "some/model"
+        assert "hunter2" not in " ".join(command)
+        assert "api_key='***'" in runtime.logs()
+        assert (runtime.engine, phases) == ("sglang", ["starting", "loading weights", "ready"])
+
+
+@pytest.mark.model
+async def test_embedded_server_with_the_default_model() -> None:
+    began = time.monotonic()
+    with Runtime() as runtime:
+        print(f"ready after {time.monotonic() - began:.1f} s")
+        assert (runtime.engine, runtime.phase) == ("embedded", "ready")
+        whole = json.loads(
+            runtime.generate("The capital of France is", {"temperature": 0, "max_new_tokens": 8})
+        )
+        assert "Paris" in whole["text"]
+        sampling = {"temperature": 0, "max_new_tokens": 8}
+        deltas = [delta async for delta in runtime.async_generate("The capital of France is", sampling)]
+        assert "".join(deltas) == whole["text"]
+        info = await runtime.get_server_info()
+        assert info["port"] == runtime.port
+        assert runtime.get_tokenizer().decode(whole["output_ids"]) == whole["text"]
+        pid, port = runtime.pid, runtime.port
+    assert pid is not None
+    assert not alive(pid)
+    assert not connects(port)
+
+
+# Requests
+
+
+def test_generate_returns_json(runtime: Runtime) -> None:
+    answer = json.loads(runtime.generate("Hi", {"temperature": 0, "max_new_tokens": 6}))
+    assert answer["text"] == WHOLE
+    assert answer["asked"]["text"] == "Hi"
+    assert answer["asked"]["sampling_params"] == {"temperature": 0, "max_new_tokens": 6}
+
+
+def test_generate_a_batch(runtime: Runtime) -> None:
+    answers = json.loads(runtime.generate(["a", "b"], [{"n": 1}, {"n": 1}]))
+    assert [answer["text"] for answer in answers] == [WHOLE, WHOLE]
+
+
+def test_generate_hands_every_argument_on(runtime: Runtime) -> None:
+    answer = runtime.generate(
+        "Hi",
+        return_logprob=True,
+        logprob_start_len=1,
+        top_logprobs_num=2,
+        lora_path="adapter",
+        session_id="s",
+    )
+    asked = json.loads(answer)["asked"]
+    asked.pop("rid")
+    assert asked == {
+        "text": "Hi",
+        "sampling_params": {},
+        "return_logprob": True,
+        "logprob_start_len": 1,
+        "top_logprobs_num": 2,
+        "return_text_in_logprobs": False,
+        "lora_path": "adapter",
+        "session_id": "s",
+    }
+
+
+def test_lora_path_has_one_entry_per_prompt(runtime: Runtime) -> None:
+    assert json.loads(runtime.generate("Hello", lora_path=["a"]))["asked"]["lora_path"] == "a"
+    answers = json.loads(runtime.generate(["a", "b"], lora_path=["x", None]))
+    assert answers[0]["asked"]["lora_path"] == ["x", None]
+    # SGLang's own check compares with the characters of a single prompt.
+    with pytest.raises(ArgumentValueError, match="lora_path has 5 entries, and there are 1 prompts"):
+        runtime.generate("Hello", lora_path=["a", "b", "c", "d", "e"])
+    with pytest.raises(ArgumentValueError, match="lora_path has 1 entries, and there are 2 prompts"):
+        runtime.generate(["a", "b"], lora_path=["x"])
+
+
+def test_refused_request_is_an_error(runtime: Runtime) -> None:
+    with pytest.raises(BadRequestError, match="The text is empty"):
+        runtime.generate("")
+    with pytest.raises(ArgumentTypeError, match="Did you mean 'max_new_tokens'"):
+        runtime.generate("Hi", {"max_tokens": 3})
+
+
+def test_encode_returns_json(runtime: Runtime) -> None:
+    answer = json.loads(runtime.encode("Hello"))
+    assert answer["embedding"] == [0.25, -0.5]
+    assert answer["asked"] == {"text": "Hello", "rid": answer["asked"]["rid"]}
+
+
+async def test_async_generate_yields_deltas(runtime: Runtime) -> None:
+    deltas = [delta async for delta in runtime.async_generate("Hi", {"max_new_tokens": 6})]
+    assert "".join(deltas) == WHOLE
+    assert len(deltas) == 6
+    assert [delta async for delta in runtime.add_request("Hi")] == deltas
+
+
+async def test_async_get_server_info(runtime: Runtime) -> None:
+    assert (await runtime.get_server_info())["tp_size"] == 1
+
+
+def test_other_calls_reach_the_server(runtime: Runtime) -> None:
+    runtime.cache_prefix("System: You are helpful.")
+    runtime.start_profile(num_steps=3)
+    runtime.stop_profile()
+    runtime.flush_cache()
+
+
+def test_key_is_used_and_never_shown() -> None:
+    with start(api_key="hunter2", say=["the key is {key}"]) as runtime:
+        assert json.loads(runtime.generate("Hi"))["text"] == WHOLE
+        command = Path(f"/proc/{runtime.pid}/cmdline").read_text()
+        for process in subprocess.run(
+            ["ps", "-eo", "args"], capture_output=True, text=True
+        ).stdout.splitlines():
+            assert "hunter2" not in process
+        shown = [repr(runtime), str(runtime.endpoint), runtime.logs(), command, repr(vars(runtime))]
+        assert all("hunter2" not in text for text in shown)
+        assert "the key is ***" in runtime.logs()
+
+
+# Its end
+
+
+def test_shutdown_waits_until_all_is_gone(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    runtime = start(children=2, pids=str(pids))
+    port = runtime.port
+    assert connects(port)
+    began = time.perf_counter()
+    runtime.shutdown()
+    print(f"shutdown took {1e3 * (time.perf_counter() - began):.0f} ms")
+    assert not any(alive(pid) for pid in read_pids(pids))
+    assert not connects(port)
+    with start(port=port) as again:
+        assert again.port == port
+    runtime.shutdown()
+    assert (runtime.phase, runtime.pid) == ("stopped", None)
+    assert "phase: ready" in runtime.logs()
+
+
+def test_server_that_ignores_sigterm_is_gone_within_a_second(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    runtime = start(ignore_sigterm=True, pids=str(pids))
+    began = time.perf_counter()
+    runtime.shutdown()
+    print(f"shutdown took {time.perf_counter() - began:.2f} s")
+    assert not any(alive(pid) for pid in read_pids(pids))
+
+
+def test_calls_after_shutdown_say_so(runtime: Runtime) -> None:
+    runtime.shutdown()
+    calls = [
+        lambda: runtime.generate("Hi"),
+        lambda: runtime.encode("Hi"),
+        lambda: runtime.cache_prefix("Hi"),
+        runtime.flush_cache,
+        runtime.start_profile,
+        runtime.stop_profile,
+        runtime.get_tokenizer,
+    ]
+    for call in calls:
+        with pytest.raises(ServerConnectionError, match=r"This Runtime was shut down(.|\n)*Runtime\("):
+            call()
+
+
+async def test_async_calls_after_shutdown_say_so(runtime: Runtime) -> None:
+    runtime.shutdown()
+    with pytest.raises(ServerConnectionError, match="was shut down"):
+        await runtime.get_server_info()
+    with pytest.raises(ServerConnectionError, match="was shut down"):
+        await anext(runtime.async_generate("Hi"))
+
+
+def test_call_to_a_dead_server_tells_how_it_died(runtime: Runtime) -> None:
+    assert runtime.pid is not None
+    os.kill(runtime.pid, signal.SIGKILL)
+    with pytest.raises(ServerConnectionError, match=r"died: it was killed by SIGKILL(.|\n)*phase: ready"):
+        runtime.generate("Hi")
+    await_true(lambda: runtime.phase == "died")
+    assert "died · it was killed by SIGKILL" in repr(runtime)
+
+
+def test_endpoint_of_a_dead_server_tells_how_it_died_too(runtime: Runtime) -> None:
+    assert runtime.pid is not None
+    os.kill(runtime.pid, signal.SIGKILL)
+    with pytest.raises(ServerConnectionError, match=r"died: it was killed by SIGKILL(.|\n)*phase: ready"):
+        runtime.endpoint.complete("Hi")
+
+
+def test_endpoint_that_is_kept_does_not_keep_the_server() -> None:
+    runtime = start()
+    endpoint, server = runtime.endpoint, weakref.ref(runtime._server)  # type: ignore[arg-type]
+    del runtime
+    gc.collect()
+    assert server() is None
+    with pytest.raises(ServerConnectionError, match=r"Its Runtime was shut down"):
+        endpoint.complete("Hi")
+
+
+def test_deleted_runtime_takes_its_server_along(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    runtime = start(children=1, pids=str(pids))
+    found = read_pids(pids)
+    del runtime
+    print(f"gone {await_gone(found):.3f} s after del")
+
+
+def test_assigned_anew_the_old_server_goes(tmp_path: Path) -> None:
+    runtime = start(pids=str(tmp_path / "first"))
+    first = read_pids(tmp_path / "first")
+    runtime = start(pids=str(tmp_path / "second"))
+    await_gone(first)
+    assert all(alive(pid) for pid in read_pids(tmp_path / "second"))
+    runtime.shutdown()
+
+
+def test_runtime_in_a_reference_cycle_is_collected(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    runtime = start(pids=str(pids))
+    runtime.me = runtime  # type: ignore[attr-defined]
+    del runtime
+    gc.collect()
+    await_gone(read_pids(pids))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_are_refused_and_hurt_nothing(duplicate: Any, runtime: Runtime) -> None:
+    with pytest.raises(TypeError, match=r"cannot be pickled or copied(.|\n)*RuntimeEndpoint\(url"):
+        duplicate(runtime)
+    gc.collect()
+    assert json.loads(runtime.generate("Hi"))["text"] == WHOLE
+
+
+def test_fork_can_use_the_server_and_cannot_end_it(runtime: Runtime) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            answer = json.loads(runtime.generate("Hi"))["text"]
+            runtime.shutdown()
+            with contextlib.suppress(AttributeError):
+                runtime.__del__()  # type: ignore[attr-defined]
+            del runtime
+            gc.collect()
+            code = 0 if answer == WHOLE else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert json.loads(runtime.generate("Hi"))["text"] == WHOLE
+
+
+def test_many_runtimes_end_together_at_exit(tmp_path: Path) -> None:
+    code = f"""
+import sys, threading
+sys.path[:0] = {[str(SERVER.parents[1]), str(SERVER.parents[2])]!r}
+from support import fake_engine; fake_engine.install()
+from nbruntime.runtime import Runtime
+options = dict(engine="fake", port=0, ignore_sigterm=True)
+servers = [Runtime(pids={str(tmp_path)!r} + f"/{{n}}", **options) for n in range(4)]
+import time
+print(time.time())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    took = time.time() - float(ran.stdout)
+    assert ran.stderr == ""
+    print(f"four servers that ignore SIGTERM: exit took {took:.2f} s")
+    await_gone([pid for n in range(4) for pid in read_pids(tmp_path / str(n))])
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with start() as runtime:
+        [own] = tmp_path.iterdir()
+        [folder] = filter(Path.is_dir, own.iterdir())
+        assert own.stat().st_mode & 0o777 == folder.stat().st_mode & 0o777 == 0o700
+        assert runtime.phase == "ready"
+    assert [path.name for path in own.iterdir()] == ["lock"]
+    with pytest.raises(LaunchError):
+        start(fail="no")
+    assert [path.name for path in own.iterdir()] == ["lock"]
+
+
+# Its repr
+
+
+def test_repr_through_its_life() -> None:
+    raw = Runtime.__new__(Runtime)
+    seen: list[str] = []
+
+    def look(_: Phase) -> None:
+        seen.append(repr(raw))
+
+    raw.__init__("some/model", engine="fake", port=0, progress=look)  # type: ignore[misc]
+    assert seen[0].startswith("Runtime some/model · starting\n  fake server\n  http://127.0.0.1:")
+    assert any("loading weights · pid" in text for text in seen)
+    assert repr(raw) == f"Runtime fake/model · ready · pid {raw.pid}\n  fake server\n  {raw.url}"
+    raw.shutdown()
+    assert repr(raw) == f"Runtime fake/model · stopped\n  fake server\n  {raw.url}"
+    assert all(len(text.splitlines()) <= 3 for text in [*seen, repr(raw)])
+
+
+def test_repr_of_one_that_never_began() -> None:
+    runtime = Runtime.__new__(Runtime)
+    with pytest.raises(ArgumentValueError):
+        runtime.__init__(engine="nonsense")  # type: ignore[misc]
+    assert repr(runtime) == "Runtime with the default model · starting"
+    runtime.shutdown()
+
+
+def test_repr_does_no_io(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a repr must not talk to anybody")
+
+    monkeypatch.setattr(socket.socket, "connect", fail)
+    monkeypatch.setattr("builtins.open", fail)
+    assert "ready" in repr(runtime)

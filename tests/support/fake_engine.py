@@ -1,0 +1,118 @@
+"""Engines whose server is `fake_server.py`; `install` makes them known to `Runtime`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nbruntime.launch.engines import resolve as engines
+from nbruntime.launch.engines.server_kind import Engine, ServerArguments
+from nbruntime.launch.phases import Phase, phase_of
+from nbruntime.launch.ports import PortClaim
+from nbruntime.launch.process import ServerCommand
+from nbruntime.launch.status import http_status
+from nbruntime.launch.supervisor.system import read_processes
+
+SERVER = Path(__file__).with_name("fake_server.py")
+
+
+class FakeEngine(Engine):
+    """Takes over a listening socket, as the embedded server does."""
+
+    name = "fake"
+    takes_listener = True
+    watch = "^phase: "
+    probe_interval = 1.0
+
+    def accept(self, arguments: Mapping[str, Any]) -> ServerArguments:
+        values = {name: value for name, value in arguments.items() if value is not None}
+        for name in ("model_path", "log_level"):
+            values.pop(name, None)
+        keys = {"api_key": values.pop("api_key")} if "api_key" in values else {}
+        return ServerArguments(values, (), keys)
+
+    def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
+        flags = []
+        for name, value in arguments.values.items():
+            flag = "--" + name.replace("_", "-")
+            if value is True:
+                flags.append(flag)
+            else:
+                flags += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
+        if self.takes_listener:
+            flags.append(f"--fd={claim.listener.fileno()}")
+        else:
+            flags += ["--host", claim.host, "--port", str(claim.port)]
+        return ServerCommand(
+            argv=(self.python, "-I", str(SERVER), *flags),
+            env={"NBRUNTIME_API_KEY": arguments.keys.get("api_key"), "PYTHONUNBUFFERED": "1"},
+            sockets=(claim.listener,) if self.takes_listener else (),
+            watch=self.watch,
+            secrets=tuple(arguments.keys.values()),
+        )
+
+    def read_phase(self, line: str) -> Phase | None:
+        return phase_of(line)
+
+    def is_ready(self, url: str, timeout: float) -> bool:
+        return http_status(f"{url}/health", min(timeout, 0.5)) == 200
+
+
+class BindingEngine(FakeEngine):
+    """Binds its port by itself, as SGLang does."""
+
+    name = "binding"
+    takes_listener = False
+
+
+def install() -> None:
+    engines.EXTRA_ENGINES.update(fake=FakeEngine, binding=BindingEngine)
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    before = dict(engines.EXTRA_ENGINES)
+    install()
+    try:
+        yield
+    finally:
+        engines.EXTRA_ENGINES.clear()
+        engines.EXTRA_ENGINES.update(before)
+
+
+def await_true(condition: Callable[[], object], seconds: float = 10.0) -> float:
+    """Wait until something holds; returns after how many seconds it did."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "it did not happen in time"
+        time.sleep(0.005)
+    return time.monotonic() - start
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be collected does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def await_gone(pids: list[int], seconds: float = 10.0) -> float:
+    return await_true(lambda: not any(alive(pid) for pid in pids), seconds)
+
+
+def read_pids(path: Path) -> list[int]:
+    """The pids that a fake server wrote."""
+    await_true(path.exists)
+    return [int(line) for line in path.read_text().split()]
+
+
+def children() -> set[int]:
+    """The running children of this process, supervisors among them."""
+    table = read_processes()
+    return {pid for pid, entry in table.items() if entry.parent == os.getpid() and not entry.ended}
