@@ -7,12 +7,12 @@ The first line of an error says what happened and where, the second what to do n
     │   ├── ArgumentValueError        also a ValueError
     │   └── ArgumentTypeError         also a TypeError: wrong type, or an unknown name
     ├── MissingPackageError           also an ImportError: an optional package is not installed
-    ├── NoAnswerError                 no answer came; says whether the server may have got the request
+    ├── TransportError                 no answer came; says whether the server may have got the request
     │   ├── ServerConnectionError     also a ConnectionError: nobody listens, or the connection broke
     │   └── ServerTimeoutError        also a TimeoutError
     ├── ServerStatusError             the server answered with an error
     │   ├── BadRequestError           400 and other 4xx
-    │   │   └── NotServedError        404, 405, 501: this server has no such route
+    │   │   └── NotFoundError        404, 405, 501: this server has no such route
     │   ├── AuthenticationError       401, 403
     │   └── ServerFailureError        5xx
     │       └── ServerBusyError       503 (and 429)
@@ -53,8 +53,7 @@ __all__ = [
     "MissingPackageError",
     "ModelNotFoundError",
     "NbruntimeError",
-    "NoAnswerError",
-    "NotServedError",
+    "NotFoundError",
     "PortInUseError",
     "ProtocolError",
     "ServerBusyError",
@@ -63,6 +62,7 @@ __all__ = [
     "ServerStatusError",
     "ServerTimeoutError",
     "StreamError",
+    "TransportError",
 ]
 
 LONGEST_MESSAGE = 2000
@@ -141,7 +141,7 @@ class MissingPackageError(NbruntimeError, ImportError):
     """Something needs a package that is not installed."""
 
 
-class NoAnswerError(NbruntimeError):
+class TransportError(NbruntimeError):
     """The server gave no answer, or not the whole of it.
 
     Parameters
@@ -161,13 +161,13 @@ class NoAnswerError(NbruntimeError):
         self.sent = sent
 
 
-class ServerConnectionError(NoAnswerError, ConnectionError):
+class ServerConnectionError(TransportError, ConnectionError):
     """No server answers at the URL, or the connection broke."""
 
     default_hint = "Check that the server is running and that the URL is right."
 
 
-class ServerTimeoutError(NoAnswerError, TimeoutError):
+class ServerTimeoutError(TransportError, TimeoutError):
     """The server did not answer in time."""
 
     default_hint = "The server may be busy: try again, or give a longer read_timeout."
@@ -208,7 +208,7 @@ class BadRequestError(ServerStatusError):
     default_hint = "Change the request as the message says; sending it again will not help."
 
 
-class NotServedError(BadRequestError):
+class NotFoundError(BadRequestError):
     """No such route on the server: 404, 405 or 501."""
 
     default_hint = "This server does not offer it: check the URL, and the version of the server."

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.async_transport import AsyncTransport
-from nbruntime.endpoint.base_client import Client, checked_rids
-from nbruntime.endpoint.http import INFO_TIMEOUT, Ask
+from nbruntime.endpoint.base_client import BaseClient, checked_rids
+from nbruntime.endpoint.http import INFO_TIMEOUT, HttpRequest
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
 from nbruntime.errors import ServerConnectionError
@@ -23,7 +23,7 @@ from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
 
 
-class AsyncRuntimeEndpoint(Client):
+class AsyncRuntimeEndpoint(BaseClient):
     """`RuntimeEndpoint` for callers with an event loop: the same names, to be awaited.
 
     Making one sends nothing. `connect`, or ``async with``, asks the server for its model; otherwise that
@@ -270,11 +270,13 @@ class AsyncRuntimeEndpoint(Client):
 
     async def flush_cache(self) -> None:
         """Empty the KV cache; see `RuntimeEndpoint.flush_cache`."""
-        await self._transport.send(Ask("POST", "/flush_cache", safe=True))
+        await self._transport.send(HttpRequest("POST", "/flush_cache", safe=True))
 
     async def abort_all(self) -> None:
         """Stop every request on the server; see `RuntimeEndpoint.abort_all`."""
-        await self._transport.send(Ask("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True))
+        await self._transport.send(
+            HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True)
+        )
 
     async def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache; see `RuntimeEndpoint.cache_prefix`."""
@@ -300,11 +302,11 @@ class AsyncRuntimeEndpoint(Client):
         """Start the server's profiler; see `RuntimeEndpoint.start_profile`."""
         options = locals() | unknown
         del options["self"], options["unknown"]
-        await self._transport.send(Ask("POST", "/start_profile", build_profile_request(options)))
+        await self._transport.send(HttpRequest("POST", "/start_profile", build_profile_request(options)))
 
     async def stop_profile(self) -> None:
         """Stop the server's profiler; see `RuntimeEndpoint.stop_profile`."""
-        await self._transport.send(Ask("POST", "/stop_profile"))
+        await self._transport.send(HttpRequest("POST", "/stop_profile"))
 
     async def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
         """Read any route that changes nothing; see `RuntimeEndpoint.get`."""

@@ -18,8 +18,8 @@ import aiohttp
 from requests.utils import get_environ_proxies, select_proxy
 
 from nbruntime.endpoint import transport_errors
-from nbruntime.endpoint.background_closer import Cleaner
-from nbruntime.endpoint.http import Abort, Answer, Ask, Call, Work, abort
+from nbruntime.endpoint.background_closer import BackgroundCloser
+from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, abort
 from nbruntime.endpoint.settings import Settings
 from nbruntime.endpoint.transport import ABORTS_AT_ONCE, CLOSED_AT_ONCE, Transport
 from nbruntime.errors import NbruntimeError, ServerConnectionError
@@ -38,7 +38,7 @@ CLOSING_PATIENCE = 7.0
 
 
 @dataclass
-class _Room:
+class _LoopSession:
     """What belongs to one event loop: a session, and the tasks that clean up."""
 
     session: aiohttp.ClientSession
@@ -55,7 +55,7 @@ class AsyncTransport:
 
     Attributes
     ----------
-    cleaner : Cleaner
+    cleaner : BackgroundCloser
         Started by whoever opens a stream, for `abandon`.
 
     Notes
@@ -66,18 +66,18 @@ class AsyncTransport:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.cleaner = Cleaner()
-        self._rooms: dict[asyncio.AbstractEventLoop, _Room] = {}
+        self.cleaner = BackgroundCloser()
+        self._rooms: dict[asyncio.AbstractEventLoop, _LoopSession] = {}
         weakref.finalize(self, _close_all, self._rooms)
 
     @property
-    def _room(self) -> _Room:
+    def _room(self) -> _LoopSession:
         loop = asyncio.get_running_loop()
         room = self._rooms.get(loop)
         if room is None:
             for old in [old for old in list(self._rooms) if old.is_closed()]:
                 _close_elsewhere(self._rooms, old)
-            room = self._rooms[loop] = _Room(self._open_session())
+            room = self._rooms[loop] = _LoopSession(self._open_session())
         return room
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -121,7 +121,7 @@ class AsyncTransport:
         task.add_done_callback(tasks.discard)
         return task
 
-    async def run(self, call: Call[_T]) -> _T:
+    async def run(self, call: Operation[_T]) -> _T:
         """Run a call, and give its result."""
         step = partial(next, call)
         while True:
@@ -137,10 +137,10 @@ class AsyncTransport:
             else:
                 step = partial(call.send, given)
 
-    async def _perform(self, effect: Ask | Abort | Work) -> Any:
-        if isinstance(effect, Ask):
+    async def _perform(self, effect: HttpRequest | Abort | RunInThread) -> Any:
+        if isinstance(effect, HttpRequest):
             return await self.send(effect)
-        if isinstance(effect, Work):
+        if isinstance(effect, RunInThread):
             return await asyncio.to_thread(effect.function)
         # In a task of its own: the one that runs this has been cancelled, and is not to be kept waiting.
         await asyncio.wait([self.spawn(self._abort_quietly(effect.rids))], timeout=CANCELLED_PATIENCE)
@@ -174,17 +174,17 @@ class AsyncTransport:
         if rids:
             self.cleaner(partial(_abort_blocking, self.settings, rids))
 
-    async def send(self, ask: Ask) -> Answer | AsyncBody:
+    async def send(self, ask: HttpRequest) -> HttpResponse | AsyncBody:
         """Send one request and wait for its answer.
 
         Parameters
         ----------
-        ask : Ask
+        ask : HttpRequest
             What to send.
 
         Returns
         -------
-        Answer or AsyncBody
+        HttpResponse or AsyncBody
             An `AsyncBody` of a stream, which the caller closes.
 
         Raises
@@ -207,14 +207,14 @@ class AsyncTransport:
                 transport_errors.bad_status(self.settings, ask.path, response.status, text, location)
             )
         if not ask.streamed:
-            return Answer(self.settings, ask.path, content)
+            return HttpResponse(self.settings, ask.path, content)
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             response.close()
             raise transport_errors.not_a_stream(self.settings, ask.path, kind)
         return AsyncBody(self.settings, response, ask.path)
 
-    async def _request(self, ask: Ask, data: bytes | None) -> tuple[aiohttp.ClientResponse, bytes]:
+    async def _request(self, ask: HttpRequest, data: bytes | None) -> tuple[aiohttp.ClientResponse, bytes]:
         """Send a request once; the answer is read to its end unless it is a stream."""
         connect, read = ask.timeouts(self.settings)
         content = b""
@@ -254,7 +254,7 @@ class AsyncTransport:
         proxy = select_proxy(url, get_environ_proxies(url))
         return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
-    def _headers(self, ask: Ask) -> dict[str, str]:
+    def _headers(self, ask: HttpRequest) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"} if ask.streamed else {}
         if ask.body is not None:
             headers["Content-Type"] = "application/json"
@@ -389,7 +389,7 @@ def _end_with_connection(response: aiohttp.ClientResponse) -> None:
         closed.add_done_callback(lost)
 
 
-_Rooms = dict[asyncio.AbstractEventLoop, _Room]
+_Rooms = dict[asyncio.AbstractEventLoop, _LoopSession]
 
 
 def _close_all(rooms: _Rooms) -> None:

@@ -19,7 +19,7 @@ EXIT_PATIENCE = 7.0
 """Seconds that the end of the program waits for clean-up that is on its way."""
 
 
-class Cleaner:
+class BackgroundCloser:
     """Run clean-up actions one after the other in a thread of its own.
 
     An object may be collected in the middle of anything, also while its thread holds the lock of a
@@ -33,7 +33,7 @@ class Cleaner:
         self._pid = 0
         self._queue: SimpleQueue[_Action | None] = SimpleQueue()
         self._thread: _Worker | None = None
-        self._finalizer: weakref.finalize[..., Cleaner] | None = None
+        self._finalizer: weakref.finalize[..., BackgroundCloser] | None = None
 
     def start(self) -> None:
         """Have the thread run, also after a fork, which no thread survives."""

@@ -8,13 +8,13 @@ from typing import Any
 from nbruntime.display.html import visible
 from nbruntime.endpoint.address import check_base_url
 from nbruntime.endpoint.cards import endpoint_card
-from nbruntime.endpoint.server_capabilities import Knowledge
+from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.secrets import Secret
 
 
-class Client:
+class BaseClient:
     """How a server is reached, and what is known of it; the subclasses talk to it.
 
     Parameters
@@ -32,7 +32,7 @@ class Client:
         connect_timeout: float | None,
         read_timeout: float | None,
     ) -> None:
-        self._known = Knowledge(chat_template_name)
+        self._known = ServerCapabilities(chat_template_name)
         self._settings = Settings(
             check_base_url(base_url),
             checked_key(api_key),

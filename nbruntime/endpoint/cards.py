@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbruntime.display.cards import Card, Tone
-from nbruntime.endpoint.server_capabilities import Knowledge
+from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 
 EMBEDDED = "nbruntime.embedded"
@@ -57,7 +57,7 @@ def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
     return pairs
 
 
-def endpoint_card(kind: str, settings: Settings, known: Knowledge) -> Card:
+def endpoint_card(kind: str, settings: Settings, known: ServerCapabilities) -> Card:
     """Make the card of a client: what it knows, and since when; nobody is asked.
 
     Parameters
@@ -66,7 +66,7 @@ def endpoint_card(kind: str, settings: Settings, known: Knowledge) -> Card:
         Name of the class.
     settings : Settings
         Where the server is, and how it answered last. The API key itself stays away.
-    known : Knowledge
+    known : ServerCapabilities
         What it has said.
 
     Returns

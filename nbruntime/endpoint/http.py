@@ -25,8 +25,8 @@ ABORT_TIMEOUTS = (2.0, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Send a request, and give the `Answer` or, of a stream, its opened body.
+class HttpRequest:
+    """Send a request, and give the `HttpResponse` or, of a stream, its opened body.
 
     Parameters
     ----------
@@ -72,14 +72,14 @@ class Ask:
             ) from None
 
 
-def get(path: str) -> Ask:
+def get(path: str) -> HttpRequest:
     """Read a route that has no effects and needs no model."""
-    return Ask("GET", path, safe=True, limits=(None, INFO_TIMEOUT))
+    return HttpRequest("GET", path, safe=True, limits=(None, INFO_TIMEOUT))
 
 
-def abort(rid: str) -> Ask:
+def abort(rid: str) -> HttpRequest:
     """Stop a request on the server; a name that it does not know is no error."""
-    return Ask("POST", "/abort_request", {"rid": rid}, safe=True, limits=ABORT_TIMEOUTS)
+    return HttpRequest("POST", "/abort_request", {"rid": rid}, safe=True, limits=ABORT_TIMEOUTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RunInThread:
     """Do something here that may take seconds, such as loading a tokenizer, and give what it returns."""
 
     function: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """The answer to a request, with a status below 300.
 
     Parameters
@@ -143,5 +143,5 @@ def _least(own: float | None, limit: float | None) -> float | None:
 
 _T = TypeVar("_T")
 
-Call = Generator[Ask | Abort | Work, Any, _T]
+Operation = Generator[HttpRequest | Abort | RunInThread, Any, _T]
 """A generator that yields what it needs, and returns a result."""

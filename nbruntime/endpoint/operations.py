@@ -13,20 +13,20 @@ from typing import Any
 
 from nbruntime.chat.templates import render_chat
 from nbruntime.endpoint.base_client import checked_path, checked_seconds
-from nbruntime.endpoint.http import Abort, Answer, Ask, Call, Work, get
-from nbruntime.endpoint.server_capabilities import Knowledge
+from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, get
+from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import (
     ArgumentTypeError,
     BadRequestError,
-    NoAnswerError,
-    NotServedError,
+    NotFoundError,
     ProtocolError,
     ServerFailureError,
+    TransportError,
 )
 from nbruntime.generation import Generation, Generations, Timings
 from nbruntime.generation.stream_state import aborted_on_server
-from nbruntime.protocol.answers import misshapen, scrub_reason
+from nbruntime.protocol.answers import first_invalid_field, scrub_reason
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.messages import Messages, read_messages
 from nbruntime.protocol.options import check_option
@@ -41,13 +41,13 @@ from nbruntime.protocol.requests import (
 from nbruntime.secrets import without_secrets
 
 
-def first_served(*asks: Ask) -> Call[Answer]:
+def first_served(*asks: HttpRequest) -> Operation[HttpResponse]:
     """Ask by one name after the other, until the server knows one."""
-    refusal: NotServedError | None = None
+    refusal: NotFoundError | None = None
     for ask in asks:
         try:
-            answer: Answer = yield ask
-        except NotServedError as error:
+            answer: HttpResponse = yield ask
+        except NotFoundError as error:
             refusal = refusal or error
         else:
             return answer
@@ -55,16 +55,16 @@ def first_served(*asks: Ask) -> Call[Answer]:
     raise refusal
 
 
-def read_text(path: str, timeout: float | None) -> Call[str]:
+def read_text(path: str, timeout: float | None) -> Operation[str]:
     """Get anything, and give the answer as it is."""
     seconds = checked_seconds("timeout", timeout)
-    answer: Answer = yield Ask("GET", checked_path(path), safe=True, limits=(seconds, seconds))
+    answer: HttpResponse = yield HttpRequest("GET", checked_path(path), safe=True, limits=(seconds, seconds))
     return answer.text()
 
 
-def send_json(path: str, body: Any) -> Call[Any]:
+def send_json(path: str, body: Any) -> Operation[Any]:
     """Post anything, and read the JSON of the answer; what has a name is stopped when nobody waits for it."""
-    answer: Answer = yield from guarded(Ask("POST", checked_path(path), body), _names_in(body))
+    answer: HttpResponse = yield from guarded(HttpRequest("POST", checked_path(path), body), _names_in(body))
     return answer.json()
 
 
@@ -77,7 +77,7 @@ def _names_in(body: Any) -> tuple[str, ...]:
 # What the server is
 
 
-def read_model_info(known: Knowledge) -> Call[dict[str, Any]]:
+def read_model_info(known: ServerCapabilities) -> Operation[dict[str, Any]]:
     """Read what the server says about its model, once."""
     if known.model_info is None:
         answer = yield from first_served(get("/model_info"), get("/get_model_info"))
@@ -89,7 +89,7 @@ def read_model_info(known: Knowledge) -> Call[dict[str, Any]]:
     return known.model_info
 
 
-def read_server_info(known: Knowledge) -> Call[dict[str, Any]]:
+def read_server_info(known: ServerCapabilities) -> Operation[dict[str, Any]]:
     """Read the configuration and the state of the server."""
     answer = yield from first_served(get("/server_info"), get("/get_server_info"))
     # SGLang's own key is among its arguments, and what is returned may be shown in a notebook.
@@ -97,49 +97,49 @@ def read_server_info(known: Knowledge) -> Call[dict[str, Any]]:
     return known.server_info
 
 
-def read_models() -> Call[list[dict[str, Any]]]:
+def read_models() -> Operation[list[dict[str, Any]]]:
     """Read the cards of the models that are served."""
-    answer: Answer = yield get("/v1/models")
+    answer: HttpResponse = yield get("/v1/models")
     cards = _description(answer).get("data")
     if not isinstance(cards, list):
         raise _not_sglang(answer)
     return cards
 
 
-def read_load() -> Call[list[Load]]:
+def read_load() -> Operation[list[Load]]:
     """Read how busy the server is."""
     answer = yield from first_served(get("/v1/loads"), get("/get_load"), get("/workers"))
     return read_loads(answer.json(), where=answer.url)
 
 
-def is_healthy() -> Call[bool]:
+def is_healthy() -> Operation[bool]:
     """Ask whether the server can generate."""
     try:
         yield get("/health")
-    except (ServerFailureError, NoAnswerError):
+    except (ServerFailureError, TransportError):
         return False
     return True
 
 
-def _description(answer: Answer) -> dict[str, Any]:
+def _description(answer: HttpResponse) -> dict[str, Any]:
     info = answer.json()
     if not isinstance(info, dict):
         raise _not_sglang(answer)
     return info
 
 
-def _not_sglang(answer: Answer) -> ProtocolError:
+def _not_sglang(answer: HttpResponse) -> ProtocolError:
     return ProtocolError("The answer does not describe an SGLang server", where=answer.url)
 
 
 # Generating
 
 
-def guarded(ask: Ask, rids: tuple[str, ...]) -> Call[Any]:
+def guarded(ask: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
     """Send a request for the model; whoever stops waiting for the answer also stops the work."""
     try:
         return (yield ask)
-    except (NoAnswerError, ProtocolError) as error:
+    except (TransportError, ProtocolError) as error:
         if getattr(error, "sent", True):
             yield Abort(rids)
         raise
@@ -150,10 +150,10 @@ def guarded(ask: Ask, rids: tuple[str, ...]) -> Call[Any]:
         raise
 
 
-def generate(request: GenerateRequest) -> Call[Generation | list[Generation]]:
+def generate(request: GenerateRequest) -> Operation[Generation | list[Generation]]:
     """Generate, and wait for the whole answer."""
     started = time.perf_counter()
-    answer: Answer = yield from guarded(Ask("POST", "/generate", request.body), request.rids)
+    answer: HttpResponse = yield from guarded(HttpRequest("POST", "/generate", request.body), request.rids)
     timings = Timings(total=time.perf_counter() - started)
     records = _records(answer, len(request.prompts) * request.samples)
     generations = [
@@ -166,21 +166,21 @@ def generate(request: GenerateRequest) -> Call[Generation | list[Generation]]:
     return Generations(generations) if request.many else generations[0]
 
 
-def open_stream(request: GenerateRequest, known: Knowledge) -> Call[Any]:
+def open_stream(request: GenerateRequest, known: ServerCapabilities) -> Operation[Any]:
     """Ask for a stream, and give its opened body."""
     yield from read_model_info(known)
     if known.is_old and known.server_info is None:
         yield from read_server_info(known)  # says what its streams are like
-    return (yield from guarded(Ask("POST", "/generate", request.body, streamed=True), request.rids))
+    return (yield from guarded(HttpRequest("POST", "/generate", request.body, streamed=True), request.rids))
 
 
-def _records(answer: Answer, expected: int) -> list[dict[str, Any]]:
+def _records(answer: HttpResponse, expected: int) -> list[dict[str, Any]]:
     body = answer.json()
     records = body if isinstance(body, list) else [body]
     if len(records) != expected or not all(isinstance(record, dict) for record in records):
         raise ProtocolError(f"Not {expected} answers to {expected} questions", where=answer.url)
     for record in records:
-        wrong = misshapen(record)
+        wrong = first_invalid_field(record)
         if wrong is not None:
             raise ProtocolError(f"The answer has a {wrong} of the wrong type", where=answer.url)
         scrub_reason(record.get("meta_info") or {}, answer.settings.scrub)
@@ -191,8 +191,8 @@ def _records(answer: Answer, expected: int) -> list[dict[str, Any]]:
 
 
 def chat_request(
-    known: Knowledge, messages: Messages, *, stream: bool = False, **arguments: Any
-) -> Call[GenerateRequest]:
+    known: ServerCapabilities, messages: Messages, *, stream: bool = False, **arguments: Any
+) -> Operation[GenerateRequest]:
     """Make the request that continues a conversation."""
     conversation = read_messages(messages)
     build_generate_request("", stream=stream, **arguments)  # what is wrong fails before anything is sent
@@ -201,17 +201,17 @@ def chat_request(
 
 
 def _chat_prompt(
-    known: Knowledge, conversation: list[dict[str, Any]]
-) -> Call[tuple[Prompt, tuple[str, ...]]]:
+    known: ServerCapabilities, conversation: list[dict[str, Any]]
+) -> Operation[tuple[Prompt, tuple[str, ...]]]:
     """Write a conversation as a prompt: best by the server, which has the model's own template."""
     if known.chat_template_name is None:
         try:
             return (yield from _tokenize_messages(known, conversation)), ()
-        except NotServedError:
+        except NotFoundError:
             pass
         yield from read_model_info(known)
-    template = yield Work(known.chat_template)
-    prompt: str = yield Work(partial(render_chat, template, conversation))
+    template = yield RunInThread(known.chat_template)
+    prompt: str = yield RunInThread(partial(render_chat, template, conversation))
     return prompt, tuple(template.stop_str)
 
 
@@ -230,33 +230,33 @@ def _with_stops(arguments: dict[str, Any], stops: tuple[str, ...]) -> dict[str, 
 # Tokens
 
 
-def _tokenize_messages(known: Knowledge, conversation: list[dict[str, Any]]) -> Call[list[int]]:
+def _tokenize_messages(known: ServerCapabilities, conversation: list[dict[str, Any]]) -> Operation[list[int]]:
     """Have the server write a conversation as tokens, up to the beginning of an answer.
 
     Raises
     ------
-    NotServedError
+    NotFoundError
         If the server has no such route, or knows no conversations there.
     """
     if known.tokenizes is False or known.tokenizes_messages is False:
-        raise NotServedError("The server does not tokenize conversations")
+        raise NotFoundError("The server does not tokenize conversations")
     try:
         tokens: list[int] = yield from _tokens_of(known, {"messages": conversation})
-    except NotServedError:
+    except NotFoundError:
         raise
     except BadRequestError as error:
         # The first servers that have the route ask for a prompt.
         if "prompt" in error.server_message and "required" in error.server_message.lower():
             known.tokenizes_messages = False
-            raise NotServedError("The server does not tokenize conversations", status=error.status) from error
+            raise NotFoundError("The server does not tokenize conversations", status=error.status) from error
         raise
     return tokens
 
 
-def _tokens_of(known: Knowledge, body: dict[str, Any]) -> Call[Any]:
+def _tokens_of(known: ServerCapabilities, body: dict[str, Any]) -> Operation[Any]:
     try:
-        answer: Answer = yield Ask("POST", "/tokenize", body, safe=True)
-    except NotServedError:
+        answer: HttpResponse = yield HttpRequest("POST", "/tokenize", body, safe=True)
+    except NotFoundError:
         known.tokenizes = False
         raise
     known.tokenizes = True
@@ -265,11 +265,11 @@ def _tokens_of(known: Knowledge, body: dict[str, Any]) -> Call[Any]:
 
 def tokenize(
     settings: Settings,
-    known: Knowledge,
+    known: ServerCapabilities,
     text: str | Sequence[str] | None,
     messages: Messages | None,
     add_special_tokens: bool,
-) -> Call[Any]:
+) -> Operation[Any]:
     """Turn a text, several, or a conversation into tokens: on the server, or here if it cannot."""
     if (text is None) == (messages is None):
         raise ArgumentTypeError(
@@ -287,25 +287,27 @@ def tokenize(
             return (
                 yield from _tokens_of(known, {"prompt": prompt, "add_special_tokens": add_special_tokens})
             )
-        except NotServedError:
+        except NotFoundError:
             pass
     yield from read_model_info(known)
 
     def encode() -> Any:
         return known.tokenizer(settings)(prompt, add_special_tokens=add_special_tokens)["input_ids"]
 
-    return (yield Work(encode))
+    return (yield RunInThread(encode))
 
 
-def detokenize(settings: Settings, known: Knowledge, tokens: Any, skip_special_tokens: bool) -> Call[Any]:
+def detokenize(
+    settings: Settings, known: ServerCapabilities, tokens: Any, skip_special_tokens: bool
+) -> Operation[Any]:
     """Turn tokens into text: on the server, or here if it cannot."""
     tokens = read_token_ids(tokens)
     check_option("skip_special_tokens", skip_special_tokens)
     if known.tokenizes is not False:
         body = {"tokens": tokens, "skip_special_tokens": skip_special_tokens}
         try:
-            answer: Answer = yield Ask("POST", "/detokenize", body, safe=True)
-        except NotServedError:
+            answer: HttpResponse = yield HttpRequest("POST", "/detokenize", body, safe=True)
+        except NotFoundError:
             known.tokenizes = False
         else:
             return _field(answer, "text", str | list)
@@ -317,7 +319,7 @@ def detokenize(settings: Settings, known: Knowledge, tokens: Any, skip_special_t
         texts = [tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
         return texts if rows is tokens else texts[0]
 
-    return (yield Work(decode))
+    return (yield RunInThread(decode))
 
 
 def _texts(given: Any) -> list[str]:
@@ -328,7 +330,7 @@ def _texts(given: Any) -> list[str]:
     return list(given)
 
 
-def _field(answer: Answer, name: str, kind: Any) -> Any:
+def _field(answer: HttpResponse, name: str, kind: Any) -> Any:
     body = answer.json()
     value = body.get(name) if isinstance(body, Mapping) else None
     if not isinstance(value, kind):
@@ -339,7 +341,7 @@ def _field(answer: Answer, name: str, kind: Any) -> Any:
 # Embeddings
 
 
-def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call[Any]:
+def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Operation[Any]:
     """Embed one prompt or several."""
     field, value, prompts, batch = read_prompt(prompt)
     rids = request_names(None, len(prompts), batch)
@@ -348,7 +350,7 @@ def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call
         if given is not None:
             check_option(name, given)
             body[name] = given
-    answer: Answer = yield from guarded(Ask("POST", "/encode", body), rids)
+    answer: HttpResponse = yield from guarded(HttpRequest("POST", "/encode", body), rids)
     vectors = [record.get("embedding") for record in _records(answer, len(prompts))]
     if not all(isinstance(vector, list) for vector in vectors):
         raise ProtocolError("The answer has no embedding", where=answer.url)

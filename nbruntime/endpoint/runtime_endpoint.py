@@ -10,9 +10,9 @@ from typing import Any, Self
 from nbruntime.chat.template import ChatTemplate
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import operations
-from nbruntime.endpoint.background_closer import Cleaner
-from nbruntime.endpoint.base_client import Client, checked_rids
-from nbruntime.endpoint.http import INFO_TIMEOUT, Ask
+from nbruntime.endpoint.background_closer import BackgroundCloser
+from nbruntime.endpoint.base_client import BaseClient, checked_rids
+from nbruntime.endpoint.http import INFO_TIMEOUT, HttpRequest
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
@@ -23,7 +23,7 @@ from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
 
 
-class RuntimeEndpoint(Client, FrontendBackend):
+class RuntimeEndpoint(BaseClient, FrontendBackend):
     """A client of a running SGLang server, or of the embedded one.
 
     Drop-in for SGLang's class of the same name; it also serves as the backend of SGLang's frontend
@@ -85,7 +85,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
 
     def _open(self) -> None:
         self._transport = Transport(self._settings)
-        self._cleaner = Cleaner()
+        self._cleaner = BackgroundCloser()
         self._streams = LiveStreams[GenerationStream]()
 
     # What the server is
@@ -389,7 +389,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
         ------
         ArgumentError
             If neither or both of the two are given.
-        NotServedError
+        NotFoundError
             If the server cannot (SGLang up to 0.5.2), and its tokenizer cannot be loaded here.
         """
         tokens: list[int] | list[list[int]] = self._transport.run(
@@ -415,7 +415,7 @@ class RuntimeEndpoint(Client, FrontendBackend):
 
         Raises
         ------
-        NotServedError
+        NotFoundError
             As `tokenize`.
         """
         text: str | list[str] = self._transport.run(
@@ -462,11 +462,11 @@ class RuntimeEndpoint(Client, FrontendBackend):
         BadRequestError
             If requests are running.
         """
-        self._transport.send(Ask("POST", "/flush_cache", safe=True))
+        self._transport.send(HttpRequest("POST", "/flush_cache", safe=True))
 
     def abort_all(self) -> None:
         """Stop every request on the server, those of others too."""
-        self._transport.send(Ask("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True))
+        self._transport.send(HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True))
 
     def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache, so that prompts which begin with it start sooner.
@@ -525,11 +525,11 @@ class RuntimeEndpoint(Client, FrontendBackend):
         """
         options = locals() | unknown
         del options["self"], options["unknown"]
-        self._transport.send(Ask("POST", "/start_profile", build_profile_request(options)))
+        self._transport.send(HttpRequest("POST", "/start_profile", build_profile_request(options)))
 
     def stop_profile(self) -> None:
         """Stop the server's profiler; returns when the traces are written."""
-        self._transport.send(Ask("POST", "/stop_profile"))
+        self._transport.send(HttpRequest("POST", "/stop_profile"))
 
     def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
         """Read any route that changes nothing, and give the answer as it is.

@@ -10,10 +10,10 @@ from nbruntime.chat.template import ChatTemplate
 from nbruntime.chat.templates import find_chat_template
 from nbruntime.chat.tokenizer import load_tokenizer
 from nbruntime.endpoint.settings import Settings
-from nbruntime.errors import NotServedError
+from nbruntime.errors import NotFoundError
 
 
-class Knowledge:
+class ServerCapabilities:
     """What a client has learned of its server.
 
     Parameters
@@ -67,7 +67,7 @@ class Knowledge:
 
         Raises
         ------
-        NotServedError
+        NotFoundError
             If it cannot be loaded; the server was asked before.
         """
         if self._tokenizer is None:
@@ -77,7 +77,7 @@ class Knowledge:
                 self._tokenizer = load_tokenizer(path)
             except (OSError, ImportError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().split("\n", 1)[0]
-                raise NotServedError(
+                raise NotFoundError(
                     f"The server has no tokenizer to ask, and {path} cannot be loaded here: {reason}",
                     where=settings.base_url,
                     hint="Take a newer server, or load the tokenizer by yourself.",

@@ -20,7 +20,7 @@ import urllib3
 import urllib3.exceptions
 
 from nbruntime.endpoint import transport_errors
-from nbruntime.endpoint.http import Abort, Answer, Ask, Call, Work, abort
+from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, abort
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import NbruntimeError, ServerConnectionError, ServerStatusError
 from nbruntime.protocol.events import LAST_EVENT
@@ -94,7 +94,7 @@ class Transport:
         if session is not None:
             session.close()
 
-    def run(self, call: Call[_T]) -> _T:
+    def run(self, call: Operation[_T]) -> _T:
         """Run a call, and give its result."""
         step = partial(next, call)
         while True:
@@ -110,10 +110,10 @@ class Transport:
             else:
                 step = partial(call.send, given)
 
-    def _perform(self, effect: Ask | Abort | Work) -> Any:
-        if isinstance(effect, Ask):
+    def _perform(self, effect: HttpRequest | Abort | RunInThread) -> Any:
+        if isinstance(effect, HttpRequest):
             return self.send(effect)
-        if isinstance(effect, Work):
+        if isinstance(effect, RunInThread):
             return effect.function()
         try:
             self.abort(effect.rids)
@@ -140,17 +140,17 @@ class Transport:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
 
-    def send(self, ask: Ask) -> Answer | Body:
+    def send(self, ask: HttpRequest) -> HttpResponse | Body:
         """Send one request and wait for its answer.
 
         Parameters
         ----------
-        ask : Ask
+        ask : HttpRequest
             What to send.
 
         Returns
         -------
-        Answer or Body
+        HttpResponse or Body
             A `Body` of a stream, which the caller closes.
 
         Raises
@@ -171,14 +171,14 @@ class Transport:
             with response:
                 raise self.settings.note_error(self._status_error(response, ask.path))
         if not ask.streamed:
-            return Answer(self.settings, ask.path, response.content)
+            return HttpResponse(self.settings, ask.path, response.content)
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             response.close()
             raise transport_errors.not_a_stream(self.settings, ask.path, kind)
         return Body(self.settings, response, ask.path)
 
-    def _request(self, ask: Ask, data: bytes | None) -> requests.Response:
+    def _request(self, ask: HttpRequest, data: bytes | None) -> requests.Response:
         verify = self.settings.verify
         headers = {"Accept-Encoding": "identity"} if ask.streamed else {}
         if data is not None:

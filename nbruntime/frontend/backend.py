@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.chat.template import ChatTemplate
-from nbruntime.errors import ArgumentValueError, NotServedError
+from nbruntime.errors import ArgumentValueError, NotFoundError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of
-from nbruntime.frontend.failures import over, told
+from nbruntime.frontend.failures import mark_finished, warn_on_error
 from nbruntime.frontend.interruption import calls
 from nbruntime.frontend.readers import Readers
 from nbruntime.frontend.select import select
@@ -110,7 +110,7 @@ class FrontendBackend:
         (str or list of str, dict or list of dict)
             Text and ``meta_info``; lists for ``n > 1``.
         """
-        with told("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
+        with warn_on_error("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
             answer = self.complete(s.text_, rid=rid, **gen_arguments(s, sampling_params))
             if isinstance(answer, list):
                 step.wrote(answer, [single.meta_info for single in answer])
@@ -133,7 +133,7 @@ class FrontendBackend:
         (str, dict)
             What is new: text, and ``meta_info`` with the logprobs of the new tokens.
         """
-        with told("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
+        with warn_on_error("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
             arguments = gen_arguments(s, sampling_params)
             if (arguments["sampling_params"].get("n") or 1) > 1:
                 raise ArgumentValueError(
@@ -150,7 +150,7 @@ class FrontendBackend:
                 answer = stream.result()
                 assert isinstance(answer, Generation)
                 step.wrote([answer], step.meta_info)
-        readers.await_them()
+        readers.wait_until_consumed()
 
     def select(self, s: Any, choices: Sequence[str], temperature: float, choices_method: Any) -> Any:
         """Run ``sgl.select``: let the model choose one of several texts.
@@ -171,7 +171,7 @@ class FrontendBackend:
         ChoicesDecision
             What the rule gives: ``decision`` and ``meta_info``.
         """
-        with told("sgl.select", s), calls.one(self), programs.noted(s, "select", choices) as step:
+        with warn_on_error("sgl.select", s), calls.one(self), programs.noted(s, "select", choices) as step:
             decision = select(self, s.text_, choices, temperature, choices_method, images_of(s))
             step.chose(decision)
             return decision
@@ -179,7 +179,7 @@ class FrontendBackend:
     def commit_lazy_operations(self, s: Any) -> None:
         """Bring the state's text into the KV cache, before it is forked."""
         if s.text_:
-            with told("fork", s), calls.one(self) as rid:
+            with warn_on_error("fork", s), calls.one(self) as rid:
                 self.complete(s.text_, rid=rid, max_new_tokens=0, image_data=images_of(s))
 
     def fill_image(self, s: Any) -> None:
@@ -192,7 +192,7 @@ class FrontendBackend:
     def end_program(self, s: Any) -> None:
         """Note how far a program or a fork came; also called while it is being deleted."""
         programs.ended(s)
-        over(s)
+        mark_finished(s)
 
     def fork_program(self, src: Any, dst: Any, position_ids_offset: Sequence[int] | None = None) -> None:
         """Nothing is kept for a program; the server finds the common prefix by itself."""
@@ -208,10 +208,10 @@ class FrontendBackend:
 
         Raises
         ------
-        NotServedError
+        NotFoundError
             Always.
         """
-        raise NotServedError(
+        raise NotFoundError(
             "No server joins the KV caches of forks",
             where="concatenate_and_append",
             hint="Let forks.join('concate_and_append') join their texts.",

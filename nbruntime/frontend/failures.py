@@ -32,7 +32,7 @@ class ProgramWarning(UserWarning):
 
 
 @contextlib.contextmanager
-def told(call: str, s: Any) -> Iterator[None]:
+def warn_on_error(call: str, s: Any) -> Iterator[None]:
     """Warn of an error that leaves this block, every time; the error goes on.
 
     Parameters
@@ -53,7 +53,7 @@ def told(call: str, s: Any) -> Iterator[None]:
         raise
 
 
-def over(s: Any) -> None:
+def mark_finished(s: Any) -> None:
     """Note that a program asks for nothing more."""
     _over.add(s)
 

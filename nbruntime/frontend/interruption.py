@@ -31,7 +31,7 @@ class _Aborts(Protocol):
     def abort(self, rid: str | Sequence[str]) -> None: ...
 
 
-class Calls:
+class InFlightRequests:
     """The calls of programs that are in flight; an interrupt aborts them."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Calls:
         self._left = None
 
 
-calls = Calls()
+calls = InFlightRequests()
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:

@@ -47,7 +47,7 @@ class Readers:
         _followed.update(event for event in self._events if event in _set_before and not event.is_set())
         _set_before.update(self._events)
 
-    def await_them(self) -> None:
+    def wait_until_consumed(self) -> None:
         """Wait until the readers have taken the last piece."""
         self.look()
         deadline = time.monotonic() + PATIENCE

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from nbruntime.errors import ArgumentValueError, NotServedError, ProtocolError, ServerStatusError
+from nbruntime.errors import ArgumentValueError, NotFoundError, ProtocolError, ServerStatusError
 from nbruntime.generation import Generation
 
 HEALED_TOKENS = 4
@@ -127,7 +127,7 @@ def _token_ids(endpoint: _Completes, texts: list[str]) -> list[list[int]] | None
         return None
     try:
         ids: list[list[int]] = endpoint.tokenize(texts)
-    except NotServedError:
+    except NotFoundError:
         _tokenless.add(endpoint)
         return None
     return ids

@@ -12,9 +12,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from nbruntime.errors import AuthenticationError, NbruntimeError, NotServedError
+from nbruntime.errors import AuthenticationError, NbruntimeError, NotFoundError
 from nbruntime.generation.record import Generation
-from nbruntime.generation.stream_state import Progress, ReadableStream
+from nbruntime.generation.stream_state import BaseStream, StreamState
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import GenerateRequest
 
@@ -27,7 +27,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 """Starts a task, and holds it until it is done."""
 
 
-class _AsyncLifeline:
+class _AsyncStreamCloser:
     """Closes the answer and aborts the request, once.
 
     A fork of the process has a copy of the stream, and nothing to say about it.
@@ -38,7 +38,7 @@ class _AsyncLifeline:
 
     def __init__(
         self,
-        progress: Progress,
+        progress: StreamState,
         close: Callable[[], Awaitable[None]],
         abort: Callable[[Sequence[str]], Awaitable[None]],
         abandon: Callable[[Sequence[str]], None],
@@ -60,7 +60,7 @@ class _AsyncLifeline:
         if known:
             try:
                 await self._abort(known)
-            except (NotServedError, AuthenticationError):  # a router, or only the admin's key may abort
+            except (NotFoundError, AuthenticationError):  # a router, or only the admin's key may abort
                 unheard = True
         if unheard:
             await self.leave()
@@ -108,7 +108,7 @@ class _AsyncLifeline:
         return self.progress.rids if self.progress.may_run else ()
 
 
-class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
+class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
     """The same as `GenerationStream`, for ``async for`` and ``async with``.
 
     It is also left when it is garbage-collected, and when the task that reads it was cancelled.
@@ -148,10 +148,10 @@ class AsyncGenerationStream(ReadableStream, AsyncIterator[str]):
     ) -> None:
         self._chunks = chunks
         self._reading = asyncio.Lock()  # a view may read while somebody asks for the result
-        self._progress = Progress(
+        self._progress = StreamState(
             request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
         )
-        self._lifeline = _AsyncLifeline(self._progress, close, abort, abandon, spawn)
+        self._lifeline = _AsyncStreamCloser(self._progress, close, abort, abandon, spawn)
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
         self._loop = asyncio.get_running_loop()
         self._finalizer = weakref.finalize(self, self._lifeline.abandon)

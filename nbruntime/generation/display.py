@@ -9,7 +9,7 @@ from nbruntime.display.views import in_kernel, view_class
 from nbruntime.generation.cards import stream_card
 
 
-class Displayed:
+class DisplayMixin:
     """What both kinds of stream show of themselves."""
 
     _view: Any = None

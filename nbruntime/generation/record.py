@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbruntime.errors import ArgumentTypeError, MissingPackageError, ProtocolError
 from nbruntime.generation.timings import Timings, rate, seconds
-from nbruntime.protocol.answers import misshapen
+from nbruntime.protocol.answers import first_invalid_field
 from nbruntime.protocol.requests import Prompt
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Generation:
             If it is something else.
         """
         record = {name: value for name, value in record.items() if name not in others}
-        wrong = misshapen(record) or next(
+        wrong = first_invalid_field(record) or next(
             (name for name, kind in _OWN_KINDS.items() if not isinstance(record.get(name), kind | None)), None
         )
         if wrong is not None:

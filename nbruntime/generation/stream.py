@@ -16,24 +16,24 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from nbruntime.errors import AuthenticationError, NbruntimeError, NotServedError
+from nbruntime.errors import AuthenticationError, NbruntimeError, NotFoundError
 from nbruntime.generation.interrupts import unwatch, watch
 from nbruntime.generation.record import Generation
-from nbruntime.generation.stream_state import Progress, ReadableStream
+from nbruntime.generation.stream_state import BaseStream, StreamState
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import GenerateRequest
 
 _log = logging.getLogger(__name__)
 
 
-class _Lifeline:
+class _StreamCloser:
     """Closes the answer and aborts the request, once; outlives the stream for the sake of its finalizer.
 
     A fork of the process has a copy of the stream, and nothing to say about it.
     """
 
     def __init__(
-        self, progress: Progress, close: Callable[[], None], abort: Callable[[Sequence[str]], None]
+        self, progress: StreamState, close: Callable[[], None], abort: Callable[[Sequence[str]], None]
     ) -> None:
         self.progress = progress
         self._close = close
@@ -51,7 +51,7 @@ class _Lifeline:
         if known:
             try:
                 self._abort(known)
-            except (NotServedError, AuthenticationError):  # a router, or only the admin's key may abort
+            except (NotFoundError, AuthenticationError):  # a router, or only the admin's key may abort
                 unheard = True
         if unheard:
             self.leave()  # a closed connection is all that the server can be told
@@ -91,7 +91,7 @@ def _run(action: Callable[[], None]) -> None:
     action()
 
 
-class GenerationStream(ReadableStream, Iterator[str]):
+class GenerationStream(BaseStream, Iterator[str]):
     r"""A running generation: an iterator of text, and a context manager that leaves nothing behind.
 
     Parameters
@@ -151,10 +151,10 @@ class GenerationStream(ReadableStream, Iterator[str]):
     ) -> None:
         self._chunks = chunks
         self._reading = threading.Lock()  # a view may read while somebody asks for the result
-        self._progress = Progress(
+        self._progress = StreamState(
             request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
         )
-        self._lifeline = _Lifeline(self._progress, close, abort)
+        self._lifeline = _StreamCloser(self._progress, close, abort)
         self._finalizer = weakref.finalize(self, discard, self._lifeline.leave)
         self._finalizer.atexit = False  # at exit the sockets close by themselves, and the server notices
         watch(self)

@@ -14,7 +14,7 @@ from nbruntime.errors import (
     ProtocolError,
     StreamError,
 )
-from nbruntime.generation.display import Displayed
+from nbruntime.generation.display import DisplayMixin
 from nbruntime.generation.generations import Generations
 from nbruntime.generation.record import Generation
 from nbruntime.generation.timings import Timings
@@ -40,7 +40,7 @@ def aborted_on_server(
     return None
 
 
-class Progress:
+class StreamState:
     """What both kinds of stream know: the answers so far, when they came, and how it ended."""
 
     def __init__(
@@ -217,10 +217,10 @@ def _reason(cause: BaseException | None) -> tuple[str, str | None]:
     return cause.message[:1].lower() + cause.message[1:], hint
 
 
-class ReadableStream(Displayed):
+class BaseStream(DisplayMixin):
     """What can be read of a stream of either kind, at any time and without waiting."""
 
-    _progress: Progress
+    _progress: StreamState
 
     @property
     def rid(self) -> str:

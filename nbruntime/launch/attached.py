@@ -6,7 +6,7 @@ import os
 import threading
 
 from nbruntime.launch import registry
-from nbruntime.launch.server import End, Server
+from nbruntime.launch.server import ExitNotifier, Server
 from nbruntime.launch.supervisor.processes import ProcessId, wait_for_end
 from nbruntime.launch.supervisor.record import ServerRecord
 
@@ -62,20 +62,20 @@ class AttachedServer(Server):
             self.wait_until_gone(registry.CLEAR_SECONDS)
 
 
-_ends: dict[tuple[int, ProcessId], End] = {}
+_ends: dict[tuple[int, ProcessId], ExitNotifier] = {}
 """What this process waits for, by its pid, since a fork has none of its threads, and the supervisor."""
 
 
-def _end_of(supervisor: ProcessId) -> End:
+def _end_of(supervisor: ProcessId) -> ExitNotifier:
     """Wait for a supervisor, in one thread however often a server is attached to."""
     key = os.getpid(), supervisor
-    end = _ends.setdefault(key, new := End())
+    end = _ends.setdefault(key, new := ExitNotifier())
     if end is new:
         threading.Thread(target=_follow, args=(key, end), name="nbruntime-attached", daemon=True).start()
     return end
 
 
-def _follow(key: tuple[int, ProcessId], end: End) -> None:
+def _follow(key: tuple[int, ProcessId], end: ExitNotifier) -> None:
     wait_for_end(key[1])
     del _ends[key]
     end.reach()

@@ -23,7 +23,7 @@ from nbruntime.errors import (
 )
 from nbruntime.launch import registry
 from nbruntime.launch.attached import AttachedServer
-from nbruntime.launch.engines.server_kind import Engine, ServerArguments
+from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
@@ -34,7 +34,7 @@ from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.protocol.hosts import is_loopback
 from nbruntime.secrets import is_secret_name
 
-__all__ = ["Launch"]
+__all__ = ["Launcher"]
 
 Client = TypeVar("Client")
 
@@ -43,14 +43,14 @@ PORT_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
-class Launch:
+class Launcher:
     """What a server is to be.
 
     Parameters
     ----------
-    engine : Engine
+    engine : ServerKind
         What kind.
-    arguments : ServerArguments
+    arguments : AcceptedArguments
         Checked by the engine.
     env : mapping
         Additions to the server's environment.
@@ -70,8 +70,8 @@ class Launch:
         Called with every new `Phase`.
     """
 
-    engine: Engine
-    arguments: ServerArguments = field(repr=False)
+    engine: ServerKind
+    arguments: AcceptedArguments = field(repr=False)
     env: Mapping[str, str | None] = field(repr=False)
     host: str
     port: int | None
@@ -81,7 +81,7 @@ class Launch:
     on_start: Callable[[str, Server | None], None]
     on_phase: Callable[[Phase], None]
 
-    def obtain(
+    def get_or_start(
         self, connect: Callable[[str], Client], *, reuse: bool, replace: bool
     ) -> tuple[Server, Client, bool]:
         """Give a server that is as described, and its client.

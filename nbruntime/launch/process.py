@@ -27,7 +27,7 @@ from typing import Any
 
 from nbruntime.errors import LaunchError
 from nbruntime.launch import registry
-from nbruntime.launch.server import LOG, End, Server
+from nbruntime.launch.server import LOG, ExitNotifier, Server
 from nbruntime.launch.supervisor import __file__ as SUPERVISOR
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
@@ -75,7 +75,7 @@ class _Handle:
     """What is known of one supervisor and its server; shared with the thread that follows it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], record: ServerRecord, grace: float, end: End
+        self, process: subprocess.Popen[bytes], record: ServerRecord, grace: float, end: ExitNotifier
     ) -> None:
         self.process = process
         self.record = record
@@ -214,7 +214,7 @@ class ServerProcess(Server):
         log = Path(record.directory, LOG)
         inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
-            super().__init__(record, End())
+            super().__init__(record, ExitNotifier())
             order = LaunchSpec(
                 owner=None if record.keep_alive else os.getpid(),
                 argv=list(command.argv),

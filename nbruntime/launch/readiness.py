@@ -11,7 +11,7 @@ from nbruntime.errors import LaunchError, LaunchTimeoutError, ModelNotFoundError
 from nbruntime.launch.phases import FETCHING, Phase
 
 if TYPE_CHECKING:
-    from nbruntime.launch.engines.server_kind import Engine
+    from nbruntime.launch.engines.server_kind import ServerKind
     from nbruntime.launch.process import ServerProcess
 
 __all__ = ["LOG_LINES", "await_ready", "launch_error"]
@@ -30,7 +30,7 @@ _PORT_TAKEN = re.compile("address already in use", re.IGNORECASE)
 
 def await_ready(
     process: ServerProcess,
-    engine: Engine,
+    engine: ServerKind,
     url: str,
     *,
     timeout: float,
@@ -42,7 +42,7 @@ def await_ready(
     ----------
     process : ServerProcess
         The server.
-    engine : Engine
+    engine : ServerKind
         Knows what its output means, and how to ask it.
     url : str
         Where it is going to answer.
@@ -92,14 +92,14 @@ def await_ready(
             next_probe = time.monotonic() + (0.05 if phase.name == "ready" else engine.probe_interval)
 
 
-def launch_error(process: ServerProcess, engine: Engine, phase: Phase) -> LaunchError:
+def launch_error(process: ServerProcess, engine: ServerKind, phase: Phase) -> LaunchError:
     """Find the reason why a server has ended in its log.
 
     Parameters
     ----------
     process : ServerProcess
         The server.
-    engine : Engine
+    engine : ServerKind
         What kind.
     phase : Phase
         How far it had got.

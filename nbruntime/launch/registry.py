@@ -26,9 +26,9 @@ from nbruntime.launch.supervisor.processes import (
     ProcessId,
     identify,
     is_running,
-    kill_left,
-    marked,
+    kill_orphans,
     send,
+    tagged_pids,
     wait_for_end,
 )
 from nbruntime.launch.supervisor.record import FILE, ServerRecord
@@ -210,7 +210,7 @@ def is_held(record: ServerRecord) -> bool:
     if record.supervisor is None:
         # A disk that is full for long keeps the supervisor's name out of the record.
         recent = time.time() - record.started < START_SECONDS
-        return is_running(record.owner) and (recent or any(marked(record.directory)))
+        return is_running(record.owner) and (recent or any(tagged_pids(record.directory)))
     return is_running(record.supervisor)
 
 
@@ -260,7 +260,7 @@ def clear(record: ServerRecord) -> None:
     """
     record = ServerRecord.read(record.directory) or record
     deadline = time.monotonic() + CLEAR_SECONDS
-    while kill_left(record.directory, record.server) and time.monotonic() < deadline:
+    while kill_orphans(record.directory, record.server) and time.monotonic() < deadline:
         time.sleep(0.02)
     shutil.rmtree(record.directory, ignore_errors=True)
 

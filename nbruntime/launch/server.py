@@ -12,7 +12,7 @@ from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.record import ServerRecord
 
-__all__ = ["LOG", "End", "Server", "known"]
+__all__ = ["LOG", "ExitNotifier", "Server", "known"]
 
 LOG = "server.log"
 """The log's name in the server's folder."""
@@ -20,7 +20,7 @@ LOG = "server.log"
 _TAIL_BLOCK = 1 << 16
 
 
-class End:
+class ExitNotifier:
     """The end of a server, as the thread that waits for it and the `Server` know it.
 
     The thread must not know the `Server` itself, which would never be collected then.
@@ -63,7 +63,7 @@ class Server(ABC):
     ----------
     record : ServerRecord
         What its folder says.
-    end : End
+    end : ExitNotifier
         Its end, which a thread waits for.
 
     Raises
@@ -72,7 +72,7 @@ class Server(ABC):
         If its log is not there any more.
     """
 
-    def __init__(self, record: ServerRecord, end: End) -> None:
+    def __init__(self, record: ServerRecord, end: ExitNotifier) -> None:
         self.record = record
         self._owner = os.getpid()
         self._end = end

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nbruntime.errors import NbruntimeError, NotServedError, ProtocolError
+from nbruntime.errors import NbruntimeError, NotFoundError, ProtocolError
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.metrics import Histogram, gauges, histograms
 from nbruntime.secrets import Secret, without_secrets
@@ -220,7 +220,7 @@ class ServerWatch:
         for path in paths[:-1]:
             try:
                 return _parsed(self._ask(path), path)
-            except NotServedError:
+            except NotFoundError:
                 continue
         return _parsed(self._ask(paths[-1]), paths[-1])
 
@@ -228,7 +228,7 @@ class ServerWatch:
         if self._has_loads:
             try:
                 return whole_load(read_loads(self._json(("/v1/loads", "/get_load", "/workers"))))
-            except (NotServedError, ProtocolError):
+            except (NotFoundError, ProtocolError):
                 self._has_loads = False
         text = self._ask("/metrics" if self.metrics else "/model_info")
         found = gauges(text, list(_GAUGES)) if self.metrics else {}
@@ -239,7 +239,7 @@ class ServerWatch:
             return
         try:
             text = self._ask("/metrics")
-        except NotServedError:
+        except NotFoundError:
             self.metrics = False
             return
         self.metrics = True

@@ -8,7 +8,7 @@ from typing import Any
 _KINDS: dict[str, type] = {"text": str, "output_ids": list, "prompt_token_ids": list, "meta_info": dict}
 
 
-def misshapen(answer: Mapping[str, Any]) -> str | None:
+def first_invalid_field(answer: Mapping[str, Any]) -> str | None:
     """Find what cannot be read as SGLang means it.
 
     Parameters
@@ -23,9 +23,9 @@ def misshapen(answer: Mapping[str, Any]) -> str | None:
 
     Examples
     --------
-    >>> misshapen({"text": "Hi", "meta_info": {"finish_reason": "stop"}})
+    >>> first_invalid_field({"text": "Hi", "meta_info": {"finish_reason": "stop"}})
     'finish_reason'
-    >>> misshapen({"text": "Hi", "output_ids": [5], "meta_info": {}})
+    >>> first_invalid_field({"text": "Hi", "output_ids": [5], "meta_info": {}})
     """
     for name, kind in _KINDS.items():
         if not isinstance(answer.get(name), kind | None):
@@ -40,7 +40,7 @@ def scrub_reason(meta_info: dict[str, Any], scrub: Callable[[str], str]) -> None
     Parameters
     ----------
     meta_info : dict
-        Of an answer that is not `misshapen`.
+        Of an answer that is not `first_invalid_field`.
     scrub : callable
         Takes a text, and gives it without secrets.
 

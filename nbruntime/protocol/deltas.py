@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nbruntime.protocol.answers import misshapen, scrub_reason
+from nbruntime.protocol.answers import first_invalid_field, scrub_reason
 from nbruntime.protocol.events import EventDecoder
 
 OUTPUT_LOGPROB_LISTS = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")
@@ -355,7 +355,7 @@ class DeltaDecoder:
             self.failure = StreamFailure(self._scrub(message), status)
             return None
         index = event.get("index", 0)
-        if misshapen(event) or event.get("meta_info") is None or not self._is_index(index):
+        if first_invalid_field(event) or event.get("meta_info") is None or not self._is_index(index):
             self._fail(f"not an event of /generate: {_excerpt(payload)}")
             return None
         scrub_reason(event["meta_info"], self._scrub)
@@ -421,7 +421,7 @@ def _meta_info_of(raw: bytes) -> dict[str, Any]:
         event = json.loads(raw)
     except (ValueError, RecursionError):
         return {}
-    return {} if misshapen(event) else event["meta_info"] or {}
+    return {} if first_invalid_field(event) else event["meta_info"] or {}
 
 
 def _excerpt(payload: bytes) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from nbruntime.errors import (
     AuthenticationError,
     BadRequestError,
-    NotServedError,
+    NotFoundError,
     ServerBusyError,
     ServerFailureError,
     ServerStatusError,
@@ -66,7 +66,7 @@ def error_class(status: int) -> type[ServerStatusError]:
         case 401 | 403:
             return AuthenticationError
         case 404 | 405 | 501:
-            return NotServedError
+            return NotFoundError
         case 429 | 503:
             return ServerBusyError
         case _ if 400 <= status < 500:

@@ -23,8 +23,8 @@ from nbruntime.errors import (
 )
 from nbruntime.launch.cards import LOG_LINES, runtime_card
 from nbruntime.launch.engines.resolve import resolve_engine
-from nbruntime.launch.engines.server_kind import Engine, IgnoredArgumentsWarning
-from nbruntime.launch.launcher import Launch
+from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning, ServerKind
+from nbruntime.launch.launcher import Launcher
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.server import Server
 from nbruntime.protocol.requests import build_generate_request, request_names
@@ -156,7 +156,7 @@ class Runtime:
         self._ready_at: float | None = None
         self._arguments: dict[str, Any] = {}
         self._port = port or 0
-        self._engine: Engine | None = None
+        self._engine: ServerKind | None = None
         self._model: str | None = None
         check_own_arguments(locals())
         self._model = None if model_path is None else os.fspath(model_path)
@@ -178,7 +178,7 @@ class Runtime:
                 stacklevel=2,
             )
         launch = partial(
-            Launch,
+            Launcher,
             engine=self._engine,
             arguments=arguments,
             env=dict(env or {}),
@@ -197,7 +197,7 @@ class Runtime:
                     self.phases.enter(phase)
                     announce(phase)
 
-                self._server, self.endpoint, started = launch(on_phase=enter).obtain(
+                self._server, self.endpoint, started = launch(on_phase=enter).get_or_start(
                     lambda url: RuntimeEndpoint(url, api_key=api_key), reuse=reuse, replace=replace
                 )
                 # By a weak reference: an endpoint that is kept must not keep the server.

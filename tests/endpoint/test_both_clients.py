@@ -17,7 +17,7 @@ from support.scripted_server import MODEL_INFO, Asked, Reply, ScriptedServer, an
 
 from nbruntime import errors
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
-from nbruntime.endpoint.base_client import Client
+from nbruntime.endpoint.base_client import BaseClient
 from nbruntime.frontend.backend import FrontendBackend
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import read_messages
@@ -70,7 +70,7 @@ def test_both_have_the_same_names_and_arguments() -> None:
     assert set(ours) - set(theirs) - {"panel"} == {"chat_template"}
     assert set(theirs) - set(ours) == {"connect", "beside"}
     for name in set(ours) & set(theirs):
-        if name in vars(Client):
+        if name in vars(BaseClient):
             continue
         if isinstance(ours[name], property):
             assert isinstance(theirs[name], property), name
@@ -297,7 +297,7 @@ def test_tokens(client: Blocking | Async, server: ScriptedServer) -> None:
 
 
 def test_no_tokenizer_anywhere(client: Blocking | Async, server: ScriptedServer) -> None:
-    with pytest.raises(errors.NotServedError, match="no tokenizer to ask") as caught:
+    with pytest.raises(errors.NotFoundError, match="no tokenizer to ask") as caught:
         client.call("tokenize", "x")
     assert "/nowhere/scripted-model" in str(caught.value)
 
@@ -475,7 +475,7 @@ def test_servers_of_every_age(kind: str, version: str) -> None:
             if "/tokenize" in GENERATIONS[version]:
                 assert client.call("tokenize", "x") == [5, 6]
             else:
-                with pytest.raises(errors.NotServedError):
+                with pytest.raises(errors.NotFoundError):
                     client.call("tokenize", "x")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # old: the template is a guess

@@ -16,7 +16,7 @@ from nbruntime.errors import (
     AuthenticationError,
     BadRequestError,
     GenerationAbortedError,
-    NotServedError,
+    NotFoundError,
     ServerFailureError,
     StreamError,
 )
@@ -59,8 +59,8 @@ CLASSES = {
     400: BadRequestError,
     401: AuthenticationError,
     403: AuthenticationError,
-    404: NotServedError,
-    405: NotServedError,
+    404: NotFoundError,
+    405: NotFoundError,
     500: ServerFailureError,
 }
 

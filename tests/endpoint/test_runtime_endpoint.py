@@ -541,7 +541,7 @@ def test_answers_that_are_no_stream(server: ScriptedServer, endpoint: RuntimeEnd
         (401, errors.AuthenticationError),
         (403, errors.AuthenticationError),
         (413, errors.BadRequestError),
-        (501, errors.NotServedError),
+        (501, errors.NotFoundError),
         (429, errors.ServerBusyError),
         (500, errors.ServerFailureError),
         (503, errors.ServerBusyError),
@@ -573,7 +573,7 @@ def test_something_else_listens(server: ScriptedServer) -> None:
     with pytest.raises(errors.ProtocolError):
         RuntimeEndpoint(server.url)
     server.forget("/model_info")
-    with pytest.raises(errors.NotServedError, match="404"):
+    with pytest.raises(errors.NotFoundError, match="404"):
         RuntimeEndpoint(server.url)
     server.on("/model_info", Reply(json={"object": "list"}))
     with pytest.raises(errors.ProtocolError, match="does not describe"):

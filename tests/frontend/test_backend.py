@@ -33,10 +33,10 @@ from nbruntime.chat.named_templates import TEMPLATES, get_chat_template, guess_c
 from nbruntime.chat.tokenizer_template import TokenizerTemplate
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.endpoint import server_capabilities as knowledge
-from nbruntime.errors import ArgumentValueError, BadRequestError, NotServedError, StreamError
+from nbruntime.errors import ArgumentValueError, BadRequestError, NotFoundError, StreamError
 from nbruntime.frontend import failures, readers
 from nbruntime.frontend.failures import ProgramWarning
-from nbruntime.frontend.interruption import Calls
+from nbruntime.frontend.interruption import InFlightRequests
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def test_the_endpoint_is_a_backend_of_sglang(endpoint: RuntimeEndpoint) -> None:
         assert isinstance(again, BaseBackend)
         again.close()
     assert endpoint.support_concate_and_append is False
-    with pytest.raises(NotServedError, match="join"):
+    with pytest.raises(NotFoundError, match="join"):
         endpoint.concatenate_and_append(["a"], "b")
 
 
@@ -595,7 +595,7 @@ def test_an_interrupt_reaches_the_calls_of_every_endpoint(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     server.on("/abort_request", Reply())
-    running = Calls()
+    running = InFlightRequests()
     with ScriptedServer() as other, RuntimeEndpoint(other.url) as router:
         other.forget("/abort_request")
         with running.one(router), running.one(endpoint) as rid:

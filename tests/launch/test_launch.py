@@ -35,9 +35,9 @@ from nbruntime.errors import (
 from nbruntime.launch.engines import probe as engine_probe
 from nbruntime.launch.engines import resolve as engines
 from nbruntime.launch.engines import sglang_arguments
-from nbruntime.launch.engines.embedded import EmbeddedEngine
+from nbruntime.launch.engines.embedded import EmbeddedServerKind
 from nbruntime.launch.engines.resolve import resolve_engine
-from nbruntime.launch.engines.sglang import SglangEngine
+from nbruntime.launch.engines.sglang import SglangServerKind
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerCommand, ServerProcess
@@ -171,13 +171,13 @@ def claim() -> Iterator[PortClaim]:
     claimed.close()
 
 
-def flags_of(engine: engines.Engine, claim: PortClaim, **arguments: Any) -> list[str]:
+def flags_of(engine: engines.ServerKind, claim: PortClaim, **arguments: Any) -> list[str]:
     return list(engine.command(engine.accept(arguments), claim).argv)
 
 
 def test_arguments_become_flags_of_sglang(claim: PortClaim) -> None:
     argv = flags_of(
-        SglangEngine("/env/bin/python"),
+        SglangServerKind("/env/bin/python"),
         claim,
         model_path="meta-llama/Llama-3.1-8B-Instruct",
         tp_size=2,
@@ -215,12 +215,12 @@ def test_arguments_become_flags_of_sglang(claim: PortClaim) -> None:
 
 def test_default_model_has_its_hub_id_for_sglang(claim: PortClaim) -> None:
     for given_path in (None, "SmolLM2-135M-Instruct"):
-        argv = flags_of(SglangEngine("python"), claim, model_path=given_path)
+        argv = flags_of(SglangServerKind("python"), claim, model_path=given_path)
         assert argv[argv.index("--model-path") + 1] == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_keys_reach_sglang_but_no_command_line(claim: PortClaim, tmp_path: Path) -> None:
-    engine = SglangEngine(sys.executable)
+    engine = SglangServerKind(sys.executable)
     command = engine.command(engine.accept({"api_key": "-hunter2", "admin_api_key": "swordfish"}), claim)
     for secret in ("hunter2", "swordfish"):
         assert secret not in " ".join(command.argv)
@@ -244,20 +244,20 @@ def test_keys_reach_sglang_but_no_command_line(claim: PortClaim, tmp_path: Path)
 
 
 def test_embedded_only_arguments_are_set_aside_for_sglang() -> None:
-    accepted = SglangEngine("python").accept({"threads": 2, "max_running_requests": 4})
+    accepted = SglangServerKind("python").accept({"threads": 2, "max_running_requests": 4})
     assert accepted.ignored == ("threads",)
     assert "threads" not in accepted.values
 
 
 def test_flag_of_sglang_is_a_bool() -> None:
     with pytest.raises(ArgumentTypeError, match="trust_remote_code must be bool, not str 'yes'"):
-        SglangEngine("python").accept({"trust_remote_code": "yes"})
+        SglangServerKind("python").accept({"trust_remote_code": "yes"})
 
 
 @pytest.mark.parametrize("name", ["ssl_certfile", "ssl_keyfile_password"])
 def test_tls_is_refused(name: str) -> None:
     with pytest.raises(ArgumentValueError, match=r"RuntimeEndpoint\(url, verify=") as caught:
-        SglangEngine("python").accept({name: "swordfish"})
+        SglangServerKind("python").accept({name: "swordfish"})
     assert "swordfish" not in str(caught.value)
 
 
@@ -276,13 +276,13 @@ def test_no_secret_of_sglang_is_put_on_its_command_line() -> None:
     assert {"api_key", "ssl_keyfile_password"} <= set(secrets)
     for name in secrets:
         try:
-            assert name in SglangEngine("python").accept({name: "swordfish"}).keys
+            assert name in SglangServerKind("python").accept({name: "swordfish"}).keys
         except ArgumentValueError:
             continue
 
 
 def test_arguments_become_flags_of_the_embedded_server(claim: PortClaim, tmp_path: Path) -> None:
-    engine = EmbeddedEngine("/bin/python")
+    engine = EmbeddedServerKind("/bin/python")
     accepted = engine.accept(
         {
             "model_path": tmp_path,
@@ -319,7 +319,7 @@ def test_threads_do_not_spin_and_the_users_word_counts(
 ) -> None:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    engine = EmbeddedEngine("python")
+    engine = EmbeddedServerKind("python")
     environment = engine.command(engine.accept({"threads": 3}), claim).env
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
     assert environment["GOMP_SPINCOUNT"] == "0"
@@ -362,7 +362,7 @@ def test_embedded_server_that_is_handed_a_socket_needs_a_key_too(
 
 
 def test_empty_key_is_none() -> None:
-    for engine in (EmbeddedEngine("python"), SglangEngine("python")):
+    for engine in (EmbeddedServerKind("python"), SglangServerKind("python")):
         assert engine.accept({"api_key": "", "admin_api_key": ""}).keys == {}
 
 
@@ -387,13 +387,13 @@ def test_wrong_argument_is_found_before_the_launch(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        EmbeddedEngine("python").accept(arguments)
+        EmbeddedServerKind("python").accept(arguments)
 
 
 @given(st.text(min_size=1))
 def test_unknown_names_are_type_errors_everywhere(name: str) -> None:
     known = {*sglang_arguments.NAMES, *(argument.name for argument in EMBEDDED_ARGUMENTS)}
-    for engine in (EmbeddedEngine("python"), SglangEngine("python")):
+    for engine in (EmbeddedServerKind("python"), SglangServerKind("python")):
         if name not in known:
             with pytest.raises(TypeError):
                 engine.accept({name: 1})
@@ -470,7 +470,7 @@ def test_phase_lines(line: str, phase: Phase | None) -> None:
 @given(st.text())
 def test_any_line_can_be_asked_for_a_phase(line: str) -> None:
     phase_of(line)
-    SglangEngine("python").read_phase(line)
+    SglangServerKind("python").read_phase(line)
 
 
 @given(
@@ -505,7 +505,7 @@ def test_phase_survives_its_own_words(name: str, done: int, total: int, unit: st
     ],
 )
 def test_phases_in_the_log_of_sglang(line: str, phase: Phase | None) -> None:
-    assert SglangEngine("python").read_phase(line) == phase
+    assert SglangServerKind("python").read_phase(line) == phase
 
 
 # Ports
@@ -610,7 +610,7 @@ def test_many_claims_at_once_get_different_ports() -> None:
 # Readiness
 
 
-class Launch:
+class Launcher:
     """One launch of a fake server, as `Runtime` does it."""
 
     def __init__(self, engine: FakeEngine, timeout: float = 30.0, **arguments: Any) -> None:
@@ -624,7 +624,7 @@ class Launch:
     def wait(self) -> None:
         await_ready(self.process, self.engine, self.url, timeout=self.timeout, on_phase=self.phases.append)
 
-    def __enter__(self) -> Launch:
+    def __enter__(self) -> Launcher:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -633,7 +633,7 @@ class Launch:
 
 @pytest.mark.parametrize("kind", [FakeEngine, BindingEngine])
 def test_launch_goes_through_its_phases(kind: type[FakeEngine]) -> None:
-    with Launch(kind(sys.executable), say=["phase: downloading 1/2 MB", "phase: warming up"]) as launch:
+    with Launcher(kind(sys.executable), say=["phase: downloading 1/2 MB", "phase: warming up"]) as launch:
         launch.wait()
         assert [str(phase) for phase in launch.phases] == [
             "loading weights",
@@ -646,7 +646,7 @@ def test_launch_goes_through_its_phases(kind: type[FakeEngine]) -> None:
 def test_launch_returns_as_soon_as_the_server_is_ready(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    with Launch(FakeEngine(sys.executable), gate=str(gate)) as launch:
+    with Launcher(FakeEngine(sys.executable), gate=str(gate)) as launch:
         opener = threading.Thread(target=lambda: gate.write_text("go"))
         opener.start()
         launch.wait()
@@ -681,7 +681,7 @@ def test_failed_launch_tells_the_cause_and_leaves_nothing(
     arguments: dict[str, Any], error: type[LaunchError], message: str, tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
-    with Launch(FakeEngine(sys.executable), children=1, pids=str(pids), **arguments) as launch:
+    with Launcher(FakeEngine(sys.executable), children=1, pids=str(pids), **arguments) as launch:
         with pytest.raises(error, match=message) as caught:
             launch.wait()
         assert "'loading weights'" in str(caught.value)
@@ -692,7 +692,7 @@ def test_failed_launch_tells_the_cause_and_leaves_nothing(
 
 def test_error_keeps_more_of_the_log_than_it_shows() -> None:
     with (
-        Launch(FakeEngine(sys.executable), spam=150, fail="something") as launch,
+        Launcher(FakeEngine(sys.executable), spam=150, fail="something") as launch,
         pytest.raises(LaunchError, match="log_lines") as caught,
     ):
         launch.wait()
@@ -705,7 +705,7 @@ def test_launch_timeout(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with (
-        Launch(FakeEngine(sys.executable), timeout=0.5, gate=str(gate)) as launch,
+        Launcher(FakeEngine(sys.executable), timeout=0.5, gate=str(gate)) as launch,
         pytest.raises(LaunchTimeoutError, match=r"within 0.5 s: its last phase was 'loading weights'"),
     ):
         launch.wait()
@@ -724,7 +724,7 @@ class HangingEngine(FakeEngine):
 def test_probe_that_hangs_does_not_hold_up_the_timeout(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    with Launch(HangingEngine(sys.executable), timeout=0.5, gate=str(gate)) as launch:
+    with Launcher(HangingEngine(sys.executable), timeout=0.5, gate=str(gate)) as launch:
         began = time.monotonic()
         with pytest.raises(LaunchTimeoutError):
             launch.wait()
@@ -744,7 +744,7 @@ def test_time_of_a_probe_is_not_waited_for_again(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with (
-        Launch(SlowEngine(sys.executable), timeout=4, gate=str(gate)) as launch,
+        Launcher(SlowEngine(sys.executable), timeout=4, gate=str(gate)) as launch,
         pytest.raises(LaunchTimeoutError),
     ):
         launch.wait()
@@ -752,9 +752,9 @@ def test_time_of_a_probe_is_not_waited_for_again(tmp_path: Path) -> None:
     assert len(times) >= 5  # waiting twice for each, it would be four at most
 
 
-@pytest.mark.parametrize(("kind", "pages"), [(EmbeddedEngine, 1), (SglangEngine, 2)])
+@pytest.mark.parametrize(("kind", "pages"), [(EmbeddedServerKind, 1), (SglangServerKind, 2)])
 def test_server_is_asked_for_no_longer_than_is_left(
-    kind: type[engines.Engine], pages: int, monkeypatch: pytest.MonkeyPatch
+    kind: type[engines.ServerKind], pages: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
 
@@ -770,7 +770,7 @@ def test_server_is_asked_for_no_longer_than_is_left(
 def test_download_does_not_count_against_the_timeout(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    with Launch(
+    with Launcher(
         FakeEngine(sys.executable), timeout=0.5, gate=str(gate), say=["phase: downloading 1/2 MB"]
     ) as launch:
         opener = threading.Timer(1.0, lambda: gate.write_text("go"))
@@ -790,21 +790,21 @@ def test_wait_that_is_told_of_again_is_no_stall(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("nbruntime.launch.readiness.FETCHING_STALL", 0.6)
     with (
-        Launch(WaitingEngine(sys.executable), timeout=0.6) as launch,
+        Launcher(WaitingEngine(sys.executable), timeout=0.6) as launch,
         pytest.raises(LaunchError, match="exited with code 3"),
     ):
         launch.wait()
 
 
 def test_much_output_while_loading_does_not_stop_the_launch() -> None:
-    with Launch(FakeEngine(sys.executable), spam=100_000) as launch:
+    with Launcher(FakeEngine(sys.executable), spam=100_000) as launch:
         launch.wait()
         assert launch.phases[-1] == Phase("ready")
         await_true(lambda: launch.process.logs(1).startswith("ready at"))
 
 
 def test_fake_key_is_masked_in_the_log() -> None:
-    with Launch(FakeEngine(sys.executable), api_key="hunter2", say=["the key is {key}"]) as launch:
+    with Launcher(FakeEngine(sys.executable), api_key="hunter2", say=["the key is {key}"]) as launch:
         launch.wait()
         assert "the key is ***" in launch.process.logs()
         assert "hunter2" not in Path(f"/proc/{launch.process.pid}/cmdline").read_text()

@@ -64,7 +64,7 @@ def connects(port: int) -> bool:
     return True
 
 
-# Launch
+# Launcher
 
 
 def test_attributes_of_the_seed(runtime: Runtime) -> None:

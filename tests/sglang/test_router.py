@@ -20,7 +20,7 @@ from support.server_client import wait_until
 from support.sglang_server import ENVIRONMENT, PYTHON
 
 from nbruntime import RuntimeEndpoint
-from nbruntime.errors import AuthenticationError, NotServedError, ServerStatusError
+from nbruntime.errors import AuthenticationError, NotFoundError, ServerStatusError
 from nbruntime.notebook.views.panel import ServerPanel
 
 pytestmark = pytest.mark.sglang
@@ -149,7 +149,7 @@ def test_a_stream_that_is_left_or_aborted_ends_on_its_worker(router: Router) -> 
                     stream.abort()
                     assert stream.generations[0].text
             wait_until(lambda: router.running() == 0)
-        with pytest.raises(NotServedError):
+        with pytest.raises(NotFoundError):
             endpoint.abort("by name")
 
 

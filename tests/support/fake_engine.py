@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbruntime.launch.engines import resolve as engines
-from nbruntime.launch.engines.server_kind import Engine, ServerArguments
+from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
@@ -20,7 +20,7 @@ from nbruntime.launch.supervisor.system import read_processes
 SERVER = Path(__file__).with_name("fake_server.py")
 
 
-class FakeEngine(Engine):
+class FakeEngine(ServerKind):
     """Takes over a listening socket, as the embedded server does."""
 
     name = "fake"
@@ -28,14 +28,14 @@ class FakeEngine(Engine):
     watch = "^phase: "
     probe_interval = 1.0
 
-    def accept(self, arguments: Mapping[str, Any]) -> ServerArguments:
+    def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
         values = {name: value for name, value in arguments.items() if value is not None}
         for name in ("model_path", "log_level"):
             values.pop(name, None)
         keys = {"api_key": values.pop("api_key")} if "api_key" in values else {}
-        return ServerArguments(values, (), keys)
+        return AcceptedArguments(values, (), keys)
 
-    def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
         flags = []
         for name, value in arguments.values.items():
             flag = "--" + name.replace("_", "-")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbruntime.embedded.runner.weight_prefetch import PackedAhead, pack
+from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch, pack
 
 
 class PackedLinear(nn.Module):
@@ -45,14 +45,14 @@ def packing_works() -> bool:
     return torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
 
 
-def pack_linears(model: nn.Module, ahead: PackedAhead | None = None) -> int:
+def pack_linears(model: nn.Module, ahead: WeightPrefetch | None = None) -> int:
     """Replace every ``nn.Linear`` in `model` by a `PackedLinear`, freeing the old weights one by one.
 
     Parameters
     ----------
     model : nn.Module
         Changed in place. Subclasses of ``nn.Linear`` are left alone.
-    ahead : PackedAhead, optional
+    ahead : WeightPrefetch, optional
         Of the model's folder; stopped here.
 
     Returns

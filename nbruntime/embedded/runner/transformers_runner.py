@@ -20,7 +20,7 @@ from nbruntime.embedded.runner import attention
 from nbruntime.embedded.runner import self_check as trial
 from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts, index
 from nbruntime.embedded.runner.linear import pack_linears, packing_works
-from nbruntime.embedded.runner.weight_prefetch import PackedAhead
+from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch
 from nbruntime.errors import LaunchError
 
 logger = logging.getLogger(__name__)
@@ -159,12 +159,12 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
     """
     if dtype in {"float32", "float"} or not packing_works():
         return _load(folder, dtype, context_length, None)
-    with closing(PackedAhead(folder)) as ahead:
+    with closing(WeightPrefetch(folder)) as ahead:
         return _load(folder, dtype, context_length, ahead)
 
 
 def _load(
-    folder: Path, dtype: str, context_length: int | None, ahead: PackedAhead | None
+    folder: Path, dtype: str, context_length: int | None, ahead: WeightPrefetch | None
 ) -> TransformersRunner:
     """Load a model; its linear layers are packed if there is somebody who has begun with that."""
     from transformers import AutoConfig

@@ -40,7 +40,7 @@ def pack(weight: Tensor, bias: Tensor | None = None) -> Any:
     return torch.ops.quantized.linear_prepack_fp16(weight.detach().float().contiguous(), bias)
 
 
-class PackedAhead:
+class WeightPrefetch:
     """Matrices of a model's files, packed by a thread of its own until it is stopped, the largest first.
 
     Parameters

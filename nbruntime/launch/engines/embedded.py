@@ -10,7 +10,7 @@ from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError, EngineNotFoundError
 from nbruntime.launch.engines import sglang_arguments
-from nbruntime.launch.engines.server_kind import Engine, ServerArguments, unknown_argument
+from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind, unknown_argument
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
@@ -23,13 +23,13 @@ from nbruntime.protocol.server_arguments import (
     Argument,
 )
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["EmbeddedServerKind"]
 
 _ARGUMENTS = {argument.name: argument for argument in EMBEDDED_ARGUMENTS if argument.name != "fd"}
 _KEYS = {"api_key": API_KEY_VARIABLE, "admin_api_key": ADMIN_API_KEY_VARIABLE}
 
 
-class EmbeddedEngine(Engine):
+class EmbeddedServerKind(ServerKind):
     """The server of this package: SGLang's protocol on the CPU."""
 
     name = "embedded"
@@ -44,7 +44,7 @@ class EmbeddedEngine(Engine):
             reason = f"; {why_not_sglang}" if why_not_sglang else ""
             raise EngineNotFoundError(f"The embedded server needs torch, which is not installed{reason}")
 
-    def accept(self, arguments: Mapping[str, Any]) -> ServerArguments:
+    def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
         """Check names, types and choices; what only SGLang knows is set aside."""
         values: dict[str, Any] = {}
         ignored = []
@@ -60,9 +60,9 @@ class EmbeddedEngine(Engine):
                 values[name] = _checked(_ARGUMENTS[name], value)
             else:
                 ignored.append(name)
-        return ServerArguments(values, tuple(ignored), keys)
+        return AcceptedArguments(values, tuple(ignored), keys)
 
-    def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
         """Make the command; the server takes over the claim's listening socket."""
         flags: list[str] = []
         for name, value in arguments.values.items():
@@ -112,7 +112,7 @@ def _checked(argument: Argument, value: Any) -> Any:
     return value
 
 
-def _environment(arguments: ServerArguments) -> dict[str, str | None]:
+def _environment(arguments: AcceptedArguments) -> dict[str, str | None]:
     environment: dict[str, str | None] = {
         "PYTHONUNBUFFERED": "1",
         "MPLBACKEND": None,  # a kernel's backend means nothing outside of it

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from nbruntime.errors import ArgumentValueError, EngineNotFoundError
 from nbruntime.launch.engines import probe
-from nbruntime.launch.engines.embedded import EmbeddedEngine
-from nbruntime.launch.engines.server_kind import Engine
-from nbruntime.launch.engines.sglang import SglangEngine
+from nbruntime.launch.engines.embedded import EmbeddedServerKind
+from nbruntime.launch.engines.server_kind import ServerKind
+from nbruntime.launch.engines.sglang import SglangServerKind
 
 __all__ = ["resolve_engine"]
 
@@ -26,7 +26,7 @@ def resolve_engine(
     engine: str = "auto",
     python: str | os.PathLike[str] | None = None,
     env: Mapping[str, str | None] | None = None,
-) -> Engine:
+) -> ServerKind:
     """Choose the kind of server.
 
     Parameters
@@ -40,7 +40,7 @@ def resolve_engine(
 
     Returns
     -------
-    Engine
+    ServerKind
 
     Raises
     ------
@@ -61,24 +61,24 @@ def resolve_engine(
         raise ArgumentValueError(f"engine must be 'auto', 'sglang' or 'embedded', not {engine!r}")
     if engine == "embedded":
         if python is None:
-            EmbeddedEngine.check_installed()
-        return EmbeddedEngine(interpreter)
+            EmbeddedServerKind.check_installed()
+        return EmbeddedServerKind(interpreter)
     if engine == "sglang":
         # Whoever names it may have a device that we do not know of: its server is all that is asked for.
         folder, why = probe.find_server() if python is None else ("", "")
         if why and not (env and env.get("PYTHONPATH")):
             raise EngineNotFoundError(f"engine='sglang' cannot be used: {why}", where=interpreter)
-        return SglangEngine(interpreter, folder=folder)
+        return SglangServerKind(interpreter, folder=folder)
     found = _look(interpreter, own=python is None, env=env or {})
     if found["device"]:
-        return SglangEngine(
+        return SglangServerKind(
             interpreter, why=f"it is installed and has a {found['device']}", folder=found["folder"]
         )
-    EmbeddedEngine.check_installed(found["why"])
-    return EmbeddedEngine(sys.executable, why=found["why"])
+    EmbeddedServerKind.check_installed(found["why"])
+    return EmbeddedServerKind(sys.executable, why=found["why"])
 
 
-EXTRA_ENGINES: dict[str, type[Engine]] = {}
+EXTRA_ENGINES: dict[str, type[ServerKind]] = {}
 """Further kinds of server by name; the tests put theirs here."""
 
 

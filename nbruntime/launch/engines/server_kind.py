@@ -14,7 +14,7 @@ from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
 from nbruntime.runtime.arguments import OWN_ARGUMENTS
 
-__all__ = ["Engine", "IgnoredArgumentsWarning", "ServerArguments", "unknown_argument"]
+__all__ = ["AcceptedArguments", "IgnoredArgumentsWarning", "ServerKind", "unknown_argument"]
 
 
 class IgnoredArgumentsWarning(UserWarning):
@@ -22,7 +22,7 @@ class IgnoredArgumentsWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class ServerArguments:
+class AcceptedArguments:
     """What a server is started with, apart from its port.
 
     Parameters
@@ -40,7 +40,7 @@ class ServerArguments:
     keys: dict[str, str]
 
 
-class Engine(ABC):
+class ServerKind(ABC):
     """One kind of server.
 
     Parameters
@@ -71,7 +71,7 @@ class Engine(ABC):
         self.folder = folder
 
     @abstractmethod
-    def accept(self, arguments: Mapping[str, Any]) -> ServerArguments:
+    def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
         """Check keyword arguments before anything is started.
 
         Parameters
@@ -81,7 +81,7 @@ class Engine(ABC):
 
         Returns
         -------
-        ServerArguments
+        AcceptedArguments
 
         Raises
         ------
@@ -92,12 +92,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
         """Make the command that starts the server on a port.
 
         Parameters
         ----------
-        arguments : ServerArguments
+        arguments : AcceptedArguments
             From `accept`.
         claim : PortClaim
             Where it is to listen.

@@ -11,7 +11,7 @@ from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.launch.engines import sglang_arguments
-from nbruntime.launch.engines.server_kind import Engine, ServerArguments, unknown_argument
+from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind, unknown_argument
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
@@ -22,7 +22,7 @@ from nbruntime.protocol.server_arguments import (
     EMBEDDED_ARGUMENTS,
 )
 
-__all__ = ["SglangEngine"]
+__all__ = ["SglangServerKind"]
 
 _KEYS = ("api_key", "admin_api_key")
 
@@ -58,7 +58,7 @@ _PHASES = (
 """What SGLang 0.5.2 to 0.5.23 writes to its log; at ``log_level="error"`` only the progress bars are left."""
 
 
-class SglangEngine(Engine):
+class SglangServerKind(ServerKind):
     """SGLang's server, in this environment or in another one."""
 
     name = "sglang"
@@ -66,7 +66,7 @@ class SglangEngine(Engine):
     watch = "|".join(re.sub(r"\?P<\w+>", "?:", pattern.pattern) for pattern, _ in _PHASES)
     probe_interval = 0.1
 
-    def accept(self, arguments: Mapping[str, Any]) -> ServerArguments:
+    def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
         """Check names; what only the embedded server knows is set aside."""
         values: dict[str, Any] = {}
         ignored = []
@@ -94,9 +94,9 @@ class SglangEngine(Engine):
         # The name that the embedded server gives its default model, for the same notebook.
         if values.get("model_path") in (None, _DEFAULT_MODEL.rpartition("/")[2]) and "config" not in values:
             values["model_path"] = _DEFAULT_MODEL
-        return ServerArguments(values, tuple(ignored), keys)
+        return AcceptedArguments(values, tuple(ignored), keys)
 
-    def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
         """Make the command; SGLang binds the port itself."""
         start = ("-c", _WITH_KEYS) if arguments.keys else ("-m", "sglang.launch_server")
         values = {**arguments.values, "host": claim.host, "port": claim.port}

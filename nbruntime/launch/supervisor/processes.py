@@ -13,18 +13,18 @@ from typing import NamedTuple
 from . import system
 
 __all__ = [
-    "MARK",
+    "ENV_TAG",
     "ProcessId",
     "descendants",
     "identify",
     "is_running",
-    "kill_left",
-    "marked",
+    "kill_orphans",
     "send",
+    "tagged_pids",
     "wait_for_end",
 ]
 
-MARK = "NBRUNTIME_SERVER"
+ENV_TAG = "NBRUNTIME_SERVER"
 """Environment variable that the whole tree of a server carries: its mark, which is the name of its folder."""
 
 POLL = 0.05
@@ -172,7 +172,7 @@ def descendants(*pids: int, session: int | None = None) -> list[int]:
     return [one for one in found.difference(pids) if one in table and not table[one].ended]
 
 
-def marked(directory: str) -> Iterator[int]:
+def tagged_pids(directory: str) -> Iterator[int]:
     """Find the processes of a server by their environment.
 
     Parameters
@@ -185,10 +185,10 @@ def marked(directory: str) -> Iterator[int]:
     iterator of int
         Pids; none where an environment cannot be seen.
     """
-    return system.pids_with(f"{MARK}={directory}")
+    return system.pids_with(f"{ENV_TAG}={directory}")
 
 
-def kill_left(directory: str, server: ProcessId | None) -> bool:
+def kill_orphans(directory: str, server: ProcessId | None) -> bool:
     """Kill what is left of a server whose supervisor was killed.
 
     Parameters
@@ -204,7 +204,7 @@ def kill_left(directory: str, server: ProcessId | None) -> bool:
     bool
         Whether anything was found.
     """
-    left = set(marked(directory))
+    left = set(tagged_pids(directory))
     if server is not None:
         leader = system.read_entry(server.pid)
         # A pid is not given out again while it names a session, so another process there has one of its own.

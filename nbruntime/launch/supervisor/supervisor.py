@@ -17,7 +17,7 @@ from typing import Any
 from . import system
 from .capped_log import CappedLog
 from .launch_spec import LaunchSpec
-from .processes import MARK, identify
+from .processes import ENV_TAG, identify
 from .record import ServerRecord
 from .tree import ProcessTree, start_tree
 
@@ -97,7 +97,7 @@ class Supervisor:
                 environment.pop(name, None)
             else:
                 environment[name] = value
-        environment[MARK] = self._order.directory
+        environment[ENV_TAG] = self._order.directory
         system.become_subreaper()
         try:
             tree = start_tree(self._order.argv, self._order.cwd, environment, self._order.pass_fds)

@@ -22,7 +22,7 @@ from nbruntime.errors import LaunchError
 from nbruntime.generation.record import seconds
 from nbruntime.launch.cards import bar, tone_of
 from nbruntime.launch.phases import Phase
-from nbruntime.notebook.views.output_context import Cell
+from nbruntime.notebook.views.output_context import OutputContext
 
 if TYPE_CHECKING:
     from nbruntime.runtime import Runtime
@@ -71,7 +71,7 @@ class LaunchView:
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        self._drawer = Cell().start_thread(self._keep_drawing, "nbruntime-launch")
+        self._drawer = OutputContext().start_thread(self._keep_drawing, "nbruntime-launch")
         return self
 
     def __exit__(

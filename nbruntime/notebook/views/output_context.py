@@ -21,7 +21,7 @@ class Stoppable(Protocol):
         """End it without waiting."""
 
 
-class Cell:
+class OutputContext:
     """The cell whose code makes one of these.
 
     ipykernel keeps in context variables which cell an output belongs to. New threads do not have them,
@@ -30,7 +30,7 @@ class Cell:
 
     Examples
     --------
-    >>> Cell().run(lambda: 6 * 7)
+    >>> OutputContext().run(lambda: 6 * 7)
     42
     """
 
@@ -48,7 +48,7 @@ class Cell:
         return thread
 
 
-def show_instead(handle: DisplayHandle, bundle: dict[str, Any]) -> None:
+def replace_output(handle: DisplayHandle, bundle: dict[str, Any]) -> None:
     """Show something else in a place, whichever cell it is in.
 
     Front ends find the place by its id. What executes a notebook without one (nbclient 0.11, for nbconvert)

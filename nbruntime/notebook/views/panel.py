@@ -23,7 +23,7 @@ from nbruntime.endpoint.cards import clock
 from nbruntime.errors import NbruntimeError
 from nbruntime.notebook.magics.known_servers import GONE
 from nbruntime.notebook.magics.presenting import DRAW_LIMITS, check_range
-from nbruntime.notebook.views.output_context import Cell, show_instead, stop_when_run_again
+from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
 from nbruntime.profiling.monitor import ServerWatch
 from nbruntime.profiling.monitor_card import (
@@ -111,7 +111,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.watch.model_info = dict(endpoint.model_info)
         self._lock = threading.Lock()  # of the poller
         self._drawing = threading.RLock()  # of the widgets: they are not drawn while they are closed
-        self._cell = Cell()
+        self._cell = OutputContext()
         self._poller: threading.Thread | None = None
         self._wake = threading.Event()
         self._handles: list[DisplayHandle] = []
@@ -312,7 +312,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _update(self, bundle: dict[str, Any]) -> None:
         for handle in self._handles:
-            show_instead(handle, bundle)
+            replace_output(handle, bundle)
 
     def _look_at_runtime(self) -> None:
         """Note the end of a server that is ours: it does not come back."""

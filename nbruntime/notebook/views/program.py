@@ -18,7 +18,7 @@ from nbruntime.display.views import in_kernel
 from nbruntime.frontend.program_card import PROGRAM_STYLE, item_html, program_card
 from nbruntime.frontend.programs import Branch, program_of
 from nbruntime.frontend.transcript import Transcript, read
-from nbruntime.notebook.views.output_context import Cell, show_instead, stop_when_run_again
+from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 
 DRAW_SECONDS = 0.1
 """How often a view looks whether there is something new."""
@@ -43,7 +43,7 @@ class ProgramView:
 
     def __init__(self, state: Any) -> None:
         self.state = state
-        self._cell = Cell()
+        self._cell = OutputContext()
         self._over = threading.Event()
         self._handle: DisplayHandle | None = None
         self._program = program_of(state.stream_executor)
@@ -164,7 +164,7 @@ class ProgramView:
                 self._draw()
         finally:
             assert self._handle is not None
-            show_instead(self._handle, self.card().mimebundle())
+            replace_output(self._handle, self.card().mimebundle())
             self._kit.close()
 
 

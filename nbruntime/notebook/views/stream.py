@@ -28,7 +28,7 @@ from nbruntime.generation.answer_html import Ending, answer_bundle, head
 from nbruntime.generation.printing import print_stream
 from nbruntime.notebook.magics.presenting import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
 from nbruntime.notebook.views.answer import AnswerView
-from nbruntime.notebook.views.output_context import Cell, show_instead, stop_when_run_again
+from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 from nbruntime.notebook.views.widgets import WidgetKit
 
 RUSHING = 1200
@@ -95,7 +95,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._interval = 1.0 / draws_per_second
         self._loop = asyncio.get_running_loop() if isinstance(stream, AsyncGenerationStream) else None
         self._waiting_loop: asyncio.AbstractEventLoop | None = None
-        self._cell = Cell()
+        self._cell = OutputContext()
         self._handles: list[DisplayHandle] = []
         self._ending: Ending | None = None
         self._closing = False
@@ -425,7 +425,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         """Show the end: in the cell the static form instead of the view, elsewhere within it."""
         bundle = self._final_bundle()
         for handle in self._handles:
-            show_instead(handle, bundle)
+            replace_output(handle, bundle)
         if self._handles or self._closing:
             self._close_widgets()
             return

@@ -19,7 +19,7 @@ from nbruntime.embedded.engine.scheduler import DecodeStep
 from nbruntime.embedded.runner.batch import ExtendSegment, ForwardBatch, index
 from nbruntime.embedded.runner.linear import PackedLinear, pack_linears, packing_works
 from nbruntime.embedded.runner.transformers_runner import TransformersRunner, load_model
-from nbruntime.embedded.runner.weight_prefetch import PackedAhead
+from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch
 from nbruntime.errors import LaunchError
 
 needs_packing = pytest.mark.skipif(
@@ -149,7 +149,7 @@ def test_packing_ahead_changes_nothing(tmp_path: Path, tied: bool) -> None:
     inputs = torch.randn(5, plain.lm_head.in_features)
     expected = PackedLinear(plain.lm_head)(inputs)
     name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    with closing(PackedAhead(tmp_path)) as ahead:
+    with closing(WeightPrefetch(tmp_path)) as ahead:
         ahead._work.result()
         assert ("model.embed_tokens.weight" in ahead._packed) is tied
         every = set(ahead._packed)
@@ -170,13 +170,13 @@ def test_what_is_packed_ahead_is_taken_for_that_weight_only(tmp_path: Path) -> N
     cases = {"itself": (linear, True), "another weight": (other, False), "a bias": (biased, False)}
     cases["another type"] = (copy.deepcopy(linear).to(torch.bfloat16), False)
     for case, (layer, taken) in cases.items():
-        with closing(PackedAhead(tmp_path)) as ahead:
+        with closing(WeightPrefetch(tmp_path)) as ahead:
             ahead._work.result()
             assert (ahead.take(layer, ["unknown", name]) is not None) is taken, case
 
 
 def test_without_safetensors_nothing_is_packed_ahead(tmp_path: Path) -> None:
-    with closing(PackedAhead(tmp_path)) as ahead:
+    with closing(WeightPrefetch(tmp_path)) as ahead:
         ahead.stop()
         assert ahead._packed == {}
 

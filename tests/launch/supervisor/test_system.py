@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from support.fake_engine import alive, await_true
 
-from nbruntime.launch.engines.embedded import EmbeddedEngine
-from nbruntime.launch.engines.server_kind import ServerArguments
+from nbruntime.launch.engines.embedded import EmbeddedServerKind
+from nbruntime.launch.engines.server_kind import AcceptedArguments
 from nbruntime.launch.ports import claim_port
 from nbruntime.launch.process import PROGRAM
 from nbruntime.launch.supervisor import processes, system, tree
@@ -146,7 +146,7 @@ def test_without_sockets_to_hand_over_the_server_binds(monkeypatch: pytest.Monke
     assert not system.hands_over_sockets()
     with claim_port("127.0.0.1", 0, listen=system.hands_over_sockets()) as claim:
         assert (claim.listener, claim.reservation) == (None, None)
-        command = EmbeddedEngine(sys.executable).command(ServerArguments({}, (), {}), claim)
+        command = EmbeddedServerKind(sys.executable).command(AcceptedArguments({}, (), {}), claim)
     assert command.sockets == ()
     assert command.argv[-2:] == ("--host=127.0.0.1", f"--port={claim.port}")
 

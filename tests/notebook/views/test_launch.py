@@ -25,7 +25,7 @@ from nbruntime.runtime import Runtime, progress
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-class Cell:
+class OutputContext:
     """The output of a cell."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Cell:
         self.displays = 0
         self.shown = threading.Event()
 
-    def display(self, bundle: dict[str, Any], *, raw: bool, display_id: bool = False) -> Cell:
+    def display(self, bundle: dict[str, Any], *, raw: bool, display_id: bool = False) -> OutputContext:
         assert raw
         self.displays += 1
         self.bundles.append(bundle)
@@ -58,9 +58,9 @@ def _engines() -> Iterator[None]:
 
 
 @pytest.fixture
-def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
+def cell(monkeypatch: pytest.MonkeyPatch) -> OutputContext:
     """A notebook's cell, in which the test runs."""
-    output = Cell()
+    output = OutputContext()
     monkeypatch.setattr(launch_view, "display", output.display)
     monkeypatch.setattr(progress, "in_kernel", lambda: True)
     return output
@@ -78,7 +78,9 @@ def start(**arguments: Any) -> Runtime:
     return Runtime(engine="fake", port=0, **arguments)
 
 
-def while_loading(cell: Cell, gate: Path, action: Callable[[], None] = lambda: None) -> threading.Thread:
+def while_loading(
+    cell: OutputContext, gate: Path, action: Callable[[], None] = lambda: None
+) -> threading.Thread:
     """Do something when the view is there, then let the server go on."""
 
     def wait() -> None:
@@ -93,14 +95,14 @@ def while_loading(cell: Cell, gate: Path, action: Callable[[], None] = lambda: N
     return thread
 
 
-def test_a_quick_launch_shows_nothing(cell: Cell) -> None:
+def test_a_quick_launch_shows_nothing(cell: OutputContext) -> None:
     # The tests' machine may be slow: here two seconds are quick.
     with start(progress=False) as runtime, LaunchView(runtime, quiet=2.0) as view:
         view(Phase("ready"))
     assert cell.bundles == []
 
 
-def test_a_launch_freezes_into_the_card(cell: Cell, gate: Path) -> None:
+def test_a_launch_freezes_into_the_card(cell: OutputContext, gate: Path) -> None:
     thread = while_loading(cell, gate)
     with start(gate=str(gate), say=["phase: downloading 12.1/92.9 MB"]) as runtime:
         thread.join()
@@ -114,7 +116,7 @@ def test_a_launch_freezes_into_the_card(cell: Cell, gate: Path) -> None:
         assert not [each for each in threading.enumerate() if each.name == "nbruntime-launch"]
 
 
-def test_phase_bar_time_and_log_while_it_runs(cell: Cell, gate: Path) -> None:
+def test_phase_bar_time_and_log_while_it_runs(cell: OutputContext, gate: Path) -> None:
     seen: list[str] = []
 
     def read() -> None:
@@ -147,7 +149,7 @@ def test_phase_bar_time_and_log_while_it_runs(cell: Cell, gate: Path) -> None:
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["at once", "after a while"])
-def test_a_failure_shows_its_cause_first_and_stays_short(cell: Cell, gate: Path, slow: bool) -> None:
+def test_a_failure_shows_its_cause_first_and_stays_short(cell: OutputContext, gate: Path, slow: bool) -> None:
     thread = while_loading(cell, gate) if slow else None
     options = {"gate": str(gate)} if slow else {}
     with pytest.raises(LaunchError) as caught:
@@ -175,7 +177,7 @@ def test_a_failure_shows_its_cause_first_and_stays_short(cell: Cell, gate: Path,
     assert pickle.loads(pickle.dumps(error))._render_traceback_() == shown
 
 
-def test_an_interrupt_is_told(cell: Cell, gate: Path) -> None:
+def test_an_interrupt_is_told(cell: OutputContext, gate: Path) -> None:
     def interrupt(phase: Phase) -> None:
         if phase.name == "warming up":
             assert cell.shown.wait(20)
@@ -195,13 +197,15 @@ def test_an_interrupt_is_told(cell: Cell, gate: Path) -> None:
     assert "warming up" in cell.last
 
 
-def test_an_argument_that_is_wrong_shows_no_card(cell: Cell) -> None:
+def test_an_argument_that_is_wrong_shows_no_card(cell: OutputContext) -> None:
     with pytest.raises(ArgumentTypeError):
         Runtime(engine="embedded", no_such_argument=1)
     assert cell.bundles == []
 
 
-def test_progress_of_ones_own_or_none(cell: Cell, gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_of_ones_own_or_none(
+    cell: OutputContext, gate: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     phases: list[str] = []
     start(progress=lambda phase: phases.append(phase.name)).shutdown()
     assert phases == ["starting", "loading weights", "ready"]
@@ -232,7 +236,7 @@ def test_a_terminal_has_one_line_that_goes_away(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_a_view_that_is_not_needed_costs_no_time(cell: Cell) -> None:
+def test_a_view_that_is_not_needed_costs_no_time(cell: OutputContext) -> None:
     with start(progress=False) as runtime:
         began = time.monotonic()
         with LaunchView(runtime, quiet=60.0):
