@@ -1,4 +1,4 @@
-# `make demo` and `make lab` are all the set-up there is: each makes .venv when it is not there or out of date.
+# Each command makes .venv, or adds to it what it needs, when that is missing or out of date.
 #
 #   PYTHON=python3.12      another interpreter, 3.11 or newer
 #   TORCH_INDEX=URL        package index to take torch from (a CPU-only build, say); empty: where pip looks
@@ -15,6 +15,8 @@ TEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO_INSTALLED := $(VENV)/.installed-demo
+LAB_INSTALLED := $(VENV)/.installed-lab
 INSTALLED := $(VENV)/.installed
 
 SGLANG_VENV := .venv-sglang
@@ -23,12 +25,13 @@ SGLANG_CPU := tests/sglang_cpu
 SGLANG_PIP = $(SGLANG_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
 	--constraint $(SGLANG_CPU)/constraints.txt
 
-.PHONY: help env demo lab test sglang-cpu test-sglang lint bench notebooks clean
+.PHONY: help env demo lab unit test sglang-cpu test-sglang lint bench notebooks clean
 
 help:
 	@echo "make demo    a real model answers in the terminal: the whole of it in one run"
 	@echo "make lab     JupyterLab on the first notebook"
-	@echo "make test    the tests"
+	@echo "make unit    the tests that need no server, kernel, browser or model: a minute"
+	@echo "make test    all tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks, as ratios"
 	@echo "make notebooks   run the notebooks anew and keep their outputs"
@@ -39,22 +42,32 @@ help:
 
 env: $(INSTALLED)
 
-# The stamp is written last, so that an installation that was cut off is taken up again.
-$(INSTALLED): pyproject.toml constraints.txt
+# A stamp is written last, so that an installation that was cut off is taken up again. Each adds to the one before.
+$(DEMO_INSTALLED): EXTRAS := embedded
+$(LAB_INSTALLED): EXTRAS := embedded,frontend,lab
+$(INSTALLED): EXTRAS := embedded,frontend,lab,dev
+$(DEMO_INSTALLED): STAMPS := $(DEMO_INSTALLED)
+$(LAB_INSTALLED): STAMPS := $(DEMO_INSTALLED) $(LAB_INSTALLED)
+$(INSTALLED): STAMPS := $(DEMO_INSTALLED) $(LAB_INSTALLED) $(INSTALLED)
+
+$(DEMO_INSTALLED) $(LAB_INSTALLED) $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "nbruntime needs Python 3.11 or newer. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 ifneq ($(strip $(TORCH_INDEX)),)
 	$(PIP) install --constraint constraints.txt --no-deps --index-url "$(TORCH_INDEX)" torch
 endif
-	$(PIP) install --constraint constraints.txt --editable ".[embedded,frontend,dev]"
-	touch $@
+	$(PIP) install --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	touch $(STAMPS)
 
-demo: $(INSTALLED)
+demo: $(DEMO_INSTALLED)
 	$(BIN)/python examples/demo.py
 
-lab: $(INSTALLED)
+lab: $(LAB_INSTALLED)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_quickstart.ipynb $(LAB_ARGS)
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not (server or model or kernel or browser or notebook or sglang)" $(TEST_ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST_ARGS)

@@ -1,10 +1,12 @@
-"""Servers that several files of tests share; each is started when the first test asks for it."""
+"""Tiers of the tests, and the servers that several files share; each starts when a test first asks for it."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +31,41 @@ collect_ignore = (
 )
 
 
+STARTS_SERVERS = re.compile(
+    r"^\s*(?:from|import) (?:subprocess|http\.server"
+    r"|support(?:\.| import )(?:clients|embedded_server|fake_engine|scripted_server|sglang))",
+    re.MULTILINE,
+)
+"""What a module of tests imports that starts servers or other processes."""
+
+
+@functools.cache
+def _starts_servers(module: Path) -> bool:
+    return STARTS_SERVERS.search(module.read_text(encoding="utf-8")) is not None
+
+
+@functools.cache
+def _is_without_browser() -> bool:
+    """True where the browser tests are left out: there is none, and it is not CI, which demands one."""
+    from support.browser import find_chromium
+
+    return os.environ.get("CI") != "true" and find_chromium() is None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what starts servers, and leave out the browser tests where there is no browser."""
+    for item in items:
+        if _starts_servers(item.path):
+            item.add_marker("server")
+    of_browser = [item for item in items if item.get_closest_marker("browser")]
+    if of_browser and "not browser" not in config.option.markexpr and _is_without_browser():
+        config.stash[LEFT_OUT] = len(of_browser)
+        items[:] = [item for item in items if item not in of_browser]
+
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
 def pytest_report_header() -> str:
     return f"SGLang's real server: {PYTHON or 'not in this run; see make test-sglang'}"
 
@@ -37,6 +74,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what the conformance checks found, side by side where both servers were asked."""
     import conformance
 
+    if left_out := terminalreporter.config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"{left_out} browser tests were left out: there is no Chromium, Chrome or Edge here. "
+            "Install one, or name one with CHROMIUM=PATH."
+        )
     outcomes: dict[str, dict[str, str]] = {}
     for report in (each for key in ("passed", "failed") for each in terminalreporter.stats.get(key, ())):
         check = re.search(r"conformance/test_(\w+)\.py::test_check\[(.+)\]$", report.nodeid)

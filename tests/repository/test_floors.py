@@ -15,21 +15,23 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "nbruntime"
 
 FLOORS = {
-    "_version": 1,
-    "secrets": 1,
-    "display": 1,
-    "errors": 1,
-    "protocol": 1,
-    "generation": 1,
-    "chat": 2,
-    "frontend": 2,
-    "endpoint": 2,
-    "launch": 3,
-    "runtime": 3,
-    "profiling": 4,
-    "notebook": 5,
+    1: ("_version", "secrets", "display", "errors", "protocol", "generation"),
+    2: ("chat", "frontend", "endpoint"),
+    3: ("launch", "runtime"),
+    4: ("profiling",),
+    5: ("notebook",),
 }
-"""The floor of every room in nbruntime; the embedded server stands beside them."""
+"""The rooms of nbruntime by floor, and on a floor from low to high; the embedded server stands beside them."""
+
+FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+HEIGHT = {room: height for height, room in enumerate(FLOOR)}
+"""A room imports only rooms of a lesser height."""
+
+INNER_ROOMS = {
+    "launch": ("supervisor", "", "engines"),
+    "notebook": ("", "views", "magics"),
+}
+"""Rooms inside a room, from low to high; the empty name stands for the modules of the room itself."""
 
 STANDARD_LIBRARY_ONLY = "nbruntime.launch.supervisor"
 """Runs with any interpreter, also where nbruntime is not installed: a package that imports itself alone."""
@@ -48,6 +50,9 @@ HEAVY = {
     "transformers",
 }
 """Outside of the embedded server these are imported by what asks for them, not with the module."""
+
+FLOOR_1_LIBRARIES = {"display": {"markdown_it", "pygments"}}
+"""What a room of floor 1 may import besides the standard library, in the functions that need it."""
 
 OPTIONAL = {"pandas"}
 """Imported on any floor, but only by the call that needs it, which says so where it is missing."""
@@ -126,12 +131,14 @@ def complaint(found: Import) -> str | None:
     if f"{found.source}.".startswith(f"{STANDARD_LIBRARY_ONLY}."):
         own = f"{found.target}.".startswith(f"{STANDARD_LIBRARY_ONLY}.")
         return None if own or top in sys.stdlib_module_names else "the supervisor is standard library only"
-    if found.room and not inside and found.room not in FLOORS:
+    if found.room and not inside and found.room not in FLOOR:
         return f"{found.room} has no floor"
-    floor = 1 if inside else FLOORS.get(found.room, max(FLOORS.values()))
+    floor = 1 if inside else FLOOR.get(found.room, max(FLOORS))
     if top == "nbruntime":
         return _inner_complaint(found, room, inside, floor)
     if top in OPTIONAL and found.lazy:
+        return None
+    if found.lazy and top in FLOOR_1_LIBRARIES.get(found.room, ()):
         return None
     if floor == 1 and not inside and top not in sys.stdlib_module_names:
         return "floor 1 is standard library only"
@@ -152,9 +159,60 @@ def _inner_complaint(found: Import, room: str, inside: bool, floor: int) -> str 
         return None if lowest else "import nbruntime loads the floors lazily"
     if not room:
         return "nbruntime itself is above every floor: import the module that holds the name"
-    if FLOORS.get(room, 0) > floor:
-        return f"floor {floor} imports floor {FLOORS[room]}"
+    if FLOOR.get(room, 0) > floor:
+        return f"floor {floor} imports floor {FLOOR[room]}"
+    if not inside and HEIGHT.get(room, -1) > HEIGHT[found.room]:
+        return f"{found.room} is below {room}"
+    if not inside and room == found.room:
+        return _upward_inside(found, room)
     return None
+
+
+def _upward_inside(found: Import, room: str) -> str | None:
+    """What is wrong with an import between the inner rooms of a room, or None."""
+    inner = INNER_ROOMS.get(room, ())
+    source, target = (
+        part if (part := name.split(".")[2:3]) and part[0] in inner else [""]
+        for name in (found.source, found.target)
+    )
+    if inner and inner.index(target[0]) > inner.index(source[0]):
+        return f"{room}.{source[0]} is below {room}.{target[0]}"
+    return None
+
+
+def circles(package: Path) -> list[list[str]]:
+    """Groups of modules that import each other in a circle, lazy and type-only imports included.
+
+    Tarjan's algorithm; the import of a package by its own modules is not counted.
+    """
+    edges: dict[str, set[str]] = {}
+    for found in imports_of(package):
+        if found.target.startswith("nbruntime.") and not f"{found.source}.".startswith(f"{found.target}."):
+            edges.setdefault(found.source, set()).add(found.target)
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        stack.append(module)
+        for target in edges.get(module, ()):
+            if target not in order:
+                visit(target)
+            if target in stack:
+                lowest[module] = min(lowest[module], lowest[target])
+        if lowest[module] == order[module]:
+            at = stack.index(module)
+            group = sorted(stack[at:])
+            del stack[at:]
+            if len(group) > 1:
+                groups.append(group)
+
+    for module in sorted(edges):
+        if module not in order:
+            visit(module)
+    return groups
 
 
 def complaints(package: Path) -> list[str]:
@@ -174,9 +232,33 @@ def test_imports_obey_the_floors() -> None:
     assert complaints(PACKAGE) == []
 
 
+def test_no_modules_import_each_other_in_a_circle(tmp_path: Path) -> None:
+    assert circles(PACKAGE) == []
+    package = _tree(
+        tmp_path,
+        {
+            "protocol/events.py": "from . import sampling",
+            "protocol/sampling.py": "def f():\n    from ..errors import StreamError",
+            "errors.py": "if TYPE_CHECKING:\n    from .protocol import events",
+        },
+    )
+    assert circles(package) == [
+        ["nbruntime.errors", "nbruntime.protocol.events", "nbruntime.protocol.sampling"]
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "source", "why"),
     [
+        ("errors.py", "from .protocol import events", "errors is below protocol"),
+        ("errors.py", "def f():\n    from .generation import Generation", "errors is below generation"),
+        ("launch/server.py", "from ..runtime import Runtime", "launch is below runtime"),
+        ("launch/server.py", "from .engines import resolve", "launch. is below launch.engines"),
+        (
+            "notebook/views.py",
+            "def f():\n    from .magics import options",
+            "notebook.views is below notebook.magics",
+        ),
         ("protocol/events.py", "import requests", "floor 1 is standard library only"),
         ("protocol/events.py", "def f():\n    import numpy", "floor 1 is standard library only"),
         ("protocol/events.py", "import pandas", "floor 1 is standard library only"),
@@ -240,7 +322,15 @@ def _tree(folder: Path, files: dict[str, str]) -> Path:
     """A small nbruntime with a module in every room."""
     package = folder / "nbruntime"
     rooms = ["errors", "generation", "runtime", "protocol.events", "protocol.sampling", "endpoint.client"]
-    rooms += ["launch.supervisor", "notebook.views", "profiling.plots", "embedded.server", "embedded.engine"]
+    rooms += [
+        "launch.supervisor",
+        "launch.engines",
+        "notebook.views",
+        "notebook.magics",
+        "profiling.plots",
+        "embedded.server",
+        "embedded.engine",
+    ]
     for room in rooms:
         path = package.joinpath(*room.split(".")).with_suffix(".py")
         path.parent.mkdir(parents=True, exist_ok=True)

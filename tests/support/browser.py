@@ -6,13 +6,14 @@
             page.run_all()
             expect(page.output(0)).to_contain_text("2")
 
-Debian's Chromium, driven by Playwright (whose own download is not needed). Whatever happens, kernels,
-server and browser are ended by the `with`.
+Playwright drives the Chromium, Chrome or Edge of the machine, or one that it can download itself.
+Whatever happens, kernels, server and browser are ended by the `with`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -60,13 +61,45 @@ LIGHT = "JupyterLab Light"
 _APP = "(window.jupyterapp || window.jupyterlab)"
 
 
+BROWSERS = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
+    *("microsoft-edge", "microsoft-edge-stable"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+"""What a Chromium may be called: a command on the PATH, or a file."""
+
+DOWNLOAD_SECONDS = 240
+"""How long Playwright's own download of Chromium may take."""
+
+
+@functools.cache
+def find_chromium() -> str | None:
+    """Path of a Chromium, Chrome or Edge of this machine, else of the one that Playwright downloads."""
+    named = os.environ.get("CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+    return found or _playwrights_own()
+
+
+def _playwrights_own() -> str | None:
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    try:
+        if not Path(path).exists():
+            command = [sys.executable, "-m", "playwright", "install", "chromium"]
+            subprocess.run(command, capture_output=True, timeout=DOWNLOAD_SECONDS, check=True)
+        subprocess.run([path, "--version"], capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):  # no network, or a system library is missing
+        return None
+    return path
+
+
 def chromium_path() -> str:
-    """Find Chromium; where there is none the tests fail, and do not skip."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    """Path of the browser; an error where there is none."""
+    path = find_chromium()
     if path is None:
         raise RuntimeError(
-            "These tests need Chromium, and there is none on the PATH.\n"
-            "apt-get install chromium, or name one: CHROMIUM=/path/to/chromium."
+            "These tests need Chromium, Chrome or Edge, and there is none on the PATH.\n"
+            "Install one, or name one: CHROMIUM=/path/to/chromium."
         )
     return path
 
