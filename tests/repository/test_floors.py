@@ -21,16 +21,13 @@ FLOORS = {
     4: ("profiling",),
     5: ("notebook",),
 }
-"""The rooms of nbruntime by floor, and on a floor from low to high; the embedded server stands beside them."""
+"""The rooms by floor, and on a floor from low to high; the embedded server stands beside them."""
 
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEIGHT = {room: height for height, room in enumerate(FLOOR)}
 """A room imports only rooms of a lesser height."""
 
-INNER_ROOMS = {
-    "launch": ("supervisor", "", "engines"),
-    "notebook": ("", "views", "magics"),
-}
+INNER_ROOMS = {"notebook": ("views", "magics", "")}
 """Rooms inside a room, from low to high; the empty name stands for the modules of the room itself."""
 
 STANDARD_LIBRARY_ONLY = "nbruntime.launch.supervisor"
@@ -253,7 +250,6 @@ def test_no_modules_import_each_other_in_a_circle(tmp_path: Path) -> None:
         ("errors.py", "from .protocol import events", "errors is below protocol"),
         ("errors.py", "def f():\n    from .generation import Generation", "errors is below generation"),
         ("launch/server.py", "from ..runtime import Runtime", "launch is below runtime"),
-        ("launch/server.py", "from .engines import resolve", "launch. is below launch.engines"),
         (
             "notebook/views.py",
             "def f():\n    from .magics import options",
