@@ -97,6 +97,9 @@ class CacheMachine(RuleBasedStateMachine):
         self.held: dict[int, tuple[int, ...]] = {}
         self.open_spans: list[tuple[Span, list[int]]] = []
 
+    def is_open(self, entry: tuple[Span, list[int]]) -> bool:
+        return any(each is entry for each in self.open_spans)  # two spans of the same slots are equal
+
     def write(self, span: Span, tokens: list[int], start: int) -> None:
         for position in range(start, len(span.slots)):
             self.held[span.slots[position]] = tuple(tokens[: position + 1])
@@ -117,7 +120,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(entry=spans, token=st.integers(0, 3))
     def grow(self, entry: tuple[Span, list[int]] | None, token: int) -> None:
-        if entry in self.open_spans and entry is not None:
+        if entry is not None and self.is_open(entry):
             span, tokens = entry
             before = list(span.slots)
             if self.cache.grow(span, 1):
@@ -128,14 +131,14 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(entry=spans)
     def share(self, entry: tuple[Span, list[int]] | None) -> None:
-        if entry in self.open_spans and entry is not None:
+        if entry is not None and self.is_open(entry):
             self.cache.share(entry[0], entry[1])
             assert entry[0].shared == len(entry[1])
 
     @rule(entry=consumes(spans), kept=st.integers(0, 12))
     def close(self, entry: tuple[Span, list[int]] | None, kept: int) -> None:
-        if entry in self.open_spans and entry is not None:
-            self.open_spans.remove(entry)
+        if entry is not None and self.is_open(entry):
+            self.open_spans = [each for each in self.open_spans if each is not entry]
             span, tokens = entry
             self.cache.close(span, tokens[: max(kept, span.shared)])
             assert span.slots == []
