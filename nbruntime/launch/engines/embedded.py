@@ -126,7 +126,7 @@ def _environment(arguments: AcceptedArguments) -> dict[str, str | None]:
     for name, variable in _KEYS.items():
         environment[variable] = arguments.keys.get(name)
     # A source tree that is on the path of the notebook only must be found by the server, too.
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     if root.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return environment
