@@ -10,14 +10,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nbruntime.launch.cards import phase_card
+from nbruntime.display.cards import Card, Tone
 
-__all__ = ["FETCHING", "Phase", "Phases", "phase_of"]
+__all__ = ["FETCHING", "Phase", "Phases", "bar", "phase_of", "tone_of"]
 
 _log = logging.getLogger(__name__)
 
 FETCHING = frozenset({"downloading", "converting", "waiting"})
 """Phases that happen once per model and take as long as the network does: no launch time-out counts them."""
+
+_FINAL_TONES: dict[str, Tone] = {
+    "ready": "good",
+    "stopped": "idle",
+    "died": "bad",
+    "failed": "bad",
+    "interrupted": "idle",
+}
 
 _LINE = re.compile(
     r"^phase: (?P<name>[A-Za-z][A-Za-z -]*?)"
@@ -53,13 +61,32 @@ class Phase:
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        return phase_card(self).mimebundle(include, exclude)
+        card = Card("Phase", state=str(self), tone=tone_of(self.name), body=bar(self))
+        return card.mimebundle(include, exclude)
 
     def __str__(self) -> str:
         if self.done is None:
             return self.name
         total = "" if self.total is None else f"/{self.total:g}"
         return f"{self.name} {self.done:g}{total} {self.unit}".rstrip()
+
+
+def tone_of(phase: str) -> Tone:
+    """Return the tone in which a card shows a phase, by its name."""
+    return _FINAL_TONES.get(phase, "busy")
+
+
+def bar(phase: Phase) -> str:
+    """Draw a progress bar as HTML; empty if the phase has no total."""
+    if phase.done is None or not phase.total:
+        return ""
+    share = min(max(phase.done / phase.total, 0.0), 1.0)
+    return (
+        '<div class="nbr-busy" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
+        f' aria-valuenow="{share * 100:.0f}" style="max-width:30em;height:3px;margin:.35em 0;'
+        'background:rgba(128,128,128,.25)">'
+        f'<div style="width:{share * 100:.1f}%;height:3px;background:currentColor"></div></div>'
+    )
 
 
 def phase_of(line: str) -> Phase | None:

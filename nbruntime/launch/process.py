@@ -27,11 +27,11 @@ from typing import Any
 
 from nbruntime.errors import LaunchError
 from nbruntime.launch import registry
-from nbruntime.launch.server import LOG, ExitNotifier, Server
+from nbruntime.launch.server import ExitNotifier, Server
 from nbruntime.launch.supervisor import __file__ as SUPERVISOR
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
-from nbruntime.launch.supervisor.record import ServerRecord
+from nbruntime.launch.supervisor.record import LOG, ServerRecord
 from nbruntime.secrets import SHORTEST
 
 __all__ = ["ServerCommand", "ServerProcess"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from nbruntime.errors import LaunchError, LaunchTimeoutError, ModelNotFoundError, PortInUseError
 from nbruntime.launch.phases import FETCHING, Phase
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from nbruntime.launch.engines.server_kind import ServerKind
     from nbruntime.launch.process import ServerProcess
 
-__all__ = ["LOG_LINES", "await_ready", "launch_error"]
+__all__ = ["LOG_LINES", "await_ready", "http_status", "launch_error"]
 
 FETCHING_STALL = 120.0
 """Seconds without news after which a download or conversion counts against the time-out after all."""
@@ -132,3 +134,29 @@ def launch_error(process: ServerProcess, engine: ServerKind, phase: Phase) -> La
         cause=cause,
         log_lines=log_lines,
     )
+
+
+def http_status(url: str, timeout: float) -> int | None:
+    """Return the status of a GET request, sent directly even if a proxy is set.
+
+    Parameters
+    ----------
+    url : str
+        An ``http://`` address.
+    timeout : float
+        Seconds.
+
+    Returns
+    -------
+    int or None
+        None if the server does not answer in time.
+    """
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+    try:
+        connection.request("GET", address.path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from nbruntime.errors import ArgumentValueError, LaunchError
-from nbruntime.launch.server import LOG
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.processes import (
     ProcessId,
@@ -31,7 +30,7 @@ from nbruntime.launch.supervisor.processes import (
     tagged_pids,
     wait_for_end,
 )
-from nbruntime.launch.supervisor.record import FILE, ServerRecord
+from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
 
 __all__ = ["RESERVED", "Identity", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
 

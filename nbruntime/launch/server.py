@@ -10,12 +10,9 @@ from pathlib import Path
 
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.supervisor import system
-from nbruntime.launch.supervisor.record import ServerRecord
+from nbruntime.launch.supervisor.record import LOG, ServerRecord
 
-__all__ = ["LOG", "ExitNotifier", "Server", "known"]
-
-LOG = "server.log"
-"""The log's name in the server's folder."""
+__all__ = ["ExitNotifier", "Server", "known"]
 
 _TAIL_BLOCK = 1 << 16
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nbruntime.display.cards import Card, table
+from nbruntime.endpoint.cards import model_name, span
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
-from nbruntime.launch.cards import servers_card
 from nbruntime.launch.server import known
 from nbruntime.launch.supervisor.processes import identify, is_running, send
 from nbruntime.launch.supervisor.record import ServerRecord
@@ -80,7 +81,7 @@ class ServerList(list[ServerInfo]):
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        return servers_card(self).mimebundle(include, exclude)
+        return _card(self).mimebundle(include, exclude)
 
 
 def servers() -> ServerList:
@@ -178,6 +179,19 @@ def _info(record: ServerRecord, state: str | None = None) -> ServerInfo:
         age=max(0.0, time.time() - record.started),
         pid=None if record.server is None else record.server.pid,
     )
+
+
+def _card(listed: ServerList) -> Card:
+    if not listed:
+        return Card("No servers", plain="  Runtime(...) starts one.")
+    heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
+    rows = [
+        [each.name, model, each.engine, each.state, each.owner, span(each.age), each.pid, each.url]
+        for each in listed
+        for model in [model_name({"model_path": each.model}) if each.model else "default"]
+    ]
+    count = f"{len(listed)} server" + ("" if len(listed) == 1 else "s")
+    return Card(count, body=table([heads, *rows], heads=True), plain=repr(listed))
 
 
 def _age(seconds: float) -> str:

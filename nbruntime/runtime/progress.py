@@ -6,13 +6,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from nbruntime.display.views import in_kernel, view_class
 from nbruntime.launch.phases import FETCHING, Phase, Phases
-
-if TYPE_CHECKING:
-    from nbruntime.runtime import Runtime
 
 __all__ = ["Announcer", "Progress", "announced"]
 
@@ -30,7 +27,7 @@ REWRITE_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def announced(runtime: Runtime, progress: Progress, log_level: str) -> Iterator[Callable[[Phase], object]]:
+def announced(runtime: object, progress: Progress, log_level: str) -> Iterator[Callable[[Phase], object]]:
     """Tell of a launch while it runs.
 
     Parameters

@@ -21,14 +21,14 @@ from nbruntime.errors import (
     ArgumentValueError,
     ServerConnectionError,
 )
-from nbruntime.launch.cards import LOG_LINES, runtime_card
+from nbruntime.launch.arguments import check_own_arguments
 from nbruntime.launch.engines.resolve import resolve_engine
 from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning, ServerKind
 from nbruntime.launch.launcher import Launcher
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.server import Server
 from nbruntime.protocol.requests import build_generate_request, request_names
-from nbruntime.runtime.arguments import check_own_arguments
+from nbruntime.runtime.cards import LOG_LINES, runtime_card
 from nbruntime.runtime.progress import Progress, announced
 
 if TYPE_CHECKING:

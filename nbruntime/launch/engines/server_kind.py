@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nbruntime.errors import ArgumentTypeError
+from nbruntime.launch.arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
-from nbruntime.runtime.arguments import OWN_ARGUMENTS
 
 __all__ = ["AcceptedArguments", "IgnoredArgumentsWarning", "ServerKind", "unknown_argument"]
 

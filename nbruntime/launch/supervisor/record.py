@@ -10,10 +10,13 @@ from typing import Any, Self, get_origin, get_type_hints
 
 from .processes import ProcessId
 
-__all__ = ["FILE", "ServerRecord"]
+__all__ = ["FILE", "LOG", "ServerRecord"]
 
 FILE = "server.json"
-"""The record's name in the server's folder."""
+"""Name of the record in the server's folder."""
+
+LOG = "server.log"
+"""Name of the log in the server's folder."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `Runtime` takes by itself, besides the arguments of its server."""
+"""The arguments of a launch: what `Runtime` takes besides the arguments of its server."""
 
 from __future__ import annotations
 

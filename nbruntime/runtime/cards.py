@@ -1,34 +1,17 @@
-"""How a runtime, a phase of its launch and a list of servers show themselves; nobody is asked."""
+"""The card of a runtime, made without asking the server."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from nbruntime.display.cards import Card, Details, Tone, table
+from nbruntime.display.cards import Card, Details
 from nbruntime.endpoint.cards import model_name, server_pairs, span
 from nbruntime.generation.record import seconds
+from nbruntime.launch.phases import tone_of
 from nbruntime.secrets import MASK, is_secret_name
 
-if TYPE_CHECKING:
-    from nbruntime.launch.phases import Phase
-    from nbruntime.launch.servers import ServerInfo
-
 LOG_LINES = 20
-"""Lines of the log that a card has, folded."""
-
-_ENDS: dict[str, Tone] = {
-    "ready": "good",
-    "stopped": "idle",
-    "died": "bad",
-    "failed": "bad",
-    "interrupted": "idle",
-}
-
-
-def tone_of(phase: str) -> Tone:
-    """Give the tone of a phase: ready, at its end, or on the way."""
-    return _ENDS.get(phase, "busy")
+"""Lines of the log in the card."""
 
 
 def runtime_card(
@@ -101,55 +84,3 @@ def runtime_card(
     details.append(Details("log", text=log))
     name = model_name(model_info) if model_info else model
     return Card("Runtime", name, state or phase, tone_of(phase), pairs=pairs, details=details)
-
-
-def phase_card(phase: Phase) -> Card:
-    """Make the card of a phase: its name, and a bar where there is a measure."""
-    return Card("Phase", state=str(phase), tone=tone_of(phase.name), body=bar(phase))
-
-
-def bar(phase: Phase) -> str:
-    """Draw how much of a phase is done, where that is known.
-
-    Parameters
-    ----------
-    phase : Phase
-
-    Returns
-    -------
-    str
-        HTML; empty without a measure. The figures stand in the phase's own words.
-    """
-    if phase.done is None or not phase.total:
-        return ""
-    share = min(max(phase.done / phase.total, 0.0), 1.0)
-    return (
-        '<div class="nbr-busy" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
-        f' aria-valuenow="{share * 100:.0f}" style="max-width:30em;height:3px;margin:.35em 0;'
-        'background:rgba(128,128,128,.25)">'
-        f'<div style="width:{share * 100:.1f}%;height:3px;background:currentColor"></div></div>'
-    )
-
-
-def servers_card(servers: list[ServerInfo]) -> Card:
-    """Make the card of a list of servers, a row each.
-
-    Parameters
-    ----------
-    servers : list of ServerInfo
-        Its repr is the card's text.
-
-    Returns
-    -------
-    Card
-    """
-    if not servers:
-        return Card("No servers", plain="  Runtime(...) starts one.")
-    heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
-    rows = [
-        [each.name, model, each.engine, each.state, each.owner, span(each.age), each.pid, each.url]
-        for each in servers
-        for model in [model_name({"model_path": each.model}) if each.model else "default"]
-    ]
-    count = f"{len(servers)} server" + ("" if len(servers) == 1 else "s")
-    return Card(count, body=table([heads, *rows], heads=True), plain=repr(servers))
