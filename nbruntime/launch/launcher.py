@@ -1,4 +1,4 @@
-"""From arguments to a server that takes requests: a new one, or one that runs already."""
+"""From arguments to a server that takes requests: a new one, or one that already runs."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ PORT_ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class Launcher:
-    """What a server is to be.
+    """Start a server, or find one that already runs.
 
     Parameters
     ----------
     engine : ServerKind
-        What kind.
+        Kind of server.
     arguments : AcceptedArguments
-        Checked by the engine.
+        Server arguments, checked by `engine`.
     env : mapping
         Additions to the server's environment.
     host : str
@@ -59,13 +59,13 @@ class Launcher:
     port : int or None
         As in `claim_port`.
     timeout : float
-        Seconds that it may take to be ready.
+        Seconds that the launch may take.
     name : str or None
-        What it is called; None for a name made of the model's.
+        Name of the server; None to make one from the model's name.
     keep_alive : bool
-        Whether it is to outlive this process.
+        Whether the server outlives this process.
     on_start : callable
-        Called with the URL when the port is claimed, and again with the server when that is started.
+        Called with the URL when the port is claimed, and again with the server when it is started.
     on_phase : callable
         Called with every new `Phase`.
     """
@@ -84,33 +84,32 @@ class Launcher:
     def get_or_start(
         self, connect: Callable[[str], Client], *, reuse: bool, replace: bool
     ) -> tuple[Server, Client, bool]:
-        """Give a server that is as described, and its client.
+        """Return a server with these arguments, and its client.
 
         Parameters
         ----------
         connect : callable
-            Makes a client of a URL; so it asks the server for its model.
+            Makes a client from a URL; asks the server for its model.
         reuse : bool
-            Whether one that runs will do: one of this process, or one that was kept alive.
+            Whether a running server may be used: one of this process, or one that was kept alive.
         replace : bool
-            Whether another one of the same name may be ended for it.
+            Whether a different server of the same name may be stopped.
 
         Returns
         -------
         server : Server
-            Its life is the caller's unless it is kept alive.
+            The caller stops it unless it is kept alive.
         client
-            What `connect` made.
+            Result of `connect`.
         started : bool
-            Whether the server is a new one.
+            Whether the server is new.
 
         Raises
         ------
         ArgumentValueError
-            If another server has the name; lists what differs. If other machines can reach `host` without a
-            key.
+            If another server has the name, or other machines can reach `host` without a key.
         LaunchError
-            If the server does not come up.
+            If the server does not start.
         """
         if self.name is not None:
             registry.check_name(self.name)
@@ -149,7 +148,7 @@ class Launcher:
     # One that runs already
 
     def _find(self) -> ServerRecord | None:
-        """Look for the server of that name; without one, for the latest that is as described."""
+        """Find the server of this name; without a name, the latest one with these arguments."""
         if self.name is not None:
             return registry.find(self.name)
         me = identify(os.getpid())
@@ -167,7 +166,7 @@ class Launcher:
         )
 
     def _attach(self, record: ServerRecord, connect: Callable[[str], Client]) -> tuple[Server, Client] | None:
-        """Connect to a server that runs; None if it has ended meanwhile."""
+        """Connect to a running server; None if it has ended."""
         server = known(record.directory)
         if server is None:
             current = ServerRecord.read(record.directory)
@@ -197,7 +196,7 @@ class Launcher:
         return server, client
 
     def _await_other(self, server: Server) -> bool:
-        """Wait until a server that another process has started is ready; says whether it lives."""
+        """Wait until a server that another process started is ready; False if it ended."""
         deadline = time.monotonic() + self.timeout
         while not self.engine.is_ready(server.record.url, max(0.0, deadline - time.monotonic())):
             if server.wait_until_gone(self.engine.probe_interval):
@@ -211,7 +210,7 @@ class Launcher:
         return True
 
     def _describe(self, salt: str) -> dict[str, Any]:
-        """Tell what makes the server what it is, in JSON's types, without a secret."""
+        """Return what identifies the server, as JSON types, with secrets hashed."""
         values: dict[str, Any] = {"engine": self.engine.name, "python": self.engine.python}
         for name, value in self.arguments.values.items():
             if is_secret_name(name):
@@ -228,7 +227,7 @@ class Launcher:
         return described
 
     def _differences(self, record: ServerRecord) -> list[str]:
-        """Say in what a server that runs is not as described."""
+        """List the arguments in which a running server differs."""
         theirs = record.arguments
         mine = self._describe(theirs.get("salt", ""))
         found = []
@@ -279,7 +278,7 @@ class Launcher:
         raise AssertionError("the last attempt has returned or raised")
 
     def _start_on(self, claim: PortClaim, connect: Callable[[str], Client]) -> tuple[Server, Client]:
-        """Start the server on a claimed port and wait until it is ready; leave nothing if it is not."""
+        """Start the server on a claimed port and wait until it is ready; stop it on failure."""
         try:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
@@ -304,7 +303,7 @@ class Launcher:
         return server, client
 
     def _connect(self, connect: Callable[[str], Client], server: ServerProcess) -> Client:
-        """Make the client; if the server dies of its first question, its log says more than the client."""
+        """Make the client; if the server dies meanwhile, raise an error with its log."""
         try:
             return connect(server.record.url)
         except ServerConnectionError as error:
@@ -313,7 +312,7 @@ class Launcher:
             raise
 
     def _secrets(self) -> tuple[str, ...]:
-        """Values of the environment that must not show, by their names."""
+        """Return the values of environment variables whose names mark them as secret."""
         return tuple(value for name, value in self.env.items() if value and is_secret_name(name))
 
     def _identity(self, url: str) -> registry.Identity:
@@ -330,7 +329,7 @@ class Launcher:
 
 
 def _check_port(server: Server, claim: PortClaim) -> None:
-    """Make sure that it was our server that answered, where it binds the port by itself."""
+    """Raise PortInUseError if a process outside of the server's tree listens on the port."""
     holders = holders_of(claim.host, claim.port)
     if holders and not any(map(server.owns, holders)):
         raise PortInUseError(
@@ -339,7 +338,7 @@ def _check_port(server: Server, claim: PortClaim) -> None:
 
 
 def _is_ending(record: ServerRecord) -> bool:
-    """Whether nobody will want this server, which still has its name, in a moment."""
+    """Return True if the server is about to end, though it still has its name."""
     server = known(record.directory)
     if server is not None:
         return not server.usable
@@ -355,7 +354,7 @@ def _end(record: ServerRecord) -> None:
 
 
 def _digest(value: str, salt: str) -> str:
-    """Make of a text what tells it from other texts without telling it."""
+    """Hash a text so that it can be compared but not read."""
     return hashlib.blake2b(value.encode(), key=salt.encode(), digest_size=8).hexdigest()
 
 
@@ -369,7 +368,7 @@ _turns_lock = threading.Lock()
 
 @contextlib.contextmanager
 def _turn(key: str) -> Iterator[None]:
-    """Let one thread after the other look for a server, and start it if there is none."""
+    """Let one thread at a time find or start a server."""
     with _turns_lock:
         turn = _turns.setdefault(key, threading.RLock())
     with turn:

@@ -1,4 +1,4 @@
-"""How far a server is on its way to being ready."""
+"""Progress of a server's launch."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Phase:
     Parameters
     ----------
     name : str
-        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up``, ``ready``, and at
-        its end ``stopped`` or ``died``.
+        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up`` or ``ready``, and
+        at the end ``stopped`` or ``died``.
     done, total : float or None
-        Progress, in `unit`; the total may be unknown.
+        Progress in `unit`; the total may be unknown.
     unit : str
         Such as ``MB``; may be empty.
 
@@ -90,17 +90,7 @@ def bar(phase: Phase) -> str:
 
 
 def phase_of(line: str) -> Phase | None:
-    """Read a line in which the embedded server says how far it is.
-
-    Parameters
-    ----------
-    line : str
-        A line of the server's output.
-
-    Returns
-    -------
-    Phase or None
-        None if the line says nothing of the kind.
+    """Parse a progress line of the embedded server; None for any other line.
 
     Examples
     --------
@@ -124,7 +114,7 @@ def phase_of(line: str) -> Phase | None:
 class Phases:
     """The phases of one server, for any number of observers in any thread.
 
-    It can be given to a launch as its ``progress``, and be observed while that runs.
+    Give it to a launch as its ``progress`` to observe that while it runs.
 
     Examples
     --------
@@ -150,7 +140,7 @@ class Phases:
 
     @property
     def current(self) -> Phase:
-        """The last phase that was entered."""
+        """The current phase."""
         return self._current
 
     @property
@@ -159,13 +149,12 @@ class Phases:
         return tuple(self._history)
 
     def subscribe(self, observer: Callable[[Phase], object]) -> Callable[[], None]:
-        """Have a function called with the current phase and with every later one.
+        """Call a function with the current phase and with every later one.
 
         Parameters
         ----------
         observer : callable
-            Gets a `Phase`, in the thread that noticed it, and holds up the launch until it returns. Its
-            errors are logged, and hurt nobody else.
+            Called with a `Phase`, in the thread of the launch, which waits for it. Its errors are logged.
 
         Returns
         -------
@@ -183,13 +172,7 @@ class Phases:
         return forget
 
     def enter(self, phase: Phase) -> None:
-        """Note a phase, or its progress, and tell the observers.
-
-        Parameters
-        ----------
-        phase : Phase
-            The new one.
-        """
+        """Enter a phase, or update its progress, and tell the observers."""
         with self._lock:
             self._current = phase
             if self._history[-1][0] != phase.name:

@@ -1,4 +1,4 @@
-"""Watching a server until it is ready: its process, its output and its socket together, no fixed sleeps."""
+"""Waiting until a server is ready: its process, its output and its socket together, without fixed sleeps."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def await_ready(
     process : ServerProcess
         The server.
     engine : ServerKind
-        Knows what its output means, and how to ask it.
+        Its kind, which reads its output and asks it.
     url : str
         Where it is going to answer.
     timeout : float
-        Seconds; those in which a model is downloaded or converted do not count.
+        Seconds; downloading and converting a model do not count.
     on_phase : callable
         Called with every new `Phase`, in this thread.
 
@@ -95,22 +95,7 @@ def await_ready(
 
 
 def launch_error(process: ServerProcess, engine: ServerKind, phase: Phase) -> LaunchError:
-    """Find the reason why a server has ended in its log.
-
-    Parameters
-    ----------
-    process : ServerProcess
-        The server.
-    engine : ServerKind
-        What kind.
-    phase : Phase
-        How far it had got.
-
-    Returns
-    -------
-    LaunchError
-        A subclass where the log tells of its reason.
-    """
+    """Make the error for a server that ended in `phase`: a subclass where its log tells the reason."""
     process.wait(1.0)  # what it wrote last
     log_lines = process.logs(LOG_LINES).splitlines()
     if process.stopped:
@@ -137,20 +122,7 @@ def launch_error(process: ServerProcess, engine: ServerKind, phase: Phase) -> La
 
 
 def http_status(url: str, timeout: float) -> int | None:
-    """Return the status of a GET request, sent directly even if a proxy is set.
-
-    Parameters
-    ----------
-    url : str
-        An ``http://`` address.
-    timeout : float
-        Seconds.
-
-    Returns
-    -------
-    int or None
-        None if the server does not answer in time.
-    """
+    """Return the status of a GET request, sent without a proxy; None after `timeout` seconds."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)
     try:

@@ -1,4 +1,4 @@
-"""What runs on this machine for this user, in whichever kernel: `servers`, and `stop`."""
+"""List and stop the servers of this user on this machine, of any kernel."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["ServerInfo", "ServerList", "servers", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """A server, as the registry knows it.
+    """One server in the list.
 
     Parameters
     ----------
     name : str
-        What it is called.
+        Its name.
     model : str
-        Its model as it was asked for; empty for the engine's default.
+        Model that was asked for; empty for the default.
     engine : str
         ``"sglang"`` or ``"embedded"``.
     url : str
@@ -41,7 +41,7 @@ class ServerInfo:
     age : float
         Seconds since it was started.
     pid : int or None
-        Its process; None before it is started.
+        Process id; None before it is started.
     """
 
     name: str
@@ -85,12 +85,12 @@ class ServerList(list[ServerInfo]):
 
 
 def servers() -> ServerList:
-    """List the servers that nbruntime has started for this user on this machine, of other kernels too.
+    """List this user's servers on this machine, of other kernels too.
 
     Returns
     -------
     ServerList
-        The oldest first. Nothing is asked of the servers: it is what their records and the process table say.
+        The oldest first, from records and the process table; no server is asked.
 
     Examples
     --------
@@ -107,18 +107,17 @@ def servers() -> ServerList:
 
 
 def stop(which: str) -> ServerList:
-    """End servers of this user, of other kernels too, and wait until nothing is left of them.
+    """Stop servers of this user, of other kernels too, and wait until nothing is left of them.
 
     Parameters
     ----------
     which : str
-        A server's name or URL; ``"all"``; or ``"orphans"``: those that nobody needs any more, and what is
-        left of servers whose supervisor was killed.
+        A server's name or URL; ``"all"``; or ``"orphans"`` for servers whose kernel or supervisor was killed.
 
     Returns
     -------
     ServerList
-        What was ended.
+        The servers that were stopped.
 
     Raises
     ------

@@ -38,16 +38,12 @@ def resolve_engine(
     env : mapping, optional
         Additions to the server's environment.
 
-    Returns
-    -------
-    ServerKind
-
     Raises
     ------
     EngineNotFoundError
-        If the engine that was asked for is not installed there.
+        If that engine is not installed there.
     ArgumentValueError
-        If there is no such engine or no such interpreter.
+        If there is no such engine or interpreter.
 
     Examples
     --------
@@ -96,7 +92,7 @@ def _interpreter(python: str | os.PathLike[str] | None) -> str:
 
 
 def _look(interpreter: str, *, own: bool, env: Mapping[str, str | None]) -> dict[str, str]:
-    """Run the probe: here as far as it is cheap, then in a process of the interpreter itself."""
+    """Run the cheap checks here, the others in a process of the interpreter."""
     if own and not env.get("PYTHONPATH"):
         folder, why = probe.find_server()
         if folder and not probe.may_have_device():
