@@ -33,19 +33,14 @@ OWN_ARGUMENTS: dict[str, tuple[type, ...]] = {
 
 
 def check_own_arguments(arguments: Mapping[str, Any]) -> None:
-    """Find what is wrong before anything is started.
-
-    Parameters
-    ----------
-    arguments : mapping
-        By name; others than `Runtime`'s own are passed over.
+    """Check the arguments of a launch; others are ignored.
 
     Raises
     ------
     ArgumentTypeError
-        If one has none of its types.
+        If one has a wrong type.
     ArgumentValueError
-        If a variable cannot stand in an environment, or the key in a header.
+        If a variable is not valid in an environment, or the key in a header.
 
     Examples
     --------

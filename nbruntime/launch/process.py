@@ -213,7 +213,7 @@ class ServerProcess(Server):
         inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
             super().__init__(record, ExitNotifier())
-            order = LaunchSpec(
+            spec = LaunchSpec(
                 owner=None if record.keep_alive else os.getpid(),
                 argv=list(command.argv),
                 directory=record.directory,
@@ -246,7 +246,7 @@ class ServerProcess(Server):
         self._finalizer = weakref.finalize(self, _stop_quickly, handle)
         self._finalizer.atexit = False  # there, `_stop_all` asks all before it waits for any
         threading.Thread(target=_follow, args=(handle,), name="nbruntime-server", daemon=True).start()
-        handle.say(order.to_line())
+        handle.say(spec.to_line())
         try:
             self._await_start()
         except BaseException:  # an interrupt, too

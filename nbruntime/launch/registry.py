@@ -1,8 +1,8 @@
 """The servers of this user: a folder for each, with its record and its log.
 
-All are in one private folder below the temporary folder. A launch makes its folder under a lock, so that names
-are unique, and removes what killed supervisors left behind. Records are replaced as a whole, so they can be read
-without the lock.
+All are in one private folder below the temporary folder. A launch makes its folder under a lock, so that
+names are unique, and removes what killed supervisors left behind. Records are replaced as a whole, so they
+can be read without the lock.
 """
 
 from __future__ import annotations

@@ -36,33 +36,25 @@ def runtime_card(
     Parameters
     ----------
     model : str
-        What was asked for, as long as the server has not named its model.
-    phase : str
-        As `Runtime.phase`.
-    state : str
-        The phase with its progress.
+        Model that was asked for; shown until `model_info` is known.
+    phase, state : str
+        Name of the phase; the phase with its progress.
     engine, why : str
-        Which server, and why that one.
+        The kind of server, and why it was chosen.
     url : str
-        Empty before there is a port.
+        Empty before a port is claimed.
     pid : int, optional
-        While the server runs.
-    ready_after : float, optional
-        Seconds that the launch took.
-    uptime : float, optional
-        Seconds since it was ready.
+        Process id while the server runs.
+    ready_after, uptime : float, optional
+        Seconds from launch to ready; seconds since then.
     exit_cause : str
         How the server ended, if it died.
     model_info, server_info : mapping, optional
-        What the server said of itself when it was last asked.
+        The server's last answers.
     arguments : mapping, optional
-        What it was started with, without keys.
+        Server arguments, without keys.
     log : str
         The end of its log.
-
-    Returns
-    -------
-    Card
     """
     pairs: list[tuple[str, object]] = [
         ("ended", exit_cause),
