@@ -1,4 +1,4 @@
-"""The arguments of a launch: what `Runtime` takes besides the arguments of its server."""
+"""The arguments of `Runtime` apart from the server's own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OWN_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "reuse": (bool,),
     "replace": (bool,),
 }
-"""Their names, and the types that each may have."""
+"""Allowed types by name."""
 
 
 def check_own_arguments(arguments: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ class AttachedServer(Server):
         super().__init__(record, _end_of(record.supervisor))
         self._supervisor = record.supervisor
         self._server = record.server
-        self._become_known()
+        self._register()
 
     @property
     def pid(self) -> int:
@@ -63,7 +63,7 @@ class AttachedServer(Server):
 
 
 _ends: dict[tuple[int, ProcessId], ExitNotifier] = {}
-"""What this process waits for, by its pid, since a fork has none of its threads, and the supervisor."""
+"""Notifiers by this process's pid, since a fork has none of its threads, and by supervisor."""
 
 
 def _end_of(supervisor: ProcessId) -> ExitNotifier:
@@ -78,4 +78,4 @@ def _end_of(supervisor: ProcessId) -> ExitNotifier:
 def _follow(key: tuple[int, ProcessId], end: ExitNotifier) -> None:
     wait_for_end(key[1])
     del _ends[key]
-    end.reach()
+    end.notify()

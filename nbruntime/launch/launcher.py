@@ -28,7 +28,7 @@ from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import LOG_LINES, await_ready, launch_error
-from nbruntime.launch.server import Server, known
+from nbruntime.launch.server import Server, open_server
 from nbruntime.launch.supervisor.processes import identify, is_running
 from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.protocol.hosts import is_loopback
@@ -39,7 +39,7 @@ __all__ = ["Launcher"]
 Client = TypeVar("Client")
 
 PORT_ATTEMPTS = 8
-"""Ports that are tried when a server that binds its own is beaten to one."""
+"""Ports to try when another process takes the port before the server binds it."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Launcher:
 
     Parameters
     ----------
-    engine : ServerKind
+    kind : ServerKind
         Kind of server.
     arguments : AcceptedArguments
-        Server arguments, checked by `engine`.
+        Server arguments, checked by `kind`.
     env : mapping
         Additions to the server's environment.
     host : str
@@ -70,7 +70,7 @@ class Launcher:
         Called with every new `Phase`.
     """
 
-    engine: ServerKind
+    kind: ServerKind
     arguments: AcceptedArguments = field(repr=False)
     env: Mapping[str, str | None] = field(repr=False)
     host: str
@@ -128,7 +128,7 @@ class Launcher:
                     try:
                         return *self._start(connect), True
                     except registry.NameTaken:
-                        continue  # another kernel was quicker
+                        continue  # another kernel was faster
                 differences = self._differences(found)
                 self._check_belongs(found)
                 if _is_ending(found) or (replace and (differences or not reuse)):
@@ -140,12 +140,13 @@ class Launcher:
                     return *obtained, False
                 if time.monotonic() > deadline:
                     raise LaunchTimeoutError(
-                        f"The server {found.name!r} was neither there nor gone within {self.timeout:g} s",
+                        f"Timed out after {self.timeout:g} s waiting for server {found.name!r}"
+                        " to start or stop",
                         cause=f"process {found.owner.pid} has its name",
-                        hint=f"End it: nbruntime.stop({found.name!r}).",
+                        hint=f"Stop it: nbruntime.stop({found.name!r}).",
                     )
 
-    # One that runs already
+    # A running server
 
     def _find(self) -> ServerRecord | None:
         """Find the server of this name; without a name, the latest one with these arguments."""
@@ -156,7 +157,7 @@ class Launcher:
             (
                 record
                 for record in reversed(registry.records())
-                if (record.state == "ready" or known(record.directory))
+                if (record.state == "ready" or open_server(record.directory))
                 and registry.is_held(record)
                 and (record.keep_alive or record.owner == me)
                 and not _is_ending(record)
@@ -167,7 +168,7 @@ class Launcher:
 
     def _attach(self, record: ServerRecord, connect: Callable[[str], Client]) -> tuple[Server, Client] | None:
         """Connect to a running server; None if it has ended."""
-        server = known(record.directory)
+        server = open_server(record.directory)
         if server is None:
             current = ServerRecord.read(record.directory)
             if current is None or current.server is None:  # ending, or about to be started by its owner
@@ -198,8 +199,8 @@ class Launcher:
     def _await_other(self, server: Server) -> bool:
         """Wait until a server that another process started is ready; False if it ended."""
         deadline = time.monotonic() + self.timeout
-        while not self.engine.is_ready(server.record.url, max(0.0, deadline - time.monotonic())):
-            if server.wait_until_gone(self.engine.probe_interval):
+        while not self.kind.is_ready(server.record.url, max(0.0, deadline - time.monotonic())):
+            if server.wait_until_gone(self.kind.probe_interval):
                 return False
             if time.monotonic() > deadline:
                 raise LaunchTimeoutError(
@@ -211,7 +212,7 @@ class Launcher:
 
     def _describe(self, salt: str) -> dict[str, Any]:
         """Return what identifies the server, as JSON types, with secrets hashed."""
-        values: dict[str, Any] = {"engine": self.engine.name, "python": self.engine.python}
+        values: dict[str, Any] = {"engine": self.kind.name, "python": self.kind.python}
         for name, value in self.arguments.values.items():
             if is_secret_name(name):
                 value = _digest(str(value), salt)
@@ -231,11 +232,11 @@ class Launcher:
         theirs = record.arguments
         mine = self._describe(theirs.get("salt", ""))
         found = []
-        for kind, sign in (("values", "{}"), ("env", "env[{!r}]")):
-            one, other = mine[kind], theirs.get(kind, {})
+        for section, sign in (("values", "{}"), ("env", "env[{!r}]")):
+            one, other = mine[section], theirs.get(section, {})
             for name in sorted({*one, *other}):
                 if one.get(name) != other.get(name) or (name in one) != (name in other):
-                    said = f": {_shown(other, name)}, now {_shown(one, name)}" if kind == "values" else ""
+                    said = f": {_shown(other, name)}, now {_shown(one, name)}" if section == "values" else ""
                     found.append(sign.format(name) + said)
         port = urlsplit(record.url).port
         if self.port and self.port != port:
@@ -263,12 +264,12 @@ class Launcher:
             hint="Use it with reuse=True, end it with replace=True, or choose another name.",
         )
 
-    # A new one
+    # A new server
 
     def _start(self, connect: Callable[[str], Client]) -> tuple[Server, Client]:
         above = FIRST_PORT
         for attempt in range(1, PORT_ATTEMPTS + 1):
-            claim = claim_port(self.host, self.port, listen=self.engine.takes_listener, above=above)
+            claim = claim_port(self.host, self.port, listen=self.kind.takes_listener, above=above)
             try:
                 return self._start_on(claim, connect)
             except PortInUseError:
@@ -282,7 +283,7 @@ class Launcher:
         try:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
-            command = self.engine.command(self.arguments, claim)
+            command = self.kind.command(self.arguments, claim)
             server = ServerProcess(
                 replace(command, env=command.env | dict(self.env), secrets=command.secrets + self._secrets()),
                 identity=self._identity(claim.url),
@@ -292,8 +293,8 @@ class Launcher:
             claim.close()
         try:
             self.on_start(claim.url, server)
-            await_ready(server, self.engine, claim.url, timeout=self.timeout, on_phase=self.on_phase)
-            if not self.engine.takes_listener:
+            await_ready(server, self.kind, claim.url, timeout=self.timeout, on_phase=self.on_phase)
+            if not self.kind.takes_listener:
                 _check_port(server, claim)
             client = self._connect(connect, server)
             server.tell_ready()
@@ -308,7 +309,7 @@ class Launcher:
             return connect(server.record.url)
         except ServerConnectionError as error:
             if server.wait_until_gone(0.5) or not server.usable:
-                raise launch_error(server, self.engine, Phase("connecting")) from error
+                raise launch_error(server, self.kind, Phase("connecting")) from error
             raise
 
     def _secrets(self) -> tuple[str, ...]:
@@ -319,9 +320,9 @@ class Launcher:
         model = str(self.arguments.values.get("model_path") or "")
         return registry.Identity(
             name=self.name,
-            stem=os.path.basename(model.rstrip("/")) or self.engine.name,
+            stem=os.path.basename(model.rstrip("/")) or self.kind.name,
             url=url,
-            engine=self.engine.name,
+            engine=self.kind.name,
             model=model,
             arguments=self._describe(secrets.token_hex(8)),
             keep_alive=self.keep_alive,
@@ -339,15 +340,15 @@ def _check_port(server: Server, claim: PortClaim) -> None:
 
 def _is_ending(record: ServerRecord) -> bool:
     """Return True if the server is about to end, though it still has its name."""
-    server = known(record.directory)
+    server = open_server(record.directory)
     if server is not None:
         return not server.usable
-    # One of this process that is not known has just been let go, unless another thread is still starting it.
+    # Without an object, a server of this process was just released, or another thread is starting it.
     return record.state == "stopping" or not (record.keep_alive or record.server is None)
 
 
 def _end(record: ServerRecord) -> None:
-    server = known(record.directory)
+    server = open_server(record.directory)
     if server is not None:
         server.stop()
     registry.end(record)

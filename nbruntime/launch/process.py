@@ -39,10 +39,10 @@ PROGRAM = str(Path(SUPERVISOR).with_name("__main__.py"))
 """The supervisor."""
 
 QUICK = 1.5
-"""Seconds that a finalizer or the interpreter's exit waits for the servers; the supervisors go on without."""
+"""Seconds that a finalizer or the interpreter's exit waits for servers; the supervisors end them anyway."""
 
 LINES_KEPT = 1000
-"""Watched lines that wait to be read; nobody reads them once the server is ready."""
+"""Watched lines that are kept for `next_line`; none are read once the server is ready."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Handle:
             with contextlib.suppress(ValueError):  # only half a line: its supervisor was killed
                 self._take_in(json.loads(line))
         self.process.wait()
-        if self.process.returncode != 0:  # killed, or broken: what it stood for is ours to do
+        if self.process.returncode != 0:  # killed, or broken: this process does its work
             registry.clear(self.record)
 
     def _take_in(self, event: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ class _Handle:
 
 
 _running: set[_Handle] = set()
-"""Every server of this process that is not known to be gone."""
+"""Servers of this process that may still run."""
 
 
 def _follow(handle: _Handle) -> None:
@@ -139,7 +139,7 @@ def _follow(handle: _Handle) -> None:
         _running.discard(handle)
         handle.end.gone.set()
         handle.lines.put(None)  # its reader looks whether the server is gone
-        handle.end.reach()
+        handle.end.notify()
 
 
 def _stop_quickly(handle: _Handle) -> None:
@@ -254,7 +254,7 @@ class ServerProcess(Server):
             raise
         if record.keep_alive:
             self._finalizer.detach()
-        self._become_known()
+        self._register()
 
     def _await_start(self) -> None:
         handle = self._handle

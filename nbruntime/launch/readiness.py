@@ -32,7 +32,7 @@ _PORT_TAKEN = re.compile("address already in use", re.IGNORECASE)
 
 def await_ready(
     process: ServerProcess,
-    engine: ServerKind,
+    kind: ServerKind,
     url: str,
     *,
     timeout: float,
@@ -44,7 +44,7 @@ def await_ready(
     ----------
     process : ServerProcess
         The server.
-    engine : ServerKind
+    kind : ServerKind
         Its kind, which reads its output and asks it.
     url : str
         Where it is going to answer.
@@ -63,7 +63,7 @@ def await_ready(
     phase = Phase("starting")
     before = last_news = time.monotonic()
     deadline = before + timeout
-    next_probe = before + engine.probe_interval
+    next_probe = before + kind.probe_interval
     while True:
         line = process.next_line(max(0.0, min(next_probe, deadline) - time.monotonic()))
         now = time.monotonic()
@@ -71,51 +71,51 @@ def await_ready(
             deadline += now - before
         before = now
         if line is not None:
-            news = engine.read_phase(line)
+            news = kind.read_phase(line)
             last_news = last_news if news is None else now
             if news is not None and news != phase:
                 phase = news
-                if phase.name != "ready":  # that is for the socket to say
+                if phase.name != "ready":  # only the socket tells that
                     on_phase(phase)
             if phase.name != "ready" and now < deadline:
-                continue  # all that it has said comes first
+                continue  # read all its lines first
         if process.poll() is not None:
-            raise launch_error(process, engine, phase)
+            raise launch_error(process, kind, phase)
         if now >= deadline:
             raise LaunchTimeoutError(
-                f"The {engine.name} server was not ready within {timeout:g} s",
+                f"The {kind.name} server was not ready within {timeout:g} s",
                 cause=f"its last phase was {str(phase)!r}",
                 log_lines=process.logs(LOG_LINES).splitlines(),
             )
         if phase.name == "ready" or now >= next_probe:
-            if engine.is_ready(url, deadline - now):
+            if kind.is_ready(url, deadline - now):
                 on_phase(Phase("ready"))
                 return
-            next_probe = time.monotonic() + (0.05 if phase.name == "ready" else engine.probe_interval)
+            next_probe = time.monotonic() + (0.05 if phase.name == "ready" else kind.probe_interval)
 
 
-def launch_error(process: ServerProcess, engine: ServerKind, phase: Phase) -> LaunchError:
+def launch_error(process: ServerProcess, kind: ServerKind, phase: Phase) -> LaunchError:
     """Make the error for a server that ended in `phase`: a subclass where its log tells the reason."""
-    process.wait(1.0)  # what it wrote last
+    process.wait(1.0)  # for the last lines of its log
     log_lines = process.logs(LOG_LINES).splitlines()
     if process.stopped:
         return LaunchError(
-            f"The {engine.name} server was stopped before it was ready, in the phase {str(phase)!r}",
+            f"The {kind.name} server was stopped before it was ready, in the phase {str(phase)!r}",
             log_lines=log_lines,
             hint="nbruntime.stop, or a signal, has ended it: start it again. The end of its log is below.",
         )
     cause = process.exit_cause()
-    kind: type[LaunchError] = LaunchError
+    error_class: type[LaunchError] = LaunchError
     for line in reversed(log_lines):
         if match := _ERROR_LINE.match(line.strip()):
             cause = f"{line.strip()} ({cause})"
             if match["error"] == ModelNotFoundError.__name__:
-                kind = ModelNotFoundError
+                error_class = ModelNotFoundError
             break
     if any(_PORT_TAKEN.search(line) for line in log_lines):
-        kind = PortInUseError
-    return kind(
-        f"The {engine.name} server ended before it was ready, in the phase {str(phase)!r}",
+        error_class = PortInUseError
+    return error_class(
+        f"The {kind.name} server ended before it was ready, in the phase {str(phase)!r}",
         cause=cause,
         log_lines=log_lines,
     )

@@ -35,16 +35,16 @@ from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
 __all__ = ["RESERVED", "Identity", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
 
 RESERVED = ("all", "orphans")
-"""What `nbruntime.stop` takes besides names."""
+"""Words for `nbruntime.stop` that cannot be names."""
 
 STOP_SECONDS = 6.0
-"""How long a supervisor may take to end its tree before it is killed itself."""
+"""Seconds that a supervisor may take to end its process tree before it is killed itself."""
 
 START_SECONDS = 60.0
-"""How long an owner may take to start a supervisor; an interrupt may have come between."""
+"""Seconds that an owner may take to start a supervisor; it may have been interrupted."""
 
 CLEAR_SECONDS = 1.5
-"""How long what a killed supervisor has left is looked for."""
+"""Seconds to look for processes that a killed supervisor left behind."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def find(name: str) -> ServerRecord | None:
 def is_held(record: ServerRecord) -> bool:
     """Return True if the server's supervisor is alive, or its owner before there is a supervisor."""
     if record.supervisor is None:
-        # A disk that is full for long keeps the supervisor's name out of the record.
+        # On a full disk the supervisor may be missing from the record.
         recent = time.time() - record.started < START_SECONDS
         return is_running(record.owner) and (recent or any(tagged_pids(record.directory)))
     return is_running(record.supervisor)

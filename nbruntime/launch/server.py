@@ -12,7 +12,7 @@ from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
 
-__all__ = ["ExitNotifier", "Server", "known"]
+__all__ = ["ExitNotifier", "Server", "open_server"]
 
 _TAIL_BLOCK = 1 << 16
 
@@ -27,24 +27,24 @@ class ExitNotifier:
         self.gone = threading.Event()
         """Set when nothing is left of the server."""
         self.asked = False
-        """Whether somebody has asked for it."""
+        """True if the server was asked to stop."""
         self._lock = threading.Lock()
-        # Weakly: a server may be handed to many cells, and nobody needs what the earlier ones saw.
-        self._hearers: weakref.WeakSet[Phases] = weakref.WeakSet()
+        # Weakly: many cells may use one server, and the phases of earlier cells are not needed.
+        self._observers: weakref.WeakSet[Phases] = weakref.WeakSet()
 
-    def tell(self, phases: Phases) -> None:
+    def subscribe(self, phases: Phases) -> None:
         """Notify `phases` when the server exits, as long as they are referenced elsewhere."""
         with self._lock:
-            self._hearers.add(phases)
+            self._observers.add(phases)
         if self.gone.is_set():
             phases.enter(self.phase)
 
-    def reach(self) -> None:
+    def notify(self) -> None:
         """Notify all that the server's process tree is gone."""
         self.gone.set()
         with self._lock:
-            hearers = list(self._hearers)
-        for phases in hearers:
+            observers = list(self._observers)
+        for phases in observers:
             phases.enter(self.phase)
 
     @property
@@ -76,9 +76,9 @@ class Server(ABC):
         # Stays readable when the file has been removed with the server.
         self._log = Path(record.directory, LOG).open("rb", buffering=0)  # noqa: SIM115
 
-    def _become_known(self) -> None:
-        """Let `known` return this object: the last step of its constructor."""
-        here[self.record.directory] = self
+    def _register(self) -> None:
+        """Let `open_server` return this object: the last step of its constructor."""
+        _open_servers[self.record.directory] = self
 
     @property
     @abstractmethod
@@ -132,7 +132,7 @@ class Server(ABC):
 
     def report_to(self, phases: Phases) -> None:
         """Enter ``stopped`` or ``died`` in `phases` when the server ends; holds them weakly."""
-        self._end.tell(phases)
+        self._end.subscribe(phases)
 
     def owns(self, pid: int) -> bool:
         """Return True if a process belongs to the server's tree."""
@@ -195,11 +195,11 @@ def _shown(data: bytes) -> list[str]:
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
 
 
-def known(directory: str) -> Server | None:
+def open_server(directory: str) -> Server | None:
     """Return this process's object for the server of a folder, or None."""
-    server = here.get(directory)
+    server = _open_servers.get(directory)
     return server if server is not None and server.is_owner else None
 
 
-here: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
-"""The servers that this process has an object for, by their folders."""
+_open_servers: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
+"""The `Server` objects of this process, by the servers' folders."""

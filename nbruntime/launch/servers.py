@@ -13,7 +13,7 @@ from nbruntime.display.cards import Card, table
 from nbruntime.endpoint.cards import model_name, span
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
-from nbruntime.launch.server import known
+from nbruntime.launch.server import open_server
 from nbruntime.launch.supervisor.processes import identify, is_running, send
 from nbruntime.launch.supervisor.record import ServerRecord
 
@@ -141,9 +141,9 @@ def stop(which: str) -> ServerList:
         return _end(filter(registry.is_orphan, records))
     chosen = [record for record in records if which.rstrip("/") in (record.name, record.url)]
     if not chosen:
-        known = ", ".join(repr(record.name) for record in running) or "none runs"
+        names = ", ".join(repr(record.name) for record in running) or "none runs"
         raise ArgumentValueError(
-            f"There is no server {which!r}", hint=f"Names of servers that run: {known}; or 'all', 'orphans'."
+            f"There is no server {which!r}", hint=f"Names of servers that run: {names}; or 'all', 'orphans'."
         )
     return _end(chosen)
 
@@ -154,7 +154,7 @@ def _end(records: Iterable[ServerRecord]) -> ServerList:
         if record.supervisor is not None:
             send(record.supervisor, signal.SIGTERM)
     for record, _ in ended:
-        own = known(record.directory)
+        own = open_server(record.directory)
         if own is not None:
             own.stop()
         registry.end(record)

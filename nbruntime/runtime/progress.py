@@ -14,16 +14,16 @@ from nbruntime.launch.phases import FETCHING, Phase, Phases
 __all__ = ["Announcer", "Progress", "announced"]
 
 Progress = Callable[[Phase], object] | Phases | Literal[False] | None
-"""What may be told of the phases: a function, `Phases` to observe, nobody, or by None whoever looks."""
+"""A callback, a `Phases`, False (silent) or None (automatic)."""
 
 QUIET_SECONDS = 2.0
-"""How long a download may take before a line is written about it."""
+"""Seconds that a download may take before a line is written about it."""
 
 PROGRESS_SECONDS = 5.0
-"""How often a download that goes on says how far it is, where a line cannot be written again."""
+"""Seconds between two lines about a download, where a line cannot be rewritten."""
 
 REWRITE_SECONDS = 0.2
-"""How often the line of a terminal is written again."""
+"""Seconds between two rewrites of the line in a terminal."""
 
 
 @contextlib.contextmanager

@@ -147,18 +147,18 @@ class Runtime:
         replace: bool = False,
         **kwargs: Any,
     ) -> None:
-        # First what a repr needs: somebody may look while the constructor runs, or after it has failed.
+        # First what the repr needs, which may be called while the constructor runs, or after it has failed.
         self.phases = progress if isinstance(progress, Phases) else Phases()
         self._server: Server | None = None
         self._ready_at: float | None = None
         self._arguments: dict[str, Any] = {}
         self._port = port or 0
-        self._engine: ServerKind | None = None
+        self._kind: ServerKind | None = None
         self._model: str | None = None
         check_own_arguments(locals())
         self._model = None if model_path is None else os.fspath(model_path)
-        self._engine = resolve_engine(engine, python, env)
-        arguments = self._engine.accept(
+        self._kind = resolve_engine(engine, python, env)
+        arguments = self._kind.accept(
             {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
         )
         self._model = arguments.values.get("model_path", self._model)
@@ -170,13 +170,13 @@ class Runtime:
         }
         if arguments.ignored:
             warnings.warn(
-                f"The {self._engine.name} server has no {', '.join(arguments.ignored)}: left out",
+                f"The {self._kind.name} server has no {', '.join(arguments.ignored)}: left out",
                 IgnoredArgumentsWarning,
                 stacklevel=2,
             )
         launch = partial(
             Launcher,
-            engine=self._engine,
+            kind=self._kind,
             arguments=arguments,
             env=dict(env or {}),
             host=host,
@@ -214,7 +214,7 @@ class Runtime:
         self._port = urlsplit(url).port or 0
         self._server = server
 
-    # What it is and how it is doing
+    # State
 
     @property
     def phase(self) -> str:
@@ -248,8 +248,8 @@ class Runtime:
     @property
     def engine(self) -> str:
         """``"sglang"`` or ``"embedded"``."""
-        assert self._engine is not None
-        return self._engine.name
+        assert self._kind is not None
+        return self._kind.name
 
     def logs(self, n: int | None = None) -> str:
         """Read the server's output, also after its end; API keys are masked.
@@ -286,7 +286,7 @@ class Runtime:
 
     def __repr__(self) -> str:
         # Never waits, never asks the server, and shows no key.
-        engine = self._engine
+        kind = self._kind
         phase = self.phase
         current = self.phases.current
         state = str(current) if phase == current.name else phase
@@ -296,9 +296,9 @@ class Runtime:
             if phase == "died":
                 state += f" · {server.exit_cause()}"
         lines = [f"Runtime {self._model_name()} · {state}"]
-        if engine is not None:
+        if kind is not None:
             kept = ", kept alive" if server is not None and server.record.keep_alive else ""
-            lines.append(f"  {engine.name} server{kept}" + (f", because {engine.why}" if engine.why else ""))
+            lines.append(f"  {kind.name} server{kept}" + (f", because {kind.why}" if kind.why else ""))
         if hasattr(self, "url"):
             lines.append(f"  {self.url}")
         return "\n".join(lines)
@@ -310,15 +310,15 @@ class Runtime:
 
     def _card(self) -> Card:
         """Make the card from what is known here, without asking the server."""
-        engine, current = self._engine, self.phases.current
+        kind, current = self._kind, self.phases.current
         phase, client = self.phase, getattr(self, "endpoint", None)
         up = None if self._ready_at is None or phase != "ready" else time.monotonic() - self._ready_at
         return runtime_card(
             model=self._model_name(),
             phase=phase,
             state=str(current) if phase == current.name else phase,
-            engine="" if engine is None else engine.name,
-            why="" if engine is None else engine.why,
+            engine="" if kind is None else kind.name,
+            why="" if kind is None else kind.why,
             url=getattr(self, "url", ""),
             pid=self.pid,
             ready_after=dict(self.phases.history).get("ready"),
@@ -533,7 +533,7 @@ class Runtime:
             f"The server died: {server.exit_cause()}", where=where, hint=_last_words(server)
         )
 
-    # Its end
+    # Shutdown
 
     def shutdown(self) -> None:
         """Stop the server, kept alive or not, and wait until its processes are gone and its port is free.
@@ -559,7 +559,7 @@ class Runtime:
         self.shutdown()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        # Also what copy and deepcopy ask. A second owner would end the server of the first.
+        # copy and deepcopy call this too. A second owner would end the first one's server.
         raise ArgumentTypeError(
             "A Runtime owns a server process: it cannot be pickled or copied",
             hint="Hand on runtime.url, and connect to it with RuntimeEndpoint(url, api_key=...).",

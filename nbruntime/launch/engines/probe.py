@@ -21,13 +21,13 @@ DEVICE_FILES = (
     "/dev/davinci[0-9]*",
     "/dev/accel*",
 )
-"""What Nvidia (also below WSL), AMD, Intel, Ascend and Gaudi devices look like on Linux."""
+"""Device files of Nvidia (also below WSL), AMD, Intel, Ascend and Gaudi on Linux."""
 
 SERVER_PACKAGES = ("torch", "fastapi", "uvicorn", "zmq")
-"""What SGLang's server cannot do without, and its frontend can."""
+"""Packages that SGLang's server needs and its frontend does not."""
 
 TORCH_DEVICES = ("cuda", "xpu", "npu", "hpu", "musa")
-"""Modules of torch that know a device that SGLang runs on; AMD's is ``cuda``."""
+"""Modules of torch for devices that SGLang runs on; AMD's is ``cuda``."""
 
 
 def find_server() -> tuple[str, str]:

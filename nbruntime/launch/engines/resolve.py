@@ -19,7 +19,7 @@ from nbruntime.launch.engines.sglang import SglangServerKind
 __all__ = ["resolve_engine"]
 
 PROBE_TIMEOUT = 120.0
-"""Seconds that another interpreter may take to say whether it has SGLang and a device."""
+"""Seconds that another interpreter may take to look for SGLang and a device."""
 
 
 def resolve_engine(
@@ -60,7 +60,7 @@ def resolve_engine(
             EmbeddedServerKind.check_installed()
         return EmbeddedServerKind(interpreter)
     if engine == "sglang":
-        # Whoever names it may have a device that we do not know of: its server is all that is asked for.
+        # The caller may have a device that we do not know: only the server is checked.
         folder, why = probe.find_server() if python is None else ("", "")
         if why and not (env and env.get("PYTHONPATH")):
             raise EngineNotFoundError(f"engine='sglang' cannot be used: {why}", where=interpreter)

@@ -54,13 +54,13 @@ class ServerKind(ABC):
     """
 
     name: ClassVar[str]
-    """What ``engine=`` calls it."""
+    """Value of ``engine=``."""
 
     takes_listener: ClassVar[bool]
-    """Whether it takes over a listening socket instead of binding the port itself."""
+    """True if it takes over a listening socket instead of binding the port itself."""
 
     watch: ClassVar[str]
-    """Regular expression of the lines that `read_phase` wants to see."""
+    """Regular expression for the lines that `read_phase` parses."""
 
     probe_interval: ClassVar[float]
     """Seconds between two calls of `is_ready` while no line comes."""

@@ -25,10 +25,10 @@ __all__ = [
 ]
 
 ENV_TAG = "NBRUNTIME_SERVER"
-"""Environment variable that the whole tree of a server carries: its mark, which is the name of its folder."""
+"""Environment variable of every process of a server; its value is the server's folder."""
 
 POLL = 0.05
-"""Seconds between two looks at a process where nothing tells when it ends."""
+"""Seconds between two checks of a process where there is no pidfd."""
 
 
 class ProcessId(NamedTuple):

@@ -24,10 +24,10 @@ from .tree import ProcessTree, start_tree
 __all__ = ["Supervisor"]
 
 OWNER_POLL = 0.25
-"""Seconds between two looks at the parent's pid."""
+"""Seconds between two checks of the parent's pid."""
 
 TREE_POLL = 0.02
-"""Seconds between two looks at a tree that is ending."""
+"""Seconds between two checks of a tree that is ending."""
 
 LINE_LIMIT = 1 << 16
 """Bytes after which a line without an end is written all the same."""
@@ -118,7 +118,7 @@ class Supervisor:
         """Wait for the next event, at most until the next check of the owner or the tree."""
         wait = OWNER_POLL
         if self._deadline is not None:
-            # While the server itself lives, its end is signalled; what it leaves behind is looked for.
+            # The server's own end is signalled; its descendants must be looked for.
             left = self._deadline - time.monotonic()
             if left > -1:  # else it was killed long ago and the operating system is not done with it
                 wait = TREE_POLL if self._exit_told else min(OWNER_POLL, max(TREE_POLL, left))
@@ -138,7 +138,7 @@ class Supervisor:
             if self._deadline is None:
                 self.stop()
             else:
-                tree.ask()  # what it has left, in other sessions, too
+                tree.ask()  # its descendants, in other sessions too
         if self._deadline is not None and time.monotonic() > self._deadline:
             tree.kill()
 

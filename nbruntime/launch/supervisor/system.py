@@ -299,7 +299,7 @@ def _read_ps(*which: str) -> dict[int, ProcessEntry]:
     own, listed = _run(command)
     for row in listed.splitlines():
         pid, parent, state, start = row.split(None, 3)
-        if int(pid) == own:  # the listing itself, which would pass for a child of whoever asks
+        if int(pid) == own:  # the listing itself, which would count as the caller's child
             continue
         session = 0
         with contextlib.suppress(OSError):  # it has ended since

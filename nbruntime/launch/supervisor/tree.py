@@ -52,7 +52,7 @@ class ProcessTree:
         self.exit_code: int | None = None
         """How the server itself ended; None while it runs."""
         self.gone = False
-        """Whether nothing is left."""
+        """True when nothing is left."""
 
     @property
     def pid(self) -> int:
@@ -89,7 +89,7 @@ class ProcessTree:
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.exit_code is None:  # until it is collected, its group cannot be anybody else's
+            if self.exit_code is None:  # until it is collected, its group id is not reused
                 os.killpg(self.pid, number)
         if self.exit_code is not None or number == system.SIGKILL:
             for pid in self._others():
