@@ -25,7 +25,7 @@ from nbruntime.launch.engines.server_kind import Engine, ServerArguments
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand, ServerProcess
-from nbruntime.launch.status import http_status
+from nbruntime.launch.readiness import http_status
 from nbruntime.runtime import Runtime
 
 LIFE_GOAL = 0.25

@@ -23,7 +23,8 @@ import ipywidgets
 from IPython.display import Pretty, display
 from nbruntime.generation import GenerationStream
 from nbruntime.display.html import escape
-from nbruntime.notebook.magics.presenting import DRAWS_PER_SECOND, show_stream
+from nbruntime.notebook.magics.presenting import show_stream
+from nbruntime.notebook.views.draw_rate import DRAWS_PER_SECOND
 from nbruntime.protocol.requests import build_generate_request
 
 PROSE = (

@@ -31,13 +31,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from nbruntime.display.cards import Card, Details
 from nbruntime.display.html import escape, shortened, visible
-
-if TYPE_CHECKING:
-    from nbruntime.generation import Generation
 
 __all__ = [
     "ArgumentError",
@@ -263,7 +260,7 @@ class GenerationError(NbruntimeError):
         self,
         message: str,
         *,
-        generations: Sequence[Generation] = (),
+        generations: Sequence[Any] = (),
         status: int | None = None,
         server_message: str = "",
         where: str | None = None,
@@ -275,7 +272,7 @@ class GenerationError(NbruntimeError):
         self.server_message = server_message
 
     @property
-    def generation(self) -> Generation | None:
+    def generation(self) -> Any:
         """The first partial generation, which is the only one for a single prompt."""
         return self.generations[0] if self.generations else None
 

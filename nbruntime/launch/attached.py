@@ -1,4 +1,4 @@
-"""A server of an earlier kernel that was kept alive."""
+"""A server that another process started and kept alive."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["AttachedServer"]
 
 
 class AttachedServer(Server):
-    """A server that another process has started; it ends when it is stopped, not with this object.
+    """A server that another process started; it ends when it is stopped, not with this object.
 
     Parameters
     ----------
     record : ServerRecord
-        Of a server that has been started.
+        Record of a started server.
 
     Raises
     ------
     OSError
-        If it has ended meanwhile.
+        If the server has ended.
     """
 
     def __init__(self, record: ServerRecord) -> None:
@@ -33,7 +33,7 @@ class AttachedServer(Server):
         super().__init__(record, _end_of(record.supervisor))
         self._supervisor = record.supervisor
         self._server = record.server
-        self._become_known()
+        self._register()
 
     @property
     def pid(self) -> int:
@@ -47,15 +47,15 @@ class AttachedServer(Server):
 
     @property
     def running(self) -> bool:
-        """Whether the server has not ended; its supervisor goes when it has."""
+        """True until the supervisor ends, which ends with the server."""
         return not self.gone
 
     def exit_cause(self) -> str:
-        """How the server ended, in words; empty while it runs."""
+        """Return how the server ended; empty while it runs."""
         return "it ended, or another kernel has stopped it" if self.gone else ""
 
     def stop(self) -> None:
-        """End the server and wait until nothing is left; see `Server.stop`."""
+        """Stop the server; see `Server.stop`."""
         if self.is_owner and not self.gone:
             self._end.asked = True
             registry.end(self.record)
@@ -63,11 +63,11 @@ class AttachedServer(Server):
 
 
 _ends: dict[tuple[int, ProcessId], ExitNotifier] = {}
-"""What this process waits for, by its pid, since a fork has none of its threads, and the supervisor."""
+"""Notifiers by this process's pid, since a fork has none of its threads, and by supervisor."""
 
 
 def _end_of(supervisor: ProcessId) -> ExitNotifier:
-    """Wait for a supervisor, in one thread however often a server is attached to."""
+    """Return the notifier of a supervisor's end; one thread waits, however many servers are attached."""
     key = os.getpid(), supervisor
     end = _ends.setdefault(key, new := ExitNotifier())
     if end is new:
@@ -78,4 +78,4 @@ def _end_of(supervisor: ProcessId) -> ExitNotifier:
 def _follow(key: tuple[int, ProcessId], end: ExitNotifier) -> None:
     wait_for_end(key[1])
     del _ends[key]
-    end.reach()
+    end.notify()

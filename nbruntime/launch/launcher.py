@@ -1,4 +1,4 @@
-"""From arguments to a server that takes requests: a new one, or one that runs already."""
+"""From arguments to a server that takes requests: a new one, or one that already runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import LOG_LINES, await_ready, launch_error
-from nbruntime.launch.server import Server, known
+from nbruntime.launch.server import Server, open_server
 from nbruntime.launch.supervisor.processes import identify, is_running
 from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.protocol.hosts import is_loopback
@@ -39,19 +39,19 @@ __all__ = ["Launcher"]
 Client = TypeVar("Client")
 
 PORT_ATTEMPTS = 8
-"""Ports that are tried when a server that binds its own is beaten to one."""
+"""Ports to try when another process takes the port before the server binds it."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """What a server is to be.
+    """Start a server, or find one that already runs.
 
     Parameters
     ----------
-    engine : ServerKind
-        What kind.
+    kind : ServerKind
+        Kind of server.
     arguments : AcceptedArguments
-        Checked by the engine.
+        Server arguments, checked by `kind`.
     env : mapping
         Additions to the server's environment.
     host : str
@@ -59,18 +59,18 @@ class Launcher:
     port : int or None
         As in `claim_port`.
     timeout : float
-        Seconds that it may take to be ready.
+        Seconds that the launch may take.
     name : str or None
-        What it is called; None for a name made of the model's.
+        Name of the server; None to make one from the model's name.
     keep_alive : bool
-        Whether it is to outlive this process.
+        Whether the server outlives this process.
     on_start : callable
-        Called with the URL when the port is claimed, and again with the server when that is started.
+        Called with the URL when the port is claimed, and again with the server when it is started.
     on_phase : callable
         Called with every new `Phase`.
     """
 
-    engine: ServerKind
+    kind: ServerKind
     arguments: AcceptedArguments = field(repr=False)
     env: Mapping[str, str | None] = field(repr=False)
     host: str
@@ -84,33 +84,32 @@ class Launcher:
     def get_or_start(
         self, connect: Callable[[str], Client], *, reuse: bool, replace: bool
     ) -> tuple[Server, Client, bool]:
-        """Give a server that is as described, and its client.
+        """Return a server with these arguments, and its client.
 
         Parameters
         ----------
         connect : callable
-            Makes a client of a URL; so it asks the server for its model.
+            Makes a client from a URL; asks the server for its model.
         reuse : bool
-            Whether one that runs will do: one of this process, or one that was kept alive.
+            Whether a running server may be used: one of this process, or one that was kept alive.
         replace : bool
-            Whether another one of the same name may be ended for it.
+            Whether a different server of the same name may be stopped.
 
         Returns
         -------
         server : Server
-            Its life is the caller's unless it is kept alive.
+            The caller stops it unless it is kept alive.
         client
-            What `connect` made.
+            Result of `connect`.
         started : bool
-            Whether the server is a new one.
+            Whether the server is new.
 
         Raises
         ------
         ArgumentValueError
-            If another server has the name; lists what differs. If other machines can reach `host` without a
-            key.
+            If another server has the name, or other machines can reach `host` without a key.
         LaunchError
-            If the server does not come up.
+            If the server does not start.
         """
         if self.name is not None:
             registry.check_name(self.name)
@@ -129,7 +128,7 @@ class Launcher:
                     try:
                         return *self._start(connect), True
                     except registry.NameTaken:
-                        continue  # another kernel was quicker
+                        continue  # another kernel was faster
                 differences = self._differences(found)
                 self._check_belongs(found)
                 if _is_ending(found) or (replace and (differences or not reuse)):
@@ -141,15 +140,16 @@ class Launcher:
                     return *obtained, False
                 if time.monotonic() > deadline:
                     raise LaunchTimeoutError(
-                        f"The server {found.name!r} was neither there nor gone within {self.timeout:g} s",
+                        f"Timed out after {self.timeout:g} s waiting for server {found.name!r}"
+                        " to start or stop",
                         cause=f"process {found.owner.pid} has its name",
-                        hint=f"End it: nbruntime.stop({found.name!r}).",
+                        hint=f"Stop it: nbruntime.stop({found.name!r}).",
                     )
 
-    # One that runs already
+    # A running server
 
     def _find(self) -> ServerRecord | None:
-        """Look for the server of that name; without one, for the latest that is as described."""
+        """Find the server of this name; without a name, the latest one with these arguments."""
         if self.name is not None:
             return registry.find(self.name)
         me = identify(os.getpid())
@@ -157,7 +157,7 @@ class Launcher:
             (
                 record
                 for record in reversed(registry.records())
-                if (record.state == "ready" or known(record.directory))
+                if (record.state == "ready" or open_server(record.directory))
                 and registry.is_held(record)
                 and (record.keep_alive or record.owner == me)
                 and not _is_ending(record)
@@ -167,8 +167,8 @@ class Launcher:
         )
 
     def _attach(self, record: ServerRecord, connect: Callable[[str], Client]) -> tuple[Server, Client] | None:
-        """Connect to a server that runs; None if it has ended meanwhile."""
-        server = known(record.directory)
+        """Connect to a running server; None if it has ended."""
+        server = open_server(record.directory)
         if server is None:
             current = ServerRecord.read(record.directory)
             if current is None or current.server is None:  # ending, or about to be started by its owner
@@ -197,10 +197,10 @@ class Launcher:
         return server, client
 
     def _await_other(self, server: Server) -> bool:
-        """Wait until a server that another process has started is ready; says whether it lives."""
+        """Wait until a server that another process started is ready; False if it ended."""
         deadline = time.monotonic() + self.timeout
-        while not self.engine.is_ready(server.record.url, max(0.0, deadline - time.monotonic())):
-            if server.wait_until_gone(self.engine.probe_interval):
+        while not self.kind.is_ready(server.record.url, max(0.0, deadline - time.monotonic())):
+            if server.wait_until_gone(self.kind.probe_interval):
                 return False
             if time.monotonic() > deadline:
                 raise LaunchTimeoutError(
@@ -211,8 +211,8 @@ class Launcher:
         return True
 
     def _describe(self, salt: str) -> dict[str, Any]:
-        """Tell what makes the server what it is, in JSON's types, without a secret."""
-        values: dict[str, Any] = {"engine": self.engine.name, "python": self.engine.python}
+        """Return what identifies the server, as JSON types, with secrets hashed."""
+        values: dict[str, Any] = {"engine": self.kind.name, "python": self.kind.python}
         for name, value in self.arguments.values.items():
             if is_secret_name(name):
                 value = _digest(str(value), salt)
@@ -228,15 +228,15 @@ class Launcher:
         return described
 
     def _differences(self, record: ServerRecord) -> list[str]:
-        """Say in what a server that runs is not as described."""
+        """List the arguments in which a running server differs."""
         theirs = record.arguments
         mine = self._describe(theirs.get("salt", ""))
         found = []
-        for kind, sign in (("values", "{}"), ("env", "env[{!r}]")):
-            one, other = mine[kind], theirs.get(kind, {})
+        for section, sign in (("values", "{}"), ("env", "env[{!r}]")):
+            one, other = mine[section], theirs.get(section, {})
             for name in sorted({*one, *other}):
                 if one.get(name) != other.get(name) or (name in one) != (name in other):
-                    said = f": {_shown(other, name)}, now {_shown(one, name)}" if kind == "values" else ""
+                    said = f": {_shown(other, name)}, now {_shown(one, name)}" if section == "values" else ""
                     found.append(sign.format(name) + said)
         port = urlsplit(record.url).port
         if self.port and self.port != port:
@@ -264,12 +264,12 @@ class Launcher:
             hint="Use it with reuse=True, end it with replace=True, or choose another name.",
         )
 
-    # A new one
+    # A new server
 
     def _start(self, connect: Callable[[str], Client]) -> tuple[Server, Client]:
         above = FIRST_PORT
         for attempt in range(1, PORT_ATTEMPTS + 1):
-            claim = claim_port(self.host, self.port, listen=self.engine.takes_listener, above=above)
+            claim = claim_port(self.host, self.port, listen=self.kind.takes_listener, above=above)
             try:
                 return self._start_on(claim, connect)
             except PortInUseError:
@@ -279,11 +279,11 @@ class Launcher:
         raise AssertionError("the last attempt has returned or raised")
 
     def _start_on(self, claim: PortClaim, connect: Callable[[str], Client]) -> tuple[Server, Client]:
-        """Start the server on a claimed port and wait until it is ready; leave nothing if it is not."""
+        """Start the server on a claimed port and wait until it is ready; stop it on failure."""
         try:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
-            command = self.engine.command(self.arguments, claim)
+            command = self.kind.command(self.arguments, claim)
             server = ServerProcess(
                 replace(command, env=command.env | dict(self.env), secrets=command.secrets + self._secrets()),
                 identity=self._identity(claim.url),
@@ -293,8 +293,8 @@ class Launcher:
             claim.close()
         try:
             self.on_start(claim.url, server)
-            await_ready(server, self.engine, claim.url, timeout=self.timeout, on_phase=self.on_phase)
-            if not self.engine.takes_listener:
+            await_ready(server, self.kind, claim.url, timeout=self.timeout, on_phase=self.on_phase)
+            if not self.kind.takes_listener:
                 _check_port(server, claim)
             client = self._connect(connect, server)
             server.tell_ready()
@@ -304,25 +304,25 @@ class Launcher:
         return server, client
 
     def _connect(self, connect: Callable[[str], Client], server: ServerProcess) -> Client:
-        """Make the client; if the server dies of its first question, its log says more than the client."""
+        """Make the client; if the server dies meanwhile, raise an error with its log."""
         try:
             return connect(server.record.url)
         except ServerConnectionError as error:
             if server.wait_until_gone(0.5) or not server.usable:
-                raise launch_error(server, self.engine, Phase("connecting")) from error
+                raise launch_error(server, self.kind, Phase("connecting")) from error
             raise
 
     def _secrets(self) -> tuple[str, ...]:
-        """Values of the environment that must not show, by their names."""
+        """Return the values of environment variables whose names mark them as secret."""
         return tuple(value for name, value in self.env.items() if value and is_secret_name(name))
 
     def _identity(self, url: str) -> registry.Identity:
         model = str(self.arguments.values.get("model_path") or "")
         return registry.Identity(
             name=self.name,
-            stem=os.path.basename(model.rstrip("/")) or self.engine.name,
+            stem=os.path.basename(model.rstrip("/")) or self.kind.name,
             url=url,
-            engine=self.engine.name,
+            engine=self.kind.name,
             model=model,
             arguments=self._describe(secrets.token_hex(8)),
             keep_alive=self.keep_alive,
@@ -330,7 +330,7 @@ class Launcher:
 
 
 def _check_port(server: Server, claim: PortClaim) -> None:
-    """Make sure that it was our server that answered, where it binds the port by itself."""
+    """Raise PortInUseError if a process outside of the server's tree listens on the port."""
     holders = holders_of(claim.host, claim.port)
     if holders and not any(map(server.owns, holders)):
         raise PortInUseError(
@@ -339,23 +339,23 @@ def _check_port(server: Server, claim: PortClaim) -> None:
 
 
 def _is_ending(record: ServerRecord) -> bool:
-    """Whether nobody will want this server, which still has its name, in a moment."""
-    server = known(record.directory)
+    """Return True if the server is about to end, though it still has its name."""
+    server = open_server(record.directory)
     if server is not None:
         return not server.usable
-    # One of this process that is not known has just been let go, unless another thread is still starting it.
+    # Without an object, a server of this process was just released, or another thread is starting it.
     return record.state == "stopping" or not (record.keep_alive or record.server is None)
 
 
 def _end(record: ServerRecord) -> None:
-    server = known(record.directory)
+    server = open_server(record.directory)
     if server is not None:
         server.stop()
     registry.end(record)
 
 
 def _digest(value: str, salt: str) -> str:
-    """Make of a text what tells it from other texts without telling it."""
+    """Hash a text so that it can be compared but not read."""
     return hashlib.blake2b(value.encode(), key=salt.encode(), digest_size=8).hexdigest()
 
 
@@ -369,7 +369,7 @@ _turns_lock = threading.Lock()
 
 @contextlib.contextmanager
 def _turn(key: str) -> Iterator[None]:
-    """Let one thread after the other look for a server, and start it if there is none."""
+    """Let one thread at a time find or start a server."""
     with _turns_lock:
         turn = _turns.setdefault(key, threading.RLock())
     with turn:

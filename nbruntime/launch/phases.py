@@ -1,4 +1,4 @@
-"""How far a server is on its way to being ready."""
+"""Progress of a server's launch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nbruntime.launch.cards import phase_card
+from nbruntime.display.cards import Card, Tone
 
-__all__ = ["FETCHING", "Phase", "Phases", "phase_of"]
+__all__ = ["FETCHING", "Phase", "Phases", "bar", "phase_of", "tone_of"]
 
 _log = logging.getLogger(__name__)
 
+GONE = ("stopped", "died")
+"""Phases of a Runtime whose server does not run any more."""
+
 FETCHING = frozenset({"downloading", "converting", "waiting"})
 """Phases that happen once per model and take as long as the network does: no launch time-out counts them."""
+
+_FINAL_TONES: dict[str, Tone] = {
+    "ready": "good",
+    "stopped": "idle",
+    "died": "bad",
+    "failed": "bad",
+    "interrupted": "idle",
+}
 
 _LINE = re.compile(
     r"^phase: (?P<name>[A-Za-z][A-Za-z -]*?)"
@@ -32,10 +43,10 @@ class Phase:
     Parameters
     ----------
     name : str
-        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up``, ``ready``, and at
-        its end ``stopped`` or ``died``.
+        ``starting``, ``downloading``, ``converting``, ``loading weights``, ``warming up`` or ``ready``, and
+        at the end ``stopped`` or ``died``.
     done, total : float or None
-        Progress, in `unit`; the total may be unknown.
+        Progress in `unit`; the total may be unknown.
     unit : str
         Such as ``MB``; may be empty.
 
@@ -53,7 +64,8 @@ class Phase:
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        return phase_card(self).mimebundle(include, exclude)
+        card = Card("Phase", state=str(self), tone=tone_of(self.name), body=bar(self))
+        return card.mimebundle(include, exclude)
 
     def __str__(self) -> str:
         if self.done is None:
@@ -62,18 +74,26 @@ class Phase:
         return f"{self.name} {self.done:g}{total} {self.unit}".rstrip()
 
 
+def tone_of(phase: str) -> Tone:
+    """Return the tone in which a card shows a phase, by its name."""
+    return _FINAL_TONES.get(phase, "busy")
+
+
+def bar(phase: Phase) -> str:
+    """Draw a progress bar as HTML; empty if the phase has no total."""
+    if phase.done is None or not phase.total:
+        return ""
+    share = min(max(phase.done / phase.total, 0.0), 1.0)
+    return (
+        '<div class="nbr-busy" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
+        f' aria-valuenow="{share * 100:.0f}" style="max-width:30em;height:3px;margin:.35em 0;'
+        'background:rgba(128,128,128,.25)">'
+        f'<div style="width:{share * 100:.1f}%;height:3px;background:currentColor"></div></div>'
+    )
+
+
 def phase_of(line: str) -> Phase | None:
-    """Read a line in which the embedded server says how far it is.
-
-    Parameters
-    ----------
-    line : str
-        A line of the server's output.
-
-    Returns
-    -------
-    Phase or None
-        None if the line says nothing of the kind.
+    """Parse a progress line of the embedded server; None for any other line.
 
     Examples
     --------
@@ -97,7 +117,7 @@ def phase_of(line: str) -> Phase | None:
 class Phases:
     """The phases of one server, for any number of observers in any thread.
 
-    It can be given to a launch as its ``progress``, and be observed while that runs.
+    Give it to a launch as its ``progress`` to observe that while it runs.
 
     Examples
     --------
@@ -123,7 +143,7 @@ class Phases:
 
     @property
     def current(self) -> Phase:
-        """The last phase that was entered."""
+        """The current phase."""
         return self._current
 
     @property
@@ -132,13 +152,12 @@ class Phases:
         return tuple(self._history)
 
     def subscribe(self, observer: Callable[[Phase], object]) -> Callable[[], None]:
-        """Have a function called with the current phase and with every later one.
+        """Call a function with the current phase and with every later one.
 
         Parameters
         ----------
         observer : callable
-            Gets a `Phase`, in the thread that noticed it, and holds up the launch until it returns. Its
-            errors are logged, and hurt nobody else.
+            Called with a `Phase`, in the thread of the launch, which waits for it. Its errors are logged.
 
         Returns
         -------
@@ -156,13 +175,7 @@ class Phases:
         return forget
 
     def enter(self, phase: Phase) -> None:
-        """Note a phase, or its progress, and tell the observers.
-
-        Parameters
-        ----------
-        phase : Phase
-            The new one.
-        """
+        """Enter a phase, or update its progress, and tell the observers."""
         with self._lock:
             self._current = phase
             if self._history[-1][0] != phase.name:

@@ -1,4 +1,4 @@
-"""Claiming a port without a race, and saying who holds one that is taken."""
+"""Claiming a port without a race, and finding the process that holds a taken one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass
 class PortClaim:
-    """A port that is ours.
+    """A claimed port.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ class PortClaim:
     port : int
         The port.
     listener : socket.socket or None
-        The listening socket, for a server that takes one over.
+        Listening socket, for a server that takes one over.
     reservation : socket.socket or None
-        Keeps other runtimes off while a server that binds by itself is still loading.
+        Keeps other runtimes off while a server that binds the port itself is loading.
     """
 
     host: str
@@ -49,7 +49,7 @@ class PortClaim:
 
     @property
     def url(self) -> str:
-        """Where a client on this machine reaches the server.
+        """URL at which a client on this machine reaches the server.
 
         Examples
         --------
@@ -60,7 +60,7 @@ class PortClaim:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def close(self) -> None:
-        """Close this process's part; the supervisor's and the server's live on."""
+        """Close this process's sockets; the supervisor and the server keep theirs."""
         for held in (self.listener, self.reservation):
             if held is not None:
                 held.close()
@@ -73,19 +73,19 @@ class PortClaim:
 
 
 def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_PORT) -> PortClaim:
-    """Take a port.
+    """Claim a port.
 
     Parameters
     ----------
     host : str
         Address to listen on.
     port : int or None
-        A certain port, 0 for one that the system chooses, or None for the first free one.
+        The port; 0 for one that the system chooses, None for the first free one.
     listen : bool
-        Whether the server takes over a listening socket. Otherwise the port is tried and let go, and on Linux
-        a reservation keeps other runtimes away from it.
+        Whether the server takes over a listening socket. Otherwise the port is tried and released, and on
+        Linux a reservation keeps other runtimes off.
     above : int
-        Where the search begins when `port` is None.
+        First port to try when `port` is None.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
     Raises
     ------
     PortInUseError
-        If `port` is taken; names the process that holds it, if that can be seen.
+        If `port` is taken; names the process that holds it, if that is visible.
     ArgumentValueError
         If there is no such port, or `host` is not an address of this machine.
 
@@ -150,7 +150,7 @@ def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortCla
 
 
 def _reserve(port: int) -> socket.socket | None:
-    """Take a name that belongs to the port: held as long as somebody has the socket open, and no file."""
+    """Bind an abstract socket named after the port: released when its last holder closes it."""
     if not system.reserves_ports():
         return None
     reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -169,19 +169,9 @@ def _taken(host: str, port: int) -> str:
 
 
 def holders_of(host: str, port: int) -> list[int]:
-    """Find the processes that listen on a port, and there on an address or on all of them.
+    """Return the pids that listen on a port at an address, or at all addresses.
 
-    Parameters
-    ----------
-    host : str
-        The address; all of them, too, where it stands for all.
-    port : int
-        The port.
-
-    Returns
-    -------
-    list of int
-        Their pids, without those of other users; none where there is no ``/proc``.
+    Processes of other users are left out; without ``/proc`` the list is empty.
     """
     inodes = {f"socket:[{inode}]" for address, inode in _listening(port) if _overlap(address, host, port)}
     holders = set()
@@ -195,7 +185,7 @@ def holders_of(host: str, port: int) -> list[int]:
 
 
 def _listening(port: int) -> Iterator[tuple[Address, str]]:
-    """Give address and inode of every socket that listens on a port."""
+    """Yield address and inode of every socket that listens on a port."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table) as file:
             for row in list(file)[1:]:
@@ -207,14 +197,14 @@ def _listening(port: int) -> Iterator[tuple[Address, str]]:
 
 
 def _overlap(address: Address, host: str, port: int) -> bool:
-    """Whether something that listens on an address also gets what is meant for a host."""
+    """Return True if a socket listening on an address receives connections to a host."""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     ours = [ipaddress.ip_address(one[4][0]) for one in found]
     return address.is_unspecified or any(one.is_unspecified or one == address for one in ours)
 
 
 def _command(pid: int) -> str:
-    """Tell the name of a process: its arguments may hold secrets."""
+    """Return the name of a process; its arguments may hold secrets."""
     try:
         with open(f"/proc/{pid}/comm") as file:
             return file.read().strip()

@@ -1,8 +1,7 @@
 """The owner's side of a server process: start it under a supervisor, watch it, stop it.
 
-`ServerProcess` is what the rest uses. Behind it stands a `_Handle`, which knows nothing of its
-`ServerProcess`: the thread that follows the supervisor and the finalizer hold the handle only, so a
-`ServerProcess` that nobody needs any more is collected, and its server ends.
+The thread that follows the supervisor and the finalizer hold a `_Handle` only, never the `ServerProcess`, so
+that an unused `ServerProcess` is collected and its server ends.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from typing import Any
 
 from nbruntime.errors import LaunchError
 from nbruntime.launch import registry
-from nbruntime.launch.server import LOG, ExitNotifier, Server
+from nbruntime.launch.server import ExitNotifier, Server
 from nbruntime.launch.supervisor import __file__ as SUPERVISOR
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
-from nbruntime.launch.supervisor.record import ServerRecord
+from nbruntime.launch.supervisor.record import LOG, ServerRecord
 from nbruntime.secrets import SHORTEST
 
 __all__ = ["ServerCommand", "ServerProcess"]
@@ -40,10 +39,10 @@ PROGRAM = str(Path(SUPERVISOR).with_name("__main__.py"))
 """The supervisor."""
 
 QUICK = 1.5
-"""Seconds that a finalizer or the interpreter's exit waits for the servers; the supervisors go on without."""
+"""Seconds that a finalizer or the interpreter's exit waits for servers; the supervisors end them anyway."""
 
 LINES_KEPT = 1000
-"""Watched lines that wait to be read; nobody reads them once the server is ready."""
+"""Watched lines that are kept for `next_line`; none are read once the server is ready."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ class ServerCommand:
     Parameters
     ----------
     argv : tuple of str
-        The command; anybody on the machine can read it, so no secret stands in it.
+        The command; without secrets, since every user of the machine can read it.
     env : dict of str to str or None
-        Additions to the environment; None takes a variable away.
+        Additions to the environment; None removes a variable.
     sockets : tuple of socket.socket
         Listening sockets that the server takes over.
     watch : str or None
-        Regular expression of the lines of output that say how far the server is.
+        Regular expression for the lines of output that tell the server's progress.
     secrets : tuple of str
-        Texts that are masked in the log, but for short ones, which would tear words apart.
+        Texts that are masked in the log, except short ones, which would mask parts of words.
     """
 
     argv: tuple[str, ...]
@@ -72,7 +71,7 @@ class ServerCommand:
 
 
 class _Handle:
-    """What is known of one supervisor and its server; shared with the thread that follows it."""
+    """State of one supervisor and its server; shared with the thread that follows it."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], record: ServerRecord, grace: float, end: ExitNotifier
@@ -89,13 +88,13 @@ class _Handle:
         """Watched lines; a None wakes the reader when the server's state has changed."""
 
     def follow(self) -> None:
-        """Take in the supervisor's events until it ends, and collect it."""
+        """Handle the supervisor's events until it ends."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             with contextlib.suppress(ValueError):  # only half a line: its supervisor was killed
                 self._take_in(json.loads(line))
         self.process.wait()
-        if self.process.returncode != 0:  # killed, or broken: what it stood for is ours to do
+        if self.process.returncode != 0:  # killed, or broken: this process does its work
             registry.clear(self.record)
 
     def _take_in(self, event: dict[str, Any]) -> None:
@@ -114,7 +113,7 @@ class _Handle:
             self.lines.put(None)
 
     def ask_to_stop(self) -> None:
-        """Tell the supervisor to end the server; returns at once."""
+        """Tell the supervisor to stop the server, without waiting."""
         self.end.asked = True
         self.say(b"stop\n")
         with contextlib.suppress(OSError, ValueError):
@@ -122,7 +121,7 @@ class _Handle:
             self.process.stdin.close()
 
     def say(self, words: bytes) -> None:
-        """Write to the supervisor; it may have ended already."""
+        """Write to the supervisor; ignored if it has ended."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             self.process.stdin.write(words)
@@ -130,7 +129,7 @@ class _Handle:
 
 
 _running: set[_Handle] = set()
-"""Every server of this process that is not known to be gone."""
+"""Servers of this process that may still run."""
 
 
 def _follow(handle: _Handle) -> None:
@@ -140,11 +139,11 @@ def _follow(handle: _Handle) -> None:
         _running.discard(handle)
         handle.end.gone.set()
         handle.lines.put(None)  # its reader looks whether the server is gone
-        handle.end.reach()
+        handle.end.notify()
 
 
 def _stop_quickly(handle: _Handle) -> None:
-    """Finalize a `ServerProcess`: module level, and it waits `QUICK` at most."""
+    """Finalize a `ServerProcess`; waits at most `QUICK` seconds."""
     if handle.owner != os.getpid() or handle not in _running:
         return
     handle.ask_to_stop()
@@ -154,7 +153,7 @@ def _stop_quickly(handle: _Handle) -> None:
 
 
 def _stop_all() -> None:
-    """At exit: ask all first, then wait for all; those that are kept alive stay."""
+    """Stop all servers at exit except those that are kept alive."""
     handles = [
         handle for handle in list(_running) if handle.owner == os.getpid() and not handle.record.keep_alive
     ]
@@ -177,8 +176,7 @@ class ServerProcess(Server):
     command : ServerCommand
         What to execute.
     identity : Identity, optional
-        What it is called, and what others may know of it. With ``keep_alive`` it ends with neither, but when
-        it is stopped.
+        Its name and public description. With ``keep_alive`` it ends only when it is stopped.
     grace : float
         Seconds between SIGTERM and SIGKILL when the server is stopped.
     hold : sequence of socket.socket
@@ -189,7 +187,7 @@ class ServerProcess(Server):
     LaunchError
         If the command cannot be executed.
     NameTaken
-        If a server that runs has the name.
+        If a running server has the name.
 
     Examples
     --------
@@ -215,7 +213,7 @@ class ServerProcess(Server):
         inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
             super().__init__(record, ExitNotifier())
-            order = LaunchSpec(
+            spec = LaunchSpec(
                 owner=None if record.keep_alive else os.getpid(),
                 argv=list(command.argv),
                 directory=record.directory,
@@ -248,7 +246,7 @@ class ServerProcess(Server):
         self._finalizer = weakref.finalize(self, _stop_quickly, handle)
         self._finalizer.atexit = False  # there, `_stop_all` asks all before it waits for any
         threading.Thread(target=_follow, args=(handle,), name="nbruntime-server", daemon=True).start()
-        handle.say(order.to_line())
+        handle.say(spec.to_line())
         try:
             self._await_start()
         except BaseException:  # an interrupt, too
@@ -256,7 +254,7 @@ class ServerProcess(Server):
             raise
         if record.keep_alive:
             self._finalizer.detach()
-        self._become_known()
+        self._register()
 
     def _await_start(self) -> None:
         handle = self._handle
@@ -282,40 +280,23 @@ class ServerProcess(Server):
 
     @property
     def running(self) -> bool:
-        """Whether the server itself has not ended."""
+        """True until the server itself ends."""
         return self.poll() is None
 
     def poll(self) -> int | None:
-        """Say how the server ended.
-
-        Returns
-        -------
-        int or None
-            None while it runs; its exit code, or the negative number of the signal that killed it.
-        """
+        """Return the exit code, or the negative number of the signal that killed it; None while it runs."""
         handle = self._handle
         if handle.exit_code is None and self.gone:
             return -system.SIGKILL  # it went with its supervisor, which could not tell
         return handle.exit_code
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait until the server and all that it started are gone.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most.
-
-        Returns
-        -------
-        int or None
-            As `poll`.
-        """
+        """Wait until the server's whole process tree is gone, at most `timeout` seconds; returns `poll()`."""
         self.wait_until_gone(timeout)
         return self.poll()
 
     def exit_cause(self) -> str:
-        """How the server ended, in words; empty while it runs."""
+        """Return how the server ended; empty while it runs."""
         code = self.poll()
         if code is None:
             return ""
@@ -327,29 +308,18 @@ class ServerProcess(Server):
         return f"it was killed by {name}"
 
     def next_line(self, timeout: float) -> str | None:
-        """Wait for the next watched line of the server's output.
-
-        Parameters
-        ----------
-        timeout : float
-            Seconds to wait at most.
-
-        Returns
-        -------
-        str or None
-            None when there was none in time, or when the server's state has changed.
-        """
+        """Wait up to `timeout` seconds for a watched line; None if there is none or the state changed."""
         try:
             return self._handle.lines.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def tell_ready(self) -> None:
-        """Have it in the record that the server takes requests."""
+        """Mark the server as ready in its record."""
         self._handle.say(b"ready\n")
 
     def stop(self) -> None:
-        """End the server and wait until nothing is left; see `Server.stop`."""
+        """Stop the server; see `Server.stop`."""
         handle = self._handle
         if not self.is_owner or self.gone:
             return

@@ -1,11 +1,13 @@
-"""Watching a server until it is ready: its process, its output and its socket together, no fixed sleeps."""
+"""Waiting until a server is ready: its process, its output and its socket together, without fixed sleeps."""
 
 from __future__ import annotations
 
+import http.client
 import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from nbruntime.errors import LaunchError, LaunchTimeoutError, ModelNotFoundError, PortInUseError
 from nbruntime.launch.phases import FETCHING, Phase
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from nbruntime.launch.engines.server_kind import ServerKind
     from nbruntime.launch.process import ServerProcess
 
-__all__ = ["LOG_LINES", "await_ready", "launch_error"]
+__all__ = ["LOG_LINES", "await_ready", "http_status", "launch_error"]
 
 FETCHING_STALL = 120.0
 """Seconds without news after which a download or conversion counts against the time-out after all."""
@@ -30,7 +32,7 @@ _PORT_TAKEN = re.compile("address already in use", re.IGNORECASE)
 
 def await_ready(
     process: ServerProcess,
-    engine: ServerKind,
+    kind: ServerKind,
     url: str,
     *,
     timeout: float,
@@ -42,12 +44,12 @@ def await_ready(
     ----------
     process : ServerProcess
         The server.
-    engine : ServerKind
-        Knows what its output means, and how to ask it.
+    kind : ServerKind
+        Its kind, which reads its output and asks it.
     url : str
         Where it is going to answer.
     timeout : float
-        Seconds; those in which a model is downloaded or converted do not count.
+        Seconds; downloading and converting a model do not count.
     on_phase : callable
         Called with every new `Phase`, in this thread.
 
@@ -61,7 +63,7 @@ def await_ready(
     phase = Phase("starting")
     before = last_news = time.monotonic()
     deadline = before + timeout
-    next_probe = before + engine.probe_interval
+    next_probe = before + kind.probe_interval
     while True:
         line = process.next_line(max(0.0, min(next_probe, deadline) - time.monotonic()))
         now = time.monotonic()
@@ -69,66 +71,64 @@ def await_ready(
             deadline += now - before
         before = now
         if line is not None:
-            news = engine.read_phase(line)
+            news = kind.read_phase(line)
             last_news = last_news if news is None else now
             if news is not None and news != phase:
                 phase = news
-                if phase.name != "ready":  # that is for the socket to say
+                if phase.name != "ready":  # only the socket tells that
                     on_phase(phase)
             if phase.name != "ready" and now < deadline:
-                continue  # all that it has said comes first
+                continue  # read all its lines first
         if process.poll() is not None:
-            raise launch_error(process, engine, phase)
+            raise launch_error(process, kind, phase)
         if now >= deadline:
             raise LaunchTimeoutError(
-                f"The {engine.name} server was not ready within {timeout:g} s",
+                f"The {kind.name} server was not ready within {timeout:g} s",
                 cause=f"its last phase was {str(phase)!r}",
                 log_lines=process.logs(LOG_LINES).splitlines(),
             )
         if phase.name == "ready" or now >= next_probe:
-            if engine.is_ready(url, deadline - now):
+            if kind.is_ready(url, deadline - now):
                 on_phase(Phase("ready"))
                 return
-            next_probe = time.monotonic() + (0.05 if phase.name == "ready" else engine.probe_interval)
+            next_probe = time.monotonic() + (0.05 if phase.name == "ready" else kind.probe_interval)
 
 
-def launch_error(process: ServerProcess, engine: ServerKind, phase: Phase) -> LaunchError:
-    """Find the reason why a server has ended in its log.
-
-    Parameters
-    ----------
-    process : ServerProcess
-        The server.
-    engine : ServerKind
-        What kind.
-    phase : Phase
-        How far it had got.
-
-    Returns
-    -------
-    LaunchError
-        A subclass where the log tells of its reason.
-    """
-    process.wait(1.0)  # what it wrote last
+def launch_error(process: ServerProcess, kind: ServerKind, phase: Phase) -> LaunchError:
+    """Make the error for a server that ended in `phase`: a subclass where its log tells the reason."""
+    process.wait(1.0)  # for the last lines of its log
     log_lines = process.logs(LOG_LINES).splitlines()
     if process.stopped:
         return LaunchError(
-            f"The {engine.name} server was stopped before it was ready, in the phase {str(phase)!r}",
+            f"The {kind.name} server was stopped before it was ready, in the phase {str(phase)!r}",
             log_lines=log_lines,
             hint="nbruntime.stop, or a signal, has ended it: start it again. The end of its log is below.",
         )
     cause = process.exit_cause()
-    kind: type[LaunchError] = LaunchError
+    error_class: type[LaunchError] = LaunchError
     for line in reversed(log_lines):
         if match := _ERROR_LINE.match(line.strip()):
             cause = f"{line.strip()} ({cause})"
             if match["error"] == ModelNotFoundError.__name__:
-                kind = ModelNotFoundError
+                error_class = ModelNotFoundError
             break
     if any(_PORT_TAKEN.search(line) for line in log_lines):
-        kind = PortInUseError
-    return kind(
-        f"The {engine.name} server ended before it was ready, in the phase {str(phase)!r}",
+        error_class = PortInUseError
+    return error_class(
+        f"The {kind.name} server ended before it was ready, in the phase {str(phase)!r}",
         cause=cause,
         log_lines=log_lines,
     )
+
+
+def http_status(url: str, timeout: float) -> int | None:
+    """Return the status of a GET request, sent without a proxy; None after `timeout` seconds."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+    try:
+        connection.request("GET", address.path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

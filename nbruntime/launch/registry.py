@@ -1,8 +1,8 @@
 """The servers of this user: a folder for each, with its record and its log.
 
-The folders lie in one that only this user can look into, below the temporary folder. A launch makes its
-folder under a lock, so that no two servers have one name, and sweeps away what servers have left whose
-supervisor was killed. Everybody may read the records without the lock: they are replaced as a whole.
+All are in one private folder below the temporary folder. A launch makes its folder under a lock, so that
+names are unique, and removes what killed supervisors left behind. Records are replaced as a whole, so they
+can be read without the lock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from nbruntime.errors import ArgumentValueError, LaunchError
-from nbruntime.launch.server import LOG
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.processes import (
     ProcessId,
@@ -31,39 +30,39 @@ from nbruntime.launch.supervisor.processes import (
     tagged_pids,
     wait_for_end,
 )
-from nbruntime.launch.supervisor.record import FILE, ServerRecord
+from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
 
 __all__ = ["RESERVED", "Identity", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
 
 RESERVED = ("all", "orphans")
-"""What `nbruntime.stop` takes besides names."""
+"""Words for `nbruntime.stop` that cannot be names."""
 
 STOP_SECONDS = 6.0
-"""How long a supervisor may take to end its tree before it is killed itself."""
+"""Seconds that a supervisor may take to end its process tree before it is killed itself."""
 
 START_SECONDS = 60.0
-"""How long an owner may take to start a supervisor; an interrupt may have come between."""
+"""Seconds that an owner may take to start a supervisor; it may have been interrupted."""
 
 CLEAR_SECONDS = 1.5
-"""How long what a killed supervisor has left is looked for."""
+"""Seconds to look for processes that a killed supervisor left behind."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a server is called, and what tells it from others.
+    """Name and description of a server to be started.
 
     Parameters
     ----------
     name : str or None
-        As the user calls it; None for one that is made of `stem`.
+        Name that the user gave; None to make one from `stem`.
     stem : str
-        What a name is made of, such as the model's.
+        Base of the generated name, such as the model's name.
     url, engine, model : str
-        For those who look at the record.
+        As in `ServerRecord`.
     arguments : dict
-        What it is started with; see `ServerRecord`.
+        As in `ServerRecord`.
     keep_alive : bool
-        Whether it is to outlive this process.
+        Whether it outlives this process.
     """
 
     name: str | None = None
@@ -76,12 +75,12 @@ class Identity:
 
 
 class NameTaken(Exception):
-    """A server that runs has the name.
+    """A running server has the name.
 
     Parameters
     ----------
     record : ServerRecord
-        That server's.
+        Record of that server.
     """
 
     def __init__(self, record: ServerRecord) -> None:
@@ -90,16 +89,12 @@ class NameTaken(Exception):
 
 
 def folder() -> Path:
-    """Where the folders of this user's servers are; made if it is not there.
-
-    Returns
-    -------
-    Path
+    """Return the folder of this user's servers, which is made if needed.
 
     Raises
     ------
     LaunchError
-        If somebody else could look into it, or write there.
+        If other users can read it or write to it.
     """
     user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     path = Path(tempfile.gettempdir(), f"nbruntime-{user}")
@@ -116,22 +111,17 @@ def folder() -> Path:
 
 
 def claim(identity: Identity) -> ServerRecord:
-    """Make the folder of a server that is about to start, and so take its name.
-
-    Parameters
-    ----------
-    identity : Identity
-        Whose.
+    """Make the folder of a server that is about to start, which claims its name.
 
     Returns
     -------
     ServerRecord
-        As it stands in the folder, beside an empty log.
+        As written to the folder, beside an empty log.
 
     Raises
     ------
     NameTaken
-        If a server that runs has that name.
+        If a running server has the name.
     """
     owner = identify(os.getpid())
     assert owner is not None
@@ -166,12 +156,12 @@ def claim(identity: Identity) -> ServerRecord:
 
 
 def exclusive() -> contextlib.AbstractContextManager[None]:
-    """Hold the lock under which folders are made and swept."""
+    """Hold the lock for making and sweeping folders."""
     return system.exclusive(str(folder() / "lock"))
 
 
 def check_name(name: str) -> None:
-    """Raise ArgumentValueError if a server cannot be called so.
+    """Raise ArgumentValueError if the name is not valid for a server.
 
     Examples
     --------
@@ -191,7 +181,7 @@ def _free_name(stem: str, taken: dict[str, ServerRecord]) -> str:
 
 
 def records() -> list[ServerRecord]:
-    """Read what is known of the servers of this user on this machine, the oldest first."""
+    """Return the records of this user's servers on this machine, the oldest first."""
     found = [ServerRecord.read(str(path)) for path in _folders()]
     here = system.machine()
     return sorted(
@@ -201,21 +191,21 @@ def records() -> list[ServerRecord]:
 
 
 def find(name: str) -> ServerRecord | None:
-    """Look for the server of a name; None if none that runs has it."""
+    """Return the record of the running server of that name, or None."""
     return next((record for record in records() if record.name == name and is_held(record)), None)
 
 
 def is_held(record: ServerRecord) -> bool:
-    """Whether somebody sees to a server: its supervisor, or its owner until that is there."""
+    """Return True if the server's supervisor is alive, or its owner before there is a supervisor."""
     if record.supervisor is None:
-        # A disk that is full for long keeps the supervisor's name out of the record.
+        # On a full disk the supervisor may be missing from the record.
         recent = time.time() - record.started < START_SECONDS
         return is_running(record.owner) and (recent or any(tagged_pids(record.directory)))
     return is_running(record.supervisor)
 
 
 def is_orphan(record: ServerRecord) -> bool:
-    """Whether nobody needs a server any more: only possible when its supervisor is killed, or stuck."""
+    """Return True if the supervisor is gone, or stuck although the owner has ended."""
     if not is_held(record):
         return True
     return not record.keep_alive and not is_running(record.owner)
@@ -229,13 +219,7 @@ def _folders() -> Iterator[Path]:
 
 
 def sweep() -> list[ServerRecord]:
-    """Remove what killed supervisors have left; to be called under the lock.
-
-    Returns
-    -------
-    list of ServerRecord
-        Whose.
-    """
+    """Remove what killed supervisors left behind, and return their records; call it under the lock."""
     swept = []
     here = system.machine()
     for path in _folders():
@@ -250,13 +234,9 @@ def sweep() -> list[ServerRecord]:
 
 
 def clear(record: ServerRecord) -> None:
-    """Do what a killed supervisor can do no more: end its tree, remove its folder.
+    """Kill the process tree and remove the folder that a killed supervisor left behind.
 
-    Parameters
-    ----------
-    record : ServerRecord
-        Its server's, maybe from before that was started. A process that has the server's pid by now is left
-        alone.
+    A process that has reused the server's pid is left alone.
     """
     record = ServerRecord.read(record.directory) or record
     deadline = time.monotonic() + CLEAR_SECONDS
@@ -266,13 +246,7 @@ def clear(record: ServerRecord) -> None:
 
 
 def end(record: ServerRecord) -> None:
-    """End a server of whichever kernel, through its supervisor as long as there is one.
-
-    Parameters
-    ----------
-    record : ServerRecord
-        The server's.
-    """
+    """Stop a server of any kernel, through its supervisor if that is alive."""
     supervisor = _await_supervisor(record)
     if supervisor is not None:
         send(supervisor, signal.SIGTERM)
@@ -284,7 +258,7 @@ def end(record: ServerRecord) -> None:
 
 
 def _await_supervisor(record: ServerRecord) -> ProcessId | None:
-    """Wait for the supervisor of a server that is just being started; None if there is none."""
+    """Wait for the supervisor of a server that is being started; None if it has none."""
     deadline = time.monotonic() + STOP_SECONDS
     current: ServerRecord | None = record
     while current is not None and current.supervisor is None and is_held(current):

@@ -1,4 +1,4 @@
-"""A server process as its user sees it, whoever has started it."""
+"""A server process, of this process or of another one."""
 
 from __future__ import annotations
 
@@ -10,66 +10,63 @@ from pathlib import Path
 
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.supervisor import system
-from nbruntime.launch.supervisor.record import ServerRecord
+from nbruntime.launch.supervisor.record import LOG, ServerRecord
 
-__all__ = ["LOG", "ExitNotifier", "Server", "known"]
-
-LOG = "server.log"
-"""The log's name in the server's folder."""
+__all__ = ["ExitNotifier", "Server", "open_server"]
 
 _TAIL_BLOCK = 1 << 16
 
 
 class ExitNotifier:
-    """The end of a server, as the thread that waits for it and the `Server` know it.
+    """Tells `Phases` and waiting threads when a server has exited.
 
-    The thread must not know the `Server` itself, which would never be collected then.
+    The thread that waits for the exit holds this object, not the `Server`, which can be collected then.
     """
 
     def __init__(self) -> None:
         self.gone = threading.Event()
         """Set when nothing is left of the server."""
         self.asked = False
-        """Whether somebody has asked for it."""
+        """True if the server was asked to stop."""
         self._lock = threading.Lock()
-        # Weakly: a server may be handed to many cells, and nobody needs what the earlier ones saw.
-        self._hearers: weakref.WeakSet[Phases] = weakref.WeakSet()
+        # Weakly: many cells may use one server, and the phases of earlier cells are not needed.
+        self._observers: weakref.WeakSet[Phases] = weakref.WeakSet()
 
-    def tell(self, phases: Phases) -> None:
-        """Have `phases` enter the end, as soon as it is there, while somebody needs them."""
+    def subscribe(self, phases: Phases) -> None:
+        """Notify `phases` when the server exits, as long as they are referenced elsewhere."""
         with self._lock:
-            self._hearers.add(phases)
+            self._observers.add(phases)
         if self.gone.is_set():
             phases.enter(self.phase)
 
-    def reach(self) -> None:
-        """Note that nothing is left."""
+    def notify(self) -> None:
+        """Notify all that the server's process tree is gone."""
         self.gone.set()
         with self._lock:
-            hearers = list(self._hearers)
-        for phases in hearers:
+            observers = list(self._observers)
+        for phases in observers:
             phases.enter(self.phase)
 
     @property
     def phase(self) -> Phase:
-        """What it is called."""
+        """The final phase."""
         return Phase("stopped" if self.asked else "died")
 
 
 class Server(ABC):
-    """A server under its supervisor: how it is doing, what it has written, and its end.
+    """A server under its supervisor: its state, its log and its end.
 
     Parameters
     ----------
     record : ServerRecord
-        What its folder says.
+        Record from its folder.
     end : ExitNotifier
-        Its end, which a thread waits for.
+        Notified by the thread that waits for the server's end.
 
     Raises
     ------
     OSError
-        If its log is not there any more.
+        If its log no longer exists.
     """
 
     def __init__(self, record: ServerRecord, end: ExitNotifier) -> None:
@@ -79,9 +76,9 @@ class Server(ABC):
         # Stays readable when the file has been removed with the server.
         self._log = Path(record.directory, LOG).open("rb", buffering=0)  # noqa: SIM115
 
-    def _become_known(self) -> None:
-        """Have `known` give this object: the last step of its constructor, since other threads may ask."""
-        here[self.record.directory] = self
+    def _register(self) -> None:
+        """Let `open_server` return this object: the last step of its constructor."""
+        _open_servers[self.record.directory] = self
 
     @property
     @abstractmethod
@@ -96,82 +93,49 @@ class Server(ABC):
     @property
     @abstractmethod
     def running(self) -> bool:
-        """Whether the server itself has not ended."""
+        """True until the server itself ends."""
 
     @abstractmethod
     def exit_cause(self) -> str:
-        """How the server ended, in words.
-
-        Returns
-        -------
-        str
-            Empty while it runs.
-        """
+        """Return how the server ended; empty while it runs."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End the server with all that it has started, and wait until nothing is left.
+        """Stop the server with its whole process tree, and wait until nothing is left.
 
-        Called again, or in a fork of the process that made this object, it does nothing.
+        Does nothing when called again, or in a fork of the process that made this object.
         """
 
     @property
     def is_owner(self) -> bool:
-        """Whether this process has made this object; false in a fork."""
+        """True if this process made this object; false in a fork."""
         return self._owner == os.getpid()
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody has asked for its end."""
+        """True if the server was asked to stop."""
         return self._end.asked
 
     @property
     def usable(self) -> bool:
-        """Whether it runs, and nobody has asked for its end."""
+        """True if the server runs and was not asked to stop."""
         return self.running and not self.stopped
 
     @property
     def gone(self) -> bool:
-        """Whether nothing is left of the server."""
+        """True when nothing is left of the server."""
         return self._end.gone.is_set()
 
     def wait_until_gone(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is left of the server.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most.
-
-        Returns
-        -------
-        bool
-            `gone`.
-        """
+        """Wait until nothing is left of the server, at most `timeout` seconds; returns `gone`."""
         return self._end.gone.wait(timeout)
 
     def report_to(self, phases: Phases) -> None:
-        """Have the end of the server noted.
-
-        Parameters
-        ----------
-        phases : Phases
-            Enters ``stopped`` or ``died`` then, if it is still needed by somebody else.
-        """
-        self._end.tell(phases)
+        """Enter ``stopped`` or ``died`` in `phases` when the server ends; holds them weakly."""
+        self._end.subscribe(phases)
 
     def owns(self, pid: int) -> bool:
-        """Whether a process belongs to the server's tree.
-
-        Parameters
-        ----------
-        pid : int
-            Any process of this machine.
-
-        Returns
-        -------
-        bool
-        """
+        """Return True if a process belongs to the server's tree."""
         table = system.read_processes()
         while pid in table:
             pid = table[pid].parent
@@ -185,12 +149,7 @@ class Server(ABC):
         Parameters
         ----------
         lines : int, optional
-            The last lines only. A progress bar counts as the last state that it had.
-
-        Returns
-        -------
-        str
-            Without the end of the last line.
+            Only the last lines. A progress bar counts as its last state.
         """
         if lines is not None and lines <= 0:
             return ""
@@ -206,20 +165,20 @@ class Server(ABC):
         return "\n".join(shown[-lines:] if lines is not None else shown)
 
     def logs_since(self, position: int) -> tuple[str, int]:
-        """Read the lines that the server has written since the last call.
+        """Read the lines that the server wrote since the last call.
 
         Parameters
         ----------
         position : int
-            0, or what the last call gave.
+            0, or the position from the last call.
 
         Returns
         -------
         str
-            Whole lines, but for the last one of a server that has ended. If the log was shortened meanwhile,
-            what had been written until then is left out.
+            Whole lines; after the server's end also an unfinished last one. What was written before the
+            log was shortened is left out.
         int
-            Where the next call goes on.
+            Position for the next call.
         """
         ended = not self.usable  # before it is read
         fd = self._log.fileno()
@@ -231,16 +190,16 @@ class Server(ABC):
 
 
 def _shown(data: bytes) -> list[str]:
-    """Split output into lines; of one that was written over and over, the last state."""
+    """Split output into lines; of an overwritten line, keep the last state."""
     text = data.decode(errors="replace").replace("\r\n", "\n").rstrip("\n")
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
 
 
-def known(directory: str) -> Server | None:
-    """Give the object that this process has for a server; None if it has none, or its parent forked."""
-    server = here.get(directory)
+def open_server(directory: str) -> Server | None:
+    """Return this process's object for the server of a folder, or None."""
+    server = _open_servers.get(directory)
     return server if server is not None and server.is_owner else None
 
 
-here: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
-"""The servers that this process has an object for, by their folders."""
+_open_servers: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
+"""The `Server` objects of this process, by the servers' folders."""

@@ -1,4 +1,4 @@
-"""What runs on this machine for this user, in whichever kernel: `servers`, and `stop`."""
+"""List and stop the servers of this user on this machine, of any kernel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nbruntime.display.cards import Card, table
+from nbruntime.endpoint.cards import model_name, span
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
-from nbruntime.launch.cards import servers_card
-from nbruntime.launch.server import known
+from nbruntime.launch.server import open_server
 from nbruntime.launch.supervisor.processes import identify, is_running, send
 from nbruntime.launch.supervisor.record import ServerRecord
 
@@ -21,14 +22,14 @@ __all__ = ["ServerInfo", "ServerList", "servers", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """A server, as the registry knows it.
+    """One server in the list.
 
     Parameters
     ----------
     name : str
-        What it is called.
+        Its name.
     model : str
-        Its model as it was asked for; empty for the engine's default.
+        Model that was asked for; empty for the default.
     engine : str
         ``"sglang"`` or ``"embedded"``.
     url : str
@@ -40,7 +41,7 @@ class ServerInfo:
     age : float
         Seconds since it was started.
     pid : int or None
-        Its process; None before it is started.
+        Process id; None before it is started.
     """
 
     name: str
@@ -80,16 +81,16 @@ class ServerList(list[ServerInfo]):
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        return servers_card(self).mimebundle(include, exclude)
+        return _card(self).mimebundle(include, exclude)
 
 
 def servers() -> ServerList:
-    """List the servers that nbruntime has started for this user on this machine, of other kernels too.
+    """List this user's servers on this machine, of other kernels too.
 
     Returns
     -------
     ServerList
-        The oldest first. Nothing is asked of the servers: it is what their records and the process table say.
+        The oldest first, from records and the process table; no server is asked.
 
     Examples
     --------
@@ -106,18 +107,17 @@ def servers() -> ServerList:
 
 
 def stop(which: str) -> ServerList:
-    """End servers of this user, of other kernels too, and wait until nothing is left of them.
+    """Stop servers of this user, of other kernels too, and wait until nothing is left of them.
 
     Parameters
     ----------
     which : str
-        A server's name or URL; ``"all"``; or ``"orphans"``: those that nobody needs any more, and what is
-        left of servers whose supervisor was killed.
+        A server's name or URL; ``"all"``; or ``"orphans"`` for servers whose kernel or supervisor was killed.
 
     Returns
     -------
     ServerList
-        What was ended.
+        The servers that were stopped.
 
     Raises
     ------
@@ -141,9 +141,9 @@ def stop(which: str) -> ServerList:
         return _end(filter(registry.is_orphan, records))
     chosen = [record for record in records if which.rstrip("/") in (record.name, record.url)]
     if not chosen:
-        known = ", ".join(repr(record.name) for record in running) or "none runs"
+        names = ", ".join(repr(record.name) for record in running) or "none runs"
         raise ArgumentValueError(
-            f"There is no server {which!r}", hint=f"Names of servers that run: {known}; or 'all', 'orphans'."
+            f"There is no server {which!r}", hint=f"Names of servers that run: {names}; or 'all', 'orphans'."
         )
     return _end(chosen)
 
@@ -154,7 +154,7 @@ def _end(records: Iterable[ServerRecord]) -> ServerList:
         if record.supervisor is not None:
             send(record.supervisor, signal.SIGTERM)
     for record, _ in ended:
-        own = known(record.directory)
+        own = open_server(record.directory)
         if own is not None:
             own.stop()
         registry.end(record)
@@ -178,6 +178,19 @@ def _info(record: ServerRecord, state: str | None = None) -> ServerInfo:
         age=max(0.0, time.time() - record.started),
         pid=None if record.server is None else record.server.pid,
     )
+
+
+def _card(listed: ServerList) -> Card:
+    if not listed:
+        return Card("No servers", plain="  Runtime(...) starts one.")
+    heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
+    rows = [
+        [each.name, model, each.engine, each.state, each.owner, span(each.age), each.pid, each.url]
+        for each in listed
+        for model in [model_name({"model_path": each.model}) if each.model else "default"]
+    ]
+    count = f"{len(listed)} server" + ("" if len(listed) == 1 else "s")
+    return Card(count, body=table([heads, *rows], heads=True), plain=repr(listed))
 
 
 def _age(seconds: float) -> str:

@@ -86,7 +86,7 @@ def whole_load(ranks: Sequence[Load]) -> Load:
     )
 
 
-class ServerWatch:
+class ServerMonitor:
     """Asks a server how it is, and remembers the answers for a while.
 
     Parameters

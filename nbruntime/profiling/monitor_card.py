@@ -11,14 +11,14 @@ from nbruntime.display.html import escape
 from nbruntime.endpoint.cards import clock, model_name, server_pairs, span
 from nbruntime.errors import ServerStatusError
 from nbruntime.generation.timings import rate
-from nbruntime.profiling.monitor import LATENCIES, ServerWatch
+from nbruntime.profiling.monitor import LATENCIES, ServerMonitor
 from nbruntime.protocol.metrics import Histogram
 
 QUANTILES = (0.5, 0.9, 0.99)
 
 
 def server_card(
-    watch: ServerWatch,
+    watch: ServerMonitor,
     url: str,
     *,
     ended: str = "",
@@ -30,7 +30,7 @@ def server_card(
 
     Parameters
     ----------
-    watch : ServerWatch
+    watch : ServerMonitor
         What it has said.
     url : str
         Where it is.
@@ -57,7 +57,7 @@ def server_card(
     return Card("Server", model_name(watch.model_info), state, tone, pairs=pairs, details=details)
 
 
-def server_state(watch: ServerWatch, ended: str = "") -> tuple[str, Tone]:
+def server_state(watch: ServerMonitor, ended: str = "") -> tuple[str, Tone]:
     """Say in words how a server is."""
     if ended:
         return ended, "bad" if ended.startswith("died") else "idle"
@@ -69,7 +69,7 @@ def server_state(watch: ServerWatch, ended: str = "") -> tuple[str, Tone]:
     return ("answers", "good") if watch.asked else ("not asked yet", "idle")
 
 
-def charts(watch: ServerWatch) -> list[str]:
+def charts(watch: ServerMonitor) -> list[str]:
     """Draw the load over time; only quantities that the server tells."""
     drawn = []
     if _known(watch, "num_running_reqs") or not watch.asked:
@@ -94,13 +94,13 @@ def charts(watch: ServerWatch) -> list[str]:
     return drawn
 
 
-def chart_note(watch: ServerWatch) -> str:
+def chart_note(watch: ServerMonitor) -> str:
     """Say what the width of the charts stands for."""
     said = f"the last {span(watch.steps * watch.interval)}; gaps where there was no answer"
     return f'<div class="nbr-quiet">{escape(said)}</div>'
 
 
-def latencies(watch: ServerWatch) -> str:
+def latencies(watch: ServerMonitor) -> str:
     """Write the quantiles of the latencies, or how to get them."""
     when, found = watch.latencies()
     if watch.metrics is False:
@@ -121,7 +121,7 @@ def latencies(watch: ServerWatch) -> str:
     return f'{table(rows, heads=True)}<div class="nbr-quiet">{escape(note)}</div>'
 
 
-def static_body(watch: ServerWatch) -> str:
+def static_body(watch: ServerMonitor) -> str:
     """Put charts and latencies into HTML that stands by itself."""
     if not watch.asked:
         return ""
@@ -130,7 +130,7 @@ def static_body(watch: ServerWatch) -> str:
     return f"<style>{CHART_STYLE}</style>{figures}"
 
 
-def figures_line(watch: ServerWatch) -> str:
+def figures_line(watch: ServerMonitor) -> str:
     """Give the last load in a line of text."""
     load = watch.load()
     if load is None:
@@ -194,5 +194,5 @@ def percent(share: float) -> str:
     )
 
 
-def _known(watch: ServerWatch, name: str) -> bool:
+def _known(watch: ServerMonitor, name: str) -> bool:
     return any(value is not None for _, value in watch.points(name))

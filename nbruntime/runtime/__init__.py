@@ -1,4 +1,4 @@
-"""`Runtime`: a server whose life you own, and its endpoint."""
+"""`Runtime`: a server that ends with its object, and its client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a launch tells of itself: a view in a notebook, a line in a terminal, or whatever the caller gave."""
+"""Reports the progress of a launch: a view in a notebook, a line in a terminal, or the caller's function."""
 
 from __future__ import annotations
 
@@ -6,32 +6,29 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from nbruntime.display.views import in_kernel, view_class
 from nbruntime.launch.phases import FETCHING, Phase, Phases
 
-if TYPE_CHECKING:
-    from nbruntime.runtime import Runtime
-
 __all__ = ["Announcer", "Progress", "announced"]
 
 Progress = Callable[[Phase], object] | Phases | Literal[False] | None
-"""What may be told of the phases: a function, `Phases` to observe, nobody, or by None whoever looks."""
+"""A callback, a `Phases`, False (silent) or None (automatic)."""
 
 QUIET_SECONDS = 2.0
-"""How long a download may take before a line is written about it."""
+"""Seconds that a download may take before a line is written about it."""
 
 PROGRESS_SECONDS = 5.0
-"""How often a download that goes on says how far it is, where a line cannot be written again."""
+"""Seconds between two lines about a download, where a line cannot be rewritten."""
 
 REWRITE_SECONDS = 0.2
-"""How often the line of a terminal is written again."""
+"""Seconds between two rewrites of the line in a terminal."""
 
 
 @contextlib.contextmanager
-def announced(runtime: Runtime, progress: Progress, log_level: str) -> Iterator[Callable[[Phase], object]]:
-    """Tell of a launch while it runs.
+def announced(runtime: object, progress: Progress, log_level: str) -> Iterator[Callable[[Phase], object]]:
+    """Report a launch while it runs.
 
     Parameters
     ----------
@@ -63,14 +60,14 @@ def announced(runtime: Runtime, progress: Progress, log_level: str) -> Iterator[
 
 
 class Announcer:
-    """Write to stderr how a launch goes; at ``log_level`` error only how far a long download is.
+    """Write the phases of a launch to stderr; at level ``"error"`` only the progress of a long download.
 
-    In a terminal there is one line, which is written again and again and taken away at the end.
+    In a terminal it rewrites one line, which is removed at the end.
 
     Parameters
     ----------
     log_level : str
-        ``"info"`` and ``"debug"`` tell of every phase.
+        ``"info"`` and ``"debug"`` write every phase.
     """
 
     def __init__(self, log_level: str) -> None:
@@ -81,7 +78,7 @@ class Announcer:
         self._fetching_since: float | None = None
 
     def __call__(self, phase: Phase) -> None:
-        """Write about a phase, if that is due."""
+        """Write the phase if it is due."""
         now = time.monotonic()
         fetching = phase.name in FETCHING
         pause = REWRITE_SECONDS if self._one_line else PROGRESS_SECONDS
@@ -98,6 +95,6 @@ class Announcer:
         print(f"{start}nbruntime: {phase}", end=end, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Take the line of a terminal away."""
+        """Remove the line from a terminal."""
         if self._one_line and self._last:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`Runtime`: a server whose life you own, and its endpoint."""
+"""`Runtime`: a server that ends with its object, and its client."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from nbruntime.errors import (
     ArgumentValueError,
     ServerConnectionError,
 )
-from nbruntime.launch.cards import LOG_LINES, runtime_card
+from nbruntime.launch.arguments import check_own_arguments
 from nbruntime.launch.engines.resolve import resolve_engine
 from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning, ServerKind
 from nbruntime.launch.launcher import Launcher
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.server import Server
 from nbruntime.protocol.requests import build_generate_request, request_names
-from nbruntime.runtime.arguments import check_own_arguments
+from nbruntime.runtime.cards import LOG_LINES, runtime_card
 from nbruntime.runtime.progress import Progress, announced
 
 if TYPE_CHECKING:
@@ -45,18 +45,17 @@ class Runtime:
 
     A drop-in for SGLang's ``Runtime`` (``sglang/lang/backend/runtime_endpoint.py``). The server is SGLang
     itself where it is installed and has a device, else the embedded one, which runs on a CPU. It survives an
-    interrupt of the kernel, and ends when the object is shut down or deleted, and with the kernel, however
-    that ends.
+    interrupt of the kernel, and ends when the object is shut down or deleted, and with the kernel.
 
     Parameters
     ----------
     model_path : str or path, optional
-        Folder of a Hugging Face model, id on the hub, or ``"SmolLM2-135M-Instruct"``, which is the default.
+        Folder of a Hugging Face model or id on the hub. Default is ``"SmolLM2-135M-Instruct"``.
     log_level : str
-        What the server logs: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``. The log is a file that
-        `logs` reads. With ``"info"`` and ``"debug"`` the phases of the launch are written to stderr as well.
+        Log level of the server: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``. With ``"info"``
+        and ``"debug"`` the phases of the launch are written to stderr as well.
     launch_timeout : float
-        Seconds that the server may take to be ready. Downloading and converting a model do not count.
+        Seconds until the server must be ready. Downloading and converting a model do not count.
     engine : str
         ``"sglang"``, ``"embedded"``, or ``"auto"`` for SGLang where it is installed and has a device.
     python : str or path, optional
@@ -64,29 +63,28 @@ class Runtime:
     env : dict of str to str, optional
         Additions to the server's environment.
     port : int, optional
-        Port to listen on; 0 for any. The default is the first free one from 30000 on.
+        Port to listen on; 0 for any. Default is the first free one from 30000.
     host : str
-        Address to listen on. Any but this machine's own needs an API key.
+        Address to listen on. One that other machines can reach needs an API key.
     api_key : str, optional
-        Key that clients must give; `endpoint` knows it. It never stands on a command line.
+        Key that clients must give; `endpoint` has it. It is never on a command line.
     progress : callable, Phases or False, optional
         Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of the view in a cell or
-        the line on stderr; False for neither. A `~nbruntime.launch.phases.Phases` of your own becomes
-        `phases`, and can be observed meanwhile.
+        the line on stderr; False for neither. A `~nbruntime.launch.phases.Phases` becomes `phases`.
     keep_alive : bool
-        Whether the server outlives this object and the kernel: it ends when `shutdown` or `nbruntime.stop` is
-        called, in this kernel or in another one.
+        Whether the server outlives this object and the kernel, until `shutdown` or `nbruntime.stop` is called
+        in any kernel.
     name : str, optional
-        What `nbruntime.servers` and `nbruntime.stop` call the server; made of the model's name by default.
-        Of the servers of a user that run, no two have the same.
+        Name for `nbruntime.servers` and `nbruntime.stop`, unique among your running servers. Default is made
+        from the model's name.
     reuse : bool
-        Whether to hand back a server that runs with the same arguments, so that running a cell again costs
-        nothing: the one of this name, or any without a name; of this kernel, or kept alive by an earlier one.
+        Whether to use a running server with the same arguments and name: one of this kernel, or one that was
+        kept alive. So running a cell again costs nothing.
     replace : bool
-        Whether to end the server that has the name. With `reuse`, only if its arguments are different.
+        Whether to stop the server that has the name. With `reuse`, only if its arguments are different.
     **kwargs
         Server arguments by their names in SGLang's ``ServerArgs``. Those that only the other engine has are
-        left out with an `IgnoredArgumentsWarning`, so that a notebook moves between machines.
+        left out with an `IgnoredArgumentsWarning`.
 
     Attributes
     ----------
@@ -95,9 +93,9 @@ class Runtime:
     generate_url : str
         `url` with ``/generate``.
     endpoint : RuntimeEndpoint
-        The client of this server: ``complete``, ``stream`` and what SGLang's frontend language calls.
+        The server's client: ``complete``, ``stream`` and what SGLang's frontend language calls.
     phases : Phases
-        How far the server is, for any number of observers: ``runtime.phases.subscribe(print)``.
+        Progress of the launch: ``runtime.phases.subscribe(print)``.
 
     Raises
     ------
@@ -106,18 +104,17 @@ class Runtime:
     LaunchTimeoutError
         If it is not ready in time.
     PortInUseError
-        If `port` is taken; says by whom.
+        If `port` is taken; names the process that holds it.
     ArgumentTypeError
-        For an argument that no server has; names the nearest one. For one of another type.
+        For a wrong type, or an argument that no server has; names the nearest one.
     ArgumentValueError
-        If another server has the name; lists the arguments that differ. If `host` can be reached from other
-        machines and there is no `api_key`, or an empty one.
+        If another server has the name, or other machines can reach `host` without an `api_key`.
 
     Notes
     -----
-    A Runtime owns a process, so it can be neither pickled nor copied. After a fork, the child may use the
-    server, but does not end it. Runtimes that share a server by `reuse` end it with the last of them, or
-    with the first `shutdown`, which is what leaving a ``with`` block calls.
+    A Runtime can be neither pickled nor copied. After a fork, the child may use the server but does not end
+    it. Runtimes that share a server by `reuse` end it with the last of them, or with the first `shutdown`,
+    which leaving a ``with`` block calls.
 
     Examples
     --------
@@ -150,18 +147,18 @@ class Runtime:
         replace: bool = False,
         **kwargs: Any,
     ) -> None:
-        # First what a repr needs: somebody may look while the constructor runs, or after it has failed.
+        # First what the repr needs, which may be called while the constructor runs, or after it has failed.
         self.phases = progress if isinstance(progress, Phases) else Phases()
         self._server: Server | None = None
         self._ready_at: float | None = None
         self._arguments: dict[str, Any] = {}
         self._port = port or 0
-        self._engine: ServerKind | None = None
+        self._kind: ServerKind | None = None
         self._model: str | None = None
         check_own_arguments(locals())
         self._model = None if model_path is None else os.fspath(model_path)
-        self._engine = resolve_engine(engine, python, env)
-        arguments = self._engine.accept(
+        self._kind = resolve_engine(engine, python, env)
+        arguments = self._kind.accept(
             {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
         )
         self._model = arguments.values.get("model_path", self._model)
@@ -173,13 +170,13 @@ class Runtime:
         }
         if arguments.ignored:
             warnings.warn(
-                f"The {self._engine.name} server has no {', '.join(arguments.ignored)}: left out",
+                f"The {self._kind.name} server has no {', '.join(arguments.ignored)}: left out",
                 IgnoredArgumentsWarning,
                 stacklevel=2,
             )
         launch = partial(
             Launcher,
-            engine=self._engine,
+            kind=self._kind,
             arguments=arguments,
             env=dict(env or {}),
             host=host,
@@ -211,17 +208,17 @@ class Runtime:
             raise
 
     def _begin(self, url: str, server: Server | None) -> None:
-        """Note where the server is going to answer, and the server as soon as it is there."""
+        """Store the server's URL, and the server once it is started."""
         self.url = url
         self.generate_url = f"{url}/generate"
         self._port = urlsplit(url).port or 0
         self._server = server
 
-    # What it is and how it is doing
+    # State
 
     @property
     def phase(self) -> str:
-        """How far the server is: the phase of its launch, then ``ready``, ``stopped`` or ``died``."""
+        """Phase of the launch, then ``ready``, ``stopped`` or ``died``."""
         server = self._server
         if server is None or server.usable:
             return self.phases.current.name
@@ -229,7 +226,7 @@ class Runtime:
 
     @property
     def exit_cause(self) -> str:
-        """How the server died, in words; empty if it did not."""
+        """How the server died; empty if it did not."""
         return self._server.exit_cause() if self._server is not None and self.phase == "died" else ""
 
     @property
@@ -240,7 +237,7 @@ class Runtime:
 
     @property
     def name(self) -> str | None:
-        """What `nbruntime.servers` calls the server; None before it is started."""
+        """Name in `nbruntime.servers`; None before the server is started."""
         return None if self._server is None else self._server.record.name
 
     @property
@@ -251,38 +248,31 @@ class Runtime:
     @property
     def engine(self) -> str:
         """``"sglang"`` or ``"embedded"``."""
-        assert self._engine is not None
-        return self._engine.name
+        assert self._kind is not None
+        return self._kind.name
 
     def logs(self, n: int | None = None) -> str:
-        """Read the server's output, also after its end.
+        """Read the server's output, also after its end; API keys are masked.
 
         Parameters
         ----------
         n : int, optional
-            The last lines only.
-
-        Returns
-        -------
-        str
-            Lines; API keys are masked.
+            Only the last `n` lines.
         """
         return "" if self._server is None else self._server.logs(n)
 
     def logs_since(self, position: int = 0) -> tuple[str, int]:
-        """Read the lines that the server has written since the last call.
+        """Read the lines that the server wrote since the last call; API keys are masked.
 
         Parameters
         ----------
         position : int
-            0, or what the last call gave.
+            0, or the position from the last call.
 
         Returns
         -------
-        str
-            Lines; API keys are masked.
-        int
-            Where the next call goes on.
+        tuple of str and int
+            The lines, and the position for the next call.
 
         Examples
         --------
@@ -296,7 +286,7 @@ class Runtime:
 
     def __repr__(self) -> str:
         # Never waits, never asks the server, and shows no key.
-        engine = self._engine
+        kind = self._kind
         phase = self.phase
         current = self.phases.current
         state = str(current) if phase == current.name else phase
@@ -306,9 +296,9 @@ class Runtime:
             if phase == "died":
                 state += f" · {server.exit_cause()}"
         lines = [f"Runtime {self._model_name()} · {state}"]
-        if engine is not None:
+        if kind is not None:
             kept = ", kept alive" if server is not None and server.record.keep_alive else ""
-            lines.append(f"  {engine.name} server{kept}" + (f", because {engine.why}" if engine.why else ""))
+            lines.append(f"  {kind.name} server{kept}" + (f", because {kind.why}" if kind.why else ""))
         if hasattr(self, "url"):
             lines.append(f"  {self.url}")
         return "\n".join(lines)
@@ -319,16 +309,16 @@ class Runtime:
         return self._card().mimebundle(include, exclude)
 
     def _card(self) -> Card:
-        """Say what is known here, without asking the server."""
-        engine, current = self._engine, self.phases.current
+        """Make the card from what is known here, without asking the server."""
+        kind, current = self._kind, self.phases.current
         phase, client = self.phase, getattr(self, "endpoint", None)
         up = None if self._ready_at is None or phase != "ready" else time.monotonic() - self._ready_at
         return runtime_card(
             model=self._model_name(),
             phase=phase,
             state=str(current) if phase == current.name else phase,
-            engine="" if engine is None else engine.name,
-            why="" if engine is None else engine.why,
+            engine="" if kind is None else kind.name,
+            why="" if kind is None else kind.why,
             url=getattr(self, "url", ""),
             pid=self.pid,
             ready_after=dict(self.phases.history).get("ready"),
@@ -346,12 +336,7 @@ class Runtime:
         Parameters
         ----------
         **options
-            Of `nbruntime.notebook.views.panel.ServerPanel`.
-
-        Returns
-        -------
-        ServerPanel
-            A widget: display it.
+            Of `nbruntime.notebook.views.panel.ServerPanel`, the widget that is returned.
         """
         return view_class("panel")(self.endpoint, runtime=self, **options)
 
@@ -373,7 +358,7 @@ class Runtime:
         lora_path: list[str | None] | str | None = None,
         session_id: str | None = None,
     ) -> str:
-        """Generate text and wait for the whole of it.
+        """Generate text and wait for all of it.
 
         Parameters
         ----------
@@ -384,7 +369,7 @@ class Runtime:
         return_logprob : bool or list of bool
             Whether to return log probabilities.
         logprob_start_len : int or list of int, optional
-            Position in the prompt, in tokens, that log probabilities begin at.
+            First position, in tokens of the prompt, to return log probabilities of.
         top_logprobs_num : int or list of int, optional
             Number of the most likely tokens to return at each position.
         lora_path : str or list of str or None, optional
@@ -431,7 +416,7 @@ class Runtime:
         sampling_params: Mapping[str, Any] | None = None,
         session_id: str | None = None,
     ) -> AsyncIterator[str]:
-        """Generate text and give it as it comes; also called ``add_request``.
+        """Generate text and yield it as it arrives; also called ``add_request``.
 
         Parameters
         ----------
@@ -476,40 +461,23 @@ class Runtime:
         -------
         str
             JSON: an object with ``embedding``, or a list of them for a batch.
-
-        Raises
-        ------
-        ServerStatusError
-            If the server refuses the request.
         """
         many = isinstance(prompt, list)
         rids = request_names(None, len(prompt) if many else 1, many)
         return self._post("/encode", {"text": prompt, "rid": list(rids) if many else rids[0]})
 
     async def get_server_info(self) -> dict[str, Any]:
-        """Read the configuration and the state of the server.
-
-        Returns
-        -------
-        dict
-            Every argument of the server, and figures of its scheduler.
-        """
+        """Return the server's arguments and figures of its scheduler."""
         self._check_alive()
         return await self._async_endpoint.get_server_info()
 
     @cached_property
     def _async_endpoint(self) -> AsyncRuntimeEndpoint:
-        """The client of the calls that are awaited; its connections are kept."""
+        """The client for the awaited calls; its connections are kept."""
         return AsyncRuntimeEndpoint.beside(self.endpoint)
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer that the server uses.
-
-        Returns
-        -------
-        transformers.PreTrainedTokenizerBase
-            Of the folder or hub id that the server names.
-        """
+        """Load the tokenizer of the folder or hub id that the server names."""
         self._check_alive()
         from transformers import AutoTokenizer  # seconds, so not before
 
@@ -519,13 +487,7 @@ class Runtime:
         return tokenizer
 
     def start_profile(self, **options: Any) -> None:
-        """Start the server's profiler.
-
-        Parameters
-        ----------
-        **options
-            SGLang's, such as ``output_dir`` and ``num_steps``.
-        """
+        """Start the server's profiler, with SGLang's options such as ``output_dir`` and ``num_steps``."""
         self._check_alive()
         self.endpoint.start_profile(**options)
 
@@ -535,13 +497,7 @@ class Runtime:
         self.endpoint.stop_profile()
 
     def cache_prefix(self, prefix: str) -> None:
-        """Bring a text into the KV cache, so that prompts which begin with it start sooner.
-
-        Parameters
-        ----------
-        prefix : str
-            The common beginning of later prompts.
-        """
+        """Compute a prefix into the KV cache, so that prompts that begin with it start sooner."""
         self._check_alive()
         self.endpoint.cache_prefix(prefix)
 
@@ -577,12 +533,12 @@ class Runtime:
             f"The server died: {server.exit_cause()}", where=where, hint=_last_words(server)
         )
 
-    # Its end
+    # Shutdown
 
     def shutdown(self) -> None:
-        """End the server, kept alive or not, and wait until its processes are gone and its port is free.
+        """Stop the server, kept alive or not, and wait until its processes are gone and its port is free.
 
-        Called again it does nothing; nor does it in a fork of the process that started the server.
+        Does nothing when called again, or in a fork of the process that started the server.
         """
         if self._server is None or not self._server.is_owner:
             return
@@ -603,7 +559,7 @@ class Runtime:
         self.shutdown()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        # Also what copy and deepcopy ask. A second owner would end the server of the first.
+        # copy and deepcopy call this too. A second owner would end the first one's server.
         raise ArgumentTypeError(
             "A Runtime owns a server process: it cannot be pickled or copied",
             hint="Hand on runtime.url, and connect to it with RuntimeEndpoint(url, api_key=...).",
@@ -611,7 +567,7 @@ class Runtime:
 
 
 def _diagnosis(reference: weakref.ref[Server]) -> str | None:
-    """Say what the owner of a server knows when it does not answer; nothing while it runs."""
+    """Return why a server does not answer; None while it runs."""
     server = reference()
     if server is None or server.stopped:
         return "Its Runtime was shut down. Start a new one: Runtime(...)."

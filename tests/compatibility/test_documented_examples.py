@@ -69,7 +69,7 @@ def test_streaming_with_async(capsys: pytest.CaptureFixture[str]) -> None:
     chunks = asyncio.run(main())
     assert all(isinstance(chunk, str) for chunk in chunks)
     assert "".join(chunks) == capsys.readouterr().out
-    assert 1 < len(chunks) <= 200
+    assert 1 <= len(chunks) <= 200  # a sampled answer may end at its first token
 
 
 def test_endpoint_with_existing_server() -> None:

@@ -32,6 +32,7 @@ from nbruntime.errors import (
     ModelNotFoundError,
     PortInUseError,
 )
+from nbruntime.launch.arguments import OWN_ARGUMENTS
 from nbruntime.launch.engines import probe as engine_probe
 from nbruntime.launch.engines import resolve as engines
 from nbruntime.launch.engines import sglang_arguments
@@ -44,7 +45,6 @@ from nbruntime.launch.process import ServerCommand, ServerProcess
 from nbruntime.launch.readiness import await_ready
 from nbruntime.protocol.server_arguments import API_KEY_VARIABLE, EMBEDDED_ARGUMENTS
 from nbruntime.runtime import Runtime
-from nbruntime.runtime.arguments import OWN_ARGUMENTS
 from nbruntime.secrets import is_secret_name
 
 # Which engine

@@ -14,7 +14,7 @@ from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
-from nbruntime.launch.status import http_status
+from nbruntime.launch.readiness import http_status
 from nbruntime.launch.supervisor.system import read_processes
 
 SERVER = Path(__file__).with_name("fake_server.py")

@@ -1,4 +1,4 @@
-"""How the embedded server is started: ``python -m nbruntime.embedded``."""
+"""The embedded server: ``python -m nbruntime.embedded``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind, 
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
-from nbruntime.launch.status import http_status
+from nbruntime.launch.readiness import http_status
 from nbruntime.launch.supervisor import system
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
@@ -45,7 +45,7 @@ class EmbeddedServerKind(ServerKind):
             raise EngineNotFoundError(f"The embedded server needs torch, which is not installed{reason}")
 
     def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
-        """Check names, types and choices; what only SGLang knows is set aside."""
+        """Check names, types and choices; arguments that only SGLang has are set aside."""
         values: dict[str, Any] = {}
         ignored = []
         keys = {}

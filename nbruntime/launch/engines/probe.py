@@ -1,7 +1,7 @@
 """Whether an interpreter can run SGLang's server on a device; standard library only.
 
-Imported for the checks that cost nothing, and run by another interpreter, which gets this file's text on its
-stdin, for the ones that need torch: torch is never imported into a kernel.
+Imported for the cheap checks; for those that need torch, another interpreter gets this file's text on stdin,
+so that torch is never imported into a kernel.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ DEVICE_FILES = (
     "/dev/davinci[0-9]*",
     "/dev/accel*",
 )
-"""What Nvidia (also below WSL), AMD, Intel, Ascend and Gaudi devices look like on Linux."""
+"""Device files of Nvidia (also below WSL), AMD, Intel, Ascend and Gaudi on Linux."""
 
 SERVER_PACKAGES = ("torch", "fastapi", "uvicorn", "zmq")
-"""What SGLang's server cannot do without, and its frontend can."""
+"""Packages that SGLang's server needs and its frontend does not."""
 
 TORCH_DEVICES = ("cuda", "xpu", "npu", "hpu", "musa")
-"""Modules of torch that know a device that SGLang runs on; AMD's is ``cuda``."""
+"""Modules of torch for devices that SGLang runs on; AMD's is ``cuda``."""
 
 
 def find_server() -> tuple[str, str]:
@@ -36,7 +36,7 @@ def find_server() -> tuple[str, str]:
     Returns
     -------
     folder : str
-        The package's folder; empty if its server cannot run here.
+        Folder of the package; empty if its server cannot run here.
     why : str
         Why it cannot.
     """
@@ -57,20 +57,14 @@ def find_server() -> tuple[str, str]:
 
 
 def may_have_device() -> bool:
-    """Whether a device is worth asking torch for."""
+    """Return True if a device file exists, so that asking torch is worth its time."""
     if sys.platform == "darwin":
         return True
     return any(glob.glob(pattern) for pattern in DEVICE_FILES)
 
 
 def find_device() -> str:
-    """Ask torch for a device; takes seconds.
-
-    Returns
-    -------
-    str
-        Its name, or nothing.
-    """
+    """Return the name of the device that torch finds, or an empty text; takes seconds."""
     import torch
 
     for kind in TORCH_DEVICES:
@@ -82,7 +76,7 @@ def find_device() -> str:
 
 
 def look() -> dict[str, Any]:
-    """Make all checks that are still worth making.
+    """Run all checks.
 
     Returns
     -------

@@ -19,7 +19,7 @@ from nbruntime.launch.engines.sglang import SglangServerKind
 __all__ = ["resolve_engine"]
 
 PROBE_TIMEOUT = 120.0
-"""Seconds that another interpreter may take to say whether it has SGLang and a device."""
+"""Seconds that another interpreter may take to look for SGLang and a device."""
 
 
 def resolve_engine(
@@ -38,16 +38,12 @@ def resolve_engine(
     env : mapping, optional
         Additions to the server's environment.
 
-    Returns
-    -------
-    ServerKind
-
     Raises
     ------
     EngineNotFoundError
-        If the engine that was asked for is not installed there.
+        If that engine is not installed there.
     ArgumentValueError
-        If there is no such engine or no such interpreter.
+        If there is no such engine or interpreter.
 
     Examples
     --------
@@ -64,7 +60,7 @@ def resolve_engine(
             EmbeddedServerKind.check_installed()
         return EmbeddedServerKind(interpreter)
     if engine == "sglang":
-        # Whoever names it may have a device that we do not know of: its server is all that is asked for.
+        # The caller may have a device that we do not know: only the server is checked.
         folder, why = probe.find_server() if python is None else ("", "")
         if why and not (env and env.get("PYTHONPATH")):
             raise EngineNotFoundError(f"engine='sglang' cannot be used: {why}", where=interpreter)
@@ -96,7 +92,7 @@ def _interpreter(python: str | os.PathLike[str] | None) -> str:
 
 
 def _look(interpreter: str, *, own: bool, env: Mapping[str, str | None]) -> dict[str, str]:
-    """Run the probe: here as far as it is cheap, then in a process of the interpreter itself."""
+    """Run the cheap checks here, the others in a process of the interpreter."""
     if own and not env.get("PYTHONPATH"):
         folder, why = probe.find_server()
         if folder and not probe.may_have_device():

@@ -1,4 +1,4 @@
-"""What every kind of server must be able to say about itself."""
+"""The interface of a kind of server."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nbruntime.errors import ArgumentTypeError
+from nbruntime.launch.arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
-from nbruntime.runtime.arguments import OWN_ARGUMENTS
 
 __all__ = ["AcceptedArguments", "IgnoredArgumentsWarning", "ServerKind", "unknown_argument"]
 
 
 class IgnoredArgumentsWarning(UserWarning):
-    """The engine that runs does not have these arguments, but the other one has: it goes on without them."""
+    """Arguments that only the other engine has are left out."""
 
 
 @dataclass(frozen=True)
 class AcceptedArguments:
-    """What a server is started with, apart from its port.
+    """Checked server arguments, without the port.
 
     Parameters
     ----------
     values : dict
-        Server arguments by their Python names, ready to become flags.
+        By their Python names.
     ignored : tuple of str
-        Names that only the other engine knows.
+        Names that only the other engine has.
     keys : dict
         ``api_key`` and ``admin_api_key``, where given.
     """
@@ -41,7 +41,7 @@ class AcceptedArguments:
 
 
 class ServerKind(ABC):
-    """One kind of server.
+    """A kind of server: checks its arguments, makes its command and reads its output.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ class ServerKind(ABC):
     """
 
     name: ClassVar[str]
-    """What ``engine=`` calls it."""
+    """Value of ``engine=``."""
 
     takes_listener: ClassVar[bool]
-    """Whether it takes over a listening socket instead of binding the port itself."""
+    """True if it takes over a listening socket instead of binding the port itself."""
 
     watch: ClassVar[str]
-    """Regular expression of the lines that `read_phase` wants to see."""
+    """Regular expression for the lines that `read_phase` parses."""
 
     probe_interval: ClassVar[float]
     """Seconds between two calls of `is_ready` while no line comes."""
@@ -72,77 +72,31 @@ class ServerKind(ABC):
 
     @abstractmethod
     def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
-        """Check keyword arguments before anything is started.
-
-        Parameters
-        ----------
-        arguments : mapping
-            By name; None means the server's default.
-
-        Returns
-        -------
-        AcceptedArguments
+        """Check keyword arguments; None means the server's default.
 
         Raises
         ------
         ArgumentTypeError
-            For a name that no engine knows, with the nearest one, or a wrong type.
+            For a wrong type, or a name that no engine has, with the nearest one.
         ArgumentValueError
             For a value that is not one of the choices.
         """
 
     @abstractmethod
     def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
-        """Make the command that starts the server on a port.
-
-        Parameters
-        ----------
-        arguments : AcceptedArguments
-            From `accept`.
-        claim : PortClaim
-            Where it is to listen.
-
-        Returns
-        -------
-        ServerCommand
-        """
+        """Make the command that starts the server on a claimed port."""
 
     @abstractmethod
     def read_phase(self, line: str) -> Phase | None:
-        """Say how far the server is by a watched line of its output."""
+        """Parse a watched line of the server's output; None if it is no phase."""
 
     @abstractmethod
     def is_ready(self, url: str, timeout: float) -> bool:
-        """Ask the server whether it takes requests.
-
-        Parameters
-        ----------
-        url : str
-            Where it is going to answer.
-        timeout : float
-            Seconds that the answer may take at most; an engine may give up sooner.
-
-        Returns
-        -------
-        bool
-            False, too, when it does not answer.
-        """
+        """Return True if the server takes requests; False if it does not answer in `timeout` seconds."""
 
 
 def unknown_argument(name: str, known: Iterable[str]) -> ArgumentTypeError:
-    """Make the error for a name that no server knows.
-
-    Parameters
-    ----------
-    name : str
-        As it was given.
-    known : iterable of str
-        All names there are.
-
-    Returns
-    -------
-    ArgumentTypeError
-        With the nearest name as a hint.
+    """Make the error for an argument that no server has, with the nearest known name as a hint.
 
     Examples
     --------

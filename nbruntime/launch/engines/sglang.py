@@ -1,4 +1,4 @@
-"""How SGLang's own server is started: ``python -m sglang.launch_server``."""
+"""SGLang's own server: ``python -m sglang.launch_server``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind, 
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
-from nbruntime.launch.status import http_status
+from nbruntime.launch.readiness import http_status
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
@@ -67,7 +67,7 @@ class SglangServerKind(ServerKind):
     probe_interval = 0.1
 
     def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
-        """Check names; what only the embedded server knows is set aside."""
+        """Check names; arguments that only the embedded server has are set aside."""
         values: dict[str, Any] = {}
         ignored = []
         keys = {}
@@ -114,7 +114,7 @@ class SglangServerKind(ServerKind):
         )
 
     def read_phase(self, line: str) -> Phase | None:
-        """Tell the phase by what SGLang logs when it begins."""
+        """Parse what SGLang logs when a phase begins."""
         for pattern, name in _PHASES:
             if match := pattern.search(line):
                 found = match.groupdict()
@@ -125,17 +125,14 @@ class SglangServerKind(ServerKind):
         return None
 
     def is_ready(self, url: str, timeout: float) -> bool:
-        """Ask ``/ready``, or an older server ``/health_generate``, which takes a second or more.
-
-        Neither asks for a key.
-        """
+        """Ask ``/ready``, or on older servers the slow ``/health_generate``; neither needs a key."""
         status = http_status(f"{url}/ready", min(timeout, 1))
         if status == 404:
             status = http_status(f"{url}/health_generate", min(timeout, 20))
         return status == 200
 
     def _has_field(self, name: str) -> bool:
-        """Whether the SGLang that is installed has an argument that our table does not know."""
+        """Return True if the installed SGLang has an argument that our table does not have."""
         if not self.folder or not name.isidentifier():
             return False
         field = re.compile(rf"^    {name}\s*:", re.MULTILINE)
@@ -145,7 +142,7 @@ class SglangServerKind(ServerKind):
 
 
 def _flag(name: str, value: Any) -> Iterator[str]:
-    """Make the words of the command line for one argument."""
+    """Yield the command-line words of one argument."""
     flag = "--" + sglang_arguments.RENAMED.get(name, name).replace("_", "-")
     if value is True:
         yield flag

@@ -1,4 +1,4 @@
-"""The supervisor as a program: reads its order from stdin and carries it out."""
+"""The supervisor as a program: reads its launch spec from stdin and runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .supervisor import Supervisor
 
 
 def main() -> None:
-    """Read the order from stdin and carry it out."""
+    """Read the launch spec from stdin and run the supervisor."""
     line = b""
     while not line.endswith(b"\n"):
-        # No buffered reader: what follows the order belongs to the lifeline.
+        # No buffered reader: what follows the spec belongs to the lifeline.
         byte = os.read(0, 1)
         if not byte:
-            return  # the owner went before it had said what to do
+            return  # the owner ended before it sent the spec
         line += byte
     Supervisor(LaunchSpec(**json.loads(line)), lifeline=0, events=1).run()
 

@@ -13,14 +13,14 @@ __all__ = ["CappedLog"]
 class CappedLog:
     """A log file that keeps its head and its tail and never grows beyond a limit.
 
-    The file is shortened in place, so that a reader's open file stays good.
+    The file is shortened in place, so that a reader's open file stays valid.
 
     Parameters
     ----------
     path : str
-        The file; made if it is not there.
+        The file; made if needed.
     limit : int
-        Bytes at most. Beyond it an eighth is kept of the head, three eighths of the tail.
+        Maximum size in bytes; beyond it an eighth is kept of the head, three eighths of the tail.
     """
 
     def __init__(self, path: str, limit: int) -> None:
@@ -28,7 +28,7 @@ class CappedLog:
         self._limit = limit
 
     def write(self, data: bytes) -> None:
-        """Append, and shorten if need be. A full disk loses the log, not the server."""
+        """Append, and shorten if needed. A full disk loses the log, not the server."""
         with contextlib.suppress(OSError):
             while data:
                 data = data[os.write(self._fd, data) :]

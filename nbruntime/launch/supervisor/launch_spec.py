@@ -1,4 +1,4 @@
-"""What a supervisor is told to do."""
+"""The instructions that a supervisor gets."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ __all__ = ["LaunchSpec"]
 
 @dataclass
 class LaunchSpec:
-    """What a supervisor is to do.
+    """What a supervisor starts, and how.
 
     Parameters
     ----------
     owner : int or None
-        Pid of the process whose end is the server's end; None for a server that is kept alive.
+        Pid of the process whose end ends the server; None for a server that is kept alive.
     argv : list of str
         The server's command.
     directory : str
-        Folder of this server alone; removed with all that is in it when the tree is gone.
+        Folder of this server; removed when its process tree has ended.
     log : str
         File that gets the server's output.
     record : dict
-        The fields of the server's `ServerRecord`; without them none is written.
+        Fields of the server's `ServerRecord`; if empty, no record is written.
     cwd : str or None
         Working directory of the server.
     env : dict of str to str or None
-        Additions to the inherited environment; None takes a variable away.
+        Additions to the inherited environment; None removes a variable.
     secrets : list of str
         Texts that are masked in the log and in events.
     pass_fds : list of int
         Inherited file descriptors that the server gets.
     watch : str or None
-        Regular expression; lines that it finds something in are reported as events.
+        Regular expression for the lines that are reported as events.
     grace : float
         Seconds between SIGTERM and SIGKILL.
     log_limit : int
-        Bytes that the log may take; beyond it, its middle is left out.
+        Maximum size of the log in bytes; beyond it, its middle is left out.
     """
 
     owner: int | None
@@ -55,7 +55,7 @@ class LaunchSpec:
     log_limit: int = 8 << 20
 
     def to_line(self) -> bytes:
-        """Write the order as the one line that goes to the supervisor's stdin.
+        """Encode as the line that goes to the supervisor's stdin.
 
         Examples
         --------

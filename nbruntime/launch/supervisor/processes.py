@@ -1,4 +1,4 @@
-"""Processes that are told apart for good: by pid and start time."""
+"""Processes identified by pid and start time."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = [
 ]
 
 ENV_TAG = "NBRUNTIME_SERVER"
-"""Environment variable that the whole tree of a server carries: its mark, which is the name of its folder."""
+"""Environment variable of every process of a server; its value is the server's folder."""
 
 POLL = 0.05
-"""Seconds between two looks at a process where nothing tells when it ends."""
+"""Seconds between two checks of a process where there is no pidfd."""
 
 
 class ProcessId(NamedTuple):
-    """One process for good: a pid is given out again, a pid with its start time is not.
+    """Identity of a process: a pid is reused, a pid with its start time is not.
 
     Parameters
     ----------
     pid : int
-        The process.
+        Process id.
     start : str
-        When it started; only good for comparing.
+        Start time; only good for comparing.
     """
 
     pid: int
@@ -47,17 +47,7 @@ class ProcessId(NamedTuple):
 
 
 def identify(pid: int) -> ProcessId | None:
-    """Tell a process apart from every later one with its pid.
-
-    Parameters
-    ----------
-    pid : int
-        Any process.
-
-    Returns
-    -------
-    ProcessId or None
-        None if there is no such process, or it only waits to be collected.
+    """Return the identity of a process; None if there is none with that pid, or it is a zombie.
 
     Examples
     --------
@@ -69,7 +59,7 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def is_running(process: ProcessId | None) -> bool:
-    """Whether this very process runs, and not just one with its pid.
+    """Return True if this process runs, not another one with its pid.
 
     Examples
     --------
@@ -80,19 +70,12 @@ def is_running(process: ProcessId | None) -> bool:
 
 
 def send(process: ProcessId, number: int) -> bool:
-    """Send a signal to this very process.
-
-    Parameters
-    ----------
-    process : ProcessId
-        Who gets it; never another process that has its pid by now.
-    number : int
-        The signal.
+    """Send a signal to a process, never to another one that has reused its pid.
 
     Returns
     -------
     bool
-        Whether it ran, and was ours to signal.
+        False if it has ended or may not be signalled.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         # Opened before the look, so that it cannot become another process between the look and the signal.
@@ -108,20 +91,7 @@ def send(process: ProcessId, number: int) -> bool:
 
 
 def wait_for_end(process: ProcessId, timeout: float | None = None) -> bool:
-    """Wait until a process, of whosever, has ended.
-
-    Parameters
-    ----------
-    process : ProcessId
-        The process.
-    timeout : float, optional
-        Seconds to wait at most.
-
-    Returns
-    -------
-    bool
-        Whether it has ended.
-    """
+    """Wait until any process has ended, at most `timeout` seconds; returns whether it has."""
     deadline = None if timeout is None else time.monotonic() + timeout
     with contextlib.suppress(ProcessLookupError), _watching(process.pid) as pidfd:
         while is_running(process):
@@ -148,19 +118,14 @@ def _watching(pid: int) -> Iterator[int | None]:
 
 
 def descendants(*pids: int, session: int | None = None) -> list[int]:
-    """All descendants of processes that run, and the members of a session with theirs.
+    """Return the pids of all running descendants of processes, and of a session's members with theirs.
 
     Parameters
     ----------
     *pids : int
-        The processes; they are not among them.
+        The processes, which are left out of the result.
     session : int, optional
         A session whose members count as well.
-
-    Returns
-    -------
-    list of int
-        Pids.
     """
     table = system.read_processes()
     found = {*pids, *(one for one, entry in table.items() if session and entry.session == session)}
@@ -173,18 +138,7 @@ def descendants(*pids: int, session: int | None = None) -> list[int]:
 
 
 def tagged_pids(directory: str) -> Iterator[int]:
-    """Find the processes of a server by their environment.
-
-    Parameters
-    ----------
-    directory : str
-        Folder of the server.
-
-    Returns
-    -------
-    iterator of int
-        Pids; none where an environment cannot be seen.
-    """
+    """Find the processes of a server by its folder in their environment, where that can be read."""
     return system.pids_with(f"{ENV_TAG}={directory}")
 
 
@@ -194,15 +148,15 @@ def kill_orphans(directory: str, server: ProcessId | None) -> bool:
     Parameters
     ----------
     directory : str
-        Folder of the server, which its tree carries as a mark in its environment.
+        Folder of the server, which its processes have as a tag in their environment.
     server : ProcessId or None
-        The server, if it was started. Its session is looked through as well: a process may have cleared its
+        The server, if it was started. Its session is searched as well: a process may have cleared its
         environment, or written its title over it.
 
     Returns
     -------
     bool
-        Whether anything was found.
+        Whether any process was found.
     """
     left = set(tagged_pids(directory))
     if server is not None:

@@ -1,4 +1,4 @@
-"""What every kernel of a user may know of a server: one small file without secrets in the server's folder."""
+"""The public record of a server: one small file without secrets in the server's folder."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from typing import Any, Self, get_origin, get_type_hints
 
 from .processes import ProcessId
 
-__all__ = ["FILE", "ServerRecord"]
+__all__ = ["FILE", "LOG", "ServerRecord"]
 
 FILE = "server.json"
-"""The record's name in the server's folder."""
+"""Name of the record in the server's folder."""
+
+LOG = "server.log"
+"""Name of the log in the server's folder."""
 
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """A server as its folder tells of it.
+    """Description of a server, as stored in its folder.
 
     Parameters
     ----------
     name : str
-        What the user calls it; no two servers of a user that run have the same.
+        Its name; unique among a user's running servers.
     directory : str
-        Its folder, which is also the mark of its processes.
+        Its folder, which is also the tag of its processes.
     owner : ProcessId
         The process that started it.
     machine : str
-        Where those pids mean something.
+        The machine or container in which the pids are valid.
     url : str
         Where it answers.
     engine : str
-        What kind it is.
+        Its kind.
     model : str
         Its model, as it was asked for.
     arguments : dict
-        What it was started with, to tell whether another launch would be the same.
+        Its arguments, to tell whether another launch would be the same.
     keep_alive : bool
         Whether it outlives its owner.
     started : float
@@ -45,7 +48,7 @@ class ServerRecord:
     state : str
         ``starting``, ``ready`` or ``stopping``.
     supervisor, server : ProcessId or None
-        None until they have been started.
+        None until they are started.
     """
 
     name: str
@@ -63,7 +66,7 @@ class ServerRecord:
     server: ProcessId | None = None
 
     def write(self) -> None:
-        """Write the record into the folder: whole or not at all, for this user only."""
+        """Write the record into the folder, atomically and for this user only."""
         path = os.path.join(self.directory, FILE)
         part = path + ".part"
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -73,13 +76,7 @@ class ServerRecord:
 
     @classmethod
     def read(cls, directory: str) -> Self | None:
-        """Read the record of a folder.
-
-        Returns
-        -------
-        ServerRecord or None
-            None if there is none, or none that can be understood.
-        """
+        """Read the record of a folder; None if there is no valid one."""
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             with open(os.path.join(directory, FILE), encoding="utf-8") as file:
                 record = cls.from_dict(json.load(file))
@@ -89,12 +86,12 @@ class ServerRecord:
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Make a record of what JSON has left of it; fields of later versions are passed over.
+        """Make a record from its JSON object; fields of later versions are ignored.
 
         Raises
         ------
         TypeError, ValueError
-            If it is no record.
+            If it is not a record.
         """
         if not isinstance(values, dict):
             raise TypeError(f"a record is an object, not {type(values).__name__}")

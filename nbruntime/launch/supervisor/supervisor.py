@@ -1,4 +1,4 @@
-"""The supervisor: watches one server and its owner until nothing is left to watch."""
+"""The supervisor: watches one server and its owner until the server's process tree has ended."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .tree import ProcessTree, start_tree
 __all__ = ["Supervisor"]
 
 OWNER_POLL = 0.25
-"""Seconds between two looks at the parent's pid."""
+"""Seconds between two checks of the parent's pid."""
 
 TREE_POLL = 0.02
-"""Seconds between two looks at a tree that is ending."""
+"""Seconds between two checks of a tree that is ending."""
 
 LINE_LIMIT = 1 << 16
 """Bytes after which a line without an end is written all the same."""
@@ -37,11 +37,11 @@ TEXT_LIMIT = 400
 
 
 class Supervisor:
-    """Starts one server and stays until its whole tree is gone.
+    """Starts one server and runs until its whole process tree is gone.
 
     Parameters
     ----------
-    order : LaunchSpec
+    spec : LaunchSpec
         What to start, and how.
     lifeline : int
         File descriptor whose end means that the owner is gone.
@@ -49,15 +49,15 @@ class Supervisor:
         File descriptor that the events are written to.
     """
 
-    def __init__(self, order: LaunchSpec, lifeline: int, events: int) -> None:
-        self._order = order
+    def __init__(self, spec: LaunchSpec, lifeline: int, events: int) -> None:
+        self._spec = spec
         self._lifeline = system.Channel(lifeline)
         self._events = events
-        self._watch = re.compile(order.watch) if order.watch else None
-        self._secrets = [secret.encode() for secret in order.secrets]
+        self._watch = re.compile(spec.watch) if spec.watch else None
+        self._secrets = [secret.encode() for secret in spec.secrets]
         self._selector = selectors.DefaultSelector()
-        self._log = CappedLog(order.log, order.log_limit)
-        self._record = ServerRecord.from_dict(order.record) if order.record else None
+        self._log = CappedLog(spec.log, spec.log_limit)
+        self._record = ServerRecord.from_dict(spec.record) if spec.record else None
         self._unwritten: ServerRecord | None = None
         self._line = b""
         self._tree: ProcessTree | None = None
@@ -66,47 +66,47 @@ class Supervisor:
         self._deadline: float | None = None
 
     def run(self) -> None:
-        """Start the server, watch, and return when nothing is left of it."""
+        """Start the server and watch it; returns when its process tree is gone."""
         if hasattr(os, "set_blocking"):  # on Windows from Python 3.12 on
             os.set_blocking(self._events, False)
         self._watch_signals()
         self._selector.register(self._lifeline, selectors.EVENT_READ, self._read_lifeline)
         self._note(supervisor=identify(os.getpid()))
-        if self._order.owner is not None:
-            self._watch_owner(self._order.owner)
+        if self._spec.owner is not None:
+            self._watch_owner(self._spec.owner)
         if self._deadline is None:
             self._start()
         while self._tree is not None and not self._tree.gone:
             self._step(self._tree)
         self._drain()
-        shutil.rmtree(self._order.directory, ignore_errors=True)
+        shutil.rmtree(self._spec.directory, ignore_errors=True)
         self._tell("gone")
 
     def stop(self) -> None:
-        """Begin to end the server's tree; called again it does nothing."""
+        """Begin to end the server's process tree; called again it does nothing."""
         if self._deadline is None:
-            self._deadline = time.monotonic() + self._order.grace
+            self._deadline = time.monotonic() + self._spec.grace
             self._note(state="stopping")
             if self._tree is not None:
                 self._tree.ask()
 
     def _start(self) -> None:
         environment = dict(os.environ)
-        for name, value in self._order.env.items():
+        for name, value in self._spec.env.items():
             if value is None:
                 environment.pop(name, None)
             else:
                 environment[name] = value
-        environment[ENV_TAG] = self._order.directory
+        environment[ENV_TAG] = self._spec.directory
         system.become_subreaper()
         try:
-            tree = start_tree(self._order.argv, self._order.cwd, environment, self._order.pass_fds)
+            tree = start_tree(self._spec.argv, self._spec.cwd, environment, self._spec.pass_fds)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             self._tell("failed", text=str(error).encode(errors="replace"))
             return
         finally:
             # The server's copy is the only one, so that its ports are free as soon as it is gone.
-            for fd in self._order.pass_fds:
+            for fd in self._spec.pass_fds:
                 os.close(fd)
         self._tree = tree
         self._output = system.Channel(tree.output.fileno())
@@ -115,10 +115,10 @@ class Supervisor:
         self._tell("started", pid=tree.pid)
 
     def _step(self, tree: ProcessTree) -> None:
-        """Wait for the next thing to happen, at most until the next look at the owner or the tree."""
+        """Wait for the next event, at most until the next check of the owner or the tree."""
         wait = OWNER_POLL
         if self._deadline is not None:
-            # While the server itself lives, its end is signalled; what it leaves behind is looked for.
+            # The server's own end is signalled; its descendants must be looked for.
             left = self._deadline - time.monotonic()
             if left > -1:  # else it was killed long ago and the operating system is not done with it
                 wait = TREE_POLL if self._exit_told else min(OWNER_POLL, max(TREE_POLL, left))
@@ -129,7 +129,7 @@ class Supervisor:
         if self._terminated and self._deadline is None:  # neither the owner nor the server wanted it
             self._tell("stopping")
             self.stop()
-        if self._order.owner is not None and os.getppid() != self._order.owner:
+        if self._spec.owner is not None and os.getppid() != self._spec.owner:
             self.stop()
         tree.collect()
         if tree.exit_code is not None and not self._exit_told:
@@ -138,7 +138,7 @@ class Supervisor:
             if self._deadline is None:
                 self.stop()
             else:
-                tree.ask()  # what it has left, in other sessions, too
+                tree.ask()  # its descendants, in other sessions too
         if self._deadline is not None and time.monotonic() > self._deadline:
             tree.kill()
 
@@ -172,7 +172,7 @@ class Supervisor:
 
     def _owner_gone(self, watched: int | system.Channel) -> None:
         self._selector.unregister(watched)
-        if self._order.owner is not None:
+        if self._spec.owner is not None:
             self.stop()
 
     def _read_lifeline(self) -> None:
@@ -188,20 +188,20 @@ class Supervisor:
             self._owner_gone(self._lifeline)
 
     def _note(self, **changes: Any) -> None:
-        """Keep the record up to date."""
+        """Update the record."""
         if self._record is not None:
             self._record = replace(self._record, **changes)
             self._write_record(self._record)
 
     def _write_record(self, record: ServerRecord) -> None:
-        """Write the record, now or as soon as the disk is not full: others would take the server for lost."""
+        """Write the record; on a full disk retry later, or other kernels take the server for lost."""
         self._unwritten = record
         with contextlib.suppress(OSError):
             record.write()
             self._unwritten = None
 
     def _pump(self) -> bool:
-        """Move what the server has written to the log; says whether there was anything."""
+        """Move the server's output to the log; False if there was none."""
         data = self._output.read(1 << 16)
         if data is None:
             return False
@@ -248,7 +248,7 @@ class Supervisor:
 
 
 def _shortened(text: str) -> str:
-    """Cut a text to what JSON writes in `TEXT_LIMIT` bytes."""
+    """Cut a text so that its JSON has at most `TEXT_LIMIT` bytes."""
     text = text[:TEXT_LIMIT]
     while len(json.dumps(text)) > TEXT_LIMIT:  # a character may take 12 bytes
         text = text[:-10]

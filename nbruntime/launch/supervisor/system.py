@@ -1,7 +1,7 @@
-"""What differs between operating systems. Everything about launching asks here, and nowhere else.
+"""What differs between operating systems; the only module of `launch` that asks for the system.
 
-Linux is what the tests run on. The branches for macOS and Windows follow the documentation of the two; the
-tests go through those that Linux can pretend to, and the rest has not been run.
+Tested on Linux. The branches for macOS and Windows follow their documentation; the tests reach those that
+Linux can simulate, and the rest has not been run.
 
 | | Linux | macOS | Windows |
 |---|---|---|---|
@@ -63,14 +63,14 @@ SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 def new_session() -> dict[str, Any]:
-    """Options of `subprocess.Popen` that keep an interrupt of the kernel away from a child."""
+    """Return options of `subprocess.Popen` that keep an interrupt of the kernel away from a child."""
     if NAME == "win32":
         return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
     return {"start_new_session": True}
 
 
 def server_session() -> dict[str, Any]:
-    """Options of `subprocess.Popen` for the server itself: a session, default signals, and a bond."""
+    """Return options of `subprocess.Popen` for the server: a session, default signals, death signal."""
     if NAME == "win32":
         return new_session()
     me = os.getpid()
@@ -78,12 +78,12 @@ def server_session() -> dict[str, Any]:
 
 
 def hands_over_sockets() -> bool:
-    """Whether a child can inherit a listening socket by its number."""
+    """Return True if a child can inherit a listening socket by its number."""
     return NAME != "win32"
 
 
 def reserves_ports() -> bool:
-    """Whether a socket can have a name that is no file and goes with its last holder."""
+    """Return True if there are abstract socket names, which end with their last holder."""
     return NAME == "linux"
 
 
@@ -94,12 +94,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def subreaper() -> bool:
-    """Whether the descendants of an ended server become its supervisor's."""
+    """Return True if the supervisor becomes the parent of the server's orphaned descendants."""
     return NAME == "linux" and ctypes is not None
 
 
 def become_subreaper() -> None:
-    """Take over descendants whose parent has ended, instead of init."""
+    """Become the parent of orphaned descendants, instead of init."""
     if prctl := _load_prctl():
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -109,7 +109,7 @@ def _load_prctl() -> Callable[[int, int], int] | None:
 
 
 def _prepare_server(supervisor: int) -> None:
-    """Run in the server's process before its program: default signals, and death with the supervisor."""
+    """Set default signals and death with the supervisor, in the server's process before its program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -121,7 +121,7 @@ def _prepare_server(supervisor: int) -> None:
 
 
 class Job:
-    """Windows: a group of processes that none can leave, and that dies with its last handle.
+    """Windows: a job object, a group of processes that dies with its last handle.
 
     Parameters
     ----------
@@ -151,15 +151,10 @@ class Job:
 def pidfd_of(pid: int) -> int | None:
     """Open a descriptor that becomes readable when a process ends.
 
-    Parameters
-    ----------
-    pid : int
-        Any process.
-
     Returns
     -------
     int or None
-        None where there are none: an old kernel, a strict sandbox, another system.
+        None where pidfds are not supported: an old kernel, a strict sandbox, another system.
 
     Raises
     ------
@@ -177,7 +172,7 @@ def pidfd_of(pid: int) -> int | None:
 
 
 def set_wakeup() -> tuple[int, Callable[[], object]]:
-    """Have signals wake a selector; returns what it is to wait for, and how that is emptied."""
+    """Let signals wake a selector; returns the descriptor to wait for, and a function that empties it."""
     if NAME == "win32":  # selectors know sockets only
         here, there = socket.socketpair()
         here.setblocking(False)
@@ -194,7 +189,7 @@ def set_wakeup() -> tuple[int, Callable[[], object]]:
 class Channel:
     """The reading end of a pipe that a selector can wait for.
 
-    Windows' selectors know sockets only: there, a thread carries what comes into one.
+    On Windows, whose selectors support only sockets, a thread copies the pipe into one.
 
     Parameters
     ----------
@@ -213,11 +208,11 @@ class Channel:
             os.set_blocking(fd, False)
 
     def fileno(self) -> int:
-        """Give what the selector waits for."""
+        """Return the descriptor for the selector."""
         return self._fd if self._socket is None else self._socket.fileno()
 
     def read(self, size: int) -> bytes | None:
-        """Read what is there; None when nothing is, and nothing at all (``b""``) at the end."""
+        """Read available data: None if there is none yet, ``b""`` at the end."""
         try:
             return os.read(self._fd, size) if self._socket is None else self._socket.recv(size)
         except BlockingIOError:
@@ -242,11 +237,11 @@ class ProcessEntry:
     parent : int
         Pid of its parent.
     session : int
-        Its session; 0 where that is not known.
+        Its session; 0 if unknown.
     ended : bool
-        Whether it has ended and only waits to be collected.
+        Whether it is a zombie.
     start : str
-        When it started, as the system says it: with the pid it names one process for good.
+        Start time in the system's format; with the pid it identifies the process.
     """
 
     parent: int
@@ -256,14 +251,14 @@ class ProcessEntry:
 
 
 def read_entry(pid: int) -> ProcessEntry | None:
-    """Look one process up; None if it is not there, or cannot be seen."""
+    """Look up one process; None if it is not there, or not visible."""
     if NAME == "linux":
         return _read_stat(pid)
     return _read_handle(pid) if NAME == "win32" else _read_ps("-p", str(pid)).get(pid)
 
 
 def read_processes() -> dict[int, ProcessEntry]:
-    """Every process that can be seen, by pid.
+    """Return all visible processes by pid.
 
     Examples
     --------
@@ -289,7 +284,7 @@ def _read_stat(pid: int) -> ProcessEntry | None:
 
 @functools.cache
 def _boot() -> str:
-    """Name this run of the machine; empty where that has no name."""
+    """Return an id of this boot of the machine; empty if there is none."""
     with contextlib.suppress(OSError):
         if NAME == "darwin":
             return _run(["sysctl", "-n", "kern.bootsessionuuid"])[1].strip()
@@ -304,7 +299,7 @@ def _read_ps(*which: str) -> dict[int, ProcessEntry]:
     own, listed = _run(command)
     for row in listed.splitlines():
         pid, parent, state, start = row.split(None, 3)
-        if int(pid) == own:  # the listing itself, which would pass for a child of whoever asks
+        if int(pid) == own:  # the listing itself, which would count as the caller's child
             continue
         session = 0
         with contextlib.suppress(OSError):  # it has ended since
@@ -322,7 +317,7 @@ def _read_powershell() -> dict[int, ProcessEntry]:
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    """Run a program; gives its pid and what it printed, which is nothing where it found nothing."""
+    """Run a program; returns its pid and its output."""
     environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # a start time is to stay the same text
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -348,7 +343,7 @@ def _read_handle(pid: int) -> ProcessEntry | None:
 
 
 def pids_with(setting: str) -> Iterator[int]:
-    """Find the processes that have ``NAME=value`` in their environment; none where it cannot be seen."""
+    """Yield the processes that have ``NAME=value`` in their environment, where that can be read."""
     if NAME == "linux":
         wanted = setting.encode()
         for name in os.listdir("/proc"):
@@ -364,7 +359,7 @@ def pids_with(setting: str) -> Iterator[int]:
 
 
 def machine() -> str:
-    """Name the run of a machine, or the container, that a pid belongs to: a laptop's hostname changes."""
+    """Return an id of this boot of the machine or container, in which pids are valid; hostnames change."""
     name = _boot() or socket.gethostname()
     with contextlib.suppress(OSError):
         return f"{name} {os.readlink('/proc/self/ns/pid')}"
@@ -375,7 +370,7 @@ def machine() -> str:
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
-    """Read a piece of a file without moving the position in it, which is shared with forks."""
+    """Read a part of a file without moving its position, which forks share."""
     if hasattr(os, "pread"):
         return os.pread(fd, size, offset)
     os.lseek(fd, offset, os.SEEK_SET)
@@ -384,13 +379,7 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
 
 @contextlib.contextmanager
 def exclusive(path: str) -> Iterator[None]:
-    """Hold a lock that all processes of this user, and all threads, ask for.
-
-    Parameters
-    ----------
-    path : str
-        The lock's file; made if it is not there, and left there.
-    """
+    """Hold a file lock that excludes other processes and threads of this user; the file is made if needed."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         if NAME == "win32":

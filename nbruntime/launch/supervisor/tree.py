@@ -1,4 +1,4 @@
-"""The server's processes: itself and all that it starts, until none is left."""
+"""The server's process tree: the server and all its descendants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["JobTree", "ProcessTree", "start_tree"]
 
 
 class ProcessTree:
-    """A server in a session of its own, with all its descendants in any session.
+    """A server in its own session, with all its descendants in any session.
 
     Parameters
     ----------
@@ -52,21 +52,21 @@ class ProcessTree:
         self.exit_code: int | None = None
         """How the server itself ended; None while it runs."""
         self.gone = False
-        """Whether nothing is left."""
+        """True when nothing is left."""
 
     @property
     def pid(self) -> int:
-        """The server itself."""
+        """Process id of the server."""
         return self._process.pid
 
     @property
     def output(self) -> BinaryIO:
-        """What it writes."""
+        """Its stdout and stderr."""
         assert self._process.stdout is not None
         return self._process.stdout  # type: ignore[return-value]
 
     def collect(self) -> None:
-        """Collect the ended children: the server, and on Linux what its ended descendants left to us."""
+        """Collect ended children: the server, and on Linux its orphaned descendants."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -80,16 +80,16 @@ class ProcessTree:
                 self.exit_code = os.waitstatus_to_exitcode(status)
 
     def ask(self) -> None:
-        """Ask for the end: SIGTERM, to what the server has left as well when it has ended."""
+        """Send SIGTERM to the server, or to its remaining descendants once it has ended."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End every process."""
+        """Kill every process."""
         self._signal(system.SIGKILL)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.exit_code is None:  # until it is collected, its group cannot be anybody else's
+            if self.exit_code is None:  # until it is collected, its group id is not reused
                 os.killpg(self.pid, number)
         if self.exit_code is not None or number == system.SIGKILL:
             for pid in self._others():
@@ -101,7 +101,7 @@ class ProcessTree:
 
 
 class JobTree(ProcessTree):
-    """Windows: a server in a job object, which holds all that it starts."""
+    """Windows: a server in a job object with all that it starts."""
 
     def __init__(
         self, argv: Sequence[str], cwd: str | None, env: Mapping[str, str], pass_fds: Sequence[int]
@@ -110,20 +110,20 @@ class JobTree(ProcessTree):
         self._job = system.Job(self._process)
 
     def collect(self) -> None:
-        """Look whether the server has ended; what it has left ends with it."""
+        """Check whether the server has ended; its descendants end with it."""
         self.exit_code = self._process.poll()
         if self.exit_code is not None:
             self._job.kill()
             self.gone = True
 
     def ask(self) -> None:
-        """Send Ctrl-Break, which is the politest that a process group gets."""
+        """Send Ctrl-Break, the gentlest signal for a process group."""
         if self.exit_code is None:
             with contextlib.suppress(OSError):
                 self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
     def kill(self) -> None:
-        """End every process."""
+        """Kill every process."""
         self._job.kill()
 
 

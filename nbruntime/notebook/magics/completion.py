@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from nbruntime.notebook.magics.launch_line import server_options
 from nbruntime.notebook.magics.options import option_names
-
-if TYPE_CHECKING:
-    from nbruntime.notebook.magics.sgl_magics import SglMagics
 
 _LINE = re.compile(r"(?:^|=)\s*(?P<percent>%{1,2})(?P<name>sgl_\w+)\s+(?P<rest>.*)$", re.DOTALL)
 
@@ -26,7 +23,7 @@ class MagicCompleter:
     magics : SglMagics
     """
 
-    def __init__(self, magics: SglMagics) -> None:
+    def __init__(self, magics: Any) -> None:
         self._magics = magics
 
         # IPython keeps a matcher's priority and its name as attributes, which a bound method cannot have.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from nbruntime.errors import ServerConnectionError
+from nbruntime.launch.phases import GONE
 from nbruntime.protocol.requests import nearest
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from nbruntime.runtime import Runtime
 
 HOW_TO_GET_ONE = "%sgl_launch starts one, and %sgl_connect URL connects to one that runs."
-
-GONE = ("stopped", "died")
-"""Phases of a Runtime whose server does not run any more."""
 
 _named: dict[str, Runtime | RuntimeEndpoint] = {}
 # Here and not in the extension: servers outlive its reload.

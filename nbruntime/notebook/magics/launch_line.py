@@ -44,8 +44,8 @@ def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[
     >>> [(part.option, part.values) for part in kept]
     [('', ['model']), ('--name', ['a'])]
     """
+    from nbruntime.launch.arguments import OWN_ARGUMENTS
     from nbruntime.launch.engines.sglang_arguments import FLAGS, LISTS, NAMES, SWITCHES
-    from nbruntime.runtime.arguments import OWN_ARGUMENTS
 
     kept: list[Part] = []
     found: dict[str, Any] = {}

@@ -7,7 +7,8 @@ from typing import Any
 
 from nbruntime.display.cards import Card, table
 from nbruntime.display.server_fields import fields_details, fields_of
-from nbruntime.notebook.magics.known_servers import GONE, HOW_TO_GET_ONE, KnownServer
+from nbruntime.launch.phases import GONE
+from nbruntime.notebook.magics.known_servers import HOW_TO_GET_ONE, KnownServer
 
 _HEADS = ("", "name", "model", "engine", "state", "of", "url")
 

@@ -20,8 +20,9 @@ from traitlets.config import Configurable
 from nbruntime.display.html import visible
 from nbruntime.display.views import in_kernel
 from nbruntime.errors import GenerationError, NbruntimeError
+from nbruntime.launch.phases import GONE
 from nbruntime.notebook.magics.completion import MagicCompleter
-from nbruntime.notebook.magics.known_servers import GONE, KnownServer, KnownServers
+from nbruntime.notebook.magics.known_servers import KnownServer, KnownServers
 from nbruntime.notebook.magics.options import (
     ANSWER,
     KEY,
@@ -35,15 +36,9 @@ from nbruntime.notebook.magics.options import (
     sampling_of,
     variable_name,
 )
-from nbruntime.notebook.magics.presenting import (
-    DRAW_LIMITS,
-    DRAWS_PER_SECOND,
-    prepare,
-    show_card,
-    show_generations,
-    show_stream,
-)
+from nbruntime.notebook.magics.presenting import prepare, show_card, show_generations, show_stream
 from nbruntime.notebook.magics.prompts import cell_text, fill_template, read_schema
+from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, DRAWS_PER_SECOND
 from nbruntime.protocol.requests import build_generate_request
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from nbruntime.display.html import escape
 from nbruntime.endpoint.cards import span
 from nbruntime.errors import LaunchError
 from nbruntime.generation.record import seconds
-from nbruntime.launch.cards import bar, tone_of
-from nbruntime.launch.phases import Phase
+from nbruntime.launch.phases import Phase, bar, tone_of
 from nbruntime.notebook.views.output_context import OutputContext
 
 if TYPE_CHECKING:

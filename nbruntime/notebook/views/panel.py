@@ -21,11 +21,11 @@ from nbruntime.display.html import escape
 from nbruntime.display.server_fields import fields_details, fields_html, fields_of
 from nbruntime.endpoint.cards import clock
 from nbruntime.errors import NbruntimeError
-from nbruntime.notebook.magics.known_servers import GONE
-from nbruntime.notebook.magics.presenting import DRAW_LIMITS, check_range
+from nbruntime.launch.phases import GONE
+from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
-from nbruntime.profiling.monitor import ServerWatch
+from nbruntime.profiling.monitor import ServerMonitor
 from nbruntime.profiling.monitor_card import (
     chart_note,
     charts,
@@ -107,7 +107,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         check_range("interval", interval, INTERVAL_LIMITS)
         self.endpoint = endpoint
         self.runtime = runtime
-        self.watch = ServerWatch(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
+        self.watch = ServerMonitor(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
         self.watch.model_info = dict(endpoint.model_info)
         self._lock = threading.Lock()  # of the poller
         self._drawing = threading.RLock()  # of the widgets: they are not drawn while they are closed

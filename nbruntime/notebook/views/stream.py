@@ -26,8 +26,8 @@ from nbruntime.errors import ArgumentTypeError, NbruntimeError
 from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
 from nbruntime.generation.answer_html import Ending, answer_bundle, head
 from nbruntime.generation.printing import print_stream
-from nbruntime.notebook.magics.presenting import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
 from nbruntime.notebook.views.answer import AnswerView
+from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 from nbruntime.notebook.views.widgets import WidgetKit
 

@@ -27,7 +27,7 @@ from nbruntime.chat.conversation import Conversation
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.generation import Generation, Generations
 from nbruntime.launch import registry
-from nbruntime.launch.server import LOG
+from nbruntime.launch.supervisor.record import LOG
 from nbruntime.notebook.magics import known_servers
 from nbruntime.notebook.magics import sgl_magics as magics
 from nbruntime.notebook.magics.presenting import show_stream

@@ -28,7 +28,7 @@ from nbruntime.notebook.views import output_context as cells
 from nbruntime.notebook.views import panel as panels
 from nbruntime.notebook.views.panel import ServerPanel
 from nbruntime.profiling import monitor as server_watch
-from nbruntime.profiling.monitor import METRICS_EVERY, ServerWatch, whole_load
+from nbruntime.profiling.monitor import METRICS_EVERY, ServerMonitor, whole_load
 from nbruntime.protocol.load import Load
 from nbruntime.runtime import Runtime
 
@@ -376,7 +376,7 @@ def test_what_has_not_changed_is_not_sent(
 
 
 def test_the_memory_is_bounded() -> None:
-    watch = ServerWatch(lambda path: json.dumps([] if "load" in path else {}), steps=10)
+    watch = ServerMonitor(lambda path: json.dumps([] if "load" in path else {}), steps=10)
     for _ in range(1000):
         watch.poll()
     assert len(watch.points("num_running_reqs")) == 10

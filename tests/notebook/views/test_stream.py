@@ -30,9 +30,9 @@ from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.errors import ArgumentValueError, StreamError
 from nbruntime.generation import Generation, Generations, GenerationStream
 from nbruntime.generation.answer_html import LONGEST_ANSWER, answer_bundle
-from nbruntime.notebook.magics.presenting import DRAWS_PER_SECOND
 from nbruntime.notebook.views import stream as stream_view
 from nbruntime.notebook.views.answer import AnswerView
+from nbruntime.notebook.views.draw_rate import DRAWS_PER_SECOND
 from nbruntime.notebook.views.stream import StreamView, next_pause
 from nbruntime.notebook.views.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta

@@ -1,4 +1,4 @@
-"""What `Runtime` takes by itself, besides the arguments of its server."""
+"""The arguments of `Runtime` apart from the server's own."""
 
 from __future__ import annotations
 
@@ -29,23 +29,18 @@ OWN_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "reuse": (bool,),
     "replace": (bool,),
 }
-"""Their names, and the types that each may have."""
+"""Allowed types by name."""
 
 
 def check_own_arguments(arguments: Mapping[str, Any]) -> None:
-    """Find what is wrong before anything is started.
-
-    Parameters
-    ----------
-    arguments : mapping
-        By name; others than `Runtime`'s own are passed over.
+    """Check the arguments of a launch; others are ignored.
 
     Raises
     ------
     ArgumentTypeError
-        If one has none of its types.
+        If one has a wrong type.
     ArgumentValueError
-        If a variable cannot stand in an environment, or the key in a header.
+        If a variable is not valid in an environment, or the key in a header.
 
     Examples
     --------

@@ -1,0 +1,78 @@
+"""The card of a runtime, made without asking the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nbruntime.display.cards import Card, Details
+from nbruntime.endpoint.cards import model_name, server_pairs, span
+from nbruntime.generation.record import seconds
+from nbruntime.launch.phases import tone_of
+from nbruntime.secrets import MASK, is_secret_name
+
+LOG_LINES = 20
+"""Lines of the log in the card."""
+
+
+def runtime_card(
+    *,
+    model: str,
+    phase: str,
+    state: str = "",
+    engine: str = "",
+    why: str = "",
+    url: str = "",
+    pid: int | None = None,
+    ready_after: float | None = None,
+    uptime: float | None = None,
+    exit_cause: str = "",
+    model_info: Mapping[str, object] | None = None,
+    server_info: Mapping[str, object] | None = None,
+    arguments: Mapping[str, object] | None = None,
+    log: str = "",
+) -> Card:
+    """Make the card of a runtime.
+
+    Parameters
+    ----------
+    model : str
+        Model that was asked for; shown until `model_info` is known.
+    phase, state : str
+        Name of the phase; the phase with its progress.
+    engine, why : str
+        The kind of server, and why it was chosen.
+    url : str
+        Empty before a port is claimed.
+    pid : int, optional
+        Process id while the server runs.
+    ready_after, uptime : float, optional
+        Seconds from launch to ready; seconds since then.
+    exit_cause : str
+        How the server ended, if it died.
+    model_info, server_info : mapping, optional
+        The server's last answers.
+    arguments : mapping, optional
+        Server arguments, without keys.
+    log : str
+        The end of its log.
+    """
+    pairs: list[tuple[str, object]] = [
+        ("ended", exit_cause),
+        ("engine", f"{engine}, because {why}" if why else engine),
+        ("url", url),
+        ("pid", pid),
+        ("ready after", None if ready_after is None else seconds(ready_after)),
+        ("up", None if uptime is None or uptime < 1 else span(uptime)),
+    ]
+    known = dict(server_pairs(server_info or {}))
+    given = dict(arguments or {})
+    if "device" not in known and (given.get("device") or given.get("dtype")):
+        known["device"] = ", ".join(str(given[name]) for name in ("device", "dtype") if given.get(name))
+    pairs += [pair for pair in known.items() if pair[0] != "server"]
+    details = []
+    if given:
+        rows = [(name, MASK if is_secret_name(name) else value) for name, value in sorted(given.items())]
+        details.append(Details("arguments", rows=rows))
+    details.append(Details("log", text=log))
+    name = model_name(model_info) if model_info else model
+    return Card("Runtime", name, state or phase, tone_of(phase), pairs=pairs, details=details)
