@@ -7,14 +7,16 @@ from typing import Any
 
 from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.display.html import escape, shortened
-from nbruntime.generation.record import Generation
 from nbruntime.generation.timings import decode_rate, seconds
 
 PROMPT_WIDTH = 100
 """Characters of a prompt that a card shows while its details are folded."""
 
 
-def generation_card(generation: Generation, *, body: str | None = None, state: str = "") -> Card:
+# Records import this module to show themselves, so the cards do not import the records, not even as types.
+
+
+def generation_card(generation: Any, *, body: str | None = None, state: str = "") -> Card:
     """Make the card of one generation: the text first, its figures below.
 
     Parameters
@@ -47,7 +49,7 @@ def generation_card(generation: Generation, *, body: str | None = None, state: s
     )
 
 
-def figures(generation: Generation) -> list[tuple[str, object]]:
+def figures(generation: Any) -> list[tuple[str, object]]:
     """Give the figures of a generation, as labels and values."""
     timings = generation.timings
     tokens = f"{generation.prompt_tokens} prompt"
@@ -61,7 +63,7 @@ def figures(generation: Generation) -> list[tuple[str, object]]:
     ]
 
 
-def generations_card(generations: Sequence[Generation]) -> Card:
+def generations_card(generations: Sequence[Any]) -> Card:
     """Make the card of several generations: a row each, the texts folded."""
     rows: list[list[object]] = [["", "prompt", "text", "tokens", "finish"]]
     for number, each in enumerate(generations):
@@ -122,18 +124,18 @@ def _as_it_is(text: str) -> str:
     return f'<div style="{style}">{escape(text)}</div>'
 
 
-def _state(generation: Generation) -> str:
+def _state(generation: Any) -> str:
     return "" if generation.finish_reason is None else str(generation.finish_reason)
 
 
-def _tone(generation: Generation, state: str) -> Tone:
+def _tone(generation: Any, state: str) -> Tone:
     reason = generation.finish_reason
     if state or reason is None:
         return "idle"
     return "bad" if reason.type == "abort" else "good"
 
 
-def _token_rows(generation: Generation) -> list[list[object]]:
+def _token_rows(generation: Any) -> list[list[object]]:
     rows: list[list[object]] = [["token", "id", "logprob", "probability"]]
     for token in generation.tokens:
         probability = token.probability

@@ -708,6 +708,7 @@ def test_metrics_count(server: EmbeddedServer) -> None:
     before = read()
     server.generate([PROMPT, "2+2="], max_new_tokens=5, ignore_eos=True)
     server.events(PROMPT, max_new_tokens=3)
+    wait_until(lambda: read()["sglang:num_requests_total"] == before["sglang:num_requests_total"] + 3)
     after = read()
     grown = {name: after[name] - before[name] for name in before if after[name] != before[name]}
     print(grown)

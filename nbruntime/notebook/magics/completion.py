@@ -87,7 +87,7 @@ class MagicCompleter:
             return [str(choice) for choice in action.choices]
         match action.dest:
             case "endpoint" | "server":
-                return self._magics.servers.names()
+                return list(self._magics.servers.names())
             case "engine":
                 return ["auto", "embedded", "sglang"]
             case "which":
