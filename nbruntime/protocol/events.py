@@ -3,7 +3,7 @@
 What comes off a socket has no borders: an event may arrive in pieces, several may arrive at once, and a
 piece may end within a character or within a line end. `EventDecoder` puts the events together again by
 the rules of the HTML standard (server-sent events). What an event of ``/generate`` means is the matter of
-`nbruntime.protocol.deltas`.
+`nbruntime.protocol.delta_decoder`.
 """
 
 from __future__ import annotations
