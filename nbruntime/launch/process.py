@@ -31,7 +31,7 @@ from nbruntime.launch.supervisor import __file__ as SUPERVISOR
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
-from nbruntime.secrets import SHORTEST
+from nbruntime.secrets import MIN_SCRUBBED_LENGTH
 
 __all__ = ["ServerCommand", "ServerProcess"]
 
@@ -223,7 +223,9 @@ class ServerProcess(Server):
                 env=dict(command.env),
                 # The longest first: one may be the beginning of another.
                 secrets=sorted(
-                    (secret for secret in command.secrets if len(secret) >= SHORTEST), key=len, reverse=True
+                    (secret for secret in command.secrets if len(secret) >= MIN_SCRUBBED_LENGTH),
+                    key=len,
+                    reverse=True,
                 ),
                 pass_fds=[server_socket.fileno() for server_socket in command.sockets],
                 watch=command.watch,

@@ -33,7 +33,7 @@ _OTHER_NAMES = {
     "logprobs": "return_logprob",
     "top_logprobs": "top_logprobs_num",
 }
-"""Names of the same parameters in other libraries."""
+"""What other libraries call the same thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def build_generate_request(
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the valid name that is nearest to a wrong one.
+    """Find the valid name that was most probably meant.
 
     Examples
     --------

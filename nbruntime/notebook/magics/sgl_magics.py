@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
@@ -196,7 +196,7 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
             try:
                 answer = (endpoint.chat if chat else endpoint.complete)(prompt, **given)
             except GenerationError as error:
-                keep(error.generations)
+                keep(cast("Sequence[Generation]", error.generations))
                 raise
             generations = answer if isinstance(answer, list) else [answer]
             keep(generations)
