@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.html import visible
 from nbruntime.endpoint.address import check_base_url
 from nbruntime.endpoint.cards import endpoint_card
@@ -14,7 +14,7 @@ from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.secrets import Secret
 
 
-class BaseClient:
+class BaseClient(CardMixin):
     """How a server is reached, and what is known of it; the subclasses talk to it.
 
     Parameters
@@ -74,10 +74,8 @@ class BaseClient:
         """What the server said of itself when it was last asked; empty if it never was. Never waits."""
         return self._known.server_info or {}
 
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return endpoint_card(type(self).__name__, self._settings, self._known).mimebundle(include, exclude)
+    def _card(self) -> Card:
+        return endpoint_card(type(self).__name__, self._settings, self._known)
 
     def __repr__(self) -> str:
         key = ", api_key=***" if self._settings.secret else ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbruntime.display.cards import Card, Tone
+from nbruntime.display.numbers import time_of_day
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 
@@ -92,7 +93,7 @@ def endpoint_card(kind: str, settings: Settings, known: ServerCapabilities) -> C
 
 def endpoint_state(age: float | None, error: str | None) -> tuple[str, Tone]:
     """Say in words how a server was when it was last asked, and when that was: a card may be read later."""
-    said = "not asked yet" if age is None else f"answered at {clock(time.time() - age)}"
+    said = "not asked yet" if age is None else f"answered at {time_of_day(time.time() - age)}"
     if error is not None:
         return "no answer" if age is None else f"{said}, then an error", "bad"
     return said, "idle" if age is None else "good"
@@ -108,33 +109,6 @@ def model_name(model_info: Mapping[str, Any]) -> str:
     """
     name = str(model_info.get("served_model_name") or model_info.get("model_path") or "unknown model")
     return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
-
-
-def clock(moment: float, *, day: bool = False) -> str:
-    """Write a moment of `time.time`: the time of day, and the day if it is asked for or is not today."""
-    then = time.localtime(moment)
-    today = time.localtime()[:3] == then[:3]
-    return time.strftime("%H:%M:%S" if today and not day else "%Y-%m-%d %H:%M:%S", then)
-
-
-def span(seconds: float) -> str:
-    """Write a stretch of time, in whole units.
-
-    Examples
-    --------
-    >>> [span(seconds) for seconds in (0.4, 59, 75, 7300, 200000)]
-    ['0 s', '59 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
-    """
-    whole = int(seconds)
-    for size, unit, smaller, smaller_unit in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
-    return f"{whole} s"
 
 
 def _tokens(number: object) -> str:

@@ -18,8 +18,8 @@ from IPython.display import DisplayHandle, display
 from nbruntime.display.cards import CLASSES, STYLE, Card, Details
 from nbruntime.display.charts import CHART_STYLE
 from nbruntime.display.html import escape
+from nbruntime.display.numbers import time_of_day
 from nbruntime.display.server_fields import fields_details, fields_html, fields_of
-from nbruntime.endpoint.cards import clock
 from nbruntime.errors import NbruntimeError
 from nbruntime.launch.phases import GONE
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
@@ -213,7 +213,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
         card, watch = self._head_card(details), self.watch
         if card.tone == "good" and watch.answered_at is not None:
-            card = replace(card, state=f"answered at {clock(watch.answered_at, day=True)}", tone="idle")
+            card = replace(card, state=f"answered at {time_of_day(watch.answered_at, day=True)}", tone="idle")
         return replace(card, body=static_body(watch), plain=figures_line(watch))
 
     def draw(self) -> None:
@@ -318,7 +318,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         """Note the end of a server that is ours: it does not come back."""
         runtime = self.runtime
         if runtime is not None and runtime.phase in GONE:
-            self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
+            self._ended = f"{runtime.phase}, seen at {time_of_day(time.time())}"
             self._cause = runtime.exit_cause
 
     def _may_go_on(self) -> bool:
@@ -346,7 +346,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 first = str(error).splitlines()[0]
                 said = f'<span class="nbr-bad">▲</span> {escape(first)}'
             else:
-                said = f'<span class="nbr-quiet">{escape(f"{clock(time.time())} {done}")}</span>'
+                said = f'<span class="nbr-quiet">{escape(f"{time_of_day(time.time())} {done}")}</span>'
             self._said.value = said
             self._wake.set()
 
