@@ -37,7 +37,9 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "form/embedding": "how a GPU server runs embedding models",
     },
     "service: server_info": {
-        "shows the key": "SGLang sends its API key to callers who have it; the embedded server never sends it",
+        "shows the key": (
+            "SGLang sends its API key to callers who have it; the embedded server never sends it"
+        ),
     },
     "streams: fields of the first, a middle and the last event": {
         f"{event}/meta_info/{wait}": "the embedded server has no cache on disk"
