@@ -18,7 +18,7 @@ _NAMES_ELSEWHERE = {
     "logprobs": "return_logprob",
     "top_logprobs": "top_logprobs_num",
 }
-"""What other libraries call the same thing."""
+"""Names of the same parameters in other libraries."""
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
