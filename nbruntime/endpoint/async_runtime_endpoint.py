@@ -72,7 +72,7 @@ class AsyncRuntimeEndpoint(BaseClient):
             A client of the same server.
         """
         made = cls.__new__(cls)
-        made._settings, made._known = endpoint.settings, endpoint._known
+        made._settings, made._capabilities = endpoint.settings, endpoint._capabilities
         made._open()
         return made
 
@@ -86,7 +86,7 @@ class AsyncRuntimeEndpoint(BaseClient):
         AuthenticationError
             If the key is missing or wrong.
         """
-        await self._transport.run(operations.read_model_info(self._known))
+        await self._transport.run(operations.read_model_info(self._capabilities))
         return self
 
     # What the server is
@@ -100,22 +100,22 @@ class AsyncRuntimeEndpoint(BaseClient):
         ServerConnectionError
             Before `connect`.
         """
-        if self._known.model_info is None:
+        if self._capabilities.model_info is None:
             raise ServerConnectionError(
                 "The server was not asked yet",
                 sent=False,
                 where=self.base_url,
                 hint="Use `async with`, or `await endpoint.connect()`.",
             )
-        return self._known.model_info
+        return self._capabilities.model_info
 
     async def get_model_name(self) -> str:
         """Name or path of the model; see `RuntimeEndpoint.get_model_name`."""
-        return str((await self._transport.run(operations.read_model_info(self._known)))["model_path"])
+        return str((await self._transport.run(operations.read_model_info(self._capabilities)))["model_path"])
 
     async def get_server_info(self) -> dict[str, Any]:
         """Read the configuration and the state; see `RuntimeEndpoint.get_server_info`."""
-        return await self._transport.run(operations.read_server_info(self._known))
+        return await self._transport.run(operations.read_server_info(self._capabilities))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read which models are served; see `RuntimeEndpoint.models`."""
@@ -192,7 +192,7 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> Generation | list[Generation]:
         """Generate the next message of a conversation; see `RuntimeEndpoint.chat`."""
         call = operations.chat_request(
-            self._known, messages, sampling_params=sampling_params, rid=rid, **arguments
+            self._capabilities, messages, sampling_params=sampling_params, rid=rid, **arguments
         )
         return await self._transport.run(operations.generate(await self._transport.run(call)))
 
@@ -206,14 +206,14 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> AsyncGenerationStream:
         """Generate the next message of a conversation as it comes; see `RuntimeEndpoint.stream_chat`."""
         call = operations.chat_request(
-            self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
+            self._capabilities, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
         )
         return await self._open_stream(await self._transport.run(call))
 
     async def _open_stream(self, request: GenerateRequest) -> AsyncGenerationStream:
-        self._transport.cleaner.start()
+        self._transport.closer.start()
         started = time.perf_counter()
-        body = await self._transport.run(operations.open_stream(request, self._known))
+        body = await self._transport.run(operations.open_stream(request, self._capabilities))
         stream = AsyncGenerationStream(
             body,
             request,
@@ -223,7 +223,7 @@ class AsyncRuntimeEndpoint(BaseClient):
             spawn=self._transport.spawn,
             where=self._settings.url("/generate"),
             started=started,
-            cumulative_text=self._known.text_is_cumulative,
+            cumulative_text=self._capabilities.text_is_cumulative,
             scrub=self._settings.scrub,
         )
         self._streams.add(stream)
@@ -244,7 +244,7 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> list[int] | list[list[int]]:
         """Turn text into tokens; see `RuntimeEndpoint.tokenize`."""
         tokens: list[int] | list[list[int]] = await self._transport.run(
-            operations.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+            operations.tokenize(self._settings, self._capabilities, text, messages, add_special_tokens)
         )
         return tokens
 
@@ -253,7 +253,7 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> str | list[str]:
         """Turn tokens into text; see `RuntimeEndpoint.detokenize`."""
         text: str | list[str] = await self._transport.run(
-            operations.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+            operations.detokenize(self._settings, self._capabilities, tokens, skip_special_tokens)
         )
         return text
 
@@ -345,5 +345,5 @@ class AsyncRuntimeEndpoint(BaseClient):
         await self.close()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._settings, self._known = state["settings"], state["known"]
+        self._settings, self._capabilities = state["settings"], state["known"]
         self._open()

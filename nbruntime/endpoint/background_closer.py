@@ -68,7 +68,7 @@ class _Worker(threading.Thread):
     """Does what is queued, until it is told to end."""
 
     def __init__(self, queue: SimpleQueue[_Action | None]) -> None:
-        super().__init__(name="nbruntime-cleaner", daemon=True)
+        super().__init__(name="nbruntime-closer", daemon=True)
         self._queue = queue
 
     def run(self) -> None:

@@ -32,7 +32,7 @@ class BaseClient:
         connect_timeout: float | None,
         read_timeout: float | None,
     ) -> None:
-        self._known = ServerCapabilities(chat_template_name)
+        self._capabilities = ServerCapabilities(chat_template_name)
         self._settings = Settings(
             check_base_url(base_url),
             checked_key(api_key),
@@ -67,23 +67,25 @@ class BaseClient:
 
     def __getstate__(self) -> dict[str, Any]:
         # Threads, streams and connections stay behind.
-        return {"settings": self._settings, "known": self._known}
+        return {"settings": self._settings, "known": self._capabilities}
 
     @property
     def last_server_info(self) -> dict[str, Any]:
         """What the server said of itself when it was last asked; empty if it never was. Never waits."""
-        return self._known.server_info or {}
+        return self._capabilities.server_info or {}
 
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        return endpoint_card(type(self).__name__, self._settings, self._known).mimebundle(include, exclude)
+        return endpoint_card(type(self).__name__, self._settings, self._capabilities).mimebundle(
+            include, exclude
+        )
 
     def __repr__(self) -> str:
         key = ", api_key=***" if self._settings.secret else ""
         return (
             f"{type(self).__name__}({self.base_url!r}{key})\n"
-            f"  {visible(self._known.model_name())}, {visible(self._settings.state())}"
+            f"  {visible(self._capabilities.model_name())}, {visible(self._settings.state())}"
         )
 
 

@@ -57,7 +57,7 @@ def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
     return pairs
 
 
-def endpoint_card(kind: str, settings: Settings, known: ServerCapabilities) -> Card:
+def endpoint_card(kind: str, settings: Settings, capabilities: ServerCapabilities) -> Card:
     """Make the card of a client: what it knows, and since when; nobody is asked.
 
     Parameters
@@ -66,7 +66,7 @@ def endpoint_card(kind: str, settings: Settings, known: ServerCapabilities) -> C
         Name of the class.
     settings : Settings
         Where the server is, and how it answered last. The API key itself stays away.
-    known : ServerCapabilities
+    capabilities : ServerCapabilities
         What it has said.
 
     Returns
@@ -78,13 +78,13 @@ def endpoint_card(kind: str, settings: Settings, known: ServerCapabilities) -> C
     state, tone = endpoint_state(age, error)
     return Card(
         kind,
-        model_name(known.model_info or {}),
+        model_name(capabilities.model_info or {}),
         state,
         tone,
         pairs=[
             ("url", settings.base_url),
             ("key", "***" if settings.secret else None),
-            *server_pairs(known.server_info or {}),
+            *server_pairs(capabilities.server_info or {}),
             ("error", error),
         ],
     )

@@ -41,12 +41,12 @@ from nbruntime.protocol.requests import (
 from nbruntime.secrets import without_secrets
 
 
-def first_served(*asks: HttpRequest) -> Operation[HttpResponse]:
+def first_served(*requests: HttpRequest) -> Operation[HttpResponse]:
     """Ask by one name after the other, until the server knows one."""
     refusal: NotFoundError | None = None
-    for ask in asks:
+    for request in requests:
         try:
-            answer: HttpResponse = yield ask
+            answer: HttpResponse = yield request
         except NotFoundError as error:
             refusal = refusal or error
         else:
@@ -77,24 +77,24 @@ def _names_in(body: Any) -> tuple[str, ...]:
 # What the server is
 
 
-def read_model_info(known: ServerCapabilities) -> Operation[dict[str, Any]]:
+def read_model_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
     """Read what the server says about its model, once."""
-    if known.model_info is None:
+    if capabilities.model_info is None:
         answer = yield from first_served(get("/model_info"), get("/get_model_info"))
         info = _description(answer)
         if "model_path" not in info:
             raise _not_sglang(answer)
-        known.is_old = answer.path == "/get_model_info"
-        known.model_info = info
-    return known.model_info
+        capabilities.is_old = answer.path == "/get_model_info"
+        capabilities.model_info = info
+    return capabilities.model_info
 
 
-def read_server_info(known: ServerCapabilities) -> Operation[dict[str, Any]]:
+def read_server_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
     """Read the configuration and the state of the server."""
     answer = yield from first_served(get("/server_info"), get("/get_server_info"))
     # SGLang's own key is among its arguments, and what is returned may be shown in a notebook.
-    known.server_info = without_secrets(_description(answer), answer.settings.secret)
-    return known.server_info
+    capabilities.server_info = without_secrets(_description(answer), answer.settings.secret)
+    return capabilities.server_info
 
 
 def read_models() -> Operation[list[dict[str, Any]]]:
@@ -135,10 +135,10 @@ def _not_sglang(answer: HttpResponse) -> ProtocolError:
 # Generating
 
 
-def guarded(ask: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
+def guarded(request: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
     """Send a request for the model; whoever stops waiting for the answer also stops the work."""
     try:
-        return (yield ask)
+        return (yield request)
     except (TransportError, ProtocolError) as error:
         if getattr(error, "sent", True):
             yield Abort(rids)
@@ -166,11 +166,11 @@ def generate(request: GenerateRequest) -> Operation[Generation | list[Generation
     return Generations(generations) if request.many else generations[0]
 
 
-def open_stream(request: GenerateRequest, known: ServerCapabilities) -> Operation[Any]:
+def open_stream(request: GenerateRequest, capabilities: ServerCapabilities) -> Operation[Any]:
     """Ask for a stream, and give its opened body."""
-    yield from read_model_info(known)
-    if known.is_old and known.server_info is None:
-        yield from read_server_info(known)  # says what its streams are like
+    yield from read_model_info(capabilities)
+    if capabilities.is_old and capabilities.server_info is None:
+        yield from read_server_info(capabilities)  # says what its streams are like
     return (yield from guarded(HttpRequest("POST", "/generate", request.body, streamed=True), request.rids))
 
 
@@ -191,26 +191,26 @@ def _records(answer: HttpResponse, expected: int) -> list[dict[str, Any]]:
 
 
 def chat_request(
-    known: ServerCapabilities, messages: Messages, *, stream: bool = False, **arguments: Any
+    capabilities: ServerCapabilities, messages: Messages, *, stream: bool = False, **arguments: Any
 ) -> Operation[GenerateRequest]:
     """Make the request that continues a conversation."""
     conversation = read_messages(messages)
     build_generate_request("", stream=stream, **arguments)  # what is wrong fails before anything is sent
-    prompt, stops = yield from _chat_prompt(known, conversation)
+    prompt, stops = yield from _chat_prompt(capabilities, conversation)
     return build_generate_request(prompt, stream=stream, **_with_stops(arguments, stops))
 
 
 def _chat_prompt(
-    known: ServerCapabilities, conversation: list[dict[str, Any]]
+    capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
 ) -> Operation[tuple[Prompt, tuple[str, ...]]]:
     """Write a conversation as a prompt: best by the server, which has the model's own template."""
-    if known.chat_template_name is None:
+    if capabilities.chat_template_name is None:
         try:
-            return (yield from _tokenize_messages(known, conversation)), ()
+            return (yield from _tokenize_messages(capabilities, conversation)), ()
         except NotFoundError:
             pass
-        yield from read_model_info(known)
-    template = yield RunInThread(known.chat_template)
+        yield from read_model_info(capabilities)
+    template = yield RunInThread(capabilities.chat_template)
     prompt: str = yield RunInThread(partial(render_chat, template, conversation))
     return prompt, tuple(template.stop_str)
 
@@ -230,7 +230,9 @@ def _with_stops(arguments: dict[str, Any], stops: tuple[str, ...]) -> dict[str, 
 # Tokens
 
 
-def _tokenize_messages(known: ServerCapabilities, conversation: list[dict[str, Any]]) -> Operation[list[int]]:
+def _tokenize_messages(
+    capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
+) -> Operation[list[int]]:
     """Have the server write a conversation as tokens, up to the beginning of an answer.
 
     Raises
@@ -238,34 +240,34 @@ def _tokenize_messages(known: ServerCapabilities, conversation: list[dict[str, A
     NotFoundError
         If the server has no such route, or knows no conversations there.
     """
-    if known.tokenizes is False or known.tokenizes_messages is False:
+    if capabilities.tokenizes is False or capabilities.tokenizes_messages is False:
         raise NotFoundError("The server does not tokenize conversations")
     try:
-        tokens: list[int] = yield from _tokens_of(known, {"messages": conversation})
+        tokens: list[int] = yield from _tokens_of(capabilities, {"messages": conversation})
     except NotFoundError:
         raise
     except BadRequestError as error:
         # The first servers that have the route ask for a prompt.
         if "prompt" in error.server_message and "required" in error.server_message.lower():
-            known.tokenizes_messages = False
+            capabilities.tokenizes_messages = False
             raise NotFoundError("The server does not tokenize conversations", status=error.status) from error
         raise
     return tokens
 
 
-def _tokens_of(known: ServerCapabilities, body: dict[str, Any]) -> Operation[Any]:
+def _tokens_of(capabilities: ServerCapabilities, body: dict[str, Any]) -> Operation[Any]:
     try:
         answer: HttpResponse = yield HttpRequest("POST", "/tokenize", body, safe=True)
     except NotFoundError:
-        known.tokenizes = False
+        capabilities.tokenizes = False
         raise
-    known.tokenizes = True
+    capabilities.tokenizes = True
     return _field(answer, "tokens", list)
 
 
 def tokenize(
     settings: Settings,
-    known: ServerCapabilities,
+    capabilities: ServerCapabilities,
     text: str | Sequence[str] | None,
     messages: Messages | None,
     add_special_tokens: bool,
@@ -277,44 +279,46 @@ def tokenize(
         )
     check_option("add_special_tokens", add_special_tokens)
     if messages is not None:
-        written, _ = yield from _chat_prompt(known, read_messages(messages))
+        written, _ = yield from _chat_prompt(capabilities, read_messages(messages))
         if not isinstance(written, str):
             return list(written)
         text = written
     prompt = text if isinstance(text, str) else _texts(text)
-    if known.tokenizes is not False:
+    if capabilities.tokenizes is not False:
         try:
             return (
-                yield from _tokens_of(known, {"prompt": prompt, "add_special_tokens": add_special_tokens})
+                yield from _tokens_of(
+                    capabilities, {"prompt": prompt, "add_special_tokens": add_special_tokens}
+                )
             )
         except NotFoundError:
             pass
-    yield from read_model_info(known)
+    yield from read_model_info(capabilities)
 
     def encode() -> Any:
-        return known.tokenizer(settings)(prompt, add_special_tokens=add_special_tokens)["input_ids"]
+        return capabilities.tokenizer(settings)(prompt, add_special_tokens=add_special_tokens)["input_ids"]
 
     return (yield RunInThread(encode))
 
 
 def detokenize(
-    settings: Settings, known: ServerCapabilities, tokens: Any, skip_special_tokens: bool
+    settings: Settings, capabilities: ServerCapabilities, tokens: Any, skip_special_tokens: bool
 ) -> Operation[Any]:
     """Turn tokens into text: on the server, or here if it cannot."""
     tokens = read_token_ids(tokens)
     check_option("skip_special_tokens", skip_special_tokens)
-    if known.tokenizes is not False:
+    if capabilities.tokenizes is not False:
         body = {"tokens": tokens, "skip_special_tokens": skip_special_tokens}
         try:
             answer: HttpResponse = yield HttpRequest("POST", "/detokenize", body, safe=True)
         except NotFoundError:
-            known.tokenizes = False
+            capabilities.tokenizes = False
         else:
             return _field(answer, "text", str | list)
-    yield from read_model_info(known)
+    yield from read_model_info(capabilities)
 
     def decode() -> Any:
-        tokenizer = known.tokenizer(settings)
+        tokenizer = capabilities.tokenizer(settings)
         rows = tokens if tokens and isinstance(tokens[0], list) else [tokens]
         texts = [tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
         return texts if rows is tokens else texts[0]

@@ -81,11 +81,11 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
         del api_key  # tracebacks may show variables
         self._open()
-        self._transport.run(operations.read_model_info(self._known))
+        self._transport.run(operations.read_model_info(self._capabilities))
 
     def _open(self) -> None:
         self._transport = Transport(self._settings)
-        self._cleaner = BackgroundCloser()
+        self._closer = BackgroundCloser()
         self._streams = LiveStreams[GenerationStream]()
 
     # What the server is
@@ -93,12 +93,12 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     @property
     def model_info(self) -> dict[str, Any]:
         """What the server says about its model, read when the endpoint was made."""
-        return self._known.model_info or {}
+        return self._capabilities.model_info or {}
 
     @property
     def chat_template(self) -> ChatTemplate:
         """How messages become a prompt: the template named, else the model's own, else a guess."""
-        return self._known.chat_template()
+        return self._capabilities.chat_template()
 
     def get_model_name(self) -> str:
         """Name or path of the model.
@@ -118,7 +118,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         dict
             Every argument of the server, and figures of its scheduler.
         """
-        return self._transport.run(operations.read_server_info(self._known))
+        return self._transport.run(operations.read_server_info(self._capabilities))
 
     def models(self) -> list[dict[str, Any]]:
         """Read which models are served: the model, and LoRA adapters.
@@ -298,7 +298,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         """
         request = self._transport.run(
             operations.chat_request(
-                self._known, messages, sampling_params=sampling_params, rid=rid, **arguments
+                self._capabilities, messages, sampling_params=sampling_params, rid=rid, **arguments
             )
         )
         return self._transport.run(operations.generate(request))
@@ -327,15 +327,20 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         """
         request = self._transport.run(
             operations.chat_request(
-                self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
+                self._capabilities,
+                messages,
+                stream=True,
+                sampling_params=sampling_params,
+                rid=rid,
+                **arguments,
             )
         )
         return self._open_stream(request)
 
     def _open_stream(self, request: GenerateRequest) -> GenerationStream:
-        self._cleaner.start()
+        self._closer.start()
         started = time.perf_counter()
-        body = self._transport.run(operations.open_stream(request, self._known))
+        body = self._transport.run(operations.open_stream(request, self._capabilities))
         stream = GenerationStream(
             body,
             request,
@@ -343,12 +348,12 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             abort=self._transport.abort,
             where=self._settings.url("/generate"),
             started=started,
-            cumulative_text=self._known.text_is_cumulative,
+            cumulative_text=self._capabilities.text_is_cumulative,
             scrub=self._settings.scrub,
-            discard=self._cleaner,
+            discard=self._closer,
         )
         self._streams.add(stream)
-        self._cleaner.start()  # the endpoint may have been closed meanwhile
+        self._closer.start()  # the endpoint may have been closed meanwhile
         return stream
 
     def abort(self, rid: str | Sequence[str]) -> None:
@@ -393,7 +398,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             If the server cannot (SGLang up to 0.5.2), and its tokenizer cannot be loaded here.
         """
         tokens: list[int] | list[list[int]] = self._transport.run(
-            operations.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+            operations.tokenize(self._settings, self._capabilities, text, messages, add_special_tokens)
         )
         return tokens
 
@@ -419,7 +424,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             As `tokenize`.
         """
         text: str | list[str] = self._transport.run(
-            operations.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+            operations.detokenize(self._settings, self._capabilities, tokens, skip_special_tokens)
         )
         return text
 
@@ -599,7 +604,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         """
         for stream in self._streams.take():
             stream.close()
-        self._cleaner.close()
+        self._closer.close()
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -614,5 +619,5 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         self.close()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._settings, self._known = state["settings"], state["known"]
+        self._settings, self._capabilities = state["settings"], state["known"]
         self._open()

@@ -94,43 +94,43 @@ class Transport:
         if session is not None:
             session.close()
 
-    def run(self, call: Operation[_T]) -> _T:
+    def run(self, operation: Operation[_T]) -> _T:
         """Run a call, and give its result."""
-        step = partial(next, call)
+        resume = partial(next, operation)
         while True:
             try:
-                effect = step()
+                step = resume()
             except StopIteration as stop:
                 result: _T = stop.value
                 return result
             try:
-                given = self._perform(effect)
+                given = self._perform(step)
             except BaseException as error:  # noqa: BLE001 (the call decides what it means, also of an interrupt)
-                step = partial(call.throw, error)
+                resume = partial(operation.throw, error)
             else:
-                step = partial(call.send, given)
+                resume = partial(operation.send, given)
 
-    def _perform(self, effect: HttpRequest | Abort | RunInThread) -> Any:
-        if isinstance(effect, HttpRequest):
-            return self.send(effect)
-        if isinstance(effect, RunInThread):
-            return effect.function()
+    def _perform(self, step: HttpRequest | Abort | RunInThread) -> Any:
+        if isinstance(step, HttpRequest):
+            return self.send(step)
+        if isinstance(step, RunInThread):
+            return step.function()
         try:
-            self.abort(effect.rids)
+            self.abort(step.rids)
         except NbruntimeError as error:
-            _log.debug("abort of %s: %s", effect.rids, error)
+            _log.debug("abort of %s: %s", step.rids, error)
         return None
 
     def abort(self, rids: Sequence[str]) -> None:
         """Stop requests on the server by their names: the first, and if that works the others together."""
-        asks = [abort(rid) for rid in rids]
+        aborts = [abort(rid) for rid in rids]
         # At the end of a program no thread can be started any more.
-        alone = 1 if threading.main_thread().is_alive() else len(asks)
-        for ask in asks[:alone]:
-            self.send(ask)
-        if asks[alone:]:
+        alone = 1 if threading.main_thread().is_alive() else len(aborts)
+        for request in aborts[:alone]:
+            self.send(request)
+        if aborts[alone:]:
             with ThreadPoolExecutor(ABORTS_AT_ONCE, "nbruntime-abort") as pool:
-                sent = [pool.submit(self.send, ask) for ask in asks[alone:]]
+                sent = [pool.submit(self.send, request) for request in aborts[alone:]]
                 try:
                     for each in sent:
                         each.result()
@@ -140,12 +140,12 @@ class Transport:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
 
-    def send(self, ask: HttpRequest) -> HttpResponse | Body:
+    def send(self, request: HttpRequest) -> HttpResponse | Body:
         """Send one request and wait for its answer.
 
         Parameters
         ----------
-        ask : HttpRequest
+        request : HttpRequest
             What to send.
 
         Returns
@@ -158,45 +158,45 @@ class Transport:
         NbruntimeError
             Of the class that fits what went wrong.
         """
-        data = ask.data()
+        data = request.data()
         try:
-            response = self._request(ask, data)
+            response = self._request(request, data)
         except ServerConnectionError as error:
-            if not (ask.safe and error.sent):
+            if not (request.safe and error.sent):
                 raise
             # The server may have closed a kept connection in this moment.
-            response = self._request(ask, data)
+            response = self._request(request, data)
         self.settings.note_answer()
         if response.status_code >= 300:
             with response:
-                raise self.settings.note_error(self._status_error(response, ask.path))
-        if not ask.streamed:
-            return HttpResponse(self.settings, ask.path, response.content)
+                raise self.settings.note_error(self._status_error(response, request.path))
+        if not request.streamed:
+            return HttpResponse(self.settings, request.path, response.content)
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             response.close()
-            raise transport_errors.not_a_stream(self.settings, ask.path, kind)
-        return Body(self.settings, response, ask.path)
+            raise transport_errors.not_a_stream(self.settings, request.path, kind)
+        return Body(self.settings, response, request.path)
 
-    def _request(self, ask: HttpRequest, data: bytes | None) -> requests.Response:
+    def _request(self, request: HttpRequest, data: bytes | None) -> requests.Response:
         verify = self.settings.verify
-        headers = {"Accept-Encoding": "identity"} if ask.streamed else {}
+        headers = {"Accept-Encoding": "identity"} if request.streamed else {}
         if data is not None:
             headers["Content-Type"] = "application/json"
         try:
             return self.session.request(
-                ask.method,
-                self.settings.url(ask.path),
+                request.method,
+                self.settings.url(request.path),
                 data=data,
                 headers=headers,
                 auth=self._authorize,
-                timeout=ask.timeouts(self.settings),
-                stream=ask.streamed,
+                timeout=request.timeouts(self.settings),
+                stream=request.streamed,
                 verify=True if verify is None else verify,
                 allow_redirects=False,  # the key must not go to another host
             )
         except (OSError, urllib3.exceptions.HTTPError, UnicodeError) as error:
-            problem = self._error(error, ask.path)  # RequestException is an OSError
+            problem = self._error(error, request.path)  # RequestException is an OSError
         except KeyboardInterrupt as stopped:
             raise stopped.with_traceback(None) from None  # the frames of requests hold the key
         # Not as its cause: the errors and the frames of requests hold the key.

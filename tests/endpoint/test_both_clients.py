@@ -500,7 +500,7 @@ def test_the_key_never_shows(server: ScriptedServer, kind: str) -> None:
             "vars": str(vars(client)),
             "dict": str(client.__dict__),
             "settings": str(vars(client.settings)),
-            "known": str(vars(client._known)),
+            "known": str(vars(client._capabilities)),
             "error": f"{caught.value!r} {caught.value} {vars(caught.value)}",
             "pickle": repr(pickle.dumps(client)),
             "pickled error": repr(pickle.dumps(caught.value)),
