@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
-from nbruntime.endpoint.http import INFO_TIMEOUT, HttpRequest
+from nbruntime.endpoint.http import INFO_TIMEOUT
 from nbruntime.endpoint.live_streams import LiveStreams
+from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
 from nbruntime.errors import ServerConnectionError
 from nbruntime.generation import AsyncGenerationStream, Generation
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import Messages
-from nbruntime.protocol.profile import build_profile_request
-from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
+from nbruntime.protocol.requests import GenerateRequest, Prompt
 
 
 class AsyncRuntimeEndpoint(BaseClient):
@@ -131,84 +131,38 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     # Generating
 
+    @takes(GenerateOptions)
     async def complete(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        *,
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        rid: str | Sequence[str] | None = None,
-        return_logprob: bool | Sequence[bool] | None = None,
-        logprob_start_len: int | Sequence[int] | None = None,
-        top_logprobs_num: int | Sequence[int] | None = None,
-        lora_path: str | Sequence[str | None] | None = None,
-        **arguments: Any,
+        self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> Generation | list[Generation]:
         """Generate, and wait for the whole answer; see `RuntimeEndpoint.complete`."""
-        request = build_generate_request(
-            prompt,
-            sampling_params=sampling_params,
-            rid=rid,
-            return_logprob=return_logprob,
-            logprob_start_len=logprob_start_len,
-            top_logprobs_num=top_logprobs_num,
-            lora_path=lora_path,
-            **arguments,
-        )
+        request = operations.generate_request(prompt, arguments)
         return await self._transport.run(operations.generate(request))
 
+    @takes(GenerateOptions)
     async def stream(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        *,
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        rid: str | Sequence[str] | None = None,
-        return_logprob: bool | Sequence[bool] | None = None,
-        logprob_start_len: int | Sequence[int] | None = None,
-        top_logprobs_num: int | Sequence[int] | None = None,
-        lora_path: str | Sequence[str | None] | None = None,
-        **arguments: Any,
+        self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> AsyncGenerationStream:
         """Generate, and give the text as it comes; see `RuntimeEndpoint.stream`."""
-        request = build_generate_request(
-            prompt,
-            sampling_params=sampling_params,
-            rid=rid,
-            stream=True,
-            return_logprob=return_logprob,
-            logprob_start_len=logprob_start_len,
-            top_logprobs_num=top_logprobs_num,
-            lora_path=lora_path,
-            **arguments,
-        )
-        return await self._open_stream(request)
+        return await self._open_stream(operations.generate_request(prompt, arguments, stream=True))
 
+    @takes(GenerateOptions)
     async def chat(
-        self,
-        messages: Messages,
-        *,
-        sampling_params: Mapping[str, Any] | None = None,
-        rid: str | None = None,
-        **arguments: Any,
+        self, messages: Messages, **arguments: Unpack[GenerateOptions]
     ) -> Generation | list[Generation]:
         """Generate the next message of a conversation; see `RuntimeEndpoint.chat`."""
-        call = operations.chat_request(
-            self._capabilities, messages, sampling_params=sampling_params, rid=rid, **arguments
-        )
-        return await self._transport.run(operations.generate(await self._transport.run(call)))
+        request = await self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
+        return await self._transport.run(operations.generate(request))
 
+    @takes(GenerateOptions)
     async def stream_chat(
-        self,
-        messages: Messages,
-        *,
-        sampling_params: Mapping[str, Any] | None = None,
-        rid: str | None = None,
-        **arguments: Any,
+        self, messages: Messages, **arguments: Unpack[GenerateOptions]
     ) -> AsyncGenerationStream:
         """Generate the next message of a conversation as it comes; see `RuntimeEndpoint.stream_chat`."""
-        call = operations.chat_request(
-            self._capabilities, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
+        request = await self._transport.run(
+            operations.chat_request(self._capabilities, messages, arguments, stream=True)
         )
-        return await self._open_stream(await self._transport.run(call))
+        return await self._open_stream(request)
 
     async def _open_stream(self, request: GenerateRequest) -> AsyncGenerationStream:
         self._transport.closer.start()
@@ -270,43 +224,24 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     async def flush_cache(self) -> None:
         """Empty the KV cache; see `RuntimeEndpoint.flush_cache`."""
-        await self._transport.send(HttpRequest("POST", "/flush_cache", safe=True))
+        await self._transport.run(operations.flush_cache())
 
     async def abort_all(self) -> None:
         """Stop every request on the server; see `RuntimeEndpoint.abort_all`."""
-        await self._transport.send(
-            HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True)
-        )
+        await self._transport.run(operations.abort_all())
 
     async def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache; see `RuntimeEndpoint.cache_prefix`."""
         await self.complete(prefix_str, max_new_tokens=0)
 
-    async def start_profile(
-        self,
-        output_dir: str | None = None,
-        *,
-        start_step: int | None = None,
-        num_steps: int | None = None,
-        activities: Sequence[str] | None = None,
-        profile_by_stage: bool | None = None,
-        with_stack: bool | None = None,
-        record_shapes: bool | None = None,
-        profile_id: str | None = None,
-        merge_profiles: bool | None = None,
-        profile_prefix: str | None = None,
-        profile_stages: Sequence[str] | None = None,
-        detailed_annotations: bool | None = None,
-        **unknown: Any,
-    ) -> None:
+    @takes(ProfileOptions)
+    async def start_profile(self, output_dir: str | None = None, **options: Unpack[ProfileOptions]) -> None:
         """Start the server's profiler; see `RuntimeEndpoint.start_profile`."""
-        options = locals() | unknown
-        del options["self"], options["unknown"]
-        await self._transport.send(HttpRequest("POST", "/start_profile", build_profile_request(options)))
+        await self._transport.run(operations.start_profile({"output_dir": output_dir, **options}))
 
     async def stop_profile(self) -> None:
         """Stop the server's profiler; see `RuntimeEndpoint.stop_profile`."""
-        await self._transport.send(HttpRequest("POST", "/stop_profile"))
+        await self._transport.run(operations.stop_profile())
 
     async def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
         """Read any route that changes nothing; see `RuntimeEndpoint.get`."""

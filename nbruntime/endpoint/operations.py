@@ -30,6 +30,7 @@ from nbruntime.protocol.answers import first_invalid_field, scrub_reason
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.messages import Messages, read_messages
 from nbruntime.protocol.options import check_option
+from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import (
     GenerateRequest,
     Prompt,
@@ -150,6 +151,18 @@ def guarded(request: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
         raise
 
 
+def generate_request(
+    prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any], *, stream: bool = False
+) -> GenerateRequest:
+    """Check the arguments of a generation, and make its request."""
+    if "stream" in options:
+        raise ArgumentTypeError(
+            "There is no parameter 'stream'",
+            hint="Call stream() or stream_chat() for a stream, complete() or chat() for the whole answer.",
+        )
+    return build_generate_request(prompt, stream=stream, **options)
+
+
 def generate(request: GenerateRequest) -> Operation[Generation | list[Generation]]:
     """Generate, and wait for the whole answer."""
     started = time.perf_counter()
@@ -191,13 +204,17 @@ def _records(answer: HttpResponse, expected: int) -> list[dict[str, Any]]:
 
 
 def chat_request(
-    capabilities: ServerCapabilities, messages: Messages, *, stream: bool = False, **arguments: Any
+    capabilities: ServerCapabilities,
+    messages: Messages,
+    options: Mapping[str, Any],
+    *,
+    stream: bool = False,
 ) -> Operation[GenerateRequest]:
     """Make the request that continues a conversation."""
     conversation = read_messages(messages)
-    build_generate_request("", stream=stream, **arguments)  # what is wrong fails before anything is sent
+    generate_request("", options)  # a wrong argument fails before anything is sent
     prompt, stops = yield from _chat_prompt(capabilities, conversation)
-    return build_generate_request(prompt, stream=stream, **_with_stops(arguments, stops))
+    return generate_request(prompt, _with_stops(options, stops), stream=stream)
 
 
 def _chat_prompt(
@@ -215,16 +232,15 @@ def _chat_prompt(
     return prompt, tuple(template.stop_str)
 
 
-def _with_stops(arguments: dict[str, Any], stops: tuple[str, ...]) -> dict[str, Any]:
-    """Add texts that end an answer to those that the caller gave."""
+def _with_stops(options: Mapping[str, Any], stops: tuple[str, ...]) -> Mapping[str, Any]:
+    """Add the template's stop texts to the caller's."""
     if not stops:
-        return arguments
-    sampling = dict(arguments.get("sampling_params") or {})
-    given = arguments.get("stop")
+        return options
+    given = options.get("stop")
     if given is None:
-        given = sampling.get("stop") or ()
+        given = (options.get("sampling_params") or {}).get("stop") or ()
     own = (given,) if isinstance(given, str) else tuple(given)
-    return {**arguments, "stop": [*own, *(stop for stop in stops if stop not in own)]}
+    return {**options, "stop": [*own, *(stop for stop in stops if stop not in own)]}
 
 
 # Tokens
@@ -359,3 +375,26 @@ def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Oper
     if not all(isinstance(vector, list) for vector in vectors):
         raise ProtocolError("The answer has no embedding", where=answer.url)
     return vectors if batch else vectors[0]
+
+
+# Control
+
+
+def flush_cache() -> Operation[None]:
+    """Empty the KV cache."""
+    yield HttpRequest("POST", "/flush_cache", safe=True)
+
+
+def abort_all() -> Operation[None]:
+    """Stop every request on the server."""
+    yield HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True)
+
+
+def start_profile(options: dict[str, Any]) -> Operation[None]:
+    """Start the server's profiler."""
+    yield HttpRequest("POST", "/start_profile", build_profile_request(options))
+
+
+def stop_profile() -> Operation[None]:
+    """Stop the server's profiler, and wait until the traces are written."""
+    yield HttpRequest("POST", "/stop_profile")

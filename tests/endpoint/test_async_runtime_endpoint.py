@@ -579,7 +579,7 @@ async def test_an_endpoint_that_is_forgotten_closes_its_connections(server: Scri
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         endpoint = await AsyncRuntimeEndpoint(server.url).connect()
-        session = endpoint._transport._room.session
+        session = endpoint._transport._loop_session.session
         del endpoint
         gc.collect()
         for _ in range(200):

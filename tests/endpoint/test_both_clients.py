@@ -21,7 +21,9 @@ from nbruntime.endpoint.base_client import BaseClient
 from nbruntime.frontend.backend import FrontendBackend
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import read_messages
+from nbruntime.protocol.options import OPTION_NAMES
 from nbruntime.protocol.profile import PROFILE_OPTIONS
+from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 RECORDS = Path(__file__).parents[1] / "data" / "sglang_records"
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
@@ -99,6 +101,23 @@ def test_what_a_client_says_of_its_server(client: Blocking | Async, server: Scri
         server.on("/v1/models", Reply(json=body))
         with pytest.raises(errors.ProtocolError, match="does not describe"):
             client.call("models")
+
+
+def test_signatures_name_every_option() -> None:
+    for name in ("complete", "stream", "chat", "stream_chat"):
+        shown = list(inspect.signature(getattr(RuntimeEndpoint, name)).parameters)[2:]
+        assert sorted(shown) == sorted(["sampling_params", "rid", *PARAMETER_NAMES, *OPTION_NAMES]), name
+
+
+@pytest.mark.parametrize("method", ["complete", "stream", "chat", "stream_chat"])
+@pytest.mark.parametrize("wrong", [{"stream": True}, {"stream": False}, {"max_tokens": 5}])
+def test_an_unknown_argument_is_refused_before_anything_is_sent(
+    client: Blocking | Async, server: ScriptedServer, method: str, wrong: dict[str, Any]
+) -> None:
+    sent = len(server.asked)
+    with pytest.raises(errors.ArgumentTypeError, match=f"There is no parameter '{next(iter(wrong))}'"):
+        client.call(method, "x", **wrong)
+    assert len(server.asked) == sent
 
 
 # Conversations
