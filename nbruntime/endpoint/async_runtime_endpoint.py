@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 from nbruntime.endpoint import operations
@@ -26,8 +25,8 @@ from nbruntime.protocol.requests import GenerateRequest, Prompt
 class AsyncRuntimeEndpoint(BaseClient):
     """`RuntimeEndpoint` for callers with an event loop: the same names, to be awaited.
 
-    Making one sends nothing. `connect`, or ``async with``, asks the server for its model; otherwise that
-    happens when it is first needed. It may be used from several event loops, one after the other or at once.
+    The constructor sends nothing. `connect` or ``async with`` asks the server for its model, otherwise the
+    first request that needs it. One client may be used from several event loops.
 
     Parameters
     ----------
@@ -56,7 +55,6 @@ class AsyncRuntimeEndpoint(BaseClient):
         read_timeout: float | None = 600.0,
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
-        self._open()
 
     def _open(self) -> None:
         self._transport = AsyncTransport(self._settings)
@@ -64,42 +62,22 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     @classmethod
     def beside(cls, endpoint: RuntimeEndpoint) -> Self:
-        """Make one with the settings and the knowledge of a blocking endpoint.
-
-        Parameters
-        ----------
-        endpoint : RuntimeEndpoint
-            A client of the same server.
-        """
+        """Make a client of the same server as a blocking endpoint, with the same settings."""
         made = cls.__new__(cls)
         made._settings, made._capabilities = endpoint.settings, endpoint._capabilities
         made._open()
         return made
 
     async def connect(self) -> Self:
-        """Ask the server for its model, once.
-
-        Raises
-        ------
-        ServerConnectionError, ServerTimeoutError
-            If no server answers.
-        AuthenticationError
-            If the key is missing or wrong.
-        """
+        """Ask the server for its model, once; errors as in `RuntimeEndpoint`."""
         await self._transport.run(operations.read_model_info(self._capabilities))
         return self
 
-    # What the server is
+    # The server
 
     @property
     def model_info(self) -> dict[str, Any]:
-        """What the server says about its model, once it was asked.
-
-        Raises
-        ------
-        ServerConnectionError
-            Before `connect`.
-        """
+        """What the server says about its model; a `ServerConnectionError` before `connect`."""
         if self._capabilities.model_info is None:
             raise ServerConnectionError(
                 "The server was not asked yet",
@@ -252,10 +230,7 @@ class AsyncRuntimeEndpoint(BaseClient):
         return await self._transport.run(operations.send_json(path, body))
 
     async def close(self) -> None:
-        """Leave the streams that are running, and close the connections.
-
-        The endpoint opens new connections if it is used again.
-        """
+        """Stop the running streams and close the connections; the next request opens new ones."""
         loop = asyncio.get_running_loop()
         for stream in self._streams.take():
             if stream.loop is loop:
@@ -271,14 +246,5 @@ class AsyncRuntimeEndpoint(BaseClient):
             await self.close()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._settings, self._capabilities = state["settings"], state["known"]
-        self._open()

@@ -1,7 +1,7 @@
-"""What the clients send, and how they read the answers: calls without input or output.
+"""What the clients send and how they read the answers, without input or output.
 
-Each is a generator (`nbruntime.endpoint.http`), run by the transport of either client. Where SGLang has
-renamed a route, the new name is tried first and the old one when the server does not know it.
+Each operation is a generator (`nbruntime.endpoint.http`) that the transport of either client runs. Where
+SGLang has renamed a route, the new name is tried first, then the old one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from nbruntime.secrets import without_secrets
 
 
 def first_served(*requests: HttpRequest) -> Operation[HttpResponse]:
-    """Ask by one name after the other, until the server knows one."""
+    """Send one request after the other, until the server knows the route."""
     refusal: NotFoundError | None = None
     for request in requests:
         try:
@@ -57,14 +57,14 @@ def first_served(*requests: HttpRequest) -> Operation[HttpResponse]:
 
 
 def read_text(path: str, timeout: float | None) -> Operation[str]:
-    """Get anything, and give the answer as it is."""
+    """Read any route as text."""
     seconds = checked_seconds("timeout", timeout)
     answer: HttpResponse = yield HttpRequest("GET", checked_path(path), safe=True, limits=(seconds, seconds))
     return answer.text()
 
 
 def send_json(path: str, body: Any) -> Operation[Any]:
-    """Post anything, and read the JSON of the answer; what has a name is stopped when nobody waits for it."""
+    """Post any body and read the JSON of the answer; its rids are aborted when the caller stops waiting."""
     answer: HttpResponse = yield from guarded(HttpRequest("POST", checked_path(path), body), _names_in(body))
     return answer.json()
 
@@ -75,11 +75,11 @@ def _names_in(body: Any) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str))
 
 
-# What the server is
+# The server
 
 
 def read_model_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
-    """Read what the server says about its model, once."""
+    """Read the description of the model, once."""
     if capabilities.model_info is None:
         answer = yield from first_served(get("/model_info"), get("/get_model_info"))
         info = _description(answer)
@@ -93,7 +93,7 @@ def read_model_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any
 def read_server_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
     """Read the configuration and the state of the server."""
     answer = yield from first_served(get("/server_info"), get("/get_server_info"))
-    # SGLang's own key is among its arguments, and what is returned may be shown in a notebook.
+    # The answer may be shown in a notebook, and SGLang's own key is among its arguments.
     capabilities.server_info = without_secrets(_description(answer), answer.settings.secret)
     return capabilities.server_info
 
@@ -137,7 +137,7 @@ def _not_sglang(answer: HttpResponse) -> ProtocolError:
 
 
 def guarded(request: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
-    """Send a request for the model; whoever stops waiting for the answer also stops the work."""
+    """Send a request for the model, and abort it when the caller stops waiting for the answer."""
     try:
         return (yield request)
     except (TransportError, ProtocolError) as error:
@@ -180,10 +180,10 @@ def generate(request: GenerateRequest) -> Operation[Generation | list[Generation
 
 
 def open_stream(request: GenerateRequest, capabilities: ServerCapabilities) -> Operation[Any]:
-    """Ask for a stream, and give its opened body."""
+    """Open a stream, and return its body."""
     yield from read_model_info(capabilities)
     if capabilities.is_old and capabilities.server_info is None:
-        yield from read_server_info(capabilities)  # says what its streams are like
+        yield from read_server_info(capabilities)  # tells whether its streams are cumulative
     return (yield from guarded(HttpRequest("POST", "/generate", request.body, streamed=True), request.rids))
 
 
@@ -220,7 +220,7 @@ def chat_request(
 def _chat_prompt(
     capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
 ) -> Operation[tuple[Prompt, tuple[str, ...]]]:
-    """Write a conversation as a prompt: best by the server, which has the model's own template."""
+    """Turn a conversation into a prompt: on the server, unless a template was named or the server cannot."""
     if capabilities.chat_template_name is None:
         try:
             return (yield from _tokenize_messages(capabilities, conversation)), ()
@@ -249,13 +249,7 @@ def _with_stops(options: Mapping[str, Any], stops: tuple[str, ...]) -> Mapping[s
 def _tokenize_messages(
     capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
 ) -> Operation[list[int]]:
-    """Have the server write a conversation as tokens, up to the beginning of an answer.
-
-    Raises
-    ------
-    NotFoundError
-        If the server has no such route, or knows no conversations there.
-    """
+    """Let the server turn a conversation into tokens; raise a `NotFoundError` if it cannot."""
     if capabilities.tokenizes is False or capabilities.tokenizes_messages is False:
         raise NotFoundError("The server does not tokenize conversations")
     try:
@@ -263,7 +257,7 @@ def _tokenize_messages(
     except NotFoundError:
         raise
     except BadRequestError as error:
-        # The first servers that have the route ask for a prompt.
+        # The first servers that have the route require a prompt.
         if "prompt" in error.server_message and "required" in error.server_message.lower():
             capabilities.tokenizes_messages = False
             raise NotFoundError("The server does not tokenize conversations", status=error.status) from error
@@ -288,7 +282,7 @@ def tokenize(
     messages: Messages | None,
     add_special_tokens: bool,
 ) -> Operation[Any]:
-    """Turn a text, several, or a conversation into tokens: on the server, or here if it cannot."""
+    """Turn texts or a conversation into tokens: on the server, or here if it cannot."""
     if (text is None) == (messages is None):
         raise ArgumentTypeError(
             "tokenize() takes a text or messages", where="text", hint="Give exactly one of the two."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 from nbruntime.chat.template import ChatTemplate
@@ -34,20 +33,13 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     base_url : str
         URL of the server.
     api_key : str, optional
-        Key of the server. It is sent in a header and never shown.
+        Key of the server. It is never shown: not in a repr, ``vars()``, an error or a pickle.
     verify : str, optional
         File or folder of certificates to check an https server by; the usual ones by default.
     chat_template_name : str, optional
         Name of a chat template (see `nbruntime.chat.named_templates`); by default the model's own.
     connect_timeout, read_timeout : float or None
         Seconds to wait for a connection, and for the next bytes of an answer; None waits for ever.
-
-    Attributes
-    ----------
-    base_url, api_key, verify
-        As given; the key does not show in a repr, in ``vars()``, in errors or in a pickle.
-    model_info : dict
-        What the server says about its model, read when the endpoint was made.
 
     Raises
     ------
@@ -80,7 +72,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
         del api_key  # tracebacks may show variables
-        self._open()
         self._transport.run(operations.read_model_info(self._capabilities))
 
     def _open(self) -> None:
@@ -88,7 +79,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         self._closer = BackgroundCloser()
         self._streams = LiveStreams[GenerationStream]()
 
-    # What the server is
+    # The server
 
     @property
     def model_info(self) -> dict[str, Any]:
@@ -97,7 +88,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """How messages become a prompt: the template named, else the model's own, else a guess."""
+        """The template by `chat_template_name`, else the model's own, else a guess."""
         return self._capabilities.chat_template()
 
     def get_model_name(self) -> str:
@@ -109,32 +100,17 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         return self._transport.run(operations.read_server_info(self._capabilities))
 
     def models(self) -> list[dict[str, Any]]:
-        """Read which models are served: the model, and LoRA adapters.
-
-        Returns
-        -------
-        list of dict
-            Cards with ``id``, ``max_model_len`` (tokens) and, for an adapter, ``parent``.
-        """
+        """Read the cards of the model and its adapters, with ``id``, ``max_model_len`` and ``parent``."""
         return self._transport.run(operations.read_models())
 
     def loads(self) -> list[Load]:
-        """Read how busy the server is.
-
-        Returns
-        -------
-        list of Load
-            One for each data-parallel rank; servers up to 0.5.2 only give a number of tokens.
-        """
+        """Read how busy each data-parallel rank is; servers up to 0.5.2 only give a number of tokens."""
         return self._transport.run(operations.read_load())
 
     def health(self) -> bool:
-        """Ask whether the server can generate; SGLang takes a second or more to find out.
+        """Ask whether the server can generate, which takes SGLang a second or more.
 
-        Returns
-        -------
-        bool
-            False also when no server answers; ``repr`` then has the reason.
+        False also means that no server answers; ``repr`` then has the reason.
         """
         return self._transport.run(operations.is_healthy())
 
@@ -156,7 +132,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             where it means the rest of the context. Among them:
 
             ``sampling_params`` : mapping, or a list with one for each prompt
-                Sampling parameters; those given by name go first.
+                Sampling parameters; those given by name override them.
             ``rid`` : str
                 Name of the request, for `abort`; one is made when not given.
             ``return_logprob`` : bool
@@ -239,12 +215,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         Parameters
         ----------
         messages, **arguments
-            As in `chat`.
-
-        Returns
-        -------
-        GenerationStream
-            As in `stream`.
+            As in `chat`; the stream is as in `stream`.
         """
         request = self._transport.run(
             operations.chat_request(self._capabilities, messages, arguments, stream=True)
@@ -342,11 +313,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             Length of the vectors, for models that can shorten theirs.
         lora_path : str, optional
             LoRA adapter.
-
-        Returns
-        -------
-        list of float, or list of lists of float
-            A vector for each text.
 
         Raises
         ------
@@ -451,25 +417,17 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         return self._transport.run(operations.send_json(path, body))
 
     def panel(self, **options: Any) -> Any:
-        """Make a live panel of the server: its load, latencies and fields.
+        """Make a widget that shows the server's load, latencies and fields, live.
 
         Parameters
         ----------
         **options
             Of `nbruntime.notebook.views.panel.ServerPanel`.
-
-        Returns
-        -------
-        ServerPanel
-            A widget: display it.
         """
         return view_class("panel")(self, **options)
 
     def close(self) -> None:
-        """Leave the streams that are running, and close the connections.
-
-        The endpoint opens new connections if it is used again.
-        """
+        """Stop the running streams and close the connections; the next request opens new ones."""
         for stream in self._streams.take():
             stream.close()
         self._closer.close()
@@ -478,14 +436,5 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._settings, self._capabilities = state["settings"], state["known"]
-        self._open()

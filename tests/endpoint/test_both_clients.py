@@ -316,7 +316,7 @@ def test_tokens(client: Blocking | Async, server: ScriptedServer) -> None:
 
 
 def test_no_tokenizer_anywhere(client: Blocking | Async, server: ScriptedServer) -> None:
-    with pytest.raises(errors.NotFoundError, match="no tokenizer to ask") as caught:
+    with pytest.raises(errors.NotFoundError, match="does not tokenize") as caught:
         client.call("tokenize", "x")
     assert "/nowhere/scripted-model" in str(caught.value)
 
