@@ -17,17 +17,7 @@ from nbruntime.protocol.events import LAST_EVENT
 
 
 class AsyncBody(AsyncIterator[bytes]):
-    """The body of a streamed answer, in the pieces in which it arrives.
-
-    Parameters
-    ----------
-    settings : Settings
-        Whose answer it is.
-    response : aiohttp.ClientResponse
-        Closed by `close`.
-    path : str
-        The route, for errors.
-    """
+    """The body of a streamed answer, in the pieces in which it arrives; `path` is the route, for errors."""
 
     def __init__(self, settings: Settings, response: aiohttp.ClientResponse, path: str) -> None:
         self._settings = settings
@@ -57,7 +47,7 @@ class AsyncBody(AsyncIterator[bytes]):
         return transport_errors.broken_off(self._settings, self._path, reason_of(error))
 
     async def close(self) -> None:
-        """Close the answer; its connection is kept when the answer is at its end."""
+        """Close the answer; keep its connection if the answer is complete."""
         if self._tail.endswith(LAST_EVENT):
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                 await asyncio.wait_for(self._response.content.readany(), CLOSED_AT_ONCE)
@@ -67,11 +57,11 @@ class AsyncBody(AsyncIterator[bytes]):
             self._response.close()
 
     def cut(self) -> None:
-        """End the connection from any thread, also when its loop has ended."""
+        """Break the connection, from any thread, also after its loop."""
         connection = self._response.connection
         transport = None if connection is None else connection.transport
         wire = None if transport is None else transport.get_extra_info("socket")
-        if wire is not None:  # TLS has none as soon as the connection is lost
+        if wire is not None:  # a lost TLS connection has none
             with contextlib.suppress(OSError):
                 wire.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -79,24 +69,24 @@ class AsyncBody(AsyncIterator[bytes]):
 
 
 def _unread(content: aiohttp.StreamReader) -> bytes:
-    """Take what came before an error: aiohttp gives the error first, and never the rest."""
+    """Return the bytes received before an error, which aiohttp would drop."""
     take = getattr(content, "_read_nowait", None)
     return b"" if take is None else bytes(take(-1))
 
 
 def end_with_connection(response: aiohttp.ClientResponse) -> None:
-    """Have the reader of an answer know that its connection is gone.
+    """Make reading an answer fail when its connection is lost.
 
-    aiohttp closes a connection that does not keep to HTTP, and may leave the reader waiting for ever.
+    aiohttp closes a connection that breaks the rules of HTTP, and may leave the reader waiting for ever.
     """
     protocol = None if response.connection is None else response.connection.protocol
     if protocol is None:
-        return  # the answer is whole already
+        return  # the answer is complete
     content = response.content
 
     def lost(closed: asyncio.Future[None] | None) -> None:
         if closed is not None and not closed.cancelled():
-            closed.exception()  # the reader gets it elsewhere
+            closed.exception()  # mark it as retrieved
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the answer does not keep to HTTP"))
 
@@ -108,9 +98,9 @@ def end_with_connection(response: aiohttp.ClientResponse) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Find the words of the error that aiohttp has wrapped."""
+    """Return the message of the error that aiohttp has wrapped."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server closed the connection"  # its own words may be a whole head of an answer
+        return "the server closed the connection"  # its message may be all headers of an answer
     inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror

@@ -1,4 +1,4 @@
-"""HTTP with one server over aiohttp: what `nbruntime.endpoint.transport` is to blocking callers."""
+"""HTTP with one server in an event loop, over aiohttp."""
 
 from __future__ import annotations
 
@@ -29,26 +29,14 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 KEPT_SECONDS = 4.0
-"""How long an idle connection is kept: SGLang closes it after five."""
+"""Seconds that an idle connection is kept: SGLang closes it after 5."""
 
 
 class AsyncTransport:
-    """Send requests to one server, and run calls (`nbruntime.endpoint.http`).
+    """Sends requests to one server, and runs operations.
 
-    Parameters
-    ----------
-    settings : Settings
-        How the server is reached.
-
-    Attributes
-    ----------
-    closer : BackgroundCloser
-        Started by whoever opens a stream, for `abandon`.
-
-    Notes
-    -----
-    Connections belong to an event loop: each loop that uses the transport has a session of its own, made at
-    its first request.
+    Each event loop has its own session, made at its first request. Opening a stream starts the `closer`,
+    which `abandon` needs.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -68,18 +56,18 @@ class AsyncTransport:
 
     def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            # No limit of its own: how many requests run at once is the caller's choice.
+            # The caller decides how many requests run at once.
             connector=aiohttp.TCPConnector(limit=0, ssl=self._certificates(), keepalive_timeout=KEPT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "nbruntime"},
-            trust_env=False,  # of the environment it is the proxies that are wanted, not .netrc
+            trust_env=False,  # .netrc is not used; `_proxy` reads the proxies
             read_bufsize=2**18,
         )
 
     def _certificates(self) -> ssl.SSLContext | bool:
         verify = self.settings.verify
         if verify in (None, True) and not self.settings.local:
-            # As requests does for the blocking client.
+            # As `requests` does for the blocking client.
             verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         if verify is None or isinstance(verify, bool):
             return verify is not False
@@ -91,12 +79,12 @@ class AsyncTransport:
             raise self.settings.note_error(transport_errors.certificates_unreadable(verify)) from error
 
     async def close(self) -> None:
-        """Finish what cleans up, and close the connections; the next request opens new ones."""
+        """Wait for clean-up tasks and close the connections; the next request opens new ones."""
         await self._sessions.close_all()
         self.closer.close(timeout=0)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that cleans up, and hold it until it is done."""
+        """Start a clean-up task, and keep a reference to it until it is done."""
         tasks = self._loop_session.tasks
         task = asyncio.create_task(work)
         tasks.add(task)
@@ -104,7 +92,7 @@ class AsyncTransport:
         return task
 
     async def run(self, operation: Operation[_T]) -> _T:
-        """Run a call, and give its result."""
+        """Run an operation, and return its result."""
         resume = partial(next, operation)
         while True:
             try:
@@ -114,7 +102,7 @@ class AsyncTransport:
                 return result
             try:
                 given = await self._perform(step)
-            except BaseException as error:  # noqa: BLE001 (the call decides what it means, also of a cancellation)
+            except BaseException as error:  # noqa: BLE001 (the operation handles it, also a cancellation)
                 resume = partial(operation.throw, error)
             else:
                 resume = partial(operation.send, given)
@@ -124,7 +112,7 @@ class AsyncTransport:
             return await self.send(step)
         if isinstance(step, RunInThread):
             return await asyncio.to_thread(step.function)
-        # In a task of its own: the one that runs this has been cancelled, and is not to be kept waiting.
+        # In its own task: the current one was cancelled, and must not wait long.
         await asyncio.wait([self.spawn(self._abort_quietly(step.rids))], timeout=CANCELLED_PATIENCE)
         return None
 
@@ -139,7 +127,7 @@ class AsyncTransport:
             raise
 
     async def abort(self, rids: Sequence[str]) -> None:
-        """Stop requests on the server by their names: the first, and if that works the others together."""
+        """Abort requests by their rids: the first alone, and if that works the others at once."""
         for rid in rids[:1]:
             await self.send(abort(rid))
         together = asyncio.Semaphore(ABORTS_AT_ONCE)
@@ -151,36 +139,20 @@ class AsyncTransport:
         await asyncio.gather(*map(stop, rids[1:]))
 
     def abandon(self, body: AsyncBody, rids: Sequence[str]) -> None:
-        """Close an answer and stop its requests, from any thread and without an event loop; never waits."""
+        """Close an answer and abort its requests from any thread, without an event loop or waiting."""
         body.cut()
         if rids:
             self.closer(partial(_abort_blocking, self.settings, rids))
 
     async def send(self, request: HttpRequest) -> HttpResponse | AsyncBody:
-        """Send one request and wait for its answer.
-
-        Parameters
-        ----------
-        request : HttpRequest
-            What to send.
-
-        Returns
-        -------
-        HttpResponse or AsyncBody
-            An `AsyncBody` of a stream, which the caller closes.
-
-        Raises
-        ------
-        NbruntimeError
-            Of the class that fits what went wrong.
-        """
+        """Send one request and return its answer; of a stream the `AsyncBody`, which the caller closes."""
         data = request.data()
         try:
             response, content = await self._request(request, data)
         except ServerConnectionError as error:
             if not (request.safe and error.sent):
                 raise
-            # The server may have closed a kept connection in this moment.
+            # The server may just have closed a kept connection.
             response, content = await self._request(request, data)
         if response.status >= 300:
             location = response.headers.get("location", "")
@@ -199,7 +171,7 @@ class AsyncTransport:
     async def _request(
         self, request: HttpRequest, data: bytes | None
     ) -> tuple[aiohttp.ClientResponse, bytes]:
-        """Send a request once; the answer is read to its end unless it is a stream."""
+        """Send a request once, and read the whole answer unless it is a stream."""
         connect, read = request.timeouts(self.settings)
         content = b""
         session = self._loop_session.session
@@ -221,7 +193,7 @@ class AsyncTransport:
                 async with response:
                     content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            # In a thread: the owner of a server may wait a moment until it knows more.
+            # In a thread: `Settings.diagnose` may wait a moment.
             problem = await asyncio.to_thread(self._error, error, request.path)
         except asyncio.CancelledError as stopped:
             raise stopped.with_traceback(None) from None  # aiohttp's frames hold the key
@@ -277,6 +249,6 @@ def _abort_blocking(settings: Settings, rids: Sequence[str]) -> None:
 
 
 async def _hear_of_ends() -> None:
-    """Have the loop notice which idle connections the server has closed: a generation is never sent twice."""
+    """Let the loop notice idle connections that the server has closed: a generation is never sent twice."""
     await asyncio.sleep(0)  # the loop looks at its sockets
     await asyncio.sleep(0)  # and after this one it has read them
