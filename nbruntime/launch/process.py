@@ -28,7 +28,6 @@ from nbruntime.errors import LaunchError
 from nbruntime.launch import registry
 from nbruntime.launch.server import ExitNotifier, Server
 from nbruntime.launch.supervisor import __file__ as SUPERVISOR
-from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
 from nbruntime.secrets import SHORTEST
@@ -236,7 +235,7 @@ class ServerProcess(Server):
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     pass_fds=inherited,
-                    **system.new_session(),
+                    start_new_session=True,
                 )
         except BaseException:
             shutil.rmtree(record.directory, ignore_errors=True)
@@ -287,7 +286,7 @@ class ServerProcess(Server):
         """Return the exit code, or the negative number of the signal that killed it; None while it runs."""
         handle = self._handle
         if handle.exit_code is None and self.gone:
-            return -system.SIGKILL  # it went with its supervisor, which could not tell
+            return -signal.SIGKILL  # it went with its supervisor, which could not tell
         return handle.exit_code
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -303,7 +302,7 @@ class ServerProcess(Server):
         if code >= 0:
             return f"it exited with code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        if code == -system.SIGKILL and not self.stopped:
+        if code == -signal.SIGKILL and not self.stopped:
             return f"it was killed by {name}, as when the machine runs out of memory"
         return f"it was killed by {name}"
 

@@ -96,12 +96,11 @@ def folder() -> Path:
     LaunchError
         If other users can read it or write to it.
     """
-    user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    path = Path(tempfile.gettempdir(), f"nbruntime-{user}")
+    path = Path(tempfile.gettempdir(), f"nbruntime-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     found = path.lstat()
-    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000):
+    if found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000:
         raise LaunchError(
             "The folder of the servers is not yours alone",
             where=str(path),
@@ -251,7 +250,7 @@ def end(record: ServerRecord) -> None:
     if supervisor is not None:
         send(supervisor, signal.SIGTERM)
         if not wait_for_end(supervisor, STOP_SECONDS):
-            send(supervisor, system.SIGKILL)
+            send(supervisor, signal.SIGKILL)
             wait_for_end(supervisor, CLEAR_SECONDS)
     if os.path.isdir(record.directory):  # the supervisor did not end in order
         clear(record)

@@ -159,7 +159,7 @@ class Server(ABC):
         data = b""
         while size > 0 and (lines is None or data.count(b"\n") <= lines):
             start = max(0, size - block)
-            data = system.read_at(fd, size - start, start) + data
+            data = os.pread(fd, size - start, start) + data
             size = start
         shown = _shown(data)
         return "\n".join(shown[-lines:] if lines is not None else shown)
@@ -183,7 +183,7 @@ class Server(ABC):
         ended = not self.usable  # before it is read
         fd = self._log.fileno()
         size = os.fstat(fd).st_size
-        data = system.read_at(fd, size - position, position) if size > position else b""
+        data = os.pread(fd, size - position, position) if size > position else b""
         if not ended:
             data = data[: data.rfind(b"\n") + 1]
         return "\n".join(_shown(data)), min(position, size) + len(data)

@@ -15,7 +15,6 @@ from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
 from nbruntime.launch.readiness import http_status
-from nbruntime.launch.supervisor import system
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
@@ -33,7 +32,7 @@ class EmbeddedServerKind(ServerKind):
     """The server of this package: SGLang's protocol on the CPU."""
 
     name = "embedded"
-    takes_listener = system.hands_over_sockets()
+    takes_listener = True
     watch = "^phase: "
     probe_interval = 1.0
 

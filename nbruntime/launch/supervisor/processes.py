@@ -168,5 +168,5 @@ def kill_orphans(directory: str, server: ProcessId | None) -> bool:
     for pid in left:
         process = identify(pid)
         if process is not None and pid != os.getpid():
-            found |= send(process, system.SIGKILL)
+            found |= send(process, signal.SIGKILL)
     return found

@@ -15,12 +15,7 @@ from pathlib import Path
 import pytest
 from support.fake_engine import alive, await_true
 
-from nbruntime.launch.engines.embedded import EmbeddedServerKind
-from nbruntime.launch.engines.server_kind import AcceptedArguments
-from nbruntime.launch.ports import claim_port
-from nbruntime.launch.process import PROGRAM
 from nbruntime.launch.supervisor import processes, system, tree
-from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.processes import ProcessId, identify
 
 SLEEPER = (sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)")
@@ -120,35 +115,11 @@ def test_start_time_is_the_same_in_another_time_zone(monkeypatch: pytest.MonkeyP
     assert identify(os.getpid()) == before
 
 
-def test_processes_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "NAME", "win32")
-    commands = answer(monkeypatch, "4 0\r\n4242 4\r\n\r\n")
-    assert system.read_processes() == {
-        4: system.ProcessEntry(0, 0, False, ""),
-        4242: system.ProcessEntry(4, 0, False, ""),
-    }
-    assert commands[0][0] == "powershell"
-    assert list(system.pids_with("NBRUNTIME_SERVER=x")) == []
-
-
 # Starting
 
 
-def test_options_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert system.new_session() == {"start_new_session": True}
+def test_server_starts_in_its_own_session_with_default_signals() -> None:
     assert set(system.server_session()) == {"start_new_session", "preexec_fn"}
-    monkeypatch.setattr(system, "NAME", "win32")
-    assert system.new_session() == system.server_session() == {"creationflags": 0x200}
-
-
-def test_without_sockets_to_hand_over_the_server_binds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "NAME", "win32")
-    assert not system.hands_over_sockets()
-    with claim_port("127.0.0.1", 0, listen=system.hands_over_sockets()) as claim:
-        assert (claim.listener, claim.reservation) == (None, None)
-        command = EmbeddedServerKind(sys.executable).command(AcceptedArguments({}, (), {}), claim)
-    assert command.sockets == ()
-    assert command.argv[-2:] == ("--host=127.0.0.1", f"--port={claim.port}")
 
 
 @pytest.mark.parametrize("name", ["linux", "darwin"])
@@ -165,7 +136,7 @@ def _end_a_tree(name: str) -> None:
     system.NAME = name
     say = "print(os.getpid(), flush=True)\n"
     code = f"import os, time\n{say}if os.fork(): os._exit(0)\n{say}time.sleep(600)"
-    started = tree.start_tree([sys.executable, "-I", "-S", "-c", code], None, dict(os.environ), [])
+    started = tree.ProcessTree([sys.executable, "-I", "-S", "-c", code], None, dict(os.environ), [])
     pids = [int(started.output.readline()), int(started.output.readline())]
     assert pids[0] == started.pid
 
@@ -183,41 +154,13 @@ def _end_a_tree(name: str) -> None:
     started.output.close()
 
 
-def test_job_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the tree asks of a job object; the object itself is of Windows alone."""
-    calls: list[str] = []
-
-    class Job:
-        def __init__(self, process: subprocess.Popen[bytes]) -> None:
-            self.process = process
-
-        def kill(self) -> None:
-            calls.append("kill")
-            self.process.kill()
-
-    monkeypatch.setattr(system, "Job", Job)
-    monkeypatch.setattr(system, "NAME", "win32")
-    monkeypatch.setattr(system, "server_session", dict)
-    started = tree.start_tree(SLEEPER, None, dict(os.environ), [])
-    assert isinstance(started, tree.JobTree)
-    started.collect()
-    assert (started.exit_code, started.gone) == (None, False)
-    started.ask()  # here a SIGTERM
-    await_true(lambda: started.collect() or started.gone)
-    assert started.exit_code == -signal.SIGTERM
-    assert calls == ["kill"]
-    started.output.close()
-
-
 # Waiting
 
 
-@pytest.mark.parametrize("name", ["linux", "win32"])
-def test_channel_can_be_waited_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "NAME", name)
+def test_channel_can_be_waited_for() -> None:
     read_end, write_end = os.pipe()
     channel = system.Channel(read_end)
-    assert (channel.fileno() == read_end) == (name == "linux")
+    assert channel.fileno() == read_end
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ)
         assert channel.read(100) is None
@@ -229,40 +172,6 @@ def test_channel_can_be_waited_for(name: str, monkeypatch: pytest.MonkeyPatch) -
         os.close(write_end)
         assert selector.select(5)
         assert channel.read(100) == b""
-
-
-def test_supervisor_of_windows_hears_its_owner(tmp_path: Path) -> None:
-    """The supervisor with Windows' channels, wake-up and tree; its job is a stand-in of one process."""
-    pretend = f"""
-import runpy, sys
-sys.argv = ["supervisor"]
-sys.path.append({str(Path(PROGRAM).parents[1])!r})
-from supervisor import system
-system.NAME = "win32"
-system.server_session = dict
-system.read_entry = lambda pid: None
-class Job:
-    def __init__(self, process): self.kill = process.kill
-system.Job = Job
-from supervisor.__main__ import main
-main()
-"""
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    order = LaunchSpec(
-        owner=os.getpid(), argv=list(SLEEPER), directory=str(folder), log=str(folder / "log"), grace=0.2
-    )
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", pretend], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(order.to_line())
-        process.stdin.flush()
-        assert b'"started"' in process.stdout.readline()
-        process.stdin.close()
-        assert [line.split(b'"')[3] for line in process.stdout] == [b"exited", b"gone"]
-    assert not folder.exists()
 
 
 # Files
