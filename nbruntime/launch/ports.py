@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from nbruntime.errors import ArgumentValueError, PortInUseError
-from nbruntime.launch.supervisor import system
 
 __all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holders_of"]
 
@@ -82,8 +81,8 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
     port : int or None
         The port; 0 for one that the system chooses, None for the first free one.
     listen : bool
-        Whether the server takes over a listening socket. Otherwise the port is tried and released, and on
-        Linux a reservation keeps other runtimes off.
+        Whether the server takes over a listening socket. Otherwise the port is tried and released, and a
+        reservation keeps other runtimes off.
     above : int
         First port to try when `port` is None.
 
@@ -149,10 +148,8 @@ def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortCla
     return PortClaim(host, port, None, reservation)
 
 
-def _reserve(port: int) -> socket.socket | None:
+def _reserve(port: int) -> socket.socket:
     """Bind an abstract socket named after the port: released when its last holder closes it."""
-    if not system.reserves_ports():
-        return None
     reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         reservation.bind(f"\0nbruntime-port-{port}")

@@ -118,8 +118,7 @@ def _environment(arguments: AcceptedArguments) -> dict[str, str | None]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     # Threads that spin while they wait would starve the kernel, and each other when it wants a core.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = arguments.values.get("threads") or cores
+    threads = arguments.values.get("threads") or len(os.sched_getaffinity(0))
     openmp = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads)}
     environment |= {name: value for name, value in openmp.items() if name not in os.environ}
     for name, variable in _KEYS.items():

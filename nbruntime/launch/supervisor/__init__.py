@@ -9,11 +9,11 @@ It watches its owner in three ways, because each alone has a gap:
 
 - the end of stdin, which does not come while a fork of the owner holds the pipe open;
 - a change of its parent's pid, checked every quarter of a second;
-- a pidfd of the owner, which only Linux has.
+- a pidfd of the owner, which a sandbox may forbid.
 
 When the owner is gone or sends the line ``stop``, or the server ends by itself, the server's whole process
-tree is ended: SIGTERM to its process group, a grace period, SIGKILL to every descendant in any session. On
-Linux the supervisor is a subreaper, so no descendant leaves the tree, and the server dies with it if it is
+tree is ended: SIGTERM to its process group, a grace period, SIGKILL to every descendant in any session. The
+supervisor is a subreaper, so no descendant leaves the tree, and the server dies with it if it is
 killed. A server that is kept alive has no owner: it ends at ``stop``, by itself, or when its supervisor gets
 a SIGTERM.
 

@@ -1,15 +1,4 @@
-"""What differs between operating systems; the only module of `launch` that asks for the system.
-
-Tested on Linux. The branches for macOS follow its documentation; the tests reach those that Linux can
-simulate, and the rest has not been run.
-
-| | Linux | macOS |
-|---|---|---|
-| owner is watched by | stdin, parent, pidfd | stdin, parent |
-| the tree is found by | subreaper, session, parents | session, parents |
-| dies with its supervisor | PDEATHSIG | no |
-| processes are listed by | ``/proc`` | ``ps`` |
-"""
+"""What the supervisor asks of Linux: sessions, death signals, pidfds, ``/proc`` and file locks."""
 
 from __future__ import annotations
 
@@ -19,8 +8,6 @@ import functools
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,14 +27,10 @@ __all__ = [
     "pids_with",
     "read_entry",
     "read_processes",
-    "reserves_ports",
     "server_session",
     "set_wakeup",
     "subreaper",
 ]
-
-NAME = sys.platform
-"""The system: ``linux`` or ``darwin``; every branch below looks at it when it is called."""
 
 # Starting
 
@@ -58,11 +41,6 @@ def server_session() -> dict[str, Any]:
     return {"start_new_session": True, "preexec_fn": lambda: _prepare_server(me)}
 
 
-def reserves_ports() -> bool:
-    """Return True if there are abstract socket names, which end with their last holder."""
-    return NAME == "linux"
-
-
 # The end of a supervisor, and of the parents in a server's tree
 
 _PR_SET_PDEATHSIG = 1
@@ -70,8 +48,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def subreaper() -> bool:
-    """Return True if the supervisor becomes the parent of the server's orphaned descendants."""
-    return NAME == "linux" and ctypes is not None
+    """Return True if the supervisor becomes the parent of the server's orphaned descendants; needs ctypes."""
+    return ctypes is not None
 
 
 def become_subreaper() -> None:
@@ -105,7 +83,7 @@ def pidfd_of(pid: int) -> int | None:
     Returns
     -------
     int or None
-        None where pidfds are not supported: an old kernel, a strict sandbox, another system.
+        None where pidfds are not supported: an old kernel, a strict sandbox.
 
     Raises
     ------
@@ -183,26 +161,6 @@ class ProcessEntry:
 
 def read_entry(pid: int) -> ProcessEntry | None:
     """Look up one process; None if it is not there, or not visible."""
-    if NAME == "linux":
-        return _read_stat(pid)
-    return _read_ps("-p", str(pid)).get(pid)
-
-
-def read_processes() -> dict[int, ProcessEntry]:
-    """Return all visible processes by pid.
-
-    Examples
-    --------
-    >>> read_processes()[os.getpid()].parent == os.getppid()
-    True
-    """
-    if NAME == "linux":
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        return {pid: entry for pid in pids if (entry := _read_stat(pid)) is not None}
-    return _read_ps()
-
-
-def _read_stat(pid: int) -> ProcessEntry | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name in brackets may hold anything, brackets too.
@@ -213,55 +171,36 @@ def _read_stat(pid: int) -> ProcessEntry | None:
     return ProcessEntry(int(field[1]), int(field[3]), field[0] in b"ZX", f"{field[19].decode()}@{_boot()}")
 
 
+def read_processes() -> dict[int, ProcessEntry]:
+    """Return all visible processes by pid.
+
+    Examples
+    --------
+    >>> read_processes()[os.getpid()].parent == os.getppid()
+    True
+    """
+    return {pid: entry for pid in _pids() if (entry := read_entry(pid)) is not None}
+
+
+def _pids() -> Iterator[int]:
+    return map(int, filter(str.isdigit, os.listdir("/proc")))
+
+
 @functools.cache
 def _boot() -> str:
     """Return an id of this boot of the machine; empty if there is none."""
-    with contextlib.suppress(OSError):
-        if NAME == "darwin":
-            return _run(["sysctl", "-n", "kern.bootsessionuuid"])[1].strip()
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read(8)
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read(8)
     return ""
-
-
-def _read_ps(*which: str) -> dict[int, ProcessEntry]:
-    table = {}
-    command = ["ps", *(which or ("-ax",)), "-o", "pid=,ppid=,stat=,lstart="]
-    own, listed = _run(command)
-    for row in listed.splitlines():
-        pid, parent, state, start = row.split(None, 3)
-        if int(pid) == own:  # the listing itself, which would count as the caller's child
-            continue
-        session = 0
-        with contextlib.suppress(OSError):  # it has ended since
-            session = os.getsid(int(pid))
-        table[int(pid)] = ProcessEntry(int(parent), session, state.startswith("Z"), start.strip())
-    return table
-
-
-def _run(command: list[str]) -> tuple[int, str]:
-    """Run a program; returns its pid and its output."""
-    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # a start time is to stay the same text
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        return process.pid, process.communicate()[0]
 
 
 def pids_with(setting: str) -> Iterator[int]:
     """Yield the processes that have ``NAME=value`` in their environment, where that can be read."""
-    if NAME == "linux":
-        wanted = setting.encode()
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                    if wanted in file.read().split(b"\0"):
-                        yield int(name)
-    elif NAME == "darwin":
-        for row in _run(["ps", "-axEww", "-o", "pid=,command="])[1].splitlines():
-            pid, _, words = row.strip().partition(" ")
-            if f" {setting} " in f" {words} ":
-                yield int(pid)
+    wanted = setting.encode()
+    for pid in _pids():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            if wanted in file.read().split(b"\0"):
+                yield pid
 
 
 def machine() -> str:

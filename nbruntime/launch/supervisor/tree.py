@@ -66,7 +66,7 @@ class ProcessTree:
         return self._process.stdout  # type: ignore[return-value]
 
     def collect(self) -> None:
-        """Collect ended children: the server, and on Linux its orphaned descendants."""
+        """Collect ended children: the server, and its orphaned descendants."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

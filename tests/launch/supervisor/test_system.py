@@ -1,4 +1,4 @@
-"""What differs between operating systems, as far as Linux can pretend to be another one."""
+"""Processes, trees, pipes and locks, as the supervisor asks Linux for them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,6 @@ from nbruntime.launch.supervisor import processes, system, tree
 from nbruntime.launch.supervisor.processes import ProcessId, identify
 
 SLEEPER = (sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)")
-
-
-def answer(monkeypatch: pytest.MonkeyPatch, output: str) -> list[list[str]]:
-    """Have every program that is run print something; gives the commands."""
-    commands: list[list[str]] = []
-
-    def run(command: list[str]) -> tuple[int, str]:
-        commands.append(command)
-        return 1, output
-
-    monkeypatch.setattr(system, "_run", run)
-    return commands
 
 
 # Processes
@@ -75,46 +63,6 @@ def test_only_the_very_process_is_signalled(pidfd: bool, monkeypatch: pytest.Mon
     assert not processes.send(who, signal.SIGTERM)
 
 
-def test_processes_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "NAME", "darwin")
-    me = os.getpid()
-    commands = answer(
-        monkeypatch,
-        f"    1    {me} R    Wed Jun  4 10:00:02 2025\n{me:5}     1 S+   Wed Jun  4 10:00:00 2025    \n"
-        "99999     1 Z    Wed Jun  4 10:00:01 2025\n",
-    )
-    table = system.read_processes()
-    assert commands[0][0] == "ps"
-    assert 1 not in table, "the listing itself is no child"
-    assert table[me] == system.ProcessEntry(1, os.getsid(0), False, "Wed Jun  4 10:00:00 2025")
-    assert table[99999].ended
-    assert identify(me) == ProcessId(me, "Wed Jun  4 10:00:00 2025")
-
-
-def test_marked_processes_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "NAME", "darwin")
-    answer(
-        monkeypatch,
-        "  7 python server.py HOME=/Users/x NBRUNTIME_SERVER=/run/x\n  8 vi NBRUNTIME_SERVER=/run/xy\n",
-    )
-    assert list(system.pids_with("NBRUNTIME_SERVER=/run/x")) == [7]
-
-
-def test_real_ps_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = system.read_processes()[os.getpid()]
-    monkeypatch.setattr(system, "NAME", "darwin")
-    entry = system.read_processes()[os.getpid()]
-    assert (entry.parent, entry.session, entry.ended) == (before.parent, before.session, before.ended)
-
-
-def test_start_time_is_the_same_in_another_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "NAME", "darwin")
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    before = identify(os.getpid())
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    assert identify(os.getpid()) == before
-
-
 # Starting
 
 
@@ -122,18 +70,19 @@ def test_server_starts_in_its_own_session_with_default_signals() -> None:
     assert set(system.server_session()) == {"start_new_session", "preexec_fn"}
 
 
-@pytest.mark.parametrize("name", ["linux", "darwin"])
-def test_tree_of_a_system_without_subreapers(name: str) -> None:
+@pytest.mark.parametrize("subreaper", [True, False])
+def test_tree_with_and_without_a_subreaper(subreaper: bool) -> None:
     """Members of the server's session are found when their parent has ended."""
     # In a process of its own: a tree takes all children of its process for the server's.
-    process = multiprocessing.get_context("spawn").Process(target=_end_a_tree, args=(name,))
+    process = multiprocessing.get_context("spawn").Process(target=_end_a_tree, args=(subreaper,))
     process.start()
     process.join(60)
     assert process.exitcode == 0
 
 
-def _end_a_tree(name: str) -> None:
-    system.NAME = name
+def _end_a_tree(subreaper: bool) -> None:
+    if not subreaper:
+        system.ctypes = None  # type: ignore[assignment]
     say = "print(os.getpid(), flush=True)\n"
     code = f"import os, time\n{say}if os.fork(): os._exit(0)\n{say}time.sleep(600)"
     started = tree.ProcessTree([sys.executable, "-I", "-S", "-c", code], None, dict(os.environ), [])
@@ -145,7 +94,7 @@ def _end_a_tree(name: str) -> None:
         return started.exit_code is not None
 
     await_true(ended)
-    if name == "darwin":
+    if not subreaper:
         assert not started.gone
     started.kill()
     await_true(lambda: not any(alive(pid) for pid in pids))
@@ -221,10 +170,3 @@ def test_machine_keeps_its_name_when_its_host_gets_another(monkeypatch: pytest.M
 def test_machine_without_a_boots_name_has_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "_boot", lambda: "")
     assert system.machine().startswith(socket.gethostname())
-
-
-def test_boot_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "NAME", "darwin")
-    commands = answer(monkeypatch, "4C0D5B5E-BA51-4D5C-9B3B-0F2A7A3C6E11\n")
-    assert system._boot.__wrapped__() == "4C0D5B5E-BA51-4D5C-9B3B-0F2A7A3C6E11"
-    assert commands[0][0] == "sysctl"
