@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import os
 import socket
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -160,37 +157,35 @@ def _reserve(port: int) -> socket.socket:
 
 
 def _taken(host: str, port: int) -> str:
+    import psutil
+
     for pid in holders_of(host, port):
-        return f"Port {port} is taken by process {pid} ({_command(pid)})"
+        with contextlib.suppress(psutil.Error):
+            # Its name alone: its arguments may hold secrets.
+            return f"Port {port} is taken by process {pid} ({psutil.Process(pid).name()})"
     return f"Port {port} is taken"
 
 
 def holders_of(host: str, port: int) -> list[int]:
     """Return the pids that listen on a port at an address, or at all addresses.
 
-    Processes of other users are left out; without ``/proc`` the list is empty.
+    Processes of other users are left out; of those that share a socket, one is returned.
     """
-    inodes = {f"socket:[{inode}]" for address, inode in _listening(port) if _overlap(address, host, port)}
-    holders = set()
-    for name in filter(str.isdigit, os.listdir("/proc") if inodes else ()):
-        with contextlib.suppress(OSError):
-            for fd in os.listdir(f"/proc/{name}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{name}/fd/{fd}") in inodes:
-                        holders.add(int(name))
-    return sorted(holders)
+    import psutil
 
-
-def _listening(port: int) -> Iterator[tuple[Address, str]]:
-    """Yield address and inode of every socket that listens on a port."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError), open(table) as file:
-            for row in list(file)[1:]:
-                column = row.split()
-                address, _, number = column[1].partition(":")
-                if int(number, 16) == port and column[3] == "0A":  # LISTEN
-                    words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
-                    yield ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)), column[9]
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):  # a sandbox may hide them
+        return []
+    return sorted(
+        {
+            each.pid
+            for each in connections
+            if each.pid is not None
+            and (each.status, each.laddr.port) == (psutil.CONN_LISTEN, port)
+            and _overlap(ipaddress.ip_address(each.laddr.ip), host, port)
+        }
+    )
 
 
 def _overlap(address: Address, host: str, port: int) -> bool:
@@ -198,12 +193,3 @@ def _overlap(address: Address, host: str, port: int) -> bool:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     ours = [ipaddress.ip_address(one[4][0]) for one in found]
     return address.is_unspecified or any(one.is_unspecified or one == address for one in ours)
-
-
-def _command(pid: int) -> str:
-    """Return the name of a process; its arguments may hold secrets."""
-    try:
-        with open(f"/proc/{pid}/comm") as file:
-            return file.read().strip()
-    except OSError:
-        return "of unknown name"
