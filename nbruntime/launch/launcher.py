@@ -283,10 +283,11 @@ class Launcher:
         try:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
-            command = self.kind.command(self.arguments, claim)
+            spec = self.kind.command(self.arguments, claim)
+            spec = replace(spec, env=spec.env | dict(self.env), secrets=[*spec.secrets, *self._secrets()])
             server = ServerProcess(
-                replace(command, env=command.env | dict(self.env), secrets=command.secrets + self._secrets()),
-                identity=self._identity(claim.url),
+                spec,
+                record=self._claim_name(claim.url),
                 hold=() if claim.reservation is None else (claim.reservation,),
             )
         finally:
@@ -316,10 +317,10 @@ class Launcher:
         """Return the values of environment variables whose names mark them as secret."""
         return tuple(value for name, value in self.env.items() if value and is_secret_name(name))
 
-    def _identity(self, url: str) -> registry.Identity:
+    def _claim_name(self, url: str) -> ServerRecord:
         model = str(self.arguments.values.get("model_path") or "")
-        return registry.Identity(
-            name=self.name,
+        return registry.claim(
+            self.name,
             stem=os.path.basename(model.rstrip("/")) or self.kind.name,
             url=url,
             engine=self.kind.name,

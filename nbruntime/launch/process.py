@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
 from nbruntime.secrets import SHORTEST
 
-__all__ = ["ServerCommand", "ServerProcess"]
+__all__ = ["ServerProcess"]
 
 PROGRAM = str(Path(SUPERVISOR).with_name("__main__.py"))
 """The supervisor."""
@@ -42,31 +42,6 @@ QUICK = 1.5
 
 LINES_KEPT = 1000
 """Watched lines that are kept for `next_line`; none are read once the server is ready."""
-
-
-@dataclass(frozen=True)
-class ServerCommand:
-    """How a server is executed.
-
-    Parameters
-    ----------
-    argv : tuple of str
-        The command; without secrets, since every user of the machine can read it.
-    env : dict of str to str or None
-        Additions to the environment; None removes a variable.
-    sockets : tuple of socket.socket
-        Listening sockets that the server takes over.
-    watch : str or None
-        Regular expression for the lines of output that tell the server's progress.
-    secrets : tuple of str
-        Texts that are masked in the log, except short ones, which would mask parts of words.
-    """
-
-    argv: tuple[str, ...]
-    env: dict[str, str | None] = field(default_factory=dict, repr=False)
-    sockets: tuple[socket.socket, ...] = ()
-    watch: str | None = None
-    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 class _Handle:
@@ -172,12 +147,10 @@ class ServerProcess(Server):
 
     Parameters
     ----------
-    command : ServerCommand
-        What to execute.
-    identity : Identity, optional
-        Its name and public description. With ``keep_alive`` it ends only when it is stopped.
-    grace : float
-        Seconds between SIGTERM and SIGKILL when the server is stopped.
+    spec : LaunchSpec
+        What to execute. Its short secrets are not masked, since they would mask parts of words.
+    record : ServerRecord, optional
+        From `registry.claim`; with ``keep_alive`` the server ends only when it is stopped.
     hold : sequence of socket.socket
         Sockets that the supervisor keeps open while the server lives.
 
@@ -185,13 +158,11 @@ class ServerProcess(Server):
     ------
     LaunchError
         If the command cannot be executed.
-    NameTaken
-        If a running server has the name.
 
     Examples
     --------
     >>> import sys
-    >>> process = ServerProcess(ServerCommand((sys.executable, "-c", "print('hello')")))
+    >>> process = ServerProcess(LaunchSpec([sys.executable, "-c", "print('hello')"]))
     >>> process.wait(10)
     0
     >>> process.logs()
@@ -200,33 +171,27 @@ class ServerProcess(Server):
 
     def __init__(
         self,
-        command: ServerCommand,
+        spec: LaunchSpec,
         *,
-        identity: registry.Identity | None = None,
-        grace: float = 0.5,
+        record: ServerRecord | None = None,
         hold: Sequence[socket.socket] = (),
     ) -> None:
-        record = registry.claim(identity or registry.Identity())
+        record = record or registry.claim()
         # The folder is this server's alone, and holds its log; the supervisor removes it.
         log = Path(record.directory, LOG)
-        inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
             super().__init__(record, ExitNotifier())
-            spec = LaunchSpec(
+            spec = replace(
+                spec,
                 owner=None if record.keep_alive else os.getpid(),
-                argv=list(command.argv),
                 directory=record.directory,
                 log=str(log),
                 record=asdict(record),
                 cwd=os.getcwd(),
-                env=dict(command.env),
                 # The longest first: one may be the beginning of another.
                 secrets=sorted(
-                    (secret for secret in command.secrets if len(secret) >= SHORTEST), key=len, reverse=True
+                    (secret for secret in spec.secrets if len(secret) >= SHORTEST), key=len, reverse=True
                 ),
-                pass_fds=[server_socket.fileno() for server_socket in command.sockets],
-                watch=command.watch,
-                grace=grace,
             )
             with log.open("ab") as errors:
                 process = subprocess.Popen(
@@ -234,13 +199,13 @@ class ServerProcess(Server):
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    pass_fds=inherited,
+                    pass_fds=[*spec.pass_fds, *(held.fileno() for held in hold)],
                     start_new_session=True,
                 )
         except BaseException:
             shutil.rmtree(record.directory, ignore_errors=True)
             raise
-        handle = self._handle = _Handle(process, record, grace, self._end)
+        handle = self._handle = _Handle(process, record, spec.grace, self._end)
         _running.add(handle)
         self._finalizer = weakref.finalize(self, _stop_quickly, handle)
         self._finalizer.atexit = False  # there, `_stop_all` asks all before it waits for any

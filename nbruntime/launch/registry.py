@@ -15,7 +15,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from nbruntime.launch.supervisor.processes import (
 )
 from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
 
-__all__ = ["RESERVED", "Identity", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
+__all__ = ["RESERVED", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
 
 RESERVED = ("all", "orphans")
 """Words for `nbruntime.stop` that cannot be names."""
@@ -45,33 +44,6 @@ START_SECONDS = 60.0
 
 CLEAR_SECONDS = 1.5
 """Seconds to look for processes that a killed supervisor left behind."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Name and description of a server to be started.
-
-    Parameters
-    ----------
-    name : str or None
-        Name that the user gave; None to make one from `stem`.
-    stem : str
-        Base of the generated name, such as the model's name.
-    url, engine, model : str
-        As in `ServerRecord`.
-    arguments : dict
-        As in `ServerRecord`.
-    keep_alive : bool
-        Whether it outlives this process.
-    """
-
-    name: str | None = None
-    stem: str = "server"
-    url: str = ""
-    engine: str = ""
-    model: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    keep_alive: bool = False
 
 
 class NameTaken(Exception):
@@ -109,8 +81,17 @@ def folder() -> Path:
     return path
 
 
-def claim(identity: Identity) -> ServerRecord:
+def claim(name: str | None = None, *, stem: str = "server", **description: Any) -> ServerRecord:
     """Make the folder of a server that is about to start, which claims its name.
+
+    Parameters
+    ----------
+    name : str or None
+        Name that the user gave; None to make one from `stem`.
+    stem : str
+        Base of the generated name, such as the model's name.
+    **description
+        Fields of the `ServerRecord`: ``url``, ``engine``, ``model``, ``arguments``, ``keep_alive``.
 
     Returns
     -------
@@ -127,9 +108,8 @@ def claim(identity: Identity) -> ServerRecord:
     with exclusive():
         sweep()
         taken = {record.name: record for record in records()}
-        name = identity.name
         if name is None:
-            name = _free_name(identity.stem, taken)
+            name = _free_name(stem, taken)
         elif name in taken:
             raise NameTaken(taken[name])
         directory = tempfile.mkdtemp(prefix=f"{name}-", dir=folder())
@@ -138,12 +118,8 @@ def claim(identity: Identity) -> ServerRecord:
             directory=directory,
             owner=owner,
             machine=system.machine(),
-            url=identity.url,
-            engine=identity.engine,
-            model=identity.model,
-            arguments=identity.arguments,
-            keep_alive=identity.keep_alive,
             started=time.time(),
+            **description,
         )
         try:
             Path(directory, LOG).touch(0o600)

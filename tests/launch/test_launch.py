@@ -41,8 +41,9 @@ from nbruntime.launch.engines.resolve import resolve_engine
 from nbruntime.launch.engines.sglang import SglangServerKind
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim, claim_port, holders_of
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import await_ready
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.protocol.server_arguments import API_KEY_VARIABLE, EMBEDDED_ARGUMENTS
 from nbruntime.runtime import Runtime
 from nbruntime.secrets import is_secret_name
@@ -785,8 +786,8 @@ def test_wait_that_is_told_of_again_is_no_stall(monkeypatch: pytest.MonkeyPatch)
     code = "import time\nfor n in range(20): print('phase: waiting', flush=True); time.sleep(0.1)\nexit(3)"
 
     class WaitingEngine(FakeEngine):
-        def command(self, arguments: Any, claim: PortClaim) -> ServerCommand:
-            return ServerCommand((self.python, "-I", "-c", code), watch=self.watch)
+        def command(self, arguments: Any, claim: PortClaim) -> LaunchSpec:
+            return LaunchSpec((self.python, "-I", "-c", code), watch=self.watch)
 
     monkeypatch.setattr("nbruntime.launch.readiness.FETCHING_STALL", 0.6)
     with (

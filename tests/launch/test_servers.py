@@ -24,8 +24,9 @@ import nbruntime
 from nbruntime.errors import ArgumentValueError, LaunchError
 from nbruntime.launch import registry
 from nbruntime.launch.phases import Phase, Phases
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.servers import ServerInfo, ServerList
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.processes import ProcessId, identify
 from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.runtime import Runtime
@@ -114,7 +115,7 @@ def test_default_names_are_numbered() -> None:
     [("Llama-3.1-8B", "Llama-3.1-8B"), ("a b/c", "a-b-c"), ("...", "server"), ("all", "all-2")],
 )
 def test_names_are_made_of_models(stem: str, name: str) -> None:
-    record = registry.claim(registry.Identity(stem=stem))
+    record = registry.claim(stem=stem)
     assert record.name == name
     registry.check_name(name)
     registry.clear(record)
@@ -141,10 +142,7 @@ def test_folder_that_is_not_ours_alone(tmp_path: Path) -> None:
 
 def test_sixteen_claims_at_once_get_different_names() -> None:
     records: list[ServerRecord] = []
-    threads = [
-        threading.Thread(target=lambda: records.append(registry.claim(registry.Identity())))
-        for _ in range(16)
-    ]
+    threads = [threading.Thread(target=lambda: records.append(registry.claim())) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -163,7 +161,7 @@ def test_pid_that_was_given_out_again_is_left_alone() -> None:
     with subprocess.Popen(shell, stdout=subprocess.PIPE, start_new_session=True) as stranger:
         assert stranger.stdout is not None
         child = int(stranger.stdout.readline())
-        record = registry.claim(registry.Identity())
+        record = registry.claim()
         other = ProcessId(stranger.pid, "an earlier time")
         replace(record, owner=other, supervisor=other, server=other).write()
         assert nbruntime.servers() == []
@@ -182,9 +180,9 @@ def test_folder_of_a_launch_that_was_killed_early_is_swept() -> None:
 
 
 def test_launch_that_was_interrupted_before_it_began_is_swept() -> None:
-    record = registry.claim(registry.Identity(name="chat"))
+    record = registry.claim("chat")
     with pytest.raises(registry.NameTaken):
-        registry.claim(registry.Identity(name="chat"))
+        registry.claim("chat")
     replace(record, started=time.time() - registry.START_SECONDS).write()
     with start(name="chat"):
         assert len(folders()) == 1
@@ -217,7 +215,7 @@ def test_record_that_is_none_hurts_nobody(text: str) -> None:
     [{"started": "abc"}, {"name": None}, {"url": 5}, {"arguments": []}, {"server": "??"}, {"keep_alive": 1}],
 )
 def test_record_with_a_field_of_another_type_hurts_nobody(wrong: dict[str, Any]) -> None:
-    record = registry.claim(registry.Identity())
+    record = registry.claim()
     file = Path(record.directory, "server.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
     assert ServerRecord.read(record.directory) is None
@@ -249,7 +247,7 @@ def test_record_is_written_as_soon_as_it_can_be(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_record_of_another_machine_is_left_alone() -> None:
-    record = registry.claim(registry.Identity())
+    record = registry.claim()
     replace(record, machine="another", owner=ProcessId(1, "never")).write()
     start().shutdown()
     assert len(folders()) == 1
@@ -675,7 +673,7 @@ def test_death_of_the_server_is_a_phase() -> None:
 
 
 def test_server_process_alone_is_registered_too() -> None:
-    process = ServerProcess(ServerCommand(("sleep", "600")))
+    process = ServerProcess(LaunchSpec(("sleep", "600")))
     assert [one.name for one in nbruntime.servers()] == ["server"]
     process.stop()
     assert nbruntime.servers() == []

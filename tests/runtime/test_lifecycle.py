@@ -23,7 +23,8 @@ from support.fake_engine import SERVER, alive, await_gone, await_true, read_pids
 
 import nbruntime
 from nbruntime.launch import registry
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import ServerProcess
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 
 pytestmark = pytest.mark.kernel
 
@@ -303,7 +304,7 @@ def test_supervisor_and_kernel_killed_at_once(launch: str, sweep: str, empty_ker
         [info] = nbruntime.stop("orphans")
         assert (info.owner, info.pid) == ("orphan", server)
     else:
-        ServerProcess(ServerCommand(("true",))).wait(10)
+        ServerProcess(LaunchSpec(("true",))).wait(10)
     assert not any(alive(pid) for pid in children)
     assert folders() == []
 

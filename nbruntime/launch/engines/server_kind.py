@@ -12,7 +12,7 @@ from nbruntime.errors import ArgumentTypeError
 from nbruntime.launch.arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
-from nbruntime.launch.process import ServerCommand
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 
 __all__ = ["AcceptedArguments", "IgnoredArgumentsWarning", "ServerKind", "unknown_argument"]
 
@@ -83,7 +83,7 @@ class ServerKind(ABC):
         """
 
     @abstractmethod
-    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:
         """Make the command that starts the server on a claimed port."""
 
     @abstractmethod
