@@ -106,7 +106,7 @@ def watched(process: ServerProcess) -> list[str]:
     return [line for line in lines if line is not None]
 
 
-def test_watched_line_comes_masked_and_a_short_key_tears_no_words_apart(started: list[ServerProcess]) -> None:
+def test_watched_lines_are_masked_and_short_keys_are_not(started: list[ServerProcess]) -> None:
     code = "print('phase: one of phases'); print('the key is phases-and-more, phases')"
     secrets = ("phase", "e", "", "phases-and-more")
     started.append(process := ServerProcess(LaunchSpec(python(code), watch="^phase: ", secrets=secrets)))
@@ -128,7 +128,7 @@ def test_event_of_a_long_line_fits_into_the_smallest_pipe(
     assert last == "phase: last"
 
 
-def test_half_an_event_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_incomplete_event_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "supervisor.py"
     program.write_text(
         """print('{"event": "started", "pid": 7}\\n{"event": "li\\n{"event": "exited", "code": 5}')"""
@@ -151,7 +151,7 @@ def test_logs_can_be_read_while_the_server_runs_and_after_it(started: list[Serve
     assert process.logs(2) == "line 29998\nline 29999"
 
 
-def test_server_that_writes_much_is_never_blocked(started: list[ServerProcess]) -> None:
+def test_much_output_does_not_block_the_server(started: list[ServerProcess]) -> None:
     process = ServerProcess(LaunchSpec(python("for n in range(400): print('x' * 100_000)\nprint('done')")))
     started.append(process)
     assert process.wait(60) == 0
@@ -190,7 +190,7 @@ def test_command_that_does_not_exist_is_a_launch_error() -> None:
         LaunchSpec(("true",), {"A=": "b"}),
     ],
 )
-def test_command_that_no_system_executes_is_a_launch_error(command: LaunchSpec) -> None:
+def test_command_that_cannot_be_executed_is_a_launch_error(command: LaunchSpec) -> None:
     with pytest.raises(LaunchError, match=r"cannot be executed: (embedded null|illegal environment)"):
         ServerProcess(command)
 
@@ -216,7 +216,7 @@ def test_end_of_the_server_is_reported(
     assert cause in process.exit_cause()
 
 
-def test_environment_is_added_to_and_taken_from(
+def test_environment_variables_are_added_and_removed(
     monkeypatch: pytest.MonkeyPatch, started: list[ServerProcess]
 ) -> None:
     monkeypatch.setenv("INHERITED", "yes")
@@ -232,7 +232,7 @@ def test_environment_is_added_to_and_taken_from(
     assert process.logs() == "['yes', None, 'new']"
 
 
-def test_folder_of_the_server_is_private_and_goes_with_it(started: list[ServerProcess]) -> None:
+def test_folder_of_the_server_is_private_and_removed_with_it(started: list[ServerProcess]) -> None:
     process = ServerProcess(LaunchSpec(python("import os; print(os.environ['NBRUNTIME_SERVER'])\ninput()")))
     started.append(process)
     process.wait(10)
@@ -279,7 +279,9 @@ def test_server_that_ignores_sigterm_is_killed_after_the_grace(
     assert took >= 0.3
 
 
-def test_children_go_when_the_server_ends_by_itself(pids_file: Path, started: list[ServerProcess]) -> None:
+def test_children_are_killed_when_the_server_ends_by_itself(
+    pids_file: Path, started: list[ServerProcess]
+) -> None:
     process = ServerProcess(fake("--leave-child", f"--pids={pids_file}"))
     started.append(process)
     pids = read_pids(pids_file)
@@ -375,7 +377,7 @@ def test_fork_of_the_owner_leaves_the_server_alone(started: list[ServerProcess])
     assert alive(process.pid)
 
 
-def test_killed_supervisor_takes_the_server_along(pids_file: Path, started: list[ServerProcess]) -> None:
+def test_server_ends_with_its_killed_supervisor(pids_file: Path, started: list[ServerProcess]) -> None:
     process = ServerProcess(fake("--ignore-sigterm", "--children=2", f"--pids={pids_file}"))
     started.append(process)
     pids = read_pids(pids_file)
@@ -385,7 +387,7 @@ def test_killed_supervisor_takes_the_server_along(pids_file: Path, started: list
     assert process.wait(5) == -signal.SIGKILL
 
 
-def test_killed_supervisor_takes_children_without_an_environment_along(
+def test_children_without_an_environment_end_with_the_killed_supervisor(
     pids_file: Path, started: list[ServerProcess]
 ) -> None:
     """They do not carry the mark: as when a process writes its title over its environment."""
@@ -463,7 +465,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("flags", [(), ("--ignore-sigterm",)], ids=["polite", "ignores SIGTERM"])
 @pytest.mark.parametrize("end", ENDS)
-def test_tree_goes_with_its_owner(end: str, flags: tuple[str, ...], pids_file: Path) -> None:
+def test_tree_ends_with_its_owner(end: str, flags: tuple[str, ...], pids_file: Path) -> None:
     root = SERVER.parents[1]
     values = {"pids": str(pids_file), "server": str(SERVER), "paths": [str(root)], "flags": flags}
     code = OWNER.replace("{end}", ENDS[end]).format(**values)
@@ -520,7 +522,7 @@ def test_supervisor_does_not_start_for_an_owner_that_is_not_its_parent(tmp_path:
     assert not (tmp_path / "folder").exists()
 
 
-def test_end_of_stdin_is_enough(tmp_path: Path) -> None:
+def test_end_of_stdin_stops_the_server(tmp_path: Path) -> None:
     with supervise(tmp_path, SLEEPER, owner=os.getpid()) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -530,7 +532,7 @@ def test_end_of_stdin_is_enough(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_supervisor_without_an_order_ends() -> None:
+def test_supervisor_without_a_launch_spec_ends() -> None:
     process = subprocess.run(
         [sys.executable, "-I", "-S", PROGRAM], stdin=subprocess.DEVNULL, capture_output=True
     )

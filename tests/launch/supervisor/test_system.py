@@ -38,7 +38,7 @@ def test_start_time_tells_processes_apart_and_does_not_change() -> None:
     assert identify(other.pid) is None
 
 
-def test_process_that_nobody_has_collected_does_not_run() -> None:
+def test_zombie_does_not_count_as_running() -> None:
     process = subprocess.Popen(["true"])
     await_true(lambda: identify(process.pid) is None)
     entry = system.read_entry(process.pid)
@@ -48,7 +48,7 @@ def test_process_that_nobody_has_collected_does_not_run() -> None:
 
 
 @pytest.mark.parametrize("pidfd", [True, False])
-def test_only_the_very_process_is_signalled(pidfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_with_a_reused_pid_is_not_signalled(pidfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not pidfd:
         monkeypatch.delattr(os, "pidfd_open")
     with subprocess.Popen(SLEEPER) as process:
@@ -167,6 +167,6 @@ def test_machine_keeps_its_name_when_its_host_gets_another(monkeypatch: pytest.M
     assert system.machine() == name
 
 
-def test_machine_without_a_boots_name_has_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_a_boot_id_has_its_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "_boot", lambda: "")
     assert system.machine().startswith(socket.gethostname())
