@@ -28,10 +28,8 @@ class PortClaim:
 
     Parameters
     ----------
-    host : str
+    host, port : str, int
         Address that the server listens on.
-    port : int
-        The port.
     listener : socket.socket or None
         Listening socket, for a server that takes one over.
     reservation : socket.socket or None
@@ -69,24 +67,19 @@ class PortClaim:
 
 
 def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_PORT) -> PortClaim:
-    """Claim a port.
+    """Claim a port; close the claim once the supervisor has inherited its sockets.
 
     Parameters
     ----------
     host : str
         Address to listen on.
     port : int or None
-        The port; 0 for one that the system chooses, None for the first free one.
+        The port; 0 for one that the system chooses, None for the first free one from `above`.
     listen : bool
         Whether the server takes over a listening socket. Otherwise the port is tried and released, and a
         reservation keeps other runtimes off.
     above : int
         First port to try when `port` is None.
-
-    Returns
-    -------
-    PortClaim
-        To be closed once the supervisor has inherited its sockets.
 
     Raises
     ------
@@ -94,12 +87,6 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
         If `port` is taken; names the process that holds it, if that is visible.
     ArgumentValueError
         If there is no such port, or `host` is not an address of this machine.
-
-    Examples
-    --------
-    >>> with claim_port("127.0.0.1", 0, listen=True) as claim:
-    ...     claim.port > 0
-    True
     """
     if port is not None and not 0 <= port < 1 << 16:
         raise ArgumentValueError(f"port must be between 0 and 65535, not {port}")

@@ -158,15 +158,6 @@ class ServerProcess(Server):
     ------
     LaunchError
         If the command cannot be executed.
-
-    Examples
-    --------
-    >>> import sys
-    >>> process = ServerProcess(LaunchSpec([sys.executable, "-c", "print('hello')"]))
-    >>> process.wait(10)
-    0
-    >>> process.logs()
-    'hello'
     """
 
     def __init__(

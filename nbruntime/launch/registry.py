@@ -47,13 +47,7 @@ CLEAR_SECONDS = 1.5
 
 
 class NameTaken(Exception):
-    """A running server has the name.
-
-    Parameters
-    ----------
-    record : ServerRecord
-        Record of that server.
-    """
+    """A running server has the name; `record` is its record."""
 
     def __init__(self, record: ServerRecord) -> None:
         super().__init__(record.name)
@@ -82,21 +76,14 @@ def folder() -> Path:
 
 
 def claim(name: str | None = None, *, stem: str = "server", **description: Any) -> ServerRecord:
-    """Make the folder of a server that is about to start, which claims its name.
+    """Make the folder of a server that is about to start, with an empty log; it claims the server's name.
 
     Parameters
     ----------
-    name : str or None
-        Name that the user gave; None to make one from `stem`.
-    stem : str
-        Base of the generated name, such as the model's name.
+    name, stem : str
+        Name that the user gave; base of a generated name if there is none.
     **description
         Fields of the `ServerRecord`: ``url``, ``engine``, ``model``, ``arguments``, ``keep_alive``.
-
-    Returns
-    -------
-    ServerRecord
-        As written to the folder, beside an empty log.
 
     Raises
     ------

@@ -32,12 +32,7 @@ TORCH_DEVICES = ("cuda", "xpu", "npu", "hpu", "musa")
 def find_server() -> tuple[str, str]:
     """Look for SGLang's server without importing anything.
 
-    Returns
-    -------
-    folder : str
-        Folder of the package; empty if its server cannot run here.
-    why : str
-        Why it cannot.
+    Returns its folder, empty if it cannot run here, and why it cannot.
     """
     spec = importlib.util.find_spec("sglang")
     folders = list(spec.submodule_search_locations or ()) if spec else []

@@ -12,9 +12,7 @@ __all__ = ["LaunchSpec"]
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What a supervisor starts, and how.
-
-    The server's kind gives the first five; `ServerProcess` fills in the rest.
+    """What a supervisor starts, and how; the server's kind gives the first five, `ServerProcess` the rest.
 
     Parameters
     ----------
@@ -30,18 +28,14 @@ class LaunchSpec:
         Texts that are masked in the log and in events.
     owner : int or None
         Pid of the process whose end ends the server; None for a server that is kept alive.
-    directory : str
-        Folder of this server; removed when its process tree has ended.
-    log : str
-        File that gets the server's output.
+    directory, log : str
+        Folder of this server, removed when its process tree has ended; file for its output.
     record : dict
         Fields of the server's `ServerRecord`; if empty, no record is written.
     cwd : str or None
         Working directory of the server.
-    grace : float
-        Seconds between SIGTERM and SIGKILL.
-    log_limit : int
-        Maximum size of the log in bytes; beyond it, its middle is left out.
+    grace, log_limit : float, int
+        Seconds between SIGTERM and SIGKILL; maximum size of the log in bytes.
     """
 
     argv: Sequence[str]
@@ -58,12 +52,5 @@ class LaunchSpec:
     log_limit: int = 8 << 20
 
     def to_line(self) -> bytes:
-        """Encode as the line that goes to the supervisor's stdin.
-
-        Examples
-        --------
-        >>> line = LaunchSpec(["server"], directory="/run/x", log="/run/x/log").to_line()
-        >>> LaunchSpec(**json.loads(line)).argv
-        ['server']
-        """
+        """Encode as the line that goes to the supervisor's stdin."""
         return json.dumps(asdict(self)).encode() + b"\n"

@@ -43,10 +43,8 @@ class Supervisor:
     ----------
     spec : LaunchSpec
         What to start, and how.
-    lifeline : int
-        File descriptor whose end means that the owner is gone.
-    events : int
-        File descriptor that the events are written to.
+    lifeline, events : int
+        File descriptors: one whose end means that the owner is gone, one that the events are written to.
     """
 
     def __init__(self, spec: LaunchSpec, lifeline: int, events: int) -> None:

@@ -78,12 +78,7 @@ def _prepare_server(supervisor: int) -> None:
 
 
 def pidfd_of(pid: int) -> int | None:
-    """Open a descriptor that becomes readable when a process ends.
-
-    Returns
-    -------
-    int or None
-        None where pidfds are not supported: an old kernel, a strict sandbox.
+    """Open a descriptor that becomes readable when a process ends; None where pidfds are not supported.
 
     Raises
     ------
@@ -110,13 +105,7 @@ def set_wakeup() -> tuple[int, Callable[[], object]]:
 
 
 class Channel:
-    """The reading end of a pipe that a selector can wait for.
-
-    Parameters
-    ----------
-    fd : int
-        The pipe.
-    """
+    """The reading end of a pipe that a selector can wait for."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -139,19 +128,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class ProcessEntry:
-    """One process of this machine.
-
-    Parameters
-    ----------
-    parent : int
-        Pid of its parent.
-    session : int
-        Its session; 0 if unknown.
-    ended : bool
-        Whether it is a zombie.
-    start : str
-        Start time in the system's format; with the pid it identifies the process.
-    """
+    """One process; `ended` is for zombies, and the pid with the `start` time identifies it."""
 
     parent: int
     session: int

@@ -20,19 +20,8 @@ class ProcessTree:
 
     Parameters
     ----------
-    argv : sequence of str
-        Its command.
-    cwd : str or None
-        Its working directory.
-    env : mapping
-        Its whole environment.
-    pass_fds : sequence of int
-        File descriptors that it inherits.
-
-    Raises
-    ------
-    OSError, subprocess.SubprocessError, ValueError
-        If it cannot be executed.
+    argv, cwd, env, pass_fds
+        As in `subprocess.Popen`, which raises what this raises; `env` is the whole environment.
     """
 
     def __init__(
