@@ -24,8 +24,9 @@ from nbruntime.launch.engines import resolve as engines
 from nbruntime.launch.engines.server_kind import Engine, ServerArguments
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import http_status
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.runtime import Runtime
 
 LIFE_GOAL = 0.25
@@ -69,11 +70,11 @@ class TrivialEngine(Engine):
         """Take whatever comes."""
         return ServerArguments({}, (), {})
 
-    def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: ServerArguments, claim: PortClaim) -> LaunchSpec:
         """Start it with the claimed socket."""
         assert claim.listener is not None
         argv = (sys.executable, "-I", "-S", "-c", SERVER, str(claim.listener.fileno()))
-        return ServerCommand(argv, sockets=(claim.listener,), watch=self.watch)
+        return LaunchSpec(argv, pass_fds=(claim.listener.fileno(),), watch=self.watch)
 
     def read_phase(self, line: str) -> Phase | None:
         """Read ``phase: ready``."""
@@ -92,7 +93,7 @@ def seconds_of(what: Callable[[], Any]) -> tuple[float, Any]:
 
 def process_lives(count: int) -> list[float]:
     """Start and stop a process that does nothing: the supervisor's own share."""
-    command = ServerCommand((sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"))
+    command = LaunchSpec((sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"))
     return [seconds_of(lambda: ServerProcess(command).stop())[0] for _ in range(count)]
 
 

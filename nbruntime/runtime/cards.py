@@ -35,26 +35,14 @@ def runtime_card(
 
     Parameters
     ----------
-    model : str
-        Model that was asked for; shown until `model_info` is known.
-    phase, state : str
-        Name of the phase; the phase with its progress.
-    engine, why : str
-        The kind of server, and why it was chosen.
-    url : str
-        Empty before a port is claimed.
-    pid : int, optional
-        Process id while the server runs.
-    ready_after, uptime : float, optional
-        Seconds from launch to ready; seconds since then.
-    exit_cause : str
-        How the server ended, if it died.
-    model_info, server_info : mapping, optional
-        The server's last answers.
-    arguments : mapping, optional
-        Server arguments, without keys.
-    log : str
-        The end of its log.
+    model, phase, state : str
+        Model that was asked for, shown until `model_info` is known; name of the phase, and its progress.
+    engine, why, url, exit_cause, log : str
+        The kind of server, and why it was chosen; empty until known.
+    pid, ready_after, uptime : int or float, optional
+        Process id while the server runs; seconds from launch to ready, and since then.
+    model_info, server_info, arguments : mapping, optional
+        The server's last answers; server arguments, without keys.
     """
     pairs: list[tuple[str, object]] = [
         ("ended", exit_cause),
