@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from nbruntime.errors import ServerConnectionError
-from nbruntime.launch.phases import GONE
+from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.protocol.requests import nearest
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class KnownServer:
         ServerConnectionError
             If it is known to have ended.
         """
-        if self.state in GONE:
+        if self.state in ENDED_PHASES:
             raise ServerConnectionError(
                 f"The server {self.name!r} has {self.state}",
                 where=self.url,
@@ -117,7 +117,7 @@ class KnownServers:
     def forget_ended(self, urls: Container[str]) -> None:
         """Forget the names of servers that have ended, and of those at some URLs."""
         for known in self._with_names():
-            if known.url in urls or known.state in GONE:
+            if known.url in urls or known.state in ENDED_PHASES:
                 del _named[known.name]
 
     def all(self) -> list[KnownServer]:
@@ -165,7 +165,7 @@ class KnownServers:
         if name:
             return self._by_name(name)
         known = self.all()
-        candidates = [each for each in known if each.state not in GONE] or known
+        candidates = [each for each in known if each.state not in ENDED_PHASES] or known
         if not candidates:
             raise UsageError(f"No server is known here.\n{HOW_TO_GET_ONE}")
         if len(candidates) > 1:
@@ -197,7 +197,7 @@ class KnownServers:
     def _here(self) -> list[KnownServer]:
         # A server that has ended may have left its name and its address to one that runs.
         known = [*self._with_names(), *self._in_variables()]
-        return sorted(known, key=lambda each: each.state in GONE)
+        return sorted(known, key=lambda each: each.state in ENDED_PHASES)
 
     def _with_names(self) -> Iterable[KnownServer]:
         return [_known(name, server) for name, server in _named.items()]
@@ -221,7 +221,7 @@ def _known(name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
 def _running_here(name: str) -> KnownServer | None:
     """Find the server of this name that the session has launched and owns."""
     known = _known(name, _named[name]) if name in _named else None
-    return None if known is None or known.runtime is None or known.state in GONE else known
+    return None if known is None or known.runtime is None or known.state in ENDED_PHASES else known
 
 
 def _elsewhere() -> list[ServerInfo]:

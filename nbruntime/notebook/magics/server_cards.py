@@ -7,7 +7,7 @@ from typing import Any
 
 from nbruntime.display.cards import Card, table
 from nbruntime.display.server_fields import fields_details, fields_of
-from nbruntime.launch.phases import GONE
+from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.magics.known_servers import HOW_TO_GET_ONE, KnownServer
 
 _HEADS = ("", "name", "model", "engine", "state", "of", "url")
@@ -32,7 +32,7 @@ def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
     listed = {info.url: info for info in servers()}
     rows: list[tuple[str, ...]] = []
     for each in known:
-        info = None if each.state in GONE else listed.pop(each.url, None)
+        info = None if each.state in ENDED_PHASES else listed.pop(each.url, None)
         mark = "→" if in_use in each.names else ""
         engine, owner = ("", "") if info is None else (info.engine, info.owner)
         rows.append((mark, ", ".join(each.names), each.model, engine, each.state, owner, each.url))

@@ -20,7 +20,7 @@ from traitlets.config import Configurable
 from nbruntime.display.html import visible
 from nbruntime.display.views import in_kernel
 from nbruntime.errors import GenerationError, NbruntimeError
-from nbruntime.launch.phases import GONE
+from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.magics.completion import MagicCompleter
 from nbruntime.notebook.magics.known_servers import KnownServer, KnownServers
 from nbruntime.notebook.magics.options import (
@@ -378,7 +378,7 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         runs = True
         while runs:
             time.sleep(FOLLOW_SECONDS)
-            runs = runtime.phase not in GONE  # before the last look
+            runs = runtime.phase not in ENDED_PHASES  # before the last look
             text, position = runtime.logs_since(position)
             _print_log(text)
 
@@ -398,7 +398,7 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
         known = self.servers.named(which)
         if known is None:
             ended = stop(which)
-        elif known.runtime is not None and known.state in GONE:
+        elif known.runtime is not None and known.state in ENDED_PHASES:
             known.runtime.shutdown()  # and not by its address, which may be another's by now
             ended = ServerList()
         elif known.url in {server.url for server in servers()}:

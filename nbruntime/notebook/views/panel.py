@@ -21,7 +21,7 @@ from nbruntime.display.html import escape
 from nbruntime.display.server_fields import fields_details, fields_html, fields_of
 from nbruntime.endpoint.cards import clock
 from nbruntime.errors import NbruntimeError
-from nbruntime.launch.phases import GONE
+from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
@@ -107,11 +107,11 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         check_range("interval", interval, INTERVAL_LIMITS)
         self.endpoint = endpoint
         self.runtime = runtime
-        self.watch = ServerMonitor(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
-        self.watch.model_info = dict(endpoint.model_info)
+        self.monitor = ServerMonitor(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
+        self.monitor.model_info = dict(endpoint.model_info)
         self._lock = threading.Lock()  # of the poller
         self._drawing = threading.RLock()  # of the widgets: they are not drawn while they are closed
-        self._cell = OutputContext()
+        self._output_context = OutputContext()
         self._poller: threading.Thread | None = None
         self._wake = threading.Event()
         self._handles: list[DisplayHandle] = []
@@ -211,10 +211,10 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             details.append(fields_details(self._fields))
         if self.runtime is not None:
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
-        card, watch = self._head_card(details), self.watch
-        if card.tone == "good" and watch.answered_at is not None:
-            card = replace(card, state=f"answered at {clock(watch.answered_at, day=True)}", tone="idle")
-        return replace(card, body=static_body(watch), plain=figures_line(watch))
+        card, monitor = self._head_card(details), self.monitor
+        if card.tone == "good" and monitor.answered_at is not None:
+            card = replace(card, state=f"answered at {clock(monitor.answered_at, day=True)}", tone="idle")
+        return replace(card, body=static_body(monitor), plain=figures_line(monitor))
 
     def draw(self) -> None:
         """Bring every part up to date; what has not changed is not sent."""
@@ -223,9 +223,9 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 self._draw()
 
     def _draw(self) -> None:
-        watch = self.watch
+        monitor = self.monitor
         self._head.value = self._head_card().inner_html()
-        drawn = charts(watch)
+        drawn = charts(monitor)
         if len(drawn) != len(self._charts.children):
             before = self._charts.children
             self._charts.children = [self._kit.html() for _ in drawn]
@@ -233,15 +233,15 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 chart.close()
         for chart, value in zip(self._charts.children, drawn, strict=True):
             chart.value = value
-        self._note.value = chart_note(watch)
-        self._latencies.value = latencies(watch)
-        fields = fields_of(watch.server_info)
+        self._note.value = chart_note(monitor)
+        self._latencies.value = latencies(monitor)
+        fields = fields_of(monitor.server_info)
         if fields != self._fields:
             self._fields = fields
             self._draw_fields()
         if self.runtime is not None:
             self._log.value = f"<pre>{escape(self.runtime.logs(LOG_LINES))}</pre>"
-        answers = not self._ended and watch.gone_since is None
+        answers = not self._ended and monitor.gone_since is None
         for name, button in self._buttons.items():
             button.disabled = not answers and name != "close"
         if not answers:
@@ -251,7 +251,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         pid = None if self.runtime is None else self.runtime.pid
         url = self.endpoint.base_url
         return server_card(
-            self.watch, url, ended=self._ended, cause=self._cause, pid=pid, details=list(details)
+            self.monitor, url, ended=self._ended, cause=self._cause, pid=pid, details=list(details)
         )
 
     def _draw_fields(self) -> None:
@@ -283,7 +283,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _start_polling(self) -> None:
         with self._lock:
             if self._poller is None and self.shown:
-                self._poller = self._cell.start_thread(self._keep_polling, "nbruntime-panel")
+                self._poller = self._output_context.start_thread(self._keep_polling, "nbruntime-panel")
 
     def _keep_polling(self) -> None:
         due = time.monotonic()
@@ -291,11 +291,11 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             while self._may_go_on():
                 self._look_at_runtime()
                 if self._ended:  # there may be another server at its address
-                    self.watch.end()
+                    self.monitor.end()
                 else:
                     self._poll()
                 self.draw()
-                due = max(due + self.watch.interval, time.monotonic())
+                due = max(due + self.monitor.interval, time.monotonic())
                 self._wake.wait(due - time.monotonic())
                 self._wake.clear()
         except BaseException:
@@ -303,8 +303,8 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             raise
 
     def _poll(self) -> None:
-        first = not self.watch.asked
-        self.watch.poll()
+        first = not self.monitor.asked
+        self.monitor.poll()
         with self._drawing:
             if first and not self._closed:  # what is saved of the cells would say that it was never asked
                 self.draw()
@@ -317,7 +317,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _look_at_runtime(self) -> None:
         """Note the end of a server that is ours: it does not come back."""
         runtime = self.runtime
-        if runtime is not None and runtime.phase in GONE:
+        if runtime is not None and runtime.phase in ENDED_PHASES:
             self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
             self._cause = runtime.exit_cause
 

@@ -43,7 +43,7 @@ class ProgramView:
 
     def __init__(self, state: Any) -> None:
         self.state = state
-        self._cell = OutputContext()
+        self._output_context = OutputContext()
         self._over = threading.Event()
         self._handle: DisplayHandle | None = None
         self._program = program_of(state.stream_executor)
@@ -106,14 +106,14 @@ class ProgramView:
             self.wait()
             print(self.card().text())
         elif self.wait(QUIET_SECONDS):
-            self._cell.run(display, self.card().mimebundle(), raw=True)
+            self._output_context.run(display, self.card().mimebundle(), raw=True)
         elif block:
             self._begin()
             self._draw_to_the_end()
         else:
             self._begin()
             stop_when_run_again(self)
-            self._cell.start_thread(self._draw_to_the_end, "nbruntime-program")
+            self._output_context.start_thread(self._draw_to_the_end, "nbruntime-program")
 
     def stop(self) -> None:
         """Leave the view as it is; the program goes on."""
@@ -149,7 +149,7 @@ class ProgramView:
         self._box.add_class("nbr-program")
         self._draw()
         bundle = self._box._repr_mimebundle_() | self.card().mimebundle()
-        self._handle = self._cell.run(display, bundle, raw=True, display_id=True)
+        self._handle = self._output_context.run(display, bundle, raw=True, display_id=True)
 
     def _draw(self) -> None:
         transcript = self._look()

@@ -95,7 +95,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._interval = 1.0 / draws_per_second
         self._loop = asyncio.get_running_loop() if isinstance(stream, AsyncGenerationStream) else None
         self._waiting_loop: asyncio.AbstractEventLoop | None = None
-        self._cell = OutputContext()
+        self._output_context = OutputContext()
         self._handles: list[DisplayHandle] = []
         self._ending: Ending | None = None
         self._closing = False
@@ -255,7 +255,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
             return self
         self._stop_button.layout.display = ""
         if self._loop is None:
-            self._cell.start_thread(self._read_alone, "nbruntime-read")
+            self._output_context.start_thread(self._read_alone, "nbruntime-read")
         else:
             self._task = self._loop.create_task(self._read_alone_async())
         return self
@@ -268,7 +268,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._stop_button.disabled = True
         stream = self.stream
         if isinstance(stream, GenerationStream):
-            self._cell.start_thread(self._stop_stream, "nbruntime-stop")
+            self._output_context.start_thread(self._stop_stream, "nbruntime-stop")
         elif stream.loop.is_closed():
             stream.leave_soon()
         else:
@@ -304,7 +304,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
     def _put_into_cell(self) -> None:
         # Whoever shows it in a cell means that cell, and in a thread the cell that made it.
         in_a_cell = threading.current_thread() is threading.main_thread()
-        put = display if in_a_cell else partial(self._cell.run, display)
+        put = display if in_a_cell else partial(self._output_context.run, display)
         with self._lock:
             if self._done.is_set():
                 put(self._final_bundle(), raw=True)
@@ -334,7 +334,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         """Draw in a thread of its own, which also shows the end, whatever happens here."""
         drawer = None
         try:
-            drawer = self._cell.start_thread(self._draw_to_the_end, "nbruntime-draw")
+            drawer = self._output_context.start_thread(self._draw_to_the_end, "nbruntime-draw")
             yield
         except (KeyboardInterrupt, asyncio.CancelledError):
             self._ending = self._ending or "interrupted"
@@ -355,7 +355,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
             except BaseException as error:  # noqa: BLE001 - it is raised where the task waits
                 result.set_exception(error)
 
-        self._cell.start_thread(read, "nbruntime-read")
+        self._output_context.start_thread(read, "nbruntime-read")
         reading = asyncio.wrap_future(result)
         try:
             return await asyncio.shield(reading)

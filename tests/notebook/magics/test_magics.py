@@ -708,7 +708,7 @@ def test_a_server_of_another_kernel(shell: InteractiveShell, capsys: pytest.Capt
         assert "Hello world" in capsys.readouterr().out
         run(shell, "%sgl_stop elsewhere")
         assert "Ended: elsewhere." in capsys.readouterr().out
-        assert runtime.phase in known_servers.GONE
+        assert runtime.phase in known_servers.ENDED_PHASES
     assert run(shell, "%config SglMagics.endpoint") == ""
     assert known_servers._named == {}
 
