@@ -21,7 +21,6 @@ from nbruntime.display.html import visible
 from nbruntime.display.views import in_kernel
 from nbruntime.errors import GenerationError, NbruntimeError
 from nbruntime.launch.phases import ENDED_PHASES
-from nbruntime.notebook.magics.completion import MagicCompleter
 from nbruntime.notebook.magics.known_servers import KnownServer, KnownServers
 from nbruntime.notebook.magics.options import (
     ANSWER,
@@ -85,7 +84,6 @@ class SglMagics(Magics, Configurable):  # type: ignore[misc]
     def __init__(self, shell: Any) -> None:
         super().__init__(shell=shell)
         self.servers = KnownServers(lambda: self.shell.user_ns)
-        self.completer = MagicCompleter(self)
 
     @validate("sampling")
     def _check_sampling(self, proposal: Any) -> dict[str, Any]:
