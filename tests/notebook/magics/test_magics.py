@@ -28,8 +28,7 @@ from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.generation import Generation, Generations
 from nbruntime.launch import registry
 from nbruntime.launch.supervisor.record import LOG
-from nbruntime.notebook.magics import known_servers
-from nbruntime.notebook.magics import sgl_magics as magics
+from nbruntime.notebook.magics import generation_magics, known_servers
 from nbruntime.notebook.magics.presenting import show_stream
 from nbruntime.notebook.magics.prompts import fill_template
 from nbruntime.runtime import Runtime
@@ -394,7 +393,7 @@ def test_interrupt_keeps_what_had_come(
         fake_engine.await_true(lambda: started and started[0].text == "Once upon")
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(magics, "show_stream", show)
+    monkeypatch.setattr(generation_magics, "show_stream", show)
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     capsys.readouterr()
