@@ -1,14 +1,14 @@
-"""The server panel: a server's identity, load, latencies, fields and log, and what can be done to it.
+"""The server panel: a server's identity, load, latencies, fields and log, with buttons to control it.
 
-It asks the server once a second, in one thread, and only while a front end shows it. A draw sends the parts
-that have changed. When it is closed, or its cell is run again, a static form takes its place.
+One thread polls the server once a second, while a front end shows the panel. A draw sends only the parts that
+have changed. When the panel is closed, or its cell runs again, a static form takes its place.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,10 @@ from nbruntime.display.charts import CHART_STYLE
 from nbruntime.display.html import escape
 from nbruntime.display.server_fields import fields_details, fields_html, fields_of
 from nbruntime.endpoint.cards import clock
-from nbruntime.errors import NbruntimeError
 from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
+from nbruntime.notebook.views.panel_actions import ServerActions
 from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
 from nbruntime.profiling.monitor import ServerMonitor
 from nbruntime.profiling.monitor_card import (
@@ -118,7 +118,8 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._displayed_at: float | None = None
         self._reported = False
         self._fields: dict[str, str] = {}
-        self._profiling = self._reopens = False
+        self._reopens = False
+        self._actions = ServerActions(endpoint, runtime, on_close=self.close, on_result=self._wake.set)
         self._ended = self._cause = ""
         parts = self._make_parts()
         super().__init__(parts, layout=self._kit.layout, _view_count=0, _dom_classes=_CLASSES)
@@ -129,7 +130,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _make_parts(self) -> list[Any]:
         self._kit = kit = WidgetKit()
-        self._head, self._note, self._latencies, self._said = (kit.html() for _ in range(4))
+        self._head, self._note, self._latencies = (kit.html() for _ in range(3))
         self._head.add_class("nbr-head")
         self._charts = kit.row([])
         self._charts.add_class("nbr-charts")
@@ -140,33 +141,13 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         )
         self._search.observe(lambda _change: self._draw_fields(), "value")
         self._found, self._log = kit.html(), kit.html()
-        self._buttons = {
-            "flush": self._button("Flush cache", "Empty the KV cache", self._flush),
-            "profile": self._button("Start profile", "Start the server's profiler", self._profile),
-            "abort": self._button("Abort all", "Stop every request on the server", self._abort),
-        }
-        if self.runtime is not None:
-            self._buttons["shutdown"] = self._button("Shut down …", "End the server", self._ask_first)
-        self._buttons["close"] = self._button("Close panel", "Leave a static picture", self.close)
-        self._question = kit.keep(
-            ipywidgets.HBox(
-                [
-                    kit.html("<span>End the server and all of its requests?</span>&#160;&#160;"),
-                    self._button("Shut it down", "End the server", self._shut_down),
-                    self._button("Keep it", "Go on", lambda: self._show_question(False)),
-                ],
-                layout=ipywidgets.Layout(display="none", align_items="center"),
-            )
-        )
         return [
             kit.html(f"<style>{STYLE}{CHART_STYLE}{PARTS_STYLE}{PANEL_STYLE}</style>"),
             self._head,
             self._charts,
             self._note,
             self._latencies,
-            kit.row(list(self._buttons.values())),
-            self._question,
-            self._said,
+            *self._actions.make(kit),
             *kit.folded("server info", kit.box([self._search, self._found])),
             *(kit.folded("log", kit.box([self._log])) if self.runtime is not None else ()),
         ]
@@ -241,11 +222,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._draw_fields()
         if self.runtime is not None:
             self._log.value = f"<pre>{escape(self.runtime.logs(LOG_LINES))}</pre>"
-        answers = not self._ended and monitor.gone_since is None
-        for name, button in self._buttons.items():
-            button.disabled = not answers and name != "close"
-        if not answers:
-            self._set_profiling(False)
+        self._actions.enable(not self._ended and monitor.gone_since is None)
 
     def _head_card(self, details: Iterable[Details] = ()) -> Card:
         pid = None if self.runtime is None else self.runtime.pid
@@ -327,63 +304,6 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 self._poller = None
             return self._poller is not None
 
-    # Doing
-
-    def _button(self, label: str, tooltip: str, action: Callable[[], object]) -> Any:
-        button = self._kit.keep(
-            ipywidgets.Button(description=label, tooltip=tooltip, layout=ipywidgets.Layout(width="auto"))
-        )
-        button.on_click(lambda _button: action())
-        return button
-
-    def _do(self, done: str, action: Callable[[], object]) -> None:
-        """Do something to the server in a thread of its own: it may take seconds."""
-
-        def work() -> None:
-            try:
-                action()
-            except NbruntimeError as error:
-                first = str(error).splitlines()[0]
-                said = f'<span class="nbr-bad">▲</span> {escape(first)}'
-            else:
-                said = f'<span class="nbr-quiet">{escape(f"{clock(time.time())} {done}")}</span>'
-            self._said.value = said
-            self._wake.set()
-
-        self._said.value = '<span class="nbr-quiet">…</span>'
-        threading.Thread(target=work, name="nbruntime-panel-action", daemon=True).start()
-
-    def _flush(self) -> None:
-        self._do("the cache is empty", self.endpoint.flush_cache)
-
-    def _profile(self) -> None:
-        start = not self._profiling
-        action = self.endpoint.start_profile if start else self.endpoint.stop_profile
-
-        def work() -> None:
-            action()
-            self._set_profiling(start)
-
-        self._do("the profiler runs" if start else "the profiler has written its traces", work)
-
-    def _set_profiling(self, runs: bool) -> None:
-        self._profiling = runs
-        self._buttons["profile"].description = "Stop profile" if runs else "Start profile"
-
-    def _abort(self) -> None:
-        self._do("every request is stopped", self.endpoint.abort_all)
-
-    def _ask_first(self) -> None:
-        self._show_question(True)
-
-    def _show_question(self, ask: bool) -> None:
-        self._question.layout.display = "" if ask else "none"
-
-    def _shut_down(self) -> None:
-        self._show_question(False)
-        if self.runtime is not None:
-            self._do("the server is shut down", self.runtime.shutdown)
-
     # Its end
 
     def close(self) -> None:
@@ -408,7 +328,6 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         with self._drawing:
             self._fields, self._view_count = {}, 0
             self.children, self.layout = self._make_parts(), self._kit.layout
-            self._set_profiling(self._profiling)
             self._reopens = self._closed = self._reported = False
             self.draw()
             self.open()

@@ -271,8 +271,8 @@ def test_a_server_that_dies_and_comes_back(panel: ServerPanel, server: Server) -
     assert f"no answer since {time.strftime('%H:%M', time.localtime(since))}" in said
     assert "No answer from the server: Response ended prematurely" in said
     assert "–" in said, "no value stands for one that is not known"
-    assert panel._buttons["flush"].disabled
-    assert not panel._buttons["close"].disabled
+    assert panel._actions.buttons["flush"].disabled
+    assert not panel._actions.buttons["close"].disabled
     assert panel.monitor.gone_since == since, "since when, not how long"
 
     server.dead = False
@@ -281,7 +281,7 @@ def test_a_server_that_dies_and_comes_back(panel: ServerPanel, server: Server) -
     said = text(panel)
     assert "answers" in said
     assert "SGLang 0.6.0" in said, "it is another one now"
-    assert not panel._buttons["flush"].disabled
+    assert not panel._actions.buttons["flush"].disabled
     places = panel.monitor.points("num_running_reqs")
     assert [value for _, value in places] == [3, None, None, None, 3]
 
@@ -387,9 +387,9 @@ def test_the_memory_is_bounded() -> None:
 
 def press(panel: ServerPanel, name: str) -> str:
     """Click a button, and wait for what the panel says about it."""
-    panel._buttons[name].click()
-    await_true(lambda: "…" not in panel._said.value)
-    return " ".join(parsed(panel._said.value).itertext())
+    panel._actions.buttons[name].click()
+    await_true(lambda: "…" not in panel._actions.message.value)
+    return " ".join(parsed(panel._actions.message.value).itertext())
 
 
 def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,12 +399,12 @@ def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyP
     assert "the cache is empty" in press(panel, "flush")
     assert "every request is stopped" in press(panel, "abort")
     assert "the profiler runs" in press(panel, "profile")
-    assert panel._buttons["profile"].description == "Stop profile"
+    assert panel._actions.buttons["profile"].description == "Stop profile"
     panel.stop()
     show(panel, monkeypatch)  # by the next run of its cell
-    assert panel._buttons["profile"].description == "Stop profile"
+    assert panel._actions.buttons["profile"].description == "Stop profile"
     assert "has written" in press(panel, "profile")
-    assert panel._buttons["profile"].description == "Start profile"
+    assert panel._actions.buttons["profile"].description == "Start profile"
     asked = [(each.path, each.json if each.raw else None) for each in server.asked if each.method == "POST"]
     assert [path for path, _ in asked] == [
         "/flush_cache",
@@ -413,14 +413,14 @@ def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyP
         "/stop_profile",
     ]
     assert asked[1][1]["abort_all"] is True
-    assert "shutdown" not in panel._buttons, "it is not ours"
+    assert "shutdown" not in panel._actions.buttons, "it is not ours"
 
 
 def test_a_button_that_fails_says_why(panel: ServerPanel, server: Server) -> None:
     server.on("/flush_cache", Reply(body=b"<b>Flush cache failed.</b>", status=400))
     look(panel)
     assert "▲" in press(panel, "flush")
-    assert "<b>Flush cache failed.</b>" in " ".join(parsed(panel._said.value).itertext())
+    assert "<b>Flush cache failed.</b>" in " ".join(parsed(panel._actions.message.value).itertext())
 
 
 # In the cell
@@ -459,7 +459,7 @@ def test_closing_leaves_a_picture_without_a_widget(
     checked(handle.bundles[0])
     await_true(lambda: len(handle.bundles) > 1)
     beside = show(panel, monkeypatch)
-    panel._buttons["close"].click()
+    panel._actions.buttons["close"].click()
     _, asked, last = handle.bundles
     assert WIDGET in asked
     assert "42 tokens/s" in checked(asked), "a notebook may be saved while the panel is open"
@@ -561,18 +561,18 @@ def test_a_runtime_has_its_log_and_can_be_shut_down(runtime: Runtime) -> None:
     await_true(lambda: panel.monitor.asked)
     assert "a <b>line</b> of the log" in text(panel)
     assert f"{runtime.pid}" in text(panel)
-    panel._buttons["shutdown"].click()
-    assert panel._question.layout.display == "", "it asks first"
+    panel._actions.buttons["shutdown"].click()
+    assert panel._actions.question.layout.display == "", "it asks first"
     assert runtime.phase == "ready"
-    sure, keep = panel._question.children[1:]
+    sure, keep = panel._actions.question.children[1:]
     keep.click()
-    assert panel._question.layout.display == "none"
-    panel._buttons["shutdown"].click()
+    assert panel._actions.question.layout.display == "none"
+    panel._actions.buttons["shutdown"].click()
     sure.click()
     await_true(lambda: runtime.phase == "stopped")
     await_true(lambda: "stopped, seen at" in text(panel))
     await_true(lambda: not panel.polling)
-    assert panel._buttons["shutdown"].disabled
+    assert panel._actions.buttons["shutdown"].disabled
     checked(panel._repr_mimebundle_())
     panel.close()
 
