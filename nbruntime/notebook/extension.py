@@ -19,12 +19,7 @@ _PROGRAM_STATE = ("sglang.lang.interpreter", "ProgramState")
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register magics, completion, formatters and events; does nothing if they are registered already.
-
-    Parameters
-    ----------
-    shell : InteractiveShell
-    """
+    """Register magics, completion, formatters and events; does nothing if they are registered already."""
     if _loaded(shell) is not None:
         return
     from nbruntime.notebook.magics.completion import MagicCompleter
@@ -42,12 +37,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Undo `load`; servers keep running, and the user's variables stay.
-
-    Parameters
-    ----------
-    shell : InteractiveShell
-    """
+    """Undo `load`; servers keep running, and the user's variables stay."""
     magics = _loaded(shell)
     if magics is None:
         return

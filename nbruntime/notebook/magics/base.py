@@ -20,13 +20,7 @@ from nbruntime.protocol.requests import build_generate_request
 
 
 class MagicsBase(Magics, Configurable):  # type: ignore[misc]
-    """Settings, known servers and error display of the magics.
-
-    Parameters
-    ----------
-    shell : InteractiveShell
-        The shell that the magics belong to.
-    """
+    """Settings, known servers and error display of the magics."""
 
     endpoint = Unicode("", help="Server that cells ask unless they name one; %sgl_use sets it.").tag(
         config=True
@@ -61,16 +55,12 @@ class MagicsBase(Magics, Configurable):  # type: ignore[misc]
 
     @contextmanager
     def showing_errors(self) -> Iterator[None]:
-        """Let errors be shown without a traceback, unless that is wanted."""
+        """Show errors without a traceback if `short_errors` is set."""
         try:
             yield
         except (NbruntimeError, KeyboardInterrupt) as error:
             if self.short_errors and not hasattr(error, "_render_traceback_"):
                 lines = visible(f"{type(error).__name__}: {error}".removesuffix(": ")).split("\n")
-                # What IPython asks instead of making a traceback.
+                # IPython calls it instead of formatting a traceback.
                 error._render_traceback_ = partial(list, lines)  # type: ignore[union-attr]
             raise
-
-    def _bind(self, name: str | None, value: object) -> None:
-        if name:
-            self.shell.push({name: value})

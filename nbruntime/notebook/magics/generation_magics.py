@@ -47,11 +47,11 @@ class GenerationMagics(MagicsBase):
         *ANSWER,
     )
     def sgl_generate(self, arguments: Namespace, names: Mapping[str, Any], cell: str) -> None:
-        """Generate text from the cell, which is the prompt as it stands, and stream the answer below it.
+        """Generate text with the cell as the prompt, and stream the answer below it.
 
-        The answer is kept in `_sgl`, and in the variable that -o names: a Generation, or a list of them for
-        --n. After an interrupt it holds what had come. Values on the line may be {expressions} and $names;
-        quotes hold one together, and a backslash is a backslash, before a quote too.
+        `_sgl` and the variable of -o hold the answer: a Generation, or a list of them for --n; after an
+        interrupt, the part received so far. Values on the line may be {expressions} and $names. Quotes
+        group words; a backslash is literal, even before a quote.
 
         Examples::
 
@@ -86,10 +86,10 @@ class GenerationMagics(MagicsBase):
         *ANSWER,
     )
     def sgl_chat(self, arguments: Namespace, names: Mapping[str, Any], cell: str) -> None:
-        """Say the cell to the model, in a conversation that goes on from cell to cell.
+        """Send the cell as a message of a conversation that continues from cell to cell.
 
-        The conversation is an object in a variable: it shows its transcript, `messages` gives the messages,
-        and `undo()` takes the last turn back. After an interrupt it holds what had come.
+        The conversation is an object in a variable: it shows its transcript, `messages` has the messages, and
+        `undo()` removes the last turn. After an interrupt it holds the part received so far.
 
         Examples::
 
@@ -127,7 +127,7 @@ class GenerationMagics(MagicsBase):
         return Conversation(talk.system) if anew else talk
 
     def _answer(self, arguments: Namespace, names: Mapping[str, Any], prompt: Any, keep: Keep) -> None:
-        """Ask, show the answer, and keep as much of it as came."""
+        """Send the request, show the answer, and keep what was received of it."""
         endpoint = self.servers.find(arguments.endpoint or self.endpoint).endpoint
         chat = not isinstance(prompt, str)
         view = arguments.view or self.view
@@ -164,7 +164,7 @@ class GenerationMagics(MagicsBase):
         return keep
 
     def forget_result(self) -> None:
-        """Remove the variable of the last answer."""
+        """Remove the variable `_sgl`."""
         self.shell.user_ns.pop(LAST, None)
         self.shell.user_ns_hidden.pop(LAST, None)
 
@@ -175,7 +175,7 @@ def _prompt(arguments: Namespace, names: Mapping[str, Any], cell: str) -> str:
 
 
 def _request(arguments: Namespace, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what stands on the line, as a client takes it."""
+    """Return the options of a line as arguments of a client."""
     given = sampling_of(arguments)
     if arguments.json_schema is not None:
         given["json_schema"] = read_schema(arguments.json_schema, names)

@@ -1,4 +1,4 @@
-"""Cards of servers: all that are known, and one in full."""
+"""Cards of the known servers, and of one server."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ _HEADS = ("", "name", "model", "engine", "state", "of", "url")
 
 
 def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
-    """Make the card of the servers that this session knows, and of those in other kernels.
+    """Return the card of `%sgl_servers`.
 
     Parameters
     ----------
     known : sequence of KnownServer
-        Of this session.
+        Servers of this session; the card also lists those of other kernels.
     in_use : str
-        Name of the one that cells ask; empty if none was chosen.
-
-    Returns
-    -------
-    Card
+        Name of the server that cells use; empty if none was chosen.
     """
     from nbruntime.launch.servers import servers
 
@@ -50,18 +46,7 @@ def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
 
 
 def info_card(known: KnownServer, info: Mapping[str, Any]) -> Card:
-    """Make the card of one server.
-
-    Parameters
-    ----------
-    known : KnownServer
-    info : mapping
-        As `RuntimeEndpoint.get_server_info` gives it, without secrets.
-
-    Returns
-    -------
-    Card
-    """
+    """Return the card of a server, from `RuntimeEndpoint.get_server_info`."""
     from nbruntime.endpoint.cards import server_pairs
 
     return Card(

@@ -49,10 +49,10 @@ class ServerMagics(MagicsBase):
         server_arguments=True,
     )
     def sgl_launch(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """Start a server, and show it when it is ready; run again, it gives the one that is running.
+        """Start a server and show it when it is ready; run again, show the one that is running.
 
-        Every further option is an argument of the server, by SGLang's name. The server ends with the kernel,
-        or by %sgl_stop. With -o the Runtime is kept in a variable, too.
+        Further options are server arguments, by SGLang's names. The server ends with the kernel, or by
+        %sgl_stop. -o also keeps the Runtime in a variable.
 
         Examples::
 
@@ -91,9 +91,9 @@ class ServerMagics(MagicsBase):
         OUT,
     )
     def sgl_connect(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """Connect to a server that runs.
+        """Connect to a running server.
 
-        With -o the RuntimeEndpoint is kept in a variable, too.
+        -o also keeps the RuntimeEndpoint in a variable.
 
         Examples::
 
@@ -110,14 +110,14 @@ class ServerMagics(MagicsBase):
 
     @magic("line")
     def sgl_servers(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """List the servers: those of this session, and those that run for this user in other kernels."""
+        """List the servers of this session, and those of this user in other kernels."""
         from nbruntime.notebook.magics.server_cards import servers_card
 
         show_card(servers_card(self.servers.all(), in_use=self.endpoint))
 
     @magic("line", SERVER)
     def sgl_use(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """Choose the server that cells ask from now on; without a name, tell which one it is.
+        """Choose the server that cells use from now on; without a name, print the current one.
 
         Examples::
 
@@ -134,7 +134,7 @@ class ServerMagics(MagicsBase):
         argument("--live", action="store_true", help="in a notebook, a panel with live load, charts, log"),
     )
     def sgl_info(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """Show what a server is: model, parallelism, sizes, and every argument that it runs with.
+        """Show a server: model, parallelism, sizes, and all of its arguments.
 
         Examples::
 
@@ -156,7 +156,7 @@ class ServerMagics(MagicsBase):
         argument("--follow", action="store_true", help="go on until the server ends, or Interrupt"),
     )
     def sgl_logs(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """Print the end of a server's log; also that of one that has died.
+        """Print the end of a server's log, also after it died.
 
         Examples::
 
@@ -166,8 +166,8 @@ class ServerMagics(MagicsBase):
         runtime = known.runtime
         if runtime is None:
             raise UsageError(
-                f"The log of {known.name} is not here: it is only connected to.\n"
-                "It is with whoever has started the server."
+                f"The log of {known.name} is not here: the server was not launched in this session.\n"
+                "Read it where the server was started."
             )
         if not arguments.follow:
             _print_log(runtime.logs(max(0, arguments.lines)))
@@ -177,15 +177,15 @@ class ServerMagics(MagicsBase):
         runs = True
         while runs:
             time.sleep(FOLLOW_SECONDS)
-            runs = runtime.phase not in ENDED_PHASES  # before the last look
+            runs = runtime.phase not in ENDED_PHASES  # before the last read
             text, position = runtime.logs_since(position)
             _print_log(text)
 
     @magic("line", argument("which", metavar="NAME|all|orphans", help="which servers"))
     def sgl_stop(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """End a server, and wait until nothing is left of it.
+        """Stop a server, and wait until its processes have ended.
 
-        `all` ends every server of this user, of other kernels too; `orphans` those that nobody needs.
+        `all` stops every server of this user, in other kernels too; `orphans` those whose kernel has ended.
 
         Examples::
 
@@ -198,14 +198,14 @@ class ServerMagics(MagicsBase):
         if known is None:
             ended = stop(which)
         elif known.runtime is not None and known.state in ENDED_PHASES:
-            known.runtime.shutdown()  # and not by its address, which may be another's by now
+            known.runtime.shutdown()  # not by its address, which another server may have by now
             ended = ServerList()
         elif known.url in {server.url for server in servers()}:
             ended = stop(known.url)
         else:
             raise UsageError(
-                f"{which} is only connected to, and was not started by nbruntime.\n"
-                "Whoever has started it ends it; %sgl_servers lists what can be ended here."
+                f"{which} is only connected to; nbruntime did not start it.\n"
+                "Stop it where it was started; %sgl_servers lists the servers that can be stopped here."
             )
         self.servers.forget_ended({server.url for server in ended})
         if self.endpoint and self.endpoint not in self.servers.names():
@@ -214,13 +214,17 @@ class ServerMagics(MagicsBase):
 
     @magic("line", SERVER)
     def sgl_flush(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """Empty the KV cache of a server, so that the next prompt is computed anew."""
+        """Empty a server's KV cache, so that the next prompt is computed in full."""
         known = self._find(arguments)
         known.endpoint.flush_cache()
         print(f"The KV cache of {known.name} is empty.")
 
     def _find(self, arguments: Namespace) -> KnownServer:
         return self.servers.find(arguments.server or self.endpoint)
+
+    def _bind(self, name: str | None, value: object) -> None:
+        if name:
+            self.shell.push({name: value})
 
 
 def _print_log(text: str) -> None:
@@ -229,7 +233,7 @@ def _print_log(text: str) -> None:
 
 
 def _key(variable: str | None) -> str | None:
-    """Read a key from the environment; what was given is never shown, as it may be a key by mistake."""
+    """Read a key from the environment; an error never shows `variable`, which may be a key by mistake."""
     if variable is None:
         return None
     key = os.environ.get(variable)

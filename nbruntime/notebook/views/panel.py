@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from nbruntime.runtime import Runtime
 
 POLL_SECONDS = 5.0
-"""How long a poll waits for a connection, and for an answer."""
+"""Timeout of a poll, for connecting and for reading."""
 
 INTERVAL_LIMITS = (1 / DRAW_LIMITS[1], 3600.0)
-"""Seconds between two polls, each of which is drawn."""
+"""Smallest and largest number of seconds between two polls; each poll is drawn."""
 
 UNREPORTED_SECONDS = 600.0
-"""How long a panel counts as shown before a front end has said so: it cannot while a cell runs."""
+"""Seconds for which a panel counts as shown before a front end reports it; it cannot while a cell runs."""
 
 LOG_LINES = 40
-"""Lines of the log that the panel shows."""
+"""Lines of the log shown."""
 
 PANEL_STYLE = """
 .nbr-panel>.widget-box,.nbr-panel>.widget-html{margin:0 0 .5em}
@@ -76,22 +76,22 @@ _CLASSES = (*CLASSES, PARTS, "nbr-panel")
 class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     """A live panel of one server.
 
-    Display it, or place it in a layout of your own. It survives the server's death, says since when there is
-    no answer, and goes on when the server is back.
+    Display it, or place it in a layout of your own. It survives the server's death, shows since when there is
+    no answer, and continues when the server is back.
 
     Parameters
     ----------
     endpoint : RuntimeEndpoint
         The server's client.
     runtime : Runtime, optional
-        The server's owner: gives its log, knows how it ended, and can shut it down.
+        The server's owner, for the log, the cause of an end, and shutdown.
     interval : float
         Seconds between two polls; from 0.05 to 3600.
 
     Raises
     ------
     ArgumentValueError
-        For another interval.
+        If `interval` is out of range.
 
     Examples
     --------
@@ -99,7 +99,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     >>> panel  # doctest: +SKIP
     """
 
-    _closed = True  # until it has been made
+    _closed = True  # until __init__ is done
 
     def __init__(
         self, endpoint: RuntimeEndpoint, *, runtime: Runtime | None = None, interval: float = 1.0
@@ -109,8 +109,8 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.runtime = runtime
         self.monitor = ServerMonitor(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
         self.monitor.model_info = dict(endpoint.model_info)
-        self._lock = threading.Lock()  # of the poller
-        self._drawing = threading.RLock()  # of the widgets: they are not drawn while they are closed
+        self._lock = threading.Lock()  # guards _poller
+        self._drawing = threading.RLock()  # guards the widgets: they are not drawn while being closed
         self._output_context = OutputContext()
         self._poller: threading.Thread | None = None
         self._wake = threading.Event()
@@ -181,12 +181,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         return {mime: form for mime, form in bundle.items() if mime in kept}
 
     def card(self) -> Card:
-        """Give what the panel shows, for a place without a kernel: it says when that was.
-
-        Returns
-        -------
-        Card
-        """
+        """Return a static card of what the panel shows, with the time of the last answer."""
         details = []
         if self._fields:
             details.append(fields_details(self._fields))
@@ -198,7 +193,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         return replace(card, body=static_body(monitor), plain=figures_line(monitor))
 
     def draw(self) -> None:
-        """Bring every part up to date; what has not changed is not sent."""
+        """Update every part; only changes are sent."""
         with self._drawing:
             if not self._closed:
                 self._draw()
@@ -239,7 +234,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def shown(self) -> bool:
-        """Whether a front end shows the panel, or has had no chance to say so yet."""
+        """Whether a front end shows the panel, or may not have reported it yet."""
         if self._closed:
             return False
         if self._reported:
@@ -249,7 +244,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def polling(self) -> bool:
-        """Whether the server is being asked."""
+        """Whether the server is being polled."""
         return self._poller is not None
 
     def _views_changed(self, _change: Any) -> None:
@@ -267,7 +262,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         try:
             while self._may_go_on():
                 self._look_at_runtime()
-                if self._ended:  # there may be another server at its address
+                if self._ended:  # another server may have its address
                     self.monitor.end()
                 else:
                     self._poll()
@@ -283,7 +278,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         first = not self.monitor.asked
         self.monitor.poll()
         with self._drawing:
-            if first and not self._closed:  # what is saved of the cells would say that it was never asked
+            if first and not self._closed:  # else a saved notebook would show 'not asked yet'
                 self.draw()
                 self._update(self._repr_mimebundle_())
 
@@ -292,7 +287,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             replace_output(handle, bundle)
 
     def _look_at_runtime(self) -> None:
-        """Note the end of a server that is ours: it does not come back."""
+        """Record the end of an owned server, which does not come back."""
         runtime = self.runtime
         if runtime is not None and runtime.phase in ENDED_PHASES:
             self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
@@ -304,10 +299,10 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 self._poller = None
             return self._poller is not None
 
-    # Its end
+    # Closing
 
     def close(self) -> None:
-        """Stop asking, and leave a static picture in the cells."""
+        """Stop polling, and leave a static card in the cells."""
         if self._closed:
             return
         self._closed = True
@@ -316,11 +311,11 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._handles.clear()
             super().close()
             self._kit.close()
-            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets takes it away
+            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
         self._wake.set()
 
     def stop(self) -> None:
-        """Close it because its cell runs again; if that shows it again, it goes on."""
+        """Close the panel because its cell runs again; showing it again reopens it."""
         self._reopens = not self._closed
         self.close()
 

@@ -1,8 +1,7 @@
 """The live view of a running generation.
 
-What can no longer change is drawn once, and a draw carries only what is still growing: its bytes do not grow
-with the answer. When the stream ends, a static form takes the view's place, which needs neither kernel nor
-widgets to be read again.
+Text that can no longer change is drawn once; a draw sends only the growing tail, so its size does not grow
+with the answer. At the end a static form takes the view's place, which needs neither kernel nor widgets.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from nbruntime.notebook.views.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 
 RUSHING = 1200
-"""Characters in a second from which on a view is drawn half as often: nobody can follow them anyway."""
+"""Characters per second above which a view is drawn half as often: too fast to read along."""
 
 LOOP_WAKES = 0.2
-"""Seconds after which an event loop is woken that waits for a view: ipykernel's handler of an interrupt asks
-the loop to cancel the cell, and does not wake it (ipykernel 7.4, tornado 6.5)."""
+"""Seconds between two wake-ups of an event loop that awaits a view: on an interrupt ipykernel asks the loop
+to cancel the cell, but does not wake it (ipykernel 7.4, tornado 6.5)."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def next_pause(drawn: int, pause: float, interval: float) -> float:
-    """Give the seconds until the next draw, if so many characters came in the last pause.
+    """Return the seconds until the next draw, from the characters drawn in the last pause.
 
     Examples
     --------
@@ -53,23 +52,23 @@ def next_pause(drawn: int, pause: float, interval: float) -> float:
 class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
     """A widget that shows a generation while it runs.
 
-    `show` puts it into the cell, `start` lets it run in a layout of your own. A view that does not block has
-    a Stop button; one that blocks is stopped by Kernel > Interrupt. Whatever thread or task runs it, it
-    belongs to the cell in which it was made, and it is stopped when that cell is run again.
+    `show` displays it in the cell; `start` runs it in a layout of your own. A view that does not block has a
+    Stop button; one that blocks is stopped by Kernel > Interrupt. The view belongs to the cell that created
+    it, in whichever thread or task it runs, and stops when that cell runs again.
 
     Parameters
     ----------
     stream : GenerationStream or AsyncGenerationStream
-        What to show; several answers stand one below the other.
+        Stream to show; several answers stand one below the other.
     markdown : bool
-        Whether to read the text as markdown.
+        Whether to render the text as markdown.
     draws_per_second : float
-        At most; from 0.5 to 20.
+        Maximum; from 0.5 to 20.
 
     Raises
     ------
     ArgumentValueError
-        For another number of draws.
+        If `draws_per_second` is out of range.
 
     Examples
     --------
@@ -120,24 +119,24 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         stop_when_run_again(self)
 
     def show(self, *, block: bool = True) -> Generation | list[Generation] | None:
-        """Put the view into the cell; its static form takes its place at the end.
+        """Show the view in the cell; its static form takes its place at the end.
 
-        In a terminal the text is printed as it comes, and always waited for.
+        In a terminal the text is printed as it comes, and `block` is ignored.
 
         Parameters
         ----------
         block : bool
-            Whether to wait for the end; else the view has a Stop button.
+            Whether to wait for the end; if not, the view has a Stop button.
 
         Returns
         -------
         Generation or list of Generation, or None
-            The result, if it was waited for.
+            The result; None if `block` is false.
 
         Raises
         ------
         GenerationError, KeyboardInterrupt
-            As `run`, if it is waited for.
+            As `run`, if `block`.
         """
         if isinstance(self.stream, GenerationStream) and not in_kernel():
             if self._claim():
@@ -150,7 +149,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         return None
 
     async def show_async(self) -> Generation | list[Generation]:
-        """Put the view into the cell, and wait for the end of the stream while other tasks run.
+        """Show the view in the cell, and await the end of the stream.
 
         Returns
         -------
@@ -165,19 +164,19 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         return await self.run_async()
 
     def close(self) -> None:
-        """Stop the stream if it is running, and close the widgets; a static form in a cell stays."""
+        """Stop the stream if it is running, and close the widgets; the static form stays in the cell."""
         if self.comm is None or sys.is_finalizing():
             return  # never opened, or closed before; widgets also call this when the interpreter ends
-        with self._lock:  # not in the middle of its end, which looks at it once
+        with self._lock:  # not during _freeze, which reads it once
             self._closing = True
         if not self._done.is_set():
             self.stop()
             if self._started:
-                return  # the thread that draws closes them at the end
+                return  # the drawing thread closes them at the end
         self._close_widgets()
 
     def _put_into_cell(self) -> None:
-        # Whoever shows it in a cell means that cell, and in a thread the cell that made it.
+        # The main thread shows it in the running cell, another thread in the cell that created it.
         in_a_cell = threading.current_thread() is threading.main_thread()
         put = display if in_a_cell else partial(self._output_context.run, display)
         with self._lock:
@@ -188,9 +187,9 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
             self._handles.append(put(live, raw=True, display_id=True))
 
     def _ipython_display_(self) -> None:
-        """Show it as the last line of a cell does: without waiting."""
+        """Show it without waiting, as the last value of a cell."""
         if not in_kernel():
-            raise NotImplementedError  # IPython then takes the repr
+            raise NotImplementedError  # IPython then prints the repr
         self.show(block=False)
 
     def __repr__(self) -> str:
@@ -216,7 +215,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
                 self._over.wait(pause)
                 self._await_change()
         finally:
-            with self._lock:  # no cell shows the view from here on
+            with self._lock:  # from here on the view is shown nowhere else
                 try:
                     self._freeze()
                 finally:
@@ -234,7 +233,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         self._changed.clear()
 
     def _freeze(self) -> None:
-        """Show the end: in the cell the static form instead of the view, elsewhere within it."""
+        """Replace the view in cells by its static form; in a layout, show that inside the view."""
         bundle = self._final_bundle()
         for handle in self._handles:
             replace_output(handle, bundle)

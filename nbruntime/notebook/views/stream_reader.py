@@ -16,7 +16,7 @@ from nbruntime.notebook.views.output_context import OutputContext
 from nbruntime.protocol.deltas import Delta
 
 STOP_PATIENCE = 1.0
-"""Seconds that a stopped stream has to tell its end, before its connection is closed."""
+"""Seconds to wait for the end of a stopped stream before its connection is closed."""
 
 
 class StreamReader:
@@ -39,7 +39,7 @@ class StreamReader:
         self._waiting_loop: asyncio.AbstractEventLoop | None = None
         self._output_context = OutputContext()
         self._ending: Ending | None = None
-        self._lock = threading.Lock()  # of who reads, of what shows it, and of its end
+        self._lock = threading.Lock()  # guards _started, the displayed outputs and the end
         self._started = False
         self._changed = threading.Event()
         self._over = threading.Event()
@@ -60,7 +60,7 @@ class StreamReader:
         Raises
         ------
         GenerationError
-            If the stream fails; what had come stays in the view.
+            If the stream fails; the text received so far stays in the view.
         KeyboardInterrupt
             On Kernel > Interrupt; the request is aborted on the server.
         """
@@ -91,7 +91,7 @@ class StreamReader:
         Raises
         ------
         GenerationError
-            If the stream fails; what had come stays in the view.
+            If the stream fails; the text received so far stays in the view.
         asyncio.CancelledError
             On Kernel > Interrupt; the request is aborted on the server.
         """
@@ -111,12 +111,12 @@ class StreamReader:
         return await stream.result()
 
     def start(self) -> Self:
-        """Have the stream read, in a thread or a task of its own; the view has a Stop button meanwhile.
+        """Read the stream in its own thread or task; the view has a Stop button meanwhile.
 
         Returns
         -------
         StreamView
-            Itself, to be placed in a layout.
+            The view itself.
         """
         if self._started:
             return self
@@ -128,7 +128,7 @@ class StreamReader:
         return self
 
     def stop(self) -> None:
-        """Stop the generation on the server, without waiting; what has come stays."""
+        """Stop the generation on the server, without waiting; text received so far stays."""
         if self._over.is_set():
             return
         self._ending = self._ending or "stopped"
@@ -147,24 +147,24 @@ class StreamReader:
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait at most.
+            Maximum time in seconds.
 
         Returns
         -------
         bool
-            Whether it has ended.
+            Whether the stream has ended.
         """
         return self._done.wait(timeout)
 
     def _claim(self) -> bool:
-        """Become the one that reads the stream, if nobody has yet."""
+        """Claim the right to read the stream; False if another thread or task has it."""
         with self._lock:
             claimed, self._started = not self._started, True
         return claimed
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:
-        """Draw in a thread of its own, which also shows the end, whatever happens here."""
+        """Draw in another thread, which shows the end even if the body raises."""
         drawer = None
         try:
             drawer = self._output_context.start_thread(self._draw_to_the_end, "nbruntime-draw")
@@ -179,7 +179,7 @@ class StreamReader:
                 drawer.join()
 
     async def _run_in_thread(self) -> Generation | list[Generation]:
-        # A thread of its own: those of asyncio.to_thread are a few, and would all wait for slow streams.
+        # Its own thread: slow streams would occupy the few threads of asyncio.to_thread.
         result: Future[Generation | list[Generation]] = Future()
 
         def read() -> None:
@@ -202,7 +202,7 @@ class StreamReader:
         try:
             self.run()
         except NbruntimeError:
-            return  # the view shows it, and stream.error has it
+            return  # the view shows it, and stream.error keeps it
 
     async def _read_alone_async(self) -> None:
         try:

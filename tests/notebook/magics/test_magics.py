@@ -278,7 +278,7 @@ def test_every_name_of_a_variable_is_a_place(name: str) -> None:
     assert fill_template(f"a {{{{{name}}}}} b {{{{ {name}\n}}}} {{{{1}}}} {{{{a-b}}}}", names) == (
         "a value b value {{1}} {{a-b}}"
     )
-    with pytest.raises(UsageError, match="names what there is not"):
+    with pytest.raises(UsageError, match="Undefined template variable"):
         fill_template(f"{{{{{name}}}}}", {})
 
 
@@ -323,8 +323,8 @@ def test_values_of_a_function_that_uses_a_magic(connected: InteractiveShell) -> 
         ("%sgl_launch --reuse", ["no option --reuse", "Runtime(reuse=…)"]),
         ("%sgl_launch --progress", ["no option --progress"]),
         ("%sgl_launch --env X", ["no option --env"]),
-        (r'%%sgl_generate --stop "say \"hi\""' + "\nx", ["backslash keeps no quote", "{name}"]),
-        (r"%%sgl_generate --stop=say\'hi'" + "\nx", ["backslash keeps no quote"]),
+        (r'%%sgl_generate --stop "say \"hi\""' + "\nx", ["backslash does not escape a quote", "{name}"]),
+        (r"%%sgl_generate --stop=say\'hi'" + "\nx", ["backslash does not escape a quote"]),
         ("%%sgl_generate --stop=--\nx", ["--stop=-- is no value"]),
         ("%%sgl_generate -- foo\nx", ["-- is no value", "%%sgl_generate? explains"]),
         ("%%sgl_generate --system {text} {dashes}\nx", ["no option --token"]),
