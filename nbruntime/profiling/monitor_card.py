@@ -1,4 +1,4 @@
-"""A watched server as HTML: what it is, charts of its load, its latencies."""
+"""The card, charts and latencies of a monitored server, as HTML."""
 
 from __future__ import annotations
 
@@ -26,24 +26,20 @@ def server_card(
     pid: int | None = None,
     details: Sequence[Details] = (),
 ) -> Card:
-    """Make the card of a watched server, without charts.
+    """Return the card of a monitored server, without charts.
 
     Parameters
     ----------
     monitor : ServerMonitor
-        What it has said.
+        Monitor of the server.
     url : str
-        Where it is.
+        Address of the server.
     ended, cause : str
-        That it ended, and how, where its owner knows that.
+        State and cause of an ended server; empty if unknown.
     pid : int, optional
-        Of a server that is ours.
+        Process id of an owned server.
     details : sequence of Details
         Folded parts.
-
-    Returns
-    -------
-    Card
     """
     state, tone = server_state(monitor, ended)
     pairs: list[tuple[str, object]] = [
@@ -58,7 +54,7 @@ def server_card(
 
 
 def server_state(monitor: ServerMonitor, ended: str = "") -> tuple[str, Tone]:
-    """Say in words how a server is."""
+    """Return the state of a server in words, and its tone."""
     if ended:
         return ended, "bad" if ended.startswith("died") else "idle"
     if monitor.gone_since is not None:
@@ -70,7 +66,7 @@ def server_state(monitor: ServerMonitor, ended: str = "") -> tuple[str, Tone]:
 
 
 def charts(monitor: ServerMonitor) -> list[str]:
-    """Draw the load over time; only quantities that the server tells."""
+    """Draw the quantities that the server reports over time."""
     drawn = []
     if _known(monitor, "num_running_reqs") or not monitor.asked:
         lines = [Line("running", monitor.points("num_running_reqs"))]
@@ -95,13 +91,13 @@ def charts(monitor: ServerMonitor) -> list[str]:
 
 
 def chart_note(monitor: ServerMonitor) -> str:
-    """Say what the width of the charts stands for."""
+    """Return the caption of the charts: the time that their width covers."""
     said = f"the last {span(monitor.steps * monitor.interval)}; gaps where there was no answer"
     return f'<div class="nbr-quiet">{escape(said)}</div>'
 
 
 def latencies(monitor: ServerMonitor) -> str:
-    """Write the quantiles of the latencies, or how to get them."""
+    """Return a table of latency quantiles, or a hint how to enable them."""
     when, found = monitor.latencies()
     if monitor.metrics is False:
         said = "Latencies need a server that is started with enable_metrics=True."
@@ -122,7 +118,7 @@ def latencies(monitor: ServerMonitor) -> str:
 
 
 def static_body(monitor: ServerMonitor) -> str:
-    """Put charts and latencies into HTML that stands by itself."""
+    """Return charts and latencies as self-contained HTML."""
     if not monitor.asked:
         return ""
     drawn = "".join(charts(monitor))
@@ -131,7 +127,7 @@ def static_body(monitor: ServerMonitor) -> str:
 
 
 def figures_line(monitor: ServerMonitor) -> str:
-    """Give the last load in a line of text."""
+    """Return the last load as a line of text."""
     load = monitor.load()
     if load is None:
         return ""
@@ -146,7 +142,7 @@ def figures_line(monitor: ServerMonitor) -> str:
 
 
 def quantile(histogram: Histogram, share: float) -> str:
-    """Write a quantile with the digits that a histogram supports.
+    """Format a quantile with the digits that the histogram supports.
 
     Examples
     --------
