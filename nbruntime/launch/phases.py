@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from nbruntime.display.cards import Card, CardMixin, Tone
 
-__all__ = ["FETCHING", "Phase", "Phases", "bar", "phase_of", "tone_of"]
+__all__ = ["ENDED_PHASES", "FETCHING", "Phase", "Phases", "bar", "phase_of", "tone_of"]
 
 _log = logging.getLogger(__name__)
 
-GONE = ("stopped", "died")
-"""Phases of a Runtime whose server does not run any more."""
+ENDED_PHASES = ("stopped", "died")
+"""Phases of a Runtime whose server no longer runs."""
 
 FETCHING = frozenset({"downloading", "converting", "waiting"})
 """Phases that happen once per model and take as long as the network does: no launch time-out counts them."""
