@@ -16,9 +16,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from nbruntime.embedded.arguments import ServerArguments
 from nbruntime.embedded.http.app import make_app
 from nbruntime.embedded.http.metrics import Metrics
-from nbruntime.embedded.http.state import ServerState, Service
-from nbruntime.embedded.loading import load_service
+from nbruntime.embedded.http.state import ServerState
 from nbruntime.embedded.models import DEFAULT_MODEL
+from nbruntime.embedded.service.loading import load_service
+from nbruntime.embedded.service.service import Service
 from nbruntime.errors import LaunchError, NbruntimeError, PortInUseError
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,15 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
         announce(phase)
 
     loading = asyncio.create_task(
-        asyncio.to_thread(load_service, state, enter, post=loop.call_soon_threadsafe, on_end=stop.set)
+        asyncio.to_thread(
+            load_service,
+            arguments,
+            enter,
+            startup_seconds=state.startup_seconds,
+            post=loop.call_soon_threadsafe,
+            on_finished=state.metrics.finished,
+            on_end=stop.set,
+        )
     )
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -122,7 +131,7 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
         if state.phase == "ready":
             await _stop_engine(loading.result())
         await runner.cleanup()
-        state.close()
+        state.admission.close()
     return 1 if service.engine.failed else 0
 
 

@@ -18,7 +18,7 @@ from nbruntime.embedded.engine.profiler import StepProfiler
 from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.engine.scheduler import DecodeStep, ExtendStep, Scheduler
 from nbruntime.embedded.engine.stats import EngineStats
-from nbruntime.embedded.runner.batch import ModelRunner
+from nbruntime.embedded.runner.protocol import ModelRunner
 from nbruntime.embedded.sampling.grammar import GrammarError
 from nbruntime.embedded.sampling.sampler import Sampler
 from nbruntime.embedded.text.stream import StopRegexTimeout

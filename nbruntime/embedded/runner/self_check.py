@@ -1,4 +1,4 @@
-"""A trial of a model at start: over our cache it must give the logits that it gives by itself.
+"""A check of a model at start: over our cache it must give the logits that it gives by itself.
 
 transformers brings hundreds of architectures. Some do more in attention than a back end is told of, some keep
 a state of their own between tokens, and nothing but their numbers shows it.
@@ -14,7 +14,7 @@ from torch import Tensor
 from nbruntime.embedded.runner.batch import DecodeGroup, ExtendSegment, ForwardBatch, index
 
 TOKENS = 12
-"""Length of the trial: two chunks of a prompt and a decode step."""
+"""Length of the check: two chunks of a prompt and a decode step."""
 
 TOLERANCE = 1e-3
 """Largest difference of logits, as a part of the largest logit; other orders of sums make about 1e-5."""

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbruntime.embedded.runner import attention
-from nbruntime.embedded.runner import self_check as trial
-from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts, index
+from nbruntime.embedded.runner import attention, self_check
+from nbruntime.embedded.runner.batch import ForwardBatch, index
 from nbruntime.embedded.runner.linear import pack_linears, packing_works
+from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch
 from nbruntime.errors import LaunchError
 
@@ -114,12 +114,12 @@ class TransformersRunner:
         LaunchError
             When the model cannot be run over the cache, or other logits come than without it.
         """
-        tokens = [position % self.facts.vocab_size for position in range(trial.TOKENS)]
+        tokens = [position % self.facts.vocab_size for position in range(self_check.TOKENS)]
         self.allocate_cache(len(tokens))
         with _model_errors(self.facts.model_type):
-            found = trial.run_in_steps(self.forward, tokens)
+            found = self_check.run_in_steps(self.forward, tokens)
             expected = self._plain_logits(tokens)
-            same = found.shape == expected.shape and trial.agree(found, expected)
+            same = found.shape == expected.shape and self_check.agree(found, expected)
         if not same:
             raise _unserved(self.facts.model_type, "over a KV cache it gives other logits than without one")
 
