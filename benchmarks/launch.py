@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nbruntime.launch.engines import resolve as engines
-from nbruntime.launch.engines.server_kind import Engine, ServerArguments
+from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerProcess
@@ -58,7 +58,7 @@ server.serve_forever()
 """
 
 
-class TrivialEngine(Engine):
+class TrivialEngine(ServerKind):
     """A server that answers every request at once."""
 
     name = "trivial"
@@ -66,11 +66,11 @@ class TrivialEngine(Engine):
     watch = "^phase: "
     probe_interval = 1.0
 
-    def accept(self, arguments: Mapping[str, Any]) -> ServerArguments:
+    def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
         """Take whatever comes."""
-        return ServerArguments({}, (), {})
+        return AcceptedArguments({}, (), {})
 
-    def command(self, arguments: ServerArguments, claim: PortClaim) -> LaunchSpec:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:
         """Start it with the claimed socket."""
         assert claim.listener is not None
         argv = (sys.executable, "-I", "-S", "-c", SERVER, str(claim.listener.fileno()))

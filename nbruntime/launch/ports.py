@@ -169,7 +169,8 @@ def holders_of(host: str, port: int) -> list[int]:
             each.pid
             for each in connections
             if each.pid is not None
-            and (each.status, each.laddr.port) == (psutil.CONN_LISTEN, port)
+            and each.status == psutil.CONN_LISTEN
+            and each.laddr.port == port
             and _overlap(ipaddress.ip_address(each.laddr.ip), host, port)
         }
     )
