@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from nbruntime.launch.engines import resolve as engines
-from nbruntime.launch.engines.server_kind import Engine, ServerArguments
+from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import http_status
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.runtime import Runtime
 
 LIFE_GOAL = 0.25
@@ -57,7 +58,7 @@ server.serve_forever()
 """
 
 
-class TrivialEngine(Engine):
+class TrivialEngine(ServerKind):
     """A server that answers every request at once."""
 
     name = "trivial"
@@ -65,15 +66,15 @@ class TrivialEngine(Engine):
     watch = "^phase: "
     probe_interval = 1.0
 
-    def accept(self, arguments: Mapping[str, Any]) -> ServerArguments:
+    def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
         """Take whatever comes."""
-        return ServerArguments({}, (), {})
+        return AcceptedArguments({}, (), {})
 
-    def command(self, arguments: ServerArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:
         """Start it with the claimed socket."""
         assert claim.listener is not None
         argv = (sys.executable, "-I", "-S", "-c", SERVER, str(claim.listener.fileno()))
-        return ServerCommand(argv, sockets=(claim.listener,), watch=self.watch)
+        return LaunchSpec(argv, pass_fds=(claim.listener.fileno(),), watch=self.watch)
 
     def read_phase(self, line: str) -> Phase | None:
         """Read ``phase: ready``."""
@@ -92,7 +93,7 @@ def seconds_of(what: Callable[[], Any]) -> tuple[float, Any]:
 
 def process_lives(count: int) -> list[float]:
     """Start and stop a process that does nothing: the supervisor's own share."""
-    command = ServerCommand((sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"))
+    command = LaunchSpec((sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"))
     return [seconds_of(lambda: ServerProcess(command).stop())[0] for _ in range(count)]
 
 

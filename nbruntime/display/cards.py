@@ -127,6 +127,20 @@ class Card:
         return title
 
 
+class CardMixin:
+    """Gives an object the rich repr of the card that its ``_card`` makes."""
+
+    __slots__ = ()
+
+    def _card(self) -> Card:
+        raise NotImplementedError
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return self._card().mimebundle(include, exclude)
+
+
 def table(rows: Sequence[Sequence[object]], *, labels: bool = False, heads: bool = False) -> str:
     """Return a table without rules, as HTML.
 

@@ -12,8 +12,8 @@ from typing import NoReturn
 def main() -> int:
     """Run the server from the command line."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))  # until the server stops in its own way
-    # Threads that spin while they wait would starve a busy kernel on the same cores, or be starved by it.
+        signal.signal(number, lambda *_: os._exit(0))  # until the server handles signals
+    # Threads that spin while they wait compete with the notebook kernel for the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,13 +32,7 @@ def main() -> int:
 
 
 def end(code: int) -> NoReturn:
-    """End the process at once: taking a model apart object by object takes seconds, and frees nothing more.
-
-    Parameters
-    ----------
-    code : int
-        Exit code.
-    """
+    """End the process at once: freeing a model object by object takes seconds."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()

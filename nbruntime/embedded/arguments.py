@@ -25,12 +25,12 @@ _LEAST = {
     "max_body_bytes": 1,
     "threads": 1,
 }
-"""Numbers that have a least value."""
+"""Smallest allowed values."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerArguments:
-    """How a server is started; see ``nbruntime.protocol.server_arguments`` for what each means."""
+    """Arguments of the server; ``nbruntime.protocol.server_arguments`` explains them."""
 
     model_path: str | None = None
     tokenizer_path: str | None = None
@@ -60,21 +60,12 @@ class ServerArguments:
     admin_api_key: str | None = field(default=None, repr=False)
 
     def public(self) -> dict[str, Any]:
-        """Give all arguments but the keys."""
+        """Give all arguments except the keys."""
         return {argument.name: getattr(self, argument.name) for argument in EMBEDDED_ARGUMENTS}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
-    """Read the command line; the keys come by environment.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Defaults to the process's own.
-
-    Returns
-    -------
-    ServerArguments
+    """Read the command line (`argv`, or the process's own) and the keys in the environment.
 
     Examples
     --------
@@ -100,7 +91,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
             )
     values = vars(parser.parse_args(argv))
     arguments = ServerArguments(
-        # Not left in the environment, where whatever the server starts would inherit them.
+        # Removed from the environment, so that child processes do not inherit them.
         api_key=os.environ.pop(API_KEY_VARIABLE, None) or None,
         admin_api_key=os.environ.pop(ADMIN_API_KEY_VARIABLE, None) or None,
         **values,
@@ -113,7 +104,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
         parser.error(f"--port must be in [0, 65535], got {arguments.port}")
     if not is_loopback(arguments.host) and arguments.api_key is None:
         parser.error(
-            f"--host {arguments.host} can be reached from other machines, and no API key is set\n"
+            f"--host {arguments.host} is reachable from other machines, and no API key is set\n"
             f"Set {API_KEY_VARIABLE} in the environment, or listen on 127.0.0.1"
         )
     return arguments

@@ -1,4 +1,4 @@
-"""The time of day, as a clock that never jumps: durations between two readings are true."""
+"""A clock of wall time that never jumps, so that differences between readings are true durations."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _EPOCH = time.time() - time.perf_counter()
 
 
 def now() -> float:
-    """Give the seconds since 1970, by the clock of the server's start."""
+    """Give the seconds since 1970, by the wall clock at the server's start."""
     return _EPOCH + time.perf_counter()

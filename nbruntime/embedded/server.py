@@ -1,4 +1,4 @@
-"""The embedded server's life: listen, load, answer, stop."""
+"""The embedded server from start to stop: listen, load, answer, stop."""
 
 from __future__ import annotations
 
@@ -16,35 +16,26 @@ from aiohttp.http_exceptions import HttpProcessingError
 from nbruntime.embedded.arguments import ServerArguments
 from nbruntime.embedded.http.app import make_app
 from nbruntime.embedded.http.metrics import Metrics
-from nbruntime.embedded.http.state import ServerState, Service
-from nbruntime.embedded.loading import load_service
+from nbruntime.embedded.http.state import ServerState
 from nbruntime.embedded.models import DEFAULT_MODEL
+from nbruntime.embedded.service.loading import load_service
+from nbruntime.embedded.service.service import Service
 from nbruntime.errors import LaunchError, NbruntimeError, PortInUseError
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _GOODBYE_SECONDS = 1.0
-"""How long running answers may take to be sent when the server stops."""
+"""Time to send running answers when the server stops."""
 
 
 def announce(phase: str) -> None:
-    """Print a phase for whoever started the server: ``phase: NAME [DONE/TOTAL UNIT]``."""
+    """Print a phase for the launcher: ``phase: NAME [DONE/TOTAL UNIT]``."""
     print(f"phase: {phase}", flush=True)
 
 
 def run(arguments: ServerArguments) -> int:
-    """Run a server until it is told to stop.
-
-    Parameters
-    ----------
-    arguments : ServerArguments
-
-    Returns
-    -------
-    int
-        Exit code: 0 after a signal, 1 when the server could not start.
-    """
+    """Run a server until a signal stops it; returns the exit code, 1 if the server could not start."""
     try:
         listener = _listen(arguments)
         return asyncio.run(_serve(arguments, listener))
@@ -54,7 +45,7 @@ def run(arguments: ServerArguments) -> int:
 
 
 def _listen(arguments: ServerArguments) -> socket.socket:
-    """Open the listening socket before anything that takes long, so that a taken port shows early."""
+    """Open the listening socket before loading, so that a taken port is reported early."""
     if arguments.fd is not None:
         try:
             listener = socket.socket(fileno=arguments.fd)
@@ -104,13 +95,21 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
         announce(phase)
 
     loading = asyncio.create_task(
-        asyncio.to_thread(load_service, state, enter, post=loop.call_soon_threadsafe, on_end=stop.set)
+        asyncio.to_thread(
+            load_service,
+            arguments,
+            enter,
+            startup_seconds=state.startup_seconds,
+            post=loop.call_soon_threadsafe,
+            on_finished=state.metrics.finished,
+            on_end=stop.set,
+        )
     )
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
-            # The loading thread cannot be interrupted, and nothing that it holds outlives the process.
+            # The loading thread cannot be interrupted; the process frees everything it holds.
             os._exit(0)
         service = loading.result()
         state.open(service)
@@ -122,12 +121,12 @@ async def _serve(arguments: ServerArguments, listener: socket.socket) -> int:
         if state.phase == "ready":
             await _stop_engine(loading.result())
         await runner.cleanup()
-        state.close()
+        state.admission.close()
     return 1 if service.engine.failed else 0
 
 
 def _worth_a_traceback(record: logging.LogRecord) -> bool:
-    """Leave what a client got wrong in HTTP out of the log: it is answered with 400."""
+    """Keep malformed HTTP of clients out of the log: it is answered with 400."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError | web.RequestPayloadError):
         logger.debug("%s: %s", record.getMessage(), error)
@@ -137,5 +136,5 @@ def _worth_a_traceback(record: logging.LogRecord) -> bool:
 
 async def _stop_engine(service: Service) -> None:
     await asyncio.to_thread(service.engine.stop)
-    # The last updates were posted before the thread ended: one turn of the loop delivers them.
+    # One turn of the loop delivers the last updates, which were posted before the thread ended.
     await asyncio.sleep(0)

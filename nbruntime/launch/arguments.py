@@ -37,17 +37,12 @@ def check_own_arguments(arguments: Mapping[str, Any]) -> None:
 
     Raises
     ------
-    ArgumentTypeError
-        If one has a wrong type.
-    ArgumentValueError
-        If a variable is not valid in an environment, or the key in a header.
+    ArgumentTypeError, ArgumentValueError
+        If one has a wrong type, or a variable is not valid in an environment, or the key in a header.
 
     Examples
     --------
     >>> check_own_arguments({"port": 30000, "env": {"HF_HUB_OFFLINE": "1"}})
-    >>> check_own_arguments({"port": "30000"})
-    Traceback (most recent call last):
-    nbruntime.errors.ArgumentTypeError: port must be int or None, not str
     """
     for name, types in OWN_ARGUMENTS.items():
         value = arguments.get(name)

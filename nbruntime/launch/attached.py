@@ -19,12 +19,7 @@ class AttachedServer(Server):
     Parameters
     ----------
     record : ServerRecord
-        Record of a started server.
-
-    Raises
-    ------
-    OSError
-        If the server has ended.
+        Record of a started server; OSError if the server has ended.
     """
 
     def __init__(self, record: ServerRecord) -> None:

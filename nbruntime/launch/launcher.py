@@ -48,15 +48,11 @@ class Launcher:
 
     Parameters
     ----------
-    kind : ServerKind
-        Kind of server.
-    arguments : AcceptedArguments
-        Server arguments, checked by `kind`.
+    kind, arguments : ServerKind, AcceptedArguments
+        Kind of server, and the server arguments that it has checked.
     env : mapping
         Additions to the server's environment.
-    host : str
-        Address to listen on.
-    port : int or None
+    host, port : str, int or None
         As in `claim_port`.
     timeout : float
         Seconds that the launch may take.
@@ -64,10 +60,9 @@ class Launcher:
         Name of the server; None to make one from the model's name.
     keep_alive : bool
         Whether the server outlives this process.
-    on_start : callable
-        Called with the URL when the port is claimed, and again with the server when it is started.
-    on_phase : callable
-        Called with every new `Phase`.
+    on_start, on_phase : callable
+        Called with the URL when the port is claimed, and again with the server when it is started; called
+        with every new `Phase`.
     """
 
     kind: ServerKind
@@ -84,7 +79,7 @@ class Launcher:
     def get_or_start(
         self, connect: Callable[[str], Client], *, reuse: bool, replace: bool
     ) -> tuple[Server, Client, bool]:
-        """Return a server with these arguments, and its client.
+        """Return a server with these arguments, its client, and whether the server is new.
 
         Parameters
         ----------
@@ -94,15 +89,6 @@ class Launcher:
             Whether a running server may be used: one of this process, or one that was kept alive.
         replace : bool
             Whether a different server of the same name may be stopped.
-
-        Returns
-        -------
-        server : Server
-            The caller stops it unless it is kept alive.
-        client
-            Result of `connect`.
-        started : bool
-            Whether the server is new.
 
         Raises
         ------
@@ -283,10 +269,11 @@ class Launcher:
         try:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
-            command = self.kind.command(self.arguments, claim)
+            spec = self.kind.command(self.arguments, claim)
+            spec = replace(spec, env=spec.env | dict(self.env), secrets=[*spec.secrets, *self._secrets()])
             server = ServerProcess(
-                replace(command, env=command.env | dict(self.env), secrets=command.secrets + self._secrets()),
-                identity=self._identity(claim.url),
+                spec,
+                record=self._claim_name(claim.url),
                 hold=() if claim.reservation is None else (claim.reservation,),
             )
         finally:
@@ -316,10 +303,10 @@ class Launcher:
         """Return the values of environment variables whose names mark them as secret."""
         return tuple(value for name, value in self.env.items() if value and is_secret_name(name))
 
-    def _identity(self, url: str) -> registry.Identity:
+    def _claim_name(self, url: str) -> ServerRecord:
         model = str(self.arguments.values.get("model_path") or "")
-        return registry.Identity(
-            name=self.name,
+        return registry.claim(
+            self.name,
             stem=os.path.basename(model.rstrip("/")) or self.kind.name,
             url=url,
             engine=self.kind.name,

@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import os
 import socket
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from nbruntime.errors import ArgumentValueError, PortInUseError
-from nbruntime.launch.supervisor import system
 
 __all__ = ["FIRST_PORT", "PortClaim", "claim_port", "holders_of"]
 
@@ -32,10 +28,8 @@ class PortClaim:
 
     Parameters
     ----------
-    host : str
+    host, port : str, int
         Address that the server listens on.
-    port : int
-        The port.
     listener : socket.socket or None
         Listening socket, for a server that takes one over.
     reservation : socket.socket or None
@@ -73,24 +67,19 @@ class PortClaim:
 
 
 def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_PORT) -> PortClaim:
-    """Claim a port.
+    """Claim a port; close the claim once the supervisor has inherited its sockets.
 
     Parameters
     ----------
     host : str
         Address to listen on.
     port : int or None
-        The port; 0 for one that the system chooses, None for the first free one.
+        The port; 0 for one that the system chooses, None for the first free one from `above`.
     listen : bool
-        Whether the server takes over a listening socket. Otherwise the port is tried and released, and on
-        Linux a reservation keeps other runtimes off.
+        Whether the server takes over a listening socket. Otherwise the port is tried and released, and a
+        reservation keeps other runtimes off.
     above : int
         First port to try when `port` is None.
-
-    Returns
-    -------
-    PortClaim
-        To be closed once the supervisor has inherited its sockets.
 
     Raises
     ------
@@ -98,12 +87,6 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
         If `port` is taken; names the process that holds it, if that is visible.
     ArgumentValueError
         If there is no such port, or `host` is not an address of this machine.
-
-    Examples
-    --------
-    >>> with claim_port("127.0.0.1", 0, listen=True) as claim:
-    ...     claim.port > 0
-    True
     """
     if port is not None and not 0 <= port < 1 << 16:
         raise ArgumentValueError(f"port must be between 0 and 65535, not {port}")
@@ -149,10 +132,8 @@ def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortCla
     return PortClaim(host, port, None, reservation)
 
 
-def _reserve(port: int) -> socket.socket | None:
+def _reserve(port: int) -> socket.socket:
     """Bind an abstract socket named after the port: released when its last holder closes it."""
-    if not system.reserves_ports():
-        return None
     reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         reservation.bind(f"\0nbruntime-port-{port}")
@@ -163,37 +144,36 @@ def _reserve(port: int) -> socket.socket | None:
 
 
 def _taken(host: str, port: int) -> str:
+    import psutil
+
     for pid in holders_of(host, port):
-        return f"Port {port} is taken by process {pid} ({_command(pid)})"
+        with contextlib.suppress(psutil.Error):
+            # Its name alone: its arguments may hold secrets.
+            return f"Port {port} is taken by process {pid} ({psutil.Process(pid).name()})"
     return f"Port {port} is taken"
 
 
 def holders_of(host: str, port: int) -> list[int]:
     """Return the pids that listen on a port at an address, or at all addresses.
 
-    Processes of other users are left out; without ``/proc`` the list is empty.
+    Processes of other users are left out; of those that share a socket, one is returned.
     """
-    inodes = {f"socket:[{inode}]" for address, inode in _listening(port) if _overlap(address, host, port)}
-    holders = set()
-    for name in filter(str.isdigit, os.listdir("/proc") if inodes else ()):
-        with contextlib.suppress(OSError):
-            for fd in os.listdir(f"/proc/{name}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{name}/fd/{fd}") in inodes:
-                        holders.add(int(name))
-    return sorted(holders)
+    import psutil
 
-
-def _listening(port: int) -> Iterator[tuple[Address, str]]:
-    """Yield address and inode of every socket that listens on a port."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError), open(table) as file:
-            for row in list(file)[1:]:
-                column = row.split()
-                address, _, number = column[1].partition(":")
-                if int(number, 16) == port and column[3] == "0A":  # LISTEN
-                    words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
-                    yield ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)), column[9]
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):  # a sandbox may hide them
+        return []
+    return sorted(
+        {
+            each.pid
+            for each in connections
+            if each.pid is not None
+            and each.status == psutil.CONN_LISTEN
+            and each.laddr.port == port
+            and _overlap(ipaddress.ip_address(each.laddr.ip), host, port)
+        }
+    )
 
 
 def _overlap(address: Address, host: str, port: int) -> bool:
@@ -201,12 +181,3 @@ def _overlap(address: Address, host: str, port: int) -> bool:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     ours = [ipaddress.ip_address(one[4][0]) for one in found]
     return address.is_unspecified or any(one.is_unspecified or one == address for one in ours)
-
-
-def _command(pid: int) -> str:
-    """Return the name of a process; its arguments may hold secrets."""
-    try:
-        with open(f"/proc/{pid}/comm") as file:
-            return file.read().strip()
-    except OSError:
-        return "of unknown name"

@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,11 @@ from nbruntime.errors import LaunchError
 from nbruntime.launch import registry
 from nbruntime.launch.server import ExitNotifier, Server
 from nbruntime.launch.supervisor import __file__ as SUPERVISOR
-from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
 from nbruntime.secrets import MIN_SCRUBBED_LENGTH
 
-__all__ = ["ServerCommand", "ServerProcess"]
+__all__ = ["ServerProcess"]
 
 PROGRAM = str(Path(SUPERVISOR).with_name("__main__.py"))
 """The supervisor."""
@@ -43,31 +42,6 @@ QUICK = 1.5
 
 LINES_KEPT = 1000
 """Watched lines that are kept for `next_line`; none are read once the server is ready."""
-
-
-@dataclass(frozen=True)
-class ServerCommand:
-    """How a server is executed.
-
-    Parameters
-    ----------
-    argv : tuple of str
-        The command; without secrets, since every user of the machine can read it.
-    env : dict of str to str or None
-        Additions to the environment; None removes a variable.
-    sockets : tuple of socket.socket
-        Listening sockets that the server takes over.
-    watch : str or None
-        Regular expression for the lines of output that tell the server's progress.
-    secrets : tuple of str
-        Texts that are masked in the log, except short ones, which would mask parts of words.
-    """
-
-    argv: tuple[str, ...]
-    env: dict[str, str | None] = field(default_factory=dict, repr=False)
-    sockets: tuple[socket.socket, ...] = ()
-    watch: str | None = None
-    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 class _Handle:
@@ -173,12 +147,10 @@ class ServerProcess(Server):
 
     Parameters
     ----------
-    command : ServerCommand
-        What to execute.
-    identity : Identity, optional
-        Its name and public description. With ``keep_alive`` it ends only when it is stopped.
-    grace : float
-        Seconds between SIGTERM and SIGKILL when the server is stopped.
+    spec : LaunchSpec
+        What to execute. Its short secrets are not masked, since they would mask parts of words.
+    record : ServerRecord, optional
+        From `registry.claim`; with ``keep_alive`` the server ends only when it is stopped.
     hold : sequence of socket.socket
         Sockets that the supervisor keeps open while the server lives.
 
@@ -186,50 +158,33 @@ class ServerProcess(Server):
     ------
     LaunchError
         If the command cannot be executed.
-    NameTaken
-        If a running server has the name.
-
-    Examples
-    --------
-    >>> import sys
-    >>> process = ServerProcess(ServerCommand((sys.executable, "-c", "print('hello')")))
-    >>> process.wait(10)
-    0
-    >>> process.logs()
-    'hello'
     """
 
     def __init__(
         self,
-        command: ServerCommand,
+        spec: LaunchSpec,
         *,
-        identity: registry.Identity | None = None,
-        grace: float = 0.5,
+        record: ServerRecord | None = None,
         hold: Sequence[socket.socket] = (),
     ) -> None:
-        record = registry.claim(identity or registry.Identity())
+        record = record or registry.claim()
         # The folder is this server's alone, and holds its log; the supervisor removes it.
         log = Path(record.directory, LOG)
-        inherited = [held.fileno() for held in (*command.sockets, *hold)]
         try:
             super().__init__(record, ExitNotifier())
-            spec = LaunchSpec(
+            spec = replace(
+                spec,
                 owner=None if record.keep_alive else os.getpid(),
-                argv=list(command.argv),
                 directory=record.directory,
                 log=str(log),
                 record=asdict(record),
                 cwd=os.getcwd(),
-                env=dict(command.env),
                 # The longest first: one may be the beginning of another.
                 secrets=sorted(
-                    (secret for secret in command.secrets if len(secret) >= MIN_SCRUBBED_LENGTH),
+                    (secret for secret in spec.secrets if len(secret) >= MIN_SCRUBBED_LENGTH),
                     key=len,
                     reverse=True,
                 ),
-                pass_fds=[server_socket.fileno() for server_socket in command.sockets],
-                watch=command.watch,
-                grace=grace,
             )
             with log.open("ab") as errors:
                 process = subprocess.Popen(
@@ -237,13 +192,13 @@ class ServerProcess(Server):
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    pass_fds=inherited,
-                    **system.new_session(),
+                    pass_fds=[*spec.pass_fds, *(held.fileno() for held in hold)],
+                    start_new_session=True,
                 )
         except BaseException:
             shutil.rmtree(record.directory, ignore_errors=True)
             raise
-        handle = self._handle = _Handle(process, record, grace, self._end)
+        handle = self._handle = _Handle(process, record, spec.grace, self._end)
         _running.add(handle)
         self._finalizer = weakref.finalize(self, _stop_quickly, handle)
         self._finalizer.atexit = False  # there, `_stop_all` asks all before it waits for any
@@ -289,7 +244,7 @@ class ServerProcess(Server):
         """Return the exit code, or the negative number of the signal that killed it; None while it runs."""
         handle = self._handle
         if handle.exit_code is None and self.gone:
-            return -system.SIGKILL  # it went with its supervisor, which could not tell
+            return -signal.SIGKILL  # it went with its supervisor, which could not tell
         return handle.exit_code
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -305,7 +260,7 @@ class ServerProcess(Server):
         if code >= 0:
             return f"it exited with code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        if code == -system.SIGKILL and not self.stopped:
+        if code == -signal.SIGKILL and not self.stopped:
             return f"it was killed by {name}, as when the machine runs out of memory"
         return f"it was killed by {name}"
 

@@ -42,10 +42,8 @@ def await_ready(
 
     Parameters
     ----------
-    process : ServerProcess
-        The server.
-    kind : ServerKind
-        Its kind, which reads its output and asks it.
+    process, kind : ServerProcess, ServerKind
+        The server; its kind, which reads its output and asks it.
     url : str
         Where it is going to answer.
     timeout : float
@@ -56,9 +54,7 @@ def await_ready(
     Raises
     ------
     LaunchError
-        If the process ends; a subclass where the log tells the reason.
-    LaunchTimeoutError
-        If it takes too long.
+        If the process ends or takes too long; a subclass where the log tells the reason.
     """
     phase = Phase("starting")
     before = last_news = time.monotonic()

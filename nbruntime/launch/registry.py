@@ -15,7 +15,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from nbruntime.launch.supervisor.processes import (
 )
 from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
 
-__all__ = ["RESERVED", "Identity", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
+__all__ = ["RESERVED", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
 
 RESERVED = ("all", "orphans")
 """Words for `nbruntime.stop` that cannot be names."""
@@ -47,41 +46,8 @@ CLEAR_SECONDS = 1.5
 """Seconds to look for processes that a killed supervisor left behind."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Name and description of a server to be started.
-
-    Parameters
-    ----------
-    name : str or None
-        Name that the user gave; None to make one from `stem`.
-    stem : str
-        Base of the generated name, such as the model's name.
-    url, engine, model : str
-        As in `ServerRecord`.
-    arguments : dict
-        As in `ServerRecord`.
-    keep_alive : bool
-        Whether it outlives this process.
-    """
-
-    name: str | None = None
-    stem: str = "server"
-    url: str = ""
-    engine: str = ""
-    model: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    keep_alive: bool = False
-
-
 class NameTaken(Exception):
-    """A running server has the name.
-
-    Parameters
-    ----------
-    record : ServerRecord
-        Record of that server.
-    """
+    """A running server has the name; `record` is its record."""
 
     def __init__(self, record: ServerRecord) -> None:
         super().__init__(record.name)
@@ -96,12 +62,11 @@ def folder() -> Path:
     LaunchError
         If other users can read it or write to it.
     """
-    user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    path = Path(tempfile.gettempdir(), f"nbruntime-{user}")
+    path = Path(tempfile.gettempdir(), f"nbruntime-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     found = path.lstat()
-    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000):
+    if found.st_uid != os.getuid() or found.st_mode & 0o170077 != 0o040000:
         raise LaunchError(
             "The folder of the servers is not yours alone",
             where=str(path),
@@ -110,13 +75,15 @@ def folder() -> Path:
     return path
 
 
-def claim(identity: Identity) -> ServerRecord:
-    """Make the folder of a server that is about to start, which claims its name.
+def claim(name: str | None = None, *, stem: str = "server", **description: Any) -> ServerRecord:
+    """Make the folder of a server that is about to start, with an empty log; it claims the server's name.
 
-    Returns
-    -------
-    ServerRecord
-        As written to the folder, beside an empty log.
+    Parameters
+    ----------
+    name, stem : str
+        Name that the user gave; base of a generated name if there is none.
+    **description
+        Fields of the `ServerRecord`: ``url``, ``engine``, ``model``, ``arguments``, ``keep_alive``.
 
     Raises
     ------
@@ -128,9 +95,8 @@ def claim(identity: Identity) -> ServerRecord:
     with exclusive():
         sweep()
         taken = {record.name: record for record in records()}
-        name = identity.name
         if name is None:
-            name = _free_name(identity.stem, taken)
+            name = _free_name(stem, taken)
         elif name in taken:
             raise NameTaken(taken[name])
         directory = tempfile.mkdtemp(prefix=f"{name}-", dir=folder())
@@ -139,12 +105,8 @@ def claim(identity: Identity) -> ServerRecord:
             directory=directory,
             owner=owner,
             machine=system.machine(),
-            url=identity.url,
-            engine=identity.engine,
-            model=identity.model,
-            arguments=identity.arguments,
-            keep_alive=identity.keep_alive,
             started=time.time(),
+            **description,
         )
         try:
             Path(directory, LOG).touch(0o600)
@@ -251,7 +213,7 @@ def end(record: ServerRecord) -> None:
     if supervisor is not None:
         send(supervisor, signal.SIGTERM)
         if not wait_for_end(supervisor, STOP_SECONDS):
-            send(supervisor, system.SIGKILL)
+            send(supervisor, signal.SIGKILL)
             wait_for_end(supervisor, CLEAR_SECONDS)
     if os.path.isdir(record.directory):  # the supervisor did not end in order
         clear(record)

@@ -54,7 +54,7 @@ class ExitNotifier:
 
 
 class Server(ABC):
-    """A server under its supervisor: its state, its log and its end.
+    """A server under its supervisor: its state, its log and its end; OSError if its log no longer exists.
 
     Parameters
     ----------
@@ -62,11 +62,6 @@ class Server(ABC):
         Record from its folder.
     end : ExitNotifier
         Notified by the thread that waits for the server's end.
-
-    Raises
-    ------
-    OSError
-        If its log no longer exists.
     """
 
     def __init__(self, record: ServerRecord, end: ExitNotifier) -> None:
@@ -159,31 +154,25 @@ class Server(ABC):
         data = b""
         while size > 0 and (lines is None or data.count(b"\n") <= lines):
             start = max(0, size - block)
-            data = system.read_at(fd, size - start, start) + data
+            data = os.pread(fd, size - start, start) + data
             size = start
         shown = _shown(data)
         return "\n".join(shown[-lines:] if lines is not None else shown)
 
     def logs_since(self, position: int) -> tuple[str, int]:
-        """Read the lines that the server wrote since the last call.
+        """Read the whole lines that the server wrote since the last call; returns them and the next position.
+
+        After the server's end an unfinished last line counts too. What the log has lost is left out.
 
         Parameters
         ----------
         position : int
             0, or the position from the last call.
-
-        Returns
-        -------
-        str
-            Whole lines; after the server's end also an unfinished last one. What was written before the
-            log was shortened is left out.
-        int
-            Position for the next call.
         """
         ended = not self.usable  # before it is read
         fd = self._log.fileno()
         size = os.fstat(fd).st_size
-        data = system.read_at(fd, size - position, position) if size > position else b""
+        data = os.pread(fd, size - position, position) if size > position else b""
         if not ended:
             data = data[: data.rfind(b"\n") + 1]
         return "\n".join(_shown(data)), min(position, size) + len(data)

@@ -1,6 +1,6 @@
-"""What belongs to a notebook: live views, the server panel, and the IPython extension with its magics.
+"""Live views, the server panel, and the IPython extension with its magics.
 
-IPython and ipywidgets are imported here and on no floor below.
+Only this package imports IPython and ipywidgets.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ __all__ = ["show_program"]
 
 
 def show_program(state: Any, *, block: bool = True) -> None:
-    """Show a program of SGLang's frontend language: who says what, variables, scores and forks.
-
-    While the program runs, what it shows grows.
+    """Show a program of SGLang's frontend language: turns, variables, scores and forks, live while it runs.
 
     Parameters
     ----------
     state : ProgramState
-        What ``program.run(...)`` gives, or one of a fork's states.
+        Result of ``program.run(...)``, or a fork's state.
     block : bool
         Whether to wait for the end of the program.
 
     Raises
     ------
     Exception
-        What the program failed with, if it was waited for. SGLang's interpreter itself only keeps it, as
+        The error of the program, if `block`. SGLang's interpreter itself only keeps it, as
         ``state.error()``.
 
     Examples

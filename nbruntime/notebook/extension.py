@@ -1,48 +1,48 @@
-"""What ``%load_ext nbruntime`` does, and its undoing."""
+"""Load and unload the IPython extension (``%load_ext nbruntime``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbruntime.frontend.interruption import calls
 from nbruntime.generation import interrupts
 
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.magic_arguments import MagicArgumentParser
+
+    from nbruntime.notebook.magics.sgl_magics import SglMagics
+
 _PROGRAM_STATE = ("sglang.lang.interpreter", "ProgramState")
-"""SGLang's type, named so that nobody has to import it."""
+"""Module and name of SGLang's type, which is not imported here."""
 
 
-def load(shell: Any) -> None:
-    """Make the magics known to a shell; once is enough.
-
-    Parameters
-    ----------
-    shell : InteractiveShell
-    """
+def load(shell: InteractiveShell) -> None:
+    """Register magics, completion, formatters and events; does nothing if they are registered already."""
     if _loaded(shell) is not None:
         return
+    from nbruntime.notebook.magics.completion import MagicCompleter
     from nbruntime.notebook.magics.sgl_magics import SglMagics
 
     magics = SglMagics(shell)
     shell.register_magics(magics)
     if shell.Completer is not None:
-        shell.Completer.custom_matchers.append(magics.completer.matcher)
+        completer = MagicCompleter(_parsers(magics), magics.servers, shell)
+        shell.Completer.custom_matchers.append(completer.matcher)
     for formatter, show in _formatters(shell):
         formatter.for_type_by_name(*_PROGRAM_STATE, show)
     for event, function in _EVENTS.items():
         shell.events.register(event, function)
 
 
-def unload(shell: Any) -> None:
-    """Take the magics away again; servers go on, and variables stay.
-
-    Parameters
-    ----------
-    shell : InteractiveShell
-    """
+def unload(shell: InteractiveShell) -> None:
+    """Undo `load`; servers keep running, and the user's variables stay."""
     magics = _loaded(shell)
     if magics is None:
         return
+    from nbruntime.notebook.magics.completion import MATCHER
+
     manager = shell.magics_manager
     for kind, own in magics.magics.items():
         for name, function in own.items():
@@ -51,8 +51,9 @@ def unload(shell: Any) -> None:
     manager.registry.pop(type(magics).__name__, None)
     if magics in shell.configurables:
         shell.configurables.remove(magics)
-    if shell.Completer is not None and magics.completer.matcher in shell.Completer.custom_matchers:
-        shell.Completer.custom_matchers.remove(magics.completer.matcher)
+    if shell.Completer is not None:
+        matchers = shell.Completer.custom_matchers
+        matchers[:] = [each for each in matchers if getattr(each, "matcher_identifier", "") != MATCHER]
     for event, function in _EVENTS.items():
         shell.events.unregister(event, function)
     for formatter, _ in _formatters(shell):
@@ -69,11 +70,20 @@ def _unwatch_programs(result: Any) -> None:
 
 
 _EVENTS = {"pre_run_cell": _watch_programs, "post_run_cell": _unwatch_programs}
-"""An interrupt of a cell aborts what programs of the frontend language ask of a model."""
+"""An interrupt of a cell aborts the running requests of frontend-language programs."""
 
 
-def _formatters(shell: Any) -> list[tuple[Any, Callable[..., None]]]:
-    """Give IPython's formatters that programs of the frontend language are shown by, and how."""
+def _parsers(magics: SglMagics) -> dict[str, MagicArgumentParser]:
+    """Return the magics' parsers by their names as they are typed, such as ``%sgl_use``."""
+    return {
+        f"{'%%' if kind == 'cell' else '%'}{name}": function.parser
+        for kind, own in magics.magics.items()
+        for name, function in own.items()
+    }
+
+
+def _formatters(shell: InteractiveShell) -> list[tuple[Any, Callable[..., None]]]:
+    """Return IPython's formatters for program states of the frontend language, and our functions for them."""
     formatter = shell.display_formatter
     return [(formatter.ipython_display_formatter, _show), (formatter.formatters["text/plain"], _print)]
 
@@ -90,5 +100,5 @@ def _print(state: Any, printer: Any, cycle: bool) -> None:
     print_state(state, printer)
 
 
-def _loaded(shell: Any) -> Any:
+def _loaded(shell: InteractiveShell) -> Any:
     return shell.magics_manager.registry.get("SglMagics")

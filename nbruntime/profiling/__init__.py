@@ -1,1 +1,1 @@
-"""What a server does over time."""
+"""A server's load and latencies over time."""

@@ -1,4 +1,4 @@
-"""What a server says of itself over time: its load, its latencies, and since when it does not answer."""
+"""Poll a server for its load and latencies, and keep the recent values."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LATENCIES = {
     "inter_token_latency_seconds": "ITL",
     "e2e_request_latency_seconds": "end to end",
 }
-"""Histograms of SGLang's metrics, and what they are called here."""
+"""Histograms of SGLang's metrics, and their labels."""
 
 OLDER_NAMES = {"inter_token_latency_seconds": "time_per_output_token_seconds"}
-"""What a histogram is called by older servers."""
+"""Names of histograms in older servers."""
 
 METRICS_EVERY = 5
-"""Polls from one reading of the metrics to the next: SGLang has some 80 kB of them."""
+"""The metrics are read in every fifth poll: SGLang's are about 80 kB."""
 
 RECENT_SECONDS = 60.0
-"""The stretch of time whose latencies are told, as long as there were requests in it."""
+"""Seconds of the past whose latencies are reported if requests ended in them."""
 
 _GAUGES = {
     "num_running_reqs": "num_running_reqs",
@@ -37,21 +37,11 @@ _GAUGES = {
     "max_total_num_tokens": "max_total_num_tokens",
     "gen_throughput": "gen_throughput",
 }
-"""Gauges that stand in for a load where the server has no route for that."""
+"""Gauges that replace the load of a server without a load route, and the fields of `Load`."""
 
 
 def whole_load(ranks: Sequence[Load]) -> Load:
-    """Put the ranks of a data-parallel server together.
-
-    Parameters
-    ----------
-    ranks : sequence of Load
-        As `read_loads` gives them.
-
-    Returns
-    -------
-    Load
-        Requests, tokens and throughput added up; shares of the whole.
+    """Combine the loads of a data-parallel server's ranks: sums of counts, and shares of the whole.
 
     Examples
     --------
@@ -87,29 +77,29 @@ def whole_load(ranks: Sequence[Load]) -> Load:
 
 
 class ServerMonitor:
-    """Asks a server how it is, and remembers the answers for a while.
+    """Polls a server and keeps the recent answers.
 
     Parameters
     ----------
     ask : callable
-        Reads a route: gets its path and returns the body, or raises a `NbruntimeError`.
+        Takes the path of a route and returns the body, or raises a `NbruntimeError`.
     interval : float
-        Seconds between two polls, on which the length of the memory depends.
+        Seconds between two polls; polling itself is up to the caller.
     steps : int
-        Polls that are remembered.
+        Number of polls kept.
 
     Attributes
     ----------
     model_info, server_info : dict
-        What the server says of its model and, its secrets masked, of itself; read when it (re)appears.
+        The server's answers, with secrets masked; read when it (re)appears.
     answered_at : float or None
-        When it answered last, by `time.time`.
+        Time of the last answer, by `time.time`.
     gone_since : float or None
-        When it stopped answering; None while it answers.
+        Time of the first failed poll; None while the server answers.
     error : NbruntimeError or None
-        Why it does not answer.
+        Error of the last poll.
     metrics : bool or None
-        Whether it has metrics; None before it was asked.
+        Whether the server has metrics; None before the first poll.
     """
 
     def __init__(self, ask: Callable[[str], str], *, interval: float = 1.0, steps: int = 120) -> None:
@@ -137,7 +127,7 @@ class ServerMonitor:
         return bool(self._history)
 
     def poll(self) -> None:
-        """Ask once; an error of the server is remembered and not raised."""
+        """Poll once; an error is kept in `error` and not raised."""
         with self._lock:
             try:
                 if not self._known:
@@ -155,26 +145,15 @@ class ServerMonitor:
             self.answered_at, self.gone_since, self.error = time.time(), None, None
 
     def end(self) -> None:
-        """Note that there is nobody to be asked any more."""
+        """Record that the server has ended, as a step without a value."""
         self._history.append((time.monotonic(), None))
 
     def load(self) -> Load | None:
-        """Give the load at the last poll; None if there was no answer."""
+        """Return the load at the last poll; None without an answer."""
         return self._history[-1][1] if self._history else None
 
     def points(self, name: str) -> list[tuple[int, float | None]]:
-        """Give a quantity over time, for a chart.
-
-        Parameters
-        ----------
-        name : str
-            Field of `Load`.
-
-        Returns
-        -------
-        list of (int, float or None)
-            Steps back from the last poll, and the value; None where the server did not answer.
-        """
+        """Return a field of `Load` over time: steps before the last poll, and the value (None if unknown)."""
         history = list(self._history)
         if not history:
             return []
@@ -185,12 +164,12 @@ class ServerMonitor:
         ]
 
     def latencies(self) -> tuple[str, dict[str, Histogram]]:
-        """Give the latencies of the last minute, or of the server's life if there was no request in it.
+        """Return the latencies of the last minute, or of the server's life if no request ended in it.
 
         Returns
         -------
         str
-            Of which time.
+            The period in words.
         dict of str to Histogram
             By the names of `LATENCIES`; empty without metrics.
         """
@@ -216,7 +195,7 @@ class ServerMonitor:
         return body if isinstance(body, dict) else {}
 
     def _json(self, paths: tuple[str, ...]) -> Any:
-        """Read the first of several names of a route that the server has."""
+        """Read the first of several paths that the server has."""
         for path in paths[:-1]:
             try:
                 return _parsed(self._ask(path), path)

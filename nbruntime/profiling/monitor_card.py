@@ -1,4 +1,4 @@
-"""A watched server as HTML: what it is, charts of its load, its latencies."""
+"""The card, charts and latencies of a monitored server, as HTML."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.display.charts import CHART_STYLE, Line, line_chart
 from nbruntime.display.html import escape
-from nbruntime.endpoint.cards import clock, model_name, server_pairs, span
+from nbruntime.display.numbers import duration, elapsed, percent, rate, time_of_day
+from nbruntime.endpoint.cards import model_name, server_pairs
 from nbruntime.errors import ServerStatusError
-from nbruntime.generation.timings import rate
 from nbruntime.profiling.monitor import LATENCIES, ServerMonitor
 from nbruntime.protocol.metrics import Histogram
 
@@ -18,7 +18,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 
 def server_card(
-    watch: ServerMonitor,
+    monitor: ServerMonitor,
     url: str,
     *,
     ended: str = "",
@@ -26,84 +26,80 @@ def server_card(
     pid: int | None = None,
     details: Sequence[Details] = (),
 ) -> Card:
-    """Make the card of a watched server, without charts.
+    """Return the card of a monitored server, without charts.
 
     Parameters
     ----------
-    watch : ServerMonitor
-        What it has said.
+    monitor : ServerMonitor
+        Monitor of the server.
     url : str
-        Where it is.
+        Address of the server.
     ended, cause : str
-        That it ended, and how, where its owner knows that.
+        State and cause of an ended server; empty if unknown.
     pid : int, optional
-        Of a server that is ours.
+        Process id of an owned server.
     details : sequence of Details
         Folded parts.
-
-    Returns
-    -------
-    Card
     """
-    state, tone = server_state(watch, ended)
+    state, tone = server_state(monitor, ended)
     pairs: list[tuple[str, object]] = [
         ("ended", cause),
         ("url", url),
         ("pid", pid),
-        *server_pairs(watch.server_info),
+        *server_pairs(monitor.server_info),
     ]
-    if watch.error is not None and not ended:
-        pairs.append(("error", watch.error.message))
-    return Card("Server", model_name(watch.model_info), state, tone, pairs=pairs, details=details)
+    if monitor.error is not None and not ended:
+        pairs.append(("error", monitor.error.message))
+    return Card("Server", model_name(monitor.model_info), state, tone, pairs=pairs, details=details)
 
 
-def server_state(watch: ServerMonitor, ended: str = "") -> tuple[str, Tone]:
-    """Say in words how a server is."""
+def server_state(monitor: ServerMonitor, ended: str = "") -> tuple[str, Tone]:
+    """Return the state of a server in words, and its tone."""
     if ended:
         return ended, "bad" if ended.startswith("died") else "idle"
-    if watch.gone_since is not None:
-        since = clock(watch.gone_since)
-        if isinstance(watch.error, ServerStatusError):
+    if monitor.gone_since is not None:
+        since = time_of_day(monitor.gone_since)
+        if isinstance(monitor.error, ServerStatusError):
             return f"refuses to say how it is, since {since}", "bad"
         return f"no answer since {since}", "bad"
-    return ("answers", "good") if watch.asked else ("not asked yet", "idle")
+    return ("answers", "good") if monitor.asked else ("not asked yet", "idle")
 
 
-def charts(watch: ServerMonitor) -> list[str]:
-    """Draw the load over time; only quantities that the server tells."""
+def charts(monitor: ServerMonitor) -> list[str]:
+    """Draw the quantities that the server reports over time."""
     drawn = []
-    if _known(watch, "num_running_reqs") or not watch.asked:
-        lines = [Line("running", watch.points("num_running_reqs"))]
-        if _known(watch, "num_waiting_reqs"):
-            lines.append(Line("queued", watch.points("num_waiting_reqs")))
-        drawn.append(line_chart("requests", lines, steps=watch.steps))
+    if _known(monitor, "num_running_reqs") or not monitor.asked:
+        lines = [Line("running", monitor.points("num_running_reqs"))]
+        if _known(monitor, "num_waiting_reqs"):
+            lines.append(Line("queued", monitor.points("num_waiting_reqs")))
+        drawn.append(line_chart("requests", lines, steps=monitor.steps))
     for name, label, unit in (
         ("gen_throughput", "generation", "tokens/s"),
         ("token_usage", "KV cache in use", ""),
         ("cache_hit_rate", "cache hit rate", ""),
     ):
-        if not _known(watch, name) and watch.asked:
+        if not _known(monitor, name) and monitor.asked:
             continue
-        line = [Line(unit, watch.points(name))]
+        line = [Line(unit, monitor.points(name))]
         if unit:
-            drawn.append(line_chart(label, line, steps=watch.steps, figure=rate, at_least=10))
+            drawn.append(line_chart(label, line, steps=monitor.steps, figure=rate, at_least=10))
         else:
             drawn.append(
-                line_chart(label, line, steps=watch.steps, figure=percent, at_least=0.01, at_most=1.0)
+                line_chart(label, line, steps=monitor.steps, figure=percent, at_least=0.01, at_most=1.0)
             )
     return drawn
 
 
-def chart_note(watch: ServerMonitor) -> str:
-    """Say what the width of the charts stands for."""
-    said = f"the last {span(watch.steps * watch.interval)}; gaps where there was no answer"
+def chart_note(monitor: ServerMonitor) -> str:
+    """Return the caption of the charts: the time that their width covers."""
+    said = f"the last {elapsed(monitor.steps * monitor.interval)}; gaps where there was no answer"
     return f'<div class="nbr-quiet">{escape(said)}</div>'
 
 
-def latencies(watch: ServerMonitor) -> str:
-    """Write the quantiles of the latencies, or how to get them."""
-    when, found = watch.latencies()
-    if watch.metrics is False:
+def latencies(monitor: ServerMonitor) -> str:
+    """Return a table of latency quantiles, or a hint how to enable them."""
+    when, found = monitor.latencies()
+    if monitor.metrics is False:
         said = "Latencies need a server that is started with enable_metrics=True."
         return f'<div class="nbr-quiet">{escape(said)}</div>'
     if not found:
@@ -121,18 +117,18 @@ def latencies(watch: ServerMonitor) -> str:
     return f'{table(rows, heads=True)}<div class="nbr-quiet">{escape(note)}</div>'
 
 
-def static_body(watch: ServerMonitor) -> str:
-    """Put charts and latencies into HTML that stands by itself."""
-    if not watch.asked:
+def static_body(monitor: ServerMonitor) -> str:
+    """Return charts and latencies as self-contained HTML."""
+    if not monitor.asked:
         return ""
-    drawn = "".join(charts(watch))
-    figures = f'<div class="nbr-charts">{drawn}</div>{chart_note(watch)}{latencies(watch)}'
+    drawn = "".join(charts(monitor))
+    figures = f'<div class="nbr-charts">{drawn}</div>{chart_note(monitor)}{latencies(monitor)}'
     return f"<style>{CHART_STYLE}</style>{figures}"
 
 
-def figures_line(watch: ServerMonitor) -> str:
-    """Give the last load in a line of text."""
-    load = watch.load()
+def figures_line(monitor: ServerMonitor) -> str:
+    """Return the last load as a line of text."""
+    load = monitor.load()
     if load is None:
         return ""
     parts = [
@@ -146,7 +142,7 @@ def figures_line(watch: ServerMonitor) -> str:
 
 
 def quantile(histogram: Histogram, share: float) -> str:
-    """Write a quantile with the digits that a histogram supports.
+    """Format a quantile with the digits that the histogram supports.
 
     Examples
     --------
@@ -160,39 +156,12 @@ def quantile(histogram: Histogram, share: float) -> str:
         return "–"
     lower, upper = bucket
     if math.isinf(upper):
-        return f"> {duration(lower)}"
+        return f"> {duration(lower, digits=2)}"
     estimate = histogram.estimate(share)
-    return f"< {duration(upper)}" if lower == 0 or estimate is None else duration(estimate)
-
-
-def duration(seconds: float) -> str:
-    """Write a duration in two digits: ms below a second.
-
-    Examples
-    --------
-    >>> [duration(seconds) for seconds in (0.0042, 0.16, 0.999, 1.234, 47.4)]
-    ['4.2 ms', '160 ms', '1 s', '1.2 s', '47 s']
-    """
-    seconds = float(f"{seconds:.2g}")
-    value, unit = (seconds * 1000, "ms") if seconds < 1 else (seconds, "s")
-    return f"{value:g} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
-
-
-def percent(share: float) -> str:
-    """Write a share in percent.
-
-    Examples
-    --------
-    >>> [percent(share) for share in (0, 0.004, 0.05, 0.37, 1)]
-    ['0 %', '0.4 %', '5 %', '37 %', '100 %']
-    """
-    value = share * 100
     return (
-        f"{value:.0f} %"
-        if value >= 10 or value == int(value)
-        else f"{value:.1f}".rstrip("0").rstrip(".") + " %"
+        f"< {duration(upper, digits=2)}" if lower == 0 or estimate is None else duration(estimate, digits=2)
     )
 
 
-def _known(watch: ServerMonitor, name: str) -> bool:
-    return any(value is not None for _, value in watch.points(name))
+def _known(monitor: ServerMonitor, name: str) -> bool:
+    return any(value is not None for _, value in monitor.points(name))

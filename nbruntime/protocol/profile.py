@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
-from nbruntime.protocol.requests import nearest
+from nbruntime.protocol.nearest_names import nearest_name
 
 ACTIVITIES = ("CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER")
 """What a profile can record."""
@@ -62,7 +62,7 @@ def build_profile_request(options: dict[str, Any]) -> dict[str, Any] | None:
     body = {}
     for name, value in options.items():
         if name not in _TYPES:
-            meant = nearest(name, PROFILE_OPTIONS)
+            meant = nearest_name(name, PROFILE_OPTIONS)
             raise ArgumentTypeError(
                 f"There is no profile option {name!r}",
                 hint=f"Did you mean {meant!r}?" if meant else f"There are: {', '.join(PROFILE_OPTIONS)}.",

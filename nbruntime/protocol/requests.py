@@ -7,7 +7,6 @@ the caller gave is sent: the server has the defaults.
 
 from __future__ import annotations
 
-import difflib
 import json
 import operator
 import uuid
@@ -16,24 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.options import OPTION_NAMES, check_option
 from nbruntime.protocol.sampling import PARAMETER_NAMES, ContractError, SamplingParams
 
 Prompt = str | Sequence[int]
 """One prompt: text, or token ids."""
-
-_OTHER_NAMES = {
-    "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
-    "max_length": "max_new_tokens",
-    "min_tokens": "min_new_tokens",
-    "seed": "sampling_seed",
-    "num_return_sequences": "n",
-    "stop_sequences": "stop",
-    "logprobs": "return_logprob",
-    "top_logprobs": "top_logprobs_num",
-}
-"""What other libraries call the same thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +129,8 @@ def build_generate_request(
     return GenerateRequest(body, prompts, samples, batch or samples > 1, rids)
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Find the valid name that was most probably meant.
-
-    Examples
-    --------
-    >>> nearest("temprature", ("temperature", "top_p"))
-    'temperature'
-    """
-    names = tuple(names)
-    other = _OTHER_NAMES.get(name)
-    if other in names:
-        return other
-    close = difflib.get_close_matches(name, names, n=1)
-    return close[0] if close else None
-
-
 def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
-    meant = nearest(name, names)
+    meant = nearest_name(name, names)
     hint = f"Did you mean {meant!r}?" if meant else f"Sampling parameters are: {', '.join(PARAMETER_NAMES)}."
     return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
 

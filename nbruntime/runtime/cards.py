@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nbruntime.display.cards import Card, Details
-from nbruntime.endpoint.cards import model_name, server_pairs, span
-from nbruntime.generation.record import seconds
+from nbruntime.display.numbers import duration, elapsed
+from nbruntime.endpoint.cards import model_name, server_pairs
 from nbruntime.launch.phases import tone_of
 from nbruntime.secrets import MASK, is_secret_name
 
@@ -35,34 +35,22 @@ def runtime_card(
 
     Parameters
     ----------
-    model : str
-        Model that was asked for; shown until `model_info` is known.
-    phase, state : str
-        Name of the phase; the phase with its progress.
-    engine, why : str
-        The kind of server, and why it was chosen.
-    url : str
-        Empty before a port is claimed.
-    pid : int, optional
-        Process id while the server runs.
-    ready_after, uptime : float, optional
-        Seconds from launch to ready; seconds since then.
-    exit_cause : str
-        How the server ended, if it died.
-    model_info, server_info : mapping, optional
-        The server's last answers.
-    arguments : mapping, optional
-        Server arguments, without keys.
-    log : str
-        The end of its log.
+    model, phase, state : str
+        Model that was asked for, shown until `model_info` is known; name of the phase, and its progress.
+    engine, why, url, exit_cause, log : str
+        The kind of server, and why it was chosen; empty until known.
+    pid, ready_after, uptime : int or float, optional
+        Process id while the server runs; seconds from launch to ready, and since then.
+    model_info, server_info, arguments : mapping, optional
+        The server's last answers; server arguments, without keys.
     """
     pairs: list[tuple[str, object]] = [
         ("ended", exit_cause),
         ("engine", f"{engine}, because {why}" if why else engine),
         ("url", url),
         ("pid", pid),
-        ("ready after", None if ready_after is None else seconds(ready_after)),
-        ("up", None if uptime is None or uptime < 1 else span(uptime)),
+        ("ready after", None if ready_after is None else duration(ready_after)),
+        ("up", None if uptime is None or uptime < 1 else elapsed(uptime)),
     ]
     known = dict(server_pairs(server_info or {}))
     given = dict(arguments or {})

@@ -28,21 +28,14 @@ REWRITE_SECONDS = 0.2
 
 @contextlib.contextmanager
 def announced(runtime: object, progress: Progress, log_level: str) -> Iterator[Callable[[Phase], object]]:
-    """Report a launch while it runs.
+    """Report a launch while it runs; yields a function to call with every phase.
 
     Parameters
     ----------
     runtime : Runtime
         What is launched.
-    progress : callable, Phases, False or None
+    progress, log_level : object, str
         As in `Runtime`.
-    log_level : str
-        As in `Runtime`.
-
-    Yields
-    ------
-    callable
-        To be called with every phase.
     """
     if progress is False or isinstance(progress, Phases):  # they are entered anyway
         yield lambda _phase: None

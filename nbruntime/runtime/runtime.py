@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
+from typing import Any, NoReturn, Self, SupportsIndex
 from urllib.parse import urlsplit
 
-from nbruntime.display.cards import Card
+from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.views import view_class
-from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
-from nbruntime.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    ServerConnectionError,
-)
+from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.errors import ArgumentTypeError
 from nbruntime.launch.arguments import check_own_arguments
 from nbruntime.launch.engines.resolve import resolve_engine
 from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning, ServerKind
 from nbruntime.launch.launcher import Launcher
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.server import Server
-from nbruntime.protocol.requests import build_generate_request, request_names
 from nbruntime.runtime.cards import LOG_LINES, runtime_card
 from nbruntime.runtime.progress import Progress, announced
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from nbruntime.runtime.requests import RuntimeRequests, diagnose
 
 __all__ = ["Runtime"]
 
-ERROR_LOG_LINES = 20
-"""Lines of the log in the error that says that the server died."""
 
-
-class Runtime:
+class Runtime(CardMixin, RuntimeRequests):
     """Start a server and talk to it; it ends with this object.
 
-    A drop-in for SGLang's ``Runtime`` (``sglang/lang/backend/runtime_endpoint.py``). The server is SGLang
-    itself where it is installed and has a device, else the embedded one, which runs on a CPU. It survives an
+    A drop-in for SGLang's ``Runtime`` (``sglang/lang/backend/runtime_endpoint.py``). The server survives an
     interrupt of the kernel, and ends when the object is shut down or deleted, and with the kernel.
 
     Parameters
@@ -198,7 +186,7 @@ class Runtime:
                     lambda url: RuntimeEndpoint(url, api_key=api_key), reuse=reuse, replace=replace
                 )
                 # By a weak reference: an endpoint that is kept must not keep the server.
-                self.endpoint.settings.diagnose = partial(_diagnosis, weakref.ref(self._server))
+                self.endpoint.settings.diagnose = partial(diagnose, weakref.ref(self._server))
                 self._ready_at = time.monotonic()
             self._server.report_to(self.phases)
         except BaseException:
@@ -267,20 +255,12 @@ class Runtime:
         Parameters
         ----------
         position : int
-            0, or the position from the last call.
-
-        Returns
-        -------
-        tuple of str and int
-            The lines, and the position for the next call.
+            0, or the position from the last call, which is returned after the lines.
 
         Examples
         --------
-        >>> position = 0
-        >>> while runtime.phase == "ready":  # doctest: +SKIP
-        ...     text, position = runtime.logs_since(position)
-        ...     print(text)
-        ...     time.sleep(1)
+        >>> text, position = runtime.logs_since()  # doctest: +SKIP
+        >>> text, position = runtime.logs_since(position)  # doctest: +SKIP
         """
         return ("", 0) if self._server is None else self._server.logs_since(position)
 
@@ -302,11 +282,6 @@ class Runtime:
         if hasattr(self, "url"):
             lines.append(f"  {self.url}")
         return "\n".join(lines)
-
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return self._card().mimebundle(include, exclude)
 
     def _card(self) -> Card:
         """Make the card from what is known here, without asking the server."""
@@ -346,193 +321,6 @@ class Runtime:
             return str(info.get("served_model_name") or info["model_path"])
         return self._model or "with the default model"
 
-    # Requests
-
-    def generate(
-        self,
-        prompt: str | list[str],
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        return_logprob: list[bool] | bool | None = False,
-        logprob_start_len: list[int] | int | None = None,
-        top_logprobs_num: list[int] | int | None = None,
-        lora_path: list[str | None] | str | None = None,
-        session_id: str | None = None,
-    ) -> str:
-        """Generate text and wait for all of it.
-
-        Parameters
-        ----------
-        prompt : str or list of str
-            One prompt or a batch.
-        sampling_params : dict, optional
-            Sampling parameters by SGLang's names, or one dict for each prompt.
-        return_logprob : bool or list of bool
-            Whether to return log probabilities.
-        logprob_start_len : int or list of int, optional
-            First position, in tokens of the prompt, to return log probabilities of.
-        top_logprobs_num : int or list of int, optional
-            Number of the most likely tokens to return at each position.
-        lora_path : str or list of str or None, optional
-            LoRA adapter of each prompt.
-        session_id : str, optional
-            Session on the server that the request belongs to.
-
-        Returns
-        -------
-        str
-            JSON: an object for one prompt, a list of them for a batch.
-
-        Raises
-        ------
-        ArgumentValueError
-            If `lora_path` does not have one entry for each prompt.
-        ServerStatusError
-            If the server refuses the request.
-        """
-        if isinstance(lora_path, list):
-            prompts = 1 if isinstance(prompt, str) else len(prompt)
-            if len(lora_path) != prompts:
-                raise ArgumentValueError(
-                    f"lora_path has {len(lora_path)} entries, and there are {prompts} prompts",
-                    hint="Give one adapter, or None, for each prompt.",
-                )
-            if isinstance(prompt, str):
-                lora_path = lora_path[0]  # a list is for a batch
-        request = build_generate_request(
-            prompt,
-            sampling_params=sampling_params,
-            return_logprob=return_logprob,
-            logprob_start_len=logprob_start_len,
-            top_logprobs_num=top_logprobs_num,
-            return_text_in_logprobs=False if return_logprob else None,  # as SGLang's Runtime leaves it
-            lora_path=lora_path,
-            session_id=session_id,
-        )
-        return self._post("/generate", request.body)
-
-    async def async_generate(
-        self,
-        prompt: str | list[int],
-        sampling_params: Mapping[str, Any] | None = None,
-        session_id: str | None = None,
-    ) -> AsyncIterator[str]:
-        """Generate text and yield it as it arrives; also called ``add_request``.
-
-        Parameters
-        ----------
-        prompt : str or list of int
-            One prompt, as text or as token ids.
-        sampling_params : dict, optional
-            Sampling parameters by SGLang's names.
-        session_id : str, optional
-            Session on the server that the request belongs to.
-
-        Yields
-        ------
-        str
-            New text. Leaving the loop stops the generation.
-
-        Raises
-        ------
-        ServerStatusError
-            If the server refuses the request.
-        StreamError
-            If the stream breaks off; has the text until then.
-        """
-        self._check_alive()
-        stream = await self._async_endpoint.stream(
-            prompt, sampling_params=sampling_params, session_id=session_id
-        )
-        async with stream:
-            async for text in stream:
-                yield text
-
-    add_request = async_generate
-
-    def encode(self, prompt: str | list[str] | list[dict[str, Any]] | list[list[dict[str, Any]]]) -> str:
-        """Embed a text, on a server that was started with ``is_embedding=True``.
-
-        Parameters
-        ----------
-        prompt : str, or list of str, dict or list of dict
-            What to embed.
-
-        Returns
-        -------
-        str
-            JSON: an object with ``embedding``, or a list of them for a batch.
-        """
-        many = isinstance(prompt, list)
-        rids = request_names(None, len(prompt) if many else 1, many)
-        return self._post("/encode", {"text": prompt, "rid": list(rids) if many else rids[0]})
-
-    async def get_server_info(self) -> dict[str, Any]:
-        """Return the server's arguments and figures of its scheduler."""
-        self._check_alive()
-        return await self._async_endpoint.get_server_info()
-
-    @cached_property
-    def _async_endpoint(self) -> AsyncRuntimeEndpoint:
-        """The client for the awaited calls; its connections are kept."""
-        return AsyncRuntimeEndpoint.beside(self.endpoint)
-
-    def get_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer of the folder or hub id that the server names."""
-        self._check_alive()
-        from transformers import AutoTokenizer  # seconds, so not before
-
-        info = self.endpoint.model_info
-        path = info.get("tokenizer_path") or info["model_path"]
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **self._tokenizer_options)
-        return tokenizer
-
-    def start_profile(self, **options: Any) -> None:
-        """Start the server's profiler, with SGLang's options such as ``output_dir`` and ``num_steps``."""
-        self._check_alive()
-        self.endpoint.start_profile(**options)
-
-    def stop_profile(self) -> None:
-        """Stop the server's profiler; returns when the traces are written."""
-        self._check_alive()
-        self.endpoint.stop_profile()
-
-    def cache_prefix(self, prefix: str) -> None:
-        """Compute a prefix into the KV cache, so that prompts that begin with it start sooner."""
-        self._check_alive()
-        self.endpoint.cache_prefix(prefix)
-
-    def flush_cache(self) -> None:
-        """Empty the server's KV cache."""
-        self._check_alive()
-        self.endpoint.flush_cache()
-
-    def _post(self, path: str, body: dict[str, Any]) -> str:
-        self._check_alive()
-        try:
-            return json.dumps(self.endpoint.post(path, body))
-        except ServerConnectionError as error:
-            # The connection breaks a moment before the end of the process is known.
-            assert self._server is not None
-            self._server.wait_until_gone(0.5)
-            if not self._server.usable:
-                raise self._gone_error() from error
-            raise
-
-    def _check_alive(self) -> None:
-        if self._server is None or not self._server.usable:
-            raise self._gone_error()
-
-    def _gone_error(self) -> ServerConnectionError:
-        server = self._server
-        where = getattr(self, "url", None)
-        if server is None or server.stopped:
-            return ServerConnectionError(
-                "This Runtime was shut down", where=where, hint="Start a new one: Runtime(...)."
-            )
-        return ServerConnectionError(
-            f"The server died: {server.exit_cause()}", where=where, hint=_last_words(server)
-        )
-
     # Shutdown
 
     def shutdown(self) -> None:
@@ -564,17 +352,3 @@ class Runtime:
             "A Runtime owns a server process: it cannot be pickled or copied",
             hint="Hand on runtime.url, and connect to it with RuntimeEndpoint(url, api_key=...).",
         )
-
-
-def _diagnosis(reference: weakref.ref[Server]) -> str | None:
-    """Return why a server does not answer; None while it runs."""
-    server = reference()
-    if server is None or server.stopped:
-        return "Its Runtime was shut down. Start a new one: Runtime(...)."
-    server.wait_until_gone(0.5)  # the connection breaks a moment before the end of the process is known
-    return None if server.usable else f"The server died: {server.exit_cause()}. {_last_words(server)}"
-
-
-def _last_words(server: Server) -> str:
-    last = server.logs(ERROR_LOG_LINES)
-    return f"Start a new one: Runtime(...). The last lines of its log:\n{last}"

@@ -15,8 +15,8 @@ from support.embedded_server import EmbeddedServer
 from support.server_client import generate_body
 from support.sglang_contract import load_contract
 
-from nbruntime.embedded.http.generate_call import check_body
-from nbruntime.embedded.http.replies import ReplyError
+from nbruntime.embedded.service.errors import ReplyError
+from nbruntime.embedded.service.generate_input import check_body
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.protocol.requests import build_generate_request
 from nbruntime.protocol.sampling import PARAMETER_NAMES, ContractError, SamplingParams

@@ -794,7 +794,7 @@ def test_a_number_that_is_too_small(
         (
             "--max-total-tokens",
             "99999999999",
-            "error: LaunchError: There is no memory for a KV cache of 99999999999",
+            "error: LaunchError: Not enough memory for a KV cache of 99999999999",
         ),
     ],
 )

@@ -24,8 +24,9 @@ import nbruntime
 from nbruntime.errors import ArgumentValueError, LaunchError
 from nbruntime.launch import registry
 from nbruntime.launch.phases import Phase, Phases
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.servers import ServerInfo, ServerList
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.processes import ProcessId, identify
 from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.runtime import Runtime
@@ -97,7 +98,7 @@ def test_table_of_servers() -> None:
     two = replace(one, name="a-longer-name", model="", owner="this kernel", age=3.4)
     assert repr(ServerList([one, two])).splitlines() == [
         "name           model       engine  url                     state  owner        age",
-        "chat           some/model  sglang  http://127.0.0.1:30000  ready  kept         2 h",
+        "chat           some/model  sglang  http://127.0.0.1:30000  ready  kept         2 h 1 min",
         "a-longer-name  default     sglang  http://127.0.0.1:30000  ready  this kernel  3 s",
     ]
 
@@ -113,20 +114,20 @@ def test_default_names_are_numbered() -> None:
     ("stem", "name"),
     [("Llama-3.1-8B", "Llama-3.1-8B"), ("a b/c", "a-b-c"), ("...", "server"), ("all", "all-2")],
 )
-def test_names_are_made_of_models(stem: str, name: str) -> None:
-    record = registry.claim(registry.Identity(stem=stem))
+def test_default_name_comes_from_the_model(stem: str, name: str) -> None:
+    record = registry.claim(stem=stem)
     assert record.name == name
     registry.check_name(name)
     registry.clear(record)
 
 
 @pytest.mark.parametrize("name", ["all", "orphans", "", "a/b", "-x", "x" * 65, "http://127.0.0.1:1"])
-def test_impossible_names(name: str) -> None:
+def test_invalid_name_is_an_error(name: str) -> None:
     with pytest.raises(ArgumentValueError, match="cannot be a server's name"):
         start(name=name)
 
 
-def test_folder_that_is_not_ours_alone(tmp_path: Path) -> None:
+def test_folder_that_other_users_can_read_is_an_error(tmp_path: Path) -> None:
     own = registry.folder()
     own.chmod(0o755)
     with pytest.raises(LaunchError, match=r"not yours alone(.|\n)*TMPDIR"):
@@ -141,10 +142,7 @@ def test_folder_that_is_not_ours_alone(tmp_path: Path) -> None:
 
 def test_sixteen_claims_at_once_get_different_names() -> None:
     records: list[ServerRecord] = []
-    threads = [
-        threading.Thread(target=lambda: records.append(registry.claim(registry.Identity())))
-        for _ in range(16)
-    ]
+    threads = [threading.Thread(target=lambda: records.append(registry.claim())) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -157,13 +155,13 @@ def test_sixteen_claims_at_once_get_different_names() -> None:
 # Sweeping
 
 
-def test_pid_that_was_given_out_again_is_left_alone() -> None:
+def test_process_with_a_reused_pid_is_not_killed() -> None:
     """A record whose processes have ended, and whose pids belong to others by now."""
     shell = ["sh", "-c", "sleep 600 & echo $!; wait"]
     with subprocess.Popen(shell, stdout=subprocess.PIPE, start_new_session=True) as stranger:
         assert stranger.stdout is not None
         child = int(stranger.stdout.readline())
-        record = registry.claim(registry.Identity())
+        record = registry.claim()
         other = ProcessId(stranger.pid, "an earlier time")
         replace(record, owner=other, supervisor=other, server=other).write()
         assert nbruntime.servers() == []
@@ -182,9 +180,9 @@ def test_folder_of_a_launch_that_was_killed_early_is_swept() -> None:
 
 
 def test_launch_that_was_interrupted_before_it_began_is_swept() -> None:
-    record = registry.claim(registry.Identity(name="chat"))
+    record = registry.claim("chat")
     with pytest.raises(registry.NameTaken):
-        registry.claim(registry.Identity(name="chat"))
+        registry.claim("chat")
     replace(record, started=time.time() - registry.START_SECONDS).write()
     with start(name="chat"):
         assert len(folders()) == 1
@@ -203,7 +201,7 @@ JUNK = ["[]", '"x"', "null", "5", "{", "[" * 100_000, '{"name": 1}']
 
 
 @pytest.mark.parametrize("text", JUNK, ids=lambda text: text[:10])
-def test_record_that_is_none_hurts_nobody(text: str) -> None:
+def test_invalid_record_is_ignored(text: str) -> None:
     folder = registry.folder() / "junk"
     folder.mkdir()
     (folder / "server.json").write_text(text)
@@ -216,8 +214,8 @@ def test_record_that_is_none_hurts_nobody(text: str) -> None:
     "wrong",
     [{"started": "abc"}, {"name": None}, {"url": 5}, {"arguments": []}, {"server": "??"}, {"keep_alive": 1}],
 )
-def test_record_with_a_field_of_another_type_hurts_nobody(wrong: dict[str, Any]) -> None:
-    record = registry.claim(registry.Identity())
+def test_record_with_a_field_of_a_wrong_type_is_ignored(wrong: dict[str, Any]) -> None:
+    record = registry.claim()
     file = Path(record.directory, "server.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
     assert ServerRecord.read(record.directory) is None
@@ -226,7 +224,7 @@ def test_record_with_a_field_of_another_type_hurts_nobody(wrong: dict[str, Any])
         assert len(nbruntime.servers()) == 1
 
 
-def test_record_is_written_as_soon_as_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_is_written_again_after_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     write = ServerRecord.write
 
     def fill(self: ServerRecord) -> None:
@@ -249,7 +247,7 @@ def test_record_is_written_as_soon_as_it_can_be(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_record_of_another_machine_is_left_alone() -> None:
-    record = registry.claim(registry.Identity())
+    record = registry.claim()
     replace(record, machine="another", owner=ProcessId(1, "never")).write()
     start().shutdown()
     assert len(folders()) == 1
@@ -315,7 +313,7 @@ def test_kept_server_survives_its_object_and_ends_with_shutdown() -> None:
     assert (again.phase, again.phases.current.name) == ("stopped", "stopped")
 
 
-def test_kept_server_is_attached_to_and_heard_of() -> None:
+def test_end_of_an_attached_server_is_noticed() -> None:
     cell = 'Runtime(engine="fake", port=0, name="kept", keep_alive=True, reuse=True, api_key="hunter2")'
     [first] = elsewhere(f"runtime = {cell}\nprint(runtime.pid)")
     arguments = {"name": "kept", "keep_alive": True, "reuse": True}
@@ -336,7 +334,7 @@ def test_kept_server_is_attached_to_and_heard_of() -> None:
     assert (runtime.phase, other.phase) == ("stopped", "stopped")
 
 
-def test_attaching_again_and_again_costs_one_thread_and_one_descriptor() -> None:
+def test_repeated_attaching_takes_one_thread_and_one_descriptor() -> None:
     cell = 'Runtime(engine="fake", port=0, name="kept", keep_alive=True)'
     [first] = elsewhere(f"runtime = {cell}\nprint(runtime.pid)")
     arguments = {"name": "kept", "keep_alive": True, "reuse": True}
@@ -357,7 +355,7 @@ def test_attaching_again_and_again_costs_one_thread_and_one_descriptor() -> None
     assert other.phase == "stopped"
 
 
-def test_kept_server_that_is_killed_is_not_handed_back() -> None:
+def test_killed_kept_server_is_not_reused() -> None:
     [first] = elsewhere('print(Runtime(engine="fake", port=0, name="kept", keep_alive=True, reuse=True).pid)')
     runtime = start(name="kept", keep_alive=True, reuse=True)
     os.kill(int(first), signal.SIGKILL)
@@ -393,7 +391,7 @@ def test_kept_server_whose_kernel_died_while_it_was_loading(tmp_path: Path) -> N
 # Handing out again
 
 
-def test_cell_that_is_run_again_gets_the_same_server() -> None:
+def test_cell_run_again_reuses_its_server() -> None:
     runtime = start(name="chat", reuse=True)
     pid, began = runtime.pid, time.perf_counter()
     runtime = start(name="chat", reuse=True)
@@ -408,7 +406,7 @@ def test_cell_that_is_run_again_gets_the_same_server() -> None:
     await_gone([pid])
 
 
-def test_cell_that_is_run_again_forgets_what_it_showed_before() -> None:
+def test_cell_run_again_releases_its_earlier_phases() -> None:
     class Observer:
         def __call__(self, phase: Phase) -> None: ...
 
@@ -424,7 +422,7 @@ def test_cell_that_is_run_again_forgets_what_it_showed_before() -> None:
     runtime.shutdown()
 
 
-def test_server_without_a_name_is_handed_back_by_its_arguments() -> None:
+def test_server_without_a_name_is_reused_by_its_arguments() -> None:
     first = start(reuse=True)
     assert start(reuse=True).pid == first.pid
     other = start(reuse=True, env={"A": "1"})
@@ -446,7 +444,7 @@ def test_eight_threads_share_one_server() -> None:
     assert len({runtime.pid for runtime in runtimes}) == 1
 
 
-def test_server_that_another_thread_is_starting_hinders_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_another_thread_starts_does_not_block_others(monkeypatch: pytest.MonkeyPatch) -> None:
     popen, began, gate = subprocess.Popen, threading.Event(), threading.Event()
 
     def slow(*arguments: Any, **options: Any) -> Any:
@@ -483,7 +481,7 @@ def test_four_processes_share_one_kept_server() -> None:
     assert len(set(answers)) == 1
 
 
-def test_taken_name_is_an_error_that_says_what_to_do() -> None:
+def test_taken_name_is_an_error_with_a_hint() -> None:
     first = start(name="chat")
     with pytest.raises(ArgumentValueError, match=r"'chat' runs already(.|\n)*reuse=True(.|\n)*replace=True"):
         start(name="chat")
@@ -506,7 +504,9 @@ def test_different_arguments_are_listed() -> None:
     )
 
 
-def test_same_folder_from_another_folder_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_and_absolute_model_paths_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "said").touch()
     monkeypatch.chdir(tmp_path)
     first = start(name="chat", fail=None, pids="said")
@@ -514,7 +514,7 @@ def test_same_folder_from_another_folder_is_the_same(tmp_path: Path, monkeypatch
     assert start(name="chat", pids=str(tmp_path / "said"), reuse=True).pid == first.pid
 
 
-def test_replace_ends_the_old_one_first() -> None:
+def test_replace_stops_the_old_server_first() -> None:
     first = start(name="chat", ignore_sigterm=True)
     old = first.pid
     with start(name="chat", children=1, port=first.port, replace=True) as second:
@@ -527,7 +527,7 @@ def test_replace_ends_the_old_one_first() -> None:
         assert third.phase == "ready"
 
 
-def test_server_of_another_kernel_is_neither_taken_nor_ended() -> None:
+def test_server_of_another_kernel_is_neither_reused_nor_stopped() -> None:
     first = start(name="chat")
     for option in ("reuse", "replace"):
         code = f"""
@@ -544,7 +544,7 @@ def test_server_of_another_kernel_is_neither_taken_nor_ended() -> None:
     assert first.phase == "ready"
 
 
-def test_dead_server_is_not_handed_back() -> None:
+def test_dead_server_is_not_reused() -> None:
     first = start(name="chat")
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
@@ -566,7 +566,7 @@ def test_stop_by_name_and_by_url_in_this_kernel() -> None:
     assert nbruntime.stop("all") == []
 
 
-def test_stop_of_nobody_names_those_that_run() -> None:
+def test_stop_of_an_unknown_name_lists_the_running_servers() -> None:
     with pytest.raises(ArgumentValueError, match="Names of servers that run: none"):
         nbruntime.stop("chat")
     with start(name="one"), pytest.raises(ArgumentValueError, match=r"no server 'chat'(.|\n)*run: 'one'"):
@@ -597,7 +597,7 @@ def test_stop_of_a_server_whose_supervisor_is_stuck(monkeypatch: pytest.MonkeyPa
     assert folders() == []
 
 
-def test_stop_of_one_that_is_being_launched(tmp_path: Path) -> None:
+def test_stop_of_a_server_during_its_launch(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     errors: list[BaseException] = []
@@ -637,7 +637,7 @@ def test_observers_of_every_thread_see_every_phase_in_order() -> None:
     assert seen[0] == seen[1] == seen[2] == seen[3] == [name for name, _ in phases.history]
 
 
-def test_observer_that_fails_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_observer_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     phases = Phases()
     seen: list[str] = []
     phases.subscribe(lambda phase: 1 // 0)
@@ -658,7 +658,7 @@ def test_failed_launch_is_a_phase() -> None:
     assert [name for name, _ in phases.history] == ["starting", "loading weights", "failed"]
 
 
-def test_launch_of_a_server_that_dies_when_it_is_asked_for_its_model() -> None:
+def test_server_that_dies_while_connecting_is_a_launch_error() -> None:
     with pytest.raises(LaunchError, match=r"MemoryError: no room \(it exited with code 3\)") as caught:
         start(fail_asked="MemoryError: no room")
     assert "MemoryError: no room" in caught.value.log_lines
@@ -674,8 +674,8 @@ def test_death_of_the_server_is_a_phase() -> None:
     await_true(lambda: seen == ["ready", "died"])
 
 
-def test_server_process_alone_is_registered_too() -> None:
-    process = ServerProcess(ServerCommand(("sleep", "600")))
+def test_server_process_without_runtime_is_registered() -> None:
+    process = ServerProcess(LaunchSpec(("sleep", "600")))
     assert [one.name for one in nbruntime.servers()] == ["server"]
     process.stop()
     assert nbruntime.servers() == []

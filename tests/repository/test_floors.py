@@ -149,6 +149,10 @@ def complaint(found: Import) -> str | None:
 
 
 def _inner_complaint(found: Import, room: str, inside: bool, floor: int) -> str | None:
+    if found.source.startswith("nbruntime.embedded.service") and found.target.startswith(
+        "nbruntime.embedded.http"
+    ):
+        return "embedded.service is below embedded.http"
     if room == "embedded":
         return None if inside else "nothing imports the embedded server"
     if not found.room:
@@ -271,6 +275,11 @@ def test_no_modules_import_each_other_in_a_circle(tmp_path: Path) -> None:
         ("runtime.py", "if TYPE_CHECKING:\n    from .notebook import views", "floor 3 imports floor 5"),
         ("embedded/server.py", "from ..endpoint import client", "floor 1 imports floor 2"),
         ("embedded/server.py", "def f():\n    import matplotlib", "belongs to floor 4"),
+        (
+            "embedded/service/admission.py",
+            "from ..http import generate",
+            "embedded.service is below embedded.http",
+        ),
         (
             "launch/supervisor.py",
             "from ..errors import LaunchError",

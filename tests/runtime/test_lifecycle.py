@@ -1,6 +1,6 @@
 """Runtime in real Jupyter kernels: what must not hurt the server, and what must end it.
 
-The matrix is `test_tree_goes_with`: every way in which a Runtime or its kernel can end, plain and under
+The matrix is `test_tree_ends_with`: every way in which a Runtime or its kernel can end, plain and under
 everything that is known to make a clean-up fail. Each row prints how long the server's tree outlived its
 reason to live; the goal is a second.
 """
@@ -23,7 +23,8 @@ from support.fake_engine import SERVER, alive, await_gone, await_true, read_pids
 
 import nbruntime
 from nbruntime.launch import registry
-from nbruntime.launch.process import ServerCommand, ServerProcess
+from nbruntime.launch.process import ServerProcess
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 
 pytestmark = pytest.mark.kernel
 
@@ -158,7 +159,7 @@ def test_interrupt_leaves_the_server_alone(busy: bool, kernel: Kernel) -> None:
     assert all(alive(pid) for pid in kernel.tree)
 
 
-def test_cell_with_a_loop_that_runs(kernel: Kernel) -> None:
+def test_cell_with_a_running_event_loop(kernel: Kernel) -> None:
     """Synchronous and asynchronous calls, where the kernel's own event loop is running."""
     code = """
 print([delta async for delta in runtime.async_generate("Hi")])
@@ -182,7 +183,7 @@ def test_thread_that_launched_may_end_and_forks_may_go(empty_kernel: Kernel) -> 
     assert all(alive(pid) for pid in empty_kernel.tree)
 
 
-def test_copies_hurt_nothing(kernel: Kernel) -> None:
+def test_copies_leave_the_server_alone(kernel: Kernel) -> None:
     code = """
 import copy, gc, pickle
 for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -262,7 +263,7 @@ def _times_of_death(kernel: int, tree: list[int], times: dict[str, float]) -> No
 
 @pytest.mark.parametrize("launch", [PLAIN, HARD], ids=["plain", "hard"])
 @pytest.mark.parametrize("end", ENDS)
-def test_tree_goes_with(end: str, launch: str, empty_kernel: Kernel) -> None:
+def test_tree_ends_with(end: str, launch: str, empty_kernel: Kernel) -> None:
     kernel = empty_kernel
     kernel.launch(launch)
     assert all(alive(pid) for pid in kernel.tree)
@@ -303,7 +304,7 @@ def test_supervisor_and_kernel_killed_at_once(launch: str, sweep: str, empty_ker
         [info] = nbruntime.stop("orphans")
         assert (info.owner, info.pid) == ("orphan", server)
     else:
-        ServerProcess(ServerCommand(("true",))).wait(10)
+        ServerProcess(LaunchSpec(("true",))).wait(10)
     assert not any(alive(pid) for pid in children)
     assert folders() == []
 

@@ -67,7 +67,7 @@ def connects(port: int) -> bool:
 # Launcher
 
 
-def test_attributes_of_the_seed(runtime: Runtime) -> None:
+def test_attributes_of_sglangs_runtime(runtime: Runtime) -> None:
     assert runtime.url == f"http://127.0.0.1:{runtime.port}"
     assert runtime.generate_url == runtime.url + "/generate"
     assert runtime.endpoint.base_url == runtime.url
@@ -113,7 +113,7 @@ def test_eight_runtimes_at_once(engine: str) -> None:
             runtime.shutdown()
 
 
-def test_port_that_is_taken_while_the_server_loads_is_passed_over(tmp_path: Path) -> None:
+def test_port_taken_during_the_launch_is_replaced(tmp_path: Path) -> None:
     """A server that binds by itself may be beaten to its port by a stranger."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -147,7 +147,7 @@ def test_port_that_is_taken_while_the_server_loads_is_passed_over(tmp_path: Path
             stranger.close()
 
 
-def test_listener_on_another_address_does_not_stand_in_the_way() -> None:
+def test_listener_on_another_address_is_no_conflict() -> None:
     with (
         socket.create_server(("127.0.0.2", 0)) as other,
         start(engine="binding", port=other.getsockname()[1]) as runtime,
@@ -155,14 +155,14 @@ def test_listener_on_another_address_does_not_stand_in_the_way() -> None:
         assert runtime.phase == "ready"
 
 
-def test_taken_port_is_an_error_that_names_it() -> None:
+def test_taken_port_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
         with pytest.raises(PortInUseError, match=f"Port {port} is taken by process {os.getpid()}"):
             start(port=port)
 
 
-def test_failed_launch_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_launch_leaves_no_process(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     began = time.monotonic()
     with pytest.raises(LaunchError, match="RuntimeError: out of luck") as caught:
@@ -172,7 +172,7 @@ def test_failed_launch_leaves_nothing(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in read_pids(pids))
 
 
-def test_timed_out_launch_leaves_nothing(tmp_path: Path) -> None:
+def test_timed_out_launch_leaves_no_process(tmp_path: Path) -> None:
     gate, pids = tmp_path / "gate", tmp_path / "pids"
     os.mkfifo(gate)
     with pytest.raises(LaunchTimeoutError, match=r"not ready within 0\.4 s"):
@@ -180,7 +180,7 @@ def test_timed_out_launch_leaves_nothing(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in read_pids(pids))
 
 
-def test_wrong_answer_in_the_constructor_leaves_nothing(
+def test_wrong_answer_in_the_constructor_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -194,7 +194,7 @@ def test_wrong_answer_in_the_constructor_leaves_nothing(
 
 
 @pytest.mark.parametrize("keep_alive", [False, True])
-def test_interrupt_at_the_end_of_the_constructor_leaves_nothing(
+def test_interrupt_at_the_end_of_the_constructor_leaves_no_process(
     keep_alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_: object) -> None:
@@ -214,7 +214,7 @@ def test_interrupt_at_the_end_of_the_constructor_leaves_nothing(
         assert runtime.phase == "ready", "one that ran before is left alone"
 
 
-def test_interrupt_during_launch_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupt_during_launch_leaves_no_process(tmp_path: Path) -> None:
     gate, pids = tmp_path / "gate", tmp_path / "pids"
     os.mkfifo(gate)
 
@@ -261,7 +261,7 @@ def test_quiet_at_error_and_phases_at_info(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(("interval", "told"), [(60.0, [1]), (0.0, range(1, 10))])
-def test_long_download_says_from_time_to_time_how_far_it_is(
+def test_long_download_writes_its_progress(
     interval: float, told: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nbruntime.runtime.progress.QUIET_SECONDS", 0.0)
@@ -270,7 +270,7 @@ def test_long_download_says_from_time_to_time_how_far_it_is(
     assert capsys.readouterr().err.splitlines() == [f"nbruntime: downloading {n}/9 MB" for n in told]
 
 
-def test_arguments_of_the_other_engine_are_noticed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_of_the_other_engine_give_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     from support.fake_engine import FakeEngine
 
     accept = FakeEngine.accept
@@ -384,7 +384,7 @@ def test_generate_a_batch(runtime: Runtime) -> None:
     assert [answer["text"] for answer in answers] == [WHOLE, WHOLE]
 
 
-def test_generate_hands_every_argument_on(runtime: Runtime) -> None:
+def test_generate_passes_every_argument(runtime: Runtime) -> None:
     answer = runtime.generate(
         "Hi",
         return_logprob=True,
@@ -465,7 +465,7 @@ def test_key_is_used_and_never_shown() -> None:
 # Its end
 
 
-def test_shutdown_waits_until_all_is_gone(tmp_path: Path) -> None:
+def test_shutdown_waits_until_all_processes_have_ended(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     runtime = start(children=2, pids=str(pids))
     port = runtime.port
@@ -491,7 +491,7 @@ def test_server_that_ignores_sigterm_is_gone_within_a_second(tmp_path: Path) -> 
     assert not any(alive(pid) for pid in read_pids(pids))
 
 
-def test_calls_after_shutdown_say_so(runtime: Runtime) -> None:
+def test_call_after_shutdown_is_an_error(runtime: Runtime) -> None:
     runtime.shutdown()
     calls = [
         lambda: runtime.generate("Hi"),
@@ -507,7 +507,7 @@ def test_calls_after_shutdown_say_so(runtime: Runtime) -> None:
             call()
 
 
-async def test_async_calls_after_shutdown_say_so(runtime: Runtime) -> None:
+async def test_async_call_after_shutdown_is_an_error(runtime: Runtime) -> None:
     runtime.shutdown()
     with pytest.raises(ServerConnectionError, match="was shut down"):
         await runtime.get_server_info()
@@ -515,7 +515,7 @@ async def test_async_calls_after_shutdown_say_so(runtime: Runtime) -> None:
         await anext(runtime.async_generate("Hi"))
 
 
-def test_call_to_a_dead_server_tells_how_it_died(runtime: Runtime) -> None:
+def test_error_of_a_dead_server_has_the_cause(runtime: Runtime) -> None:
     assert runtime.pid is not None
     os.kill(runtime.pid, signal.SIGKILL)
     with pytest.raises(ServerConnectionError, match=r"died: it was killed by SIGKILL(.|\n)*phase: ready"):
@@ -524,14 +524,14 @@ def test_call_to_a_dead_server_tells_how_it_died(runtime: Runtime) -> None:
     assert "died · it was killed by SIGKILL" in repr(runtime)
 
 
-def test_endpoint_of_a_dead_server_tells_how_it_died_too(runtime: Runtime) -> None:
+def test_endpoint_error_of_a_dead_server_has_the_cause(runtime: Runtime) -> None:
     assert runtime.pid is not None
     os.kill(runtime.pid, signal.SIGKILL)
     with pytest.raises(ServerConnectionError, match=r"died: it was killed by SIGKILL(.|\n)*phase: ready"):
         runtime.endpoint.complete("Hi")
 
 
-def test_endpoint_that_is_kept_does_not_keep_the_server() -> None:
+def test_referenced_endpoint_does_not_keep_the_server() -> None:
     runtime = start()
     endpoint, server = runtime.endpoint, weakref.ref(runtime._server)  # type: ignore[arg-type]
     del runtime
@@ -541,7 +541,7 @@ def test_endpoint_that_is_kept_does_not_keep_the_server() -> None:
         endpoint.complete("Hi")
 
 
-def test_deleted_runtime_takes_its_server_along(tmp_path: Path) -> None:
+def test_deleted_runtime_stops_its_server(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     runtime = start(children=1, pids=str(pids))
     found = read_pids(pids)
@@ -549,7 +549,7 @@ def test_deleted_runtime_takes_its_server_along(tmp_path: Path) -> None:
     print(f"gone {await_gone(found):.3f} s after del")
 
 
-def test_assigned_anew_the_old_server_goes(tmp_path: Path) -> None:
+def test_new_runtime_in_the_same_variable_stops_the_old_server(tmp_path: Path) -> None:
     runtime = start(pids=str(tmp_path / "first"))
     first = read_pids(tmp_path / "first")
     runtime = start(pids=str(tmp_path / "second"))
@@ -568,7 +568,7 @@ def test_runtime_in_a_reference_cycle_is_collected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_copies_are_refused_and_hurt_nothing(duplicate: Any, runtime: Runtime) -> None:
+def test_copies_are_refused_and_leave_the_server_alone(duplicate: Any, runtime: Runtime) -> None:
     with pytest.raises(TypeError, match=r"cannot be pickled or copied(.|\n)*RuntimeEndpoint\(url"):
         duplicate(runtime)
     gc.collect()
@@ -646,7 +646,7 @@ def test_repr_through_its_life() -> None:
     assert all(len(text.splitlines()) <= 3 for text in [*seen, repr(raw)])
 
 
-def test_repr_of_one_that_never_began() -> None:
+def test_repr_of_a_runtime_that_was_not_started() -> None:
     runtime = Runtime.__new__(Runtime)
     with pytest.raises(ArgumentValueError):
         runtime.__init__(engine="nonsense")  # type: ignore[misc]

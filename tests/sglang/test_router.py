@@ -159,12 +159,12 @@ def test_loads_count_what_each_worker_has(router: Router) -> None:
             stream = endpoint.stream("Once upon a time", max_new_tokens=2000, ignore_eos=True)
             next(stack.enter_context(stream))
         assert sum(load.num_running_reqs or 0 for load in endpoint.loads()) == 2
-        watch = ServerPanel(endpoint).watch
-        watch.poll()
-        whole = watch.load()
-        assert whole is not None, watch.error
+        monitor = ServerPanel(endpoint).monitor
+        monitor.poll()
+        whole = monitor.load()
+        assert whole is not None, monitor.error
         assert whole.num_running_reqs == 2
-        assert watch.server_info["workers_count"] == 2
+        assert monitor.server_info["workers_count"] == 2
         stack.close()
         wait_until(lambda: router.running() == 0)
 

@@ -274,13 +274,13 @@ def test_an_interrupt_stops_the_work_and_not_the_server(sglang: SglangServer) ->
 
 
 def test_the_panel_reads_it(sglang: SglangServer) -> None:
-    watch = ServerPanel(sglang.runtime.endpoint, runtime=sglang.runtime).watch
-    watch.poll()
-    load = watch.load()
-    assert load is not None, watch.error
+    monitor = ServerPanel(sglang.runtime.endpoint, runtime=sglang.runtime).monitor
+    monitor.poll()
+    load = monitor.load()
+    assert load is not None, monitor.error
     assert (load.num_running_reqs, load.max_total_num_tokens) == (0, 32768)
-    assert watch.metrics
-    _, latencies = watch.latencies()
+    assert monitor.metrics
+    _, latencies = monitor.latencies()
     assert latencies["time_to_first_token_seconds"].total > 0
 
 

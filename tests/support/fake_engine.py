@@ -13,8 +13,8 @@ from nbruntime.launch.engines import resolve as engines
 from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
-from nbruntime.launch.process import ServerCommand
 from nbruntime.launch.readiness import http_status
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.system import read_processes
 
 SERVER = Path(__file__).with_name("fake_server.py")
@@ -35,7 +35,7 @@ class FakeEngine(ServerKind):
         keys = {"api_key": values.pop("api_key")} if "api_key" in values else {}
         return AcceptedArguments(values, (), keys)
 
-    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:
         flags = []
         for name, value in arguments.values.items():
             flag = "--" + name.replace("_", "-")
@@ -47,10 +47,10 @@ class FakeEngine(ServerKind):
             flags.append(f"--fd={claim.listener.fileno()}")
         else:
             flags += ["--host", claim.host, "--port", str(claim.port)]
-        return ServerCommand(
+        return LaunchSpec(
             argv=(self.python, "-I", str(SERVER), *flags),
             env={"NBRUNTIME_API_KEY": arguments.keys.get("api_key"), "PYTHONUNBUFFERED": "1"},
-            sockets=(claim.listener,) if self.takes_listener else (),
+            pass_fds=(claim.listener.fileno(),) if self.takes_listener else (),
             watch=self.watch,
             secrets=tuple(arguments.keys.values()),
         )

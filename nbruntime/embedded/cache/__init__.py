@@ -1,1 +1,1 @@
-"""Which token's keys and values lie in which slot of the KV cache, and which prompts share them."""
+"""Maps tokens to slots of the KV cache and shares the slots of common prefixes."""

@@ -1,8 +1,8 @@
 """A radix tree of token sequences and the KV-cache slots that hold them.
 
-Requests that begin alike share the slots of what they have in common, as in SGLang's radix cache
-(RadixAttention, https://arxiv.org/abs/2312.07104). A node carries a run of tokens; nodes in use by a
-request are locked, the others can be evicted, least recently used leaf first.
+Requests share the slots of their common prefix, as in SGLang's RadixAttention
+(https://arxiv.org/abs/2312.07104). Nodes that a request uses are locked; of the others, the least recently
+used leaf is evicted first.
 """
 
 from __future__ import annotations
@@ -14,28 +14,14 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A run of tokens that follows its parent's.
-
-    Parameters
-    ----------
-    tokens, slots : list of int
-        The run, and where its keys and values lie; of the same length.
-    parent : Node or None
-        None for the root only.
-    children : dict of int to Node
-        What follows, by first token.
-    locks : int
-        Number of requests that use this node or one below it.
-    used : int
-        When it was last used, on the tree's own clock.
-    """
+    """A run of tokens below its parent's run, and their slots."""
 
     tokens: list[int]
     slots: list[int]
-    parent: Node | None
-    children: dict[int, Node] = field(default_factory=dict)
-    locks: int = 0
-    used: int = 0
+    parent: Node | None  # None for the root only
+    children: dict[int, Node] = field(default_factory=dict)  # by first token
+    locks: int = 0  # requests that use this node or one below it
+    used: int = 0  # time of the last use, by the tree's clock
 
 
 class RadixTree:
@@ -58,23 +44,11 @@ class RadixTree:
         self.size = 0
         """Tokens in the tree."""
         self.locked = 0
-        """Tokens in the tree that a request uses."""
+        """Locked tokens."""
         self._clock = 0
 
     def match(self, tokens: Sequence[int]) -> tuple[list[int], Node]:
-        """Find the longest known prefix of `tokens`.
-
-        Parameters
-        ----------
-        tokens : sequence of int
-
-        Returns
-        -------
-        slots : list of int
-            Slots of the prefix, one per token.
-        node : Node
-            Where the prefix ends; a run is split there if need be.
-        """
+        """Find the slots of the longest known prefix and the node where it ends; may split a node."""
         self._clock += 1
         node, slots, at = self.root, [], 0
         while at < len(tokens):
@@ -91,18 +65,7 @@ class RadixTree:
         return slots, node
 
     def insert(self, tokens: Sequence[int], slots: Sequence[int]) -> int:
-        """Add a sequence; what the tree knows already keeps its slots.
-
-        Parameters
-        ----------
-        tokens, slots : sequence of int
-            Of the same length.
-
-        Returns
-        -------
-        int
-            How many tokens the tree knew already: the tree now holds `slots` from there on.
-        """
+        """Add a sequence; a prefix that the tree has keeps its slots. Returns the length of that prefix."""
         known, node = self.match(tokens)
         at = len(known)
         if at < len(tokens):
@@ -112,7 +75,7 @@ class RadixTree:
         return at
 
     def lock(self, node: Node) -> None:
-        """Keep a node and all above it from eviction."""
+        """Keep a node and its ancestors from eviction."""
         for each in _to_root(node):
             if each.locks == 0:
                 self.locked += len(each.tokens)
@@ -127,21 +90,11 @@ class RadixTree:
 
     @property
     def evictable(self) -> int:
-        """Tokens that no request uses."""
+        """Number of unlocked tokens."""
         return self.size - self.locked
 
     def evict(self, count: int) -> list[int]:
-        """Forget at least `count` tokens if so many are unlocked, least recently used first.
-
-        Parameters
-        ----------
-        count : int
-
-        Returns
-        -------
-        list of int
-            The slots that have become free.
-        """
+        """Remove up to `count` unlocked tokens, least recently used first, and return their slots."""
         freed: list[int] = []
         leaves = [(node.used, id(node), node) for node in self._leaves()]
         heapq.heapify(leaves)
@@ -172,7 +125,7 @@ class RadixTree:
         return found
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut a run in two and return its upper half; locks and age hold for both."""
+        """Cut a node in two and return the upper one; both keep locks and age."""
         assert node.parent is not None
         upper = Node(node.tokens[:at], node.slots[:at], node.parent, locks=node.locks, used=node.used)
         upper.parent.children[upper.tokens[0]] = upper  # type: ignore[union-attr]
@@ -182,7 +135,7 @@ class RadixTree:
 
 
 def _to_root(node: Node) -> list[Node]:
-    """List a node and those above it, without the root."""
+    """List a node and its ancestors, without the root."""
     path = []
     while node.parent is not None:
         path.append(node)
@@ -191,7 +144,7 @@ def _to_root(node: Node) -> list[Node]:
 
 
 def _common_length(run: list[int], tokens: Sequence[int], at: int) -> int:
-    """Count how many tokens of `run` stand in `tokens` from `at` on."""
+    """Count how many tokens of `run` match `tokens` from `at` on."""
     longest = min(len(run), len(tokens) - at)
     if run[:longest] == list(tokens[at : at + longest]):
         return longest

@@ -1,18 +1,10 @@
-"""The slots of the KV cache, one per token.
-
-Slot 0 belongs to nobody: batches of unequal lengths are padded with it, and it stays zero.
-"""
+"""Slots of the KV cache, one per token. Slot 0 pads shorter contexts; it stays zero and is not handed out."""
 
 from __future__ import annotations
 
 
 class SlotPool:
-    """Hands out the slots of the KV cache.
-
-    Parameters
-    ----------
-    capacity : int
-        Number of slots.
+    """Hands out slots 1 to `capacity` of the KV cache.
 
     Examples
     --------
@@ -29,11 +21,11 @@ class SlotPool:
 
     @property
     def free(self) -> int:
-        """Number of slots that nobody holds."""
+        """Number of free slots."""
         return len(self._free)
 
     def take(self, count: int) -> list[int]:
-        """Take `count` slots; the caller has made sure that there are as many."""
+        """Take `count` slots; raises AssertionError if fewer are free."""
         if count > len(self._free):
             raise AssertionError(f"{count} slots wanted, {len(self._free)} free")
         if count == 0:

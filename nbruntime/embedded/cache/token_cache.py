@@ -1,4 +1,4 @@
-"""The KV cache as the scheduler sees it: spans of slots for requests, and a memory of past prompts."""
+"""The KV cache for the scheduler: slots for running requests, and the prefixes of earlier ones."""
 
 from __future__ import annotations
 
@@ -11,32 +11,22 @@ from nbruntime.embedded.cache.slots import SlotPool
 
 @dataclass(slots=True)
 class Span:
-    """The slots of one request.
+    """The slots of one request."""
 
-    Parameters
-    ----------
-    slots : list of int
-        Where the keys and values of its tokens lie, in order.
-    shared : int
-        How many of the first slots belong to the radix tree.
-    node : Node or None
-        The locked node of the tree where the shared slots end.
-    """
-
-    slots: list[int] = field(default_factory=list)
-    shared: int = 0
-    node: Node | None = None
+    slots: list[int] = field(default_factory=list)  # one per token, in order
+    shared: int = 0  # the first so many belong to the radix tree
+    node: Node | None = None  # the locked node where the shared slots end
 
 
 class TokenCache:
-    """Slots for running requests, and the radix tree of what earlier ones left.
+    """Slots for running requests, and a radix tree of what earlier requests computed.
 
     Parameters
     ----------
     capacity : int
-        Tokens that fit.
+        Number of tokens that fit.
     reuse : bool
-        Whether later requests may use what earlier ones computed.
+        Whether later requests use what earlier ones computed.
 
     Examples
     --------
@@ -56,38 +46,25 @@ class TokenCache:
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit."""
+        """Number of tokens that fit."""
         return self.pool.capacity
 
     @property
     def available(self) -> int:
-        """Tokens for which a slot is free or can be made free."""
+        """Number of tokens whose slots are free or can be evicted."""
         return self.pool.free + self.tree.evictable
 
     @property
     def used(self) -> int:
-        """Tokens held by requests."""
+        """Number of tokens held by requests."""
         return self.capacity - self.available
 
     def known(self, tokens: Sequence[int]) -> int:
-        """Count how many tokens at the beginning of `tokens` are cached."""
+        """Count the cached tokens at the beginning of `tokens`."""
         return len(self.tree.match(tokens)[0]) if self.reuse else 0
 
     def open(self, tokens: Sequence[int], *, limit: int | None = None) -> Span:
-        """Begin a request with as much as is cached of its tokens.
-
-        Parameters
-        ----------
-        tokens : sequence of int
-            The tokens of the request.
-        limit : int, optional
-            Reuse at most so many, since the logits of later tokens are wanted.
-
-        Returns
-        -------
-        Span
-            To be given back with `close`.
-        """
+        """Start a request with the cached prefix of `tokens`, at most `limit` long; end it with `close`."""
         if not self.reuse:
             return Span()
         slots, node = self.tree.match(tokens if limit is None else tokens[:limit])
@@ -95,13 +72,7 @@ class TokenCache:
         return Span(slots, len(slots), node)
 
     def grow(self, span: Span, count: int) -> bool:
-        """Give a request `count` more slots, evicting what nobody uses.
-
-        Returns
-        -------
-        bool
-            False if there are not so many; nothing has changed then.
-        """
+        """Give a request `count` more slots, evicting unused ones; False if there are too few."""
         if count > self.available:
             return False
         if count > self.pool.free:
@@ -110,14 +81,9 @@ class TokenCache:
         return True
 
     def share(self, span: Span, tokens: Sequence[int]) -> None:
-        """Make the computed tokens of a running request known to others.
+        """Let other requests use the computed `tokens` of a running one.
 
-        Parameters
-        ----------
-        span : Span
-            Of the request; its slots may be exchanged for equal ones that the tree had before.
-        tokens : sequence of int
-            The tokens whose keys and values are computed: one per slot at most.
+        Slots of the span are exchanged where the tree already held the same tokens.
         """
         if not self.reuse:
             return
@@ -132,15 +98,7 @@ class TokenCache:
         span.shared, span.node = len(slots), node
 
     def close(self, span: Span, tokens: Sequence[int]) -> None:
-        """End a request: its slots stay as a memory of `tokens`, or are freed.
-
-        Parameters
-        ----------
-        span : Span
-            Of the request; empty afterwards.
-        tokens : sequence of int
-            The tokens whose keys and values are computed.
-        """
+        """Release the slots of a request and empty its span; the computed `tokens` stay cached."""
         if self.reuse and tokens:
             self.share(span, tokens)
         self.pool.give_back(span.slots[span.shared :])
@@ -149,5 +107,5 @@ class TokenCache:
         span.slots, span.shared, span.node = [], 0, None
 
     def flush(self) -> None:
-        """Forget all that no request uses."""
+        """Remove all cached tokens that no request uses."""
         self.pool.give_back(self.tree.evict(self.tree.evictable))

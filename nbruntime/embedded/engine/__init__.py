@@ -1,1 +1,1 @@
-"""The loop that turns requests into tokens: what to compute next, compute it, pass the result on."""
+"""The loop that turns requests into tokens: schedule a step, compute it, deliver updates."""

@@ -1,4 +1,4 @@
-"""A scheduler's step as tensors for the model."""
+"""Turns a scheduler's step into tensors for the model."""
 
 from __future__ import annotations
 
@@ -13,39 +13,21 @@ from nbruntime.embedded.engine.scheduler import DecodeStep, ExtendPart, ExtendSt
 from nbruntime.embedded.runner.batch import DecodeGroup, ExtendSegment, ForwardBatch, index
 
 SHORT_CONTEXT = 128
-"""Tokens up to which padding costs less than one more call of attention."""
+"""Context length up to which padding costs less than another call of attention."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartRows:
-    """Which rows of the logits belong to a part of an extend step.
-
-    Parameters
-    ----------
-    part : ExtendPart
-    prompt_rows : slice
-        Rows that predict the prompt tokens from `first` on, for their log-probabilities.
-    first : int
-        Position of the first of these prompt tokens.
-    final_row : int or None
-        The row that predicts the next token, if the part completes its request.
-    """
+    """The rows of the logits that belong to a part of an extend step."""
 
     part: ExtendPart
-    prompt_rows: slice
-    first: int
-    final_row: int | None
+    prompt_rows: slice  # rows that predict prompt tokens, for their log-probabilities
+    first: int  # position of the first of these prompt tokens
+    final_row: int | None  # row that predicts the next token, if the part completes its request
 
 
 def extend_batch(step: ExtendStep) -> tuple[ForwardBatch, list[PartRows]]:
-    """Lay out an extend step.
-
-    Returns
-    -------
-    batch : ForwardBatch
-    rows : list of PartRows
-        One for each part of the step.
-    """
+    """Lay out an extend step; the second result has one entry per part of the step."""
     ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -75,7 +57,7 @@ def extend_batch(step: ExtendStep) -> tuple[ForwardBatch, list[PartRows]]:
 
 
 def _predicting(request: Request, begin: int, end: int) -> range:
-    """Positions in [begin, end) whose logits give the log-probability of a prompt token that is wanted."""
+    """Positions in [begin, end) whose logits give a wanted log-probability of a prompt token."""
     if request.logprobs is None or request.output_ids:
         return range(begin, begin)
     begin = max(begin, request.logprobs.start)
@@ -96,7 +78,7 @@ def decode_batch(step: DecodeStep) -> ForwardBatch:
 
 
 def _decode_groups(requests: list[Request]) -> Iterator[DecodeGroup]:
-    """Part requests, sorted by length, so that padding at most doubles the context of any that is long."""
+    """Split requests, sorted by length, so that padding at most doubles a long context."""
     start = 0
     while start < len(requests):
         limit = max(SHORT_CONTEXT, 2 * requests[start].length)

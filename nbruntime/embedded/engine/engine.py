@@ -1,4 +1,4 @@
-"""The thread that owns the model: takes requests in, runs step after step, passes updates on."""
+"""The thread that owns the model: takes requests, runs steps, delivers updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nbruntime.embedded.engine.profiler import StepProfiler
 from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.engine.scheduler import DecodeStep, ExtendStep, Scheduler
 from nbruntime.embedded.engine.stats import EngineStats
-from nbruntime.embedded.runner.batch import ModelRunner
+from nbruntime.embedded.runner.protocol import ModelRunner
 from nbruntime.embedded.sampling.grammar import GrammarError
 from nbruntime.embedded.sampling.sampler import Sampler
 from nbruntime.embedded.text.stream import StopRegexTimeout
@@ -33,10 +33,10 @@ SHUTTING_DOWN = "The server shuts down."
 
 
 class Engine:
-    """Runs requests on a model, in a thread of its own.
+    """Runs requests on a model, in its own thread.
 
-    Everything about requests, scheduler and cache happens in that thread; other threads reach it with
-    `submit`, `abort` and `call`, all of which take effect between two steps.
+    That thread alone touches requests, scheduler and cache. Other threads use `submit`, `abort` and `call`,
+    which take effect between two steps.
 
     Parameters
     ----------
@@ -47,16 +47,16 @@ class Engine:
     sampler : Sampler
         Chooses tokens.
     max_queued : int
-        Requests that may wait; one more is aborted with status 503.
+        Number of requests that may wait; further ones are aborted with status 503.
     post : callable
-        Runs a function where updates are to be delivered, such as ``loop.call_soon_threadsafe``.
+        Runs a function in the thread that receives updates, such as ``loop.call_soon_threadsafe``.
     on_end : callable
-        Called there when the thread has ended, by `stop` or by a failure.
+        Called by `post` when the engine's thread has ended, by `stop` or by a failure.
 
     Attributes
     ----------
     failed : bool
-        Whether the thread ended by a failure of the engine itself.
+        Whether a failure of the engine itself ended the thread.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Abort what is running and end the thread."""
+        """Abort all requests and end the thread."""
 
         def end() -> None:
             self._stopping = True
@@ -105,7 +105,7 @@ class Engine:
         self._inbox.put(lambda: self._enqueue(requests))
 
     def abort(self, prefix: str | None) -> None:
-        """Abort the requests whose id begins with `prefix`, or all; unknown ids are no error."""
+        """Abort the requests whose id begins with `prefix`, or all; unknown ids are ignored."""
 
         def abort() -> None:
             for request in self.scheduler.requests():
@@ -115,7 +115,7 @@ class Engine:
         self._inbox.put(abort)
 
     def abort_requests(self, requests: Iterable[Request]) -> None:
-        """Abort requests that nobody waits for any more."""
+        """Abort requests whose client has gone."""
 
         def abort() -> None:
             for request in requests:
@@ -124,13 +124,7 @@ class Engine:
         self._inbox.put(abort)
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:
-        """Run a function in the engine's thread between two steps.
-
-        Returns
-        -------
-        Future
-            Of what the function returns or raises.
-        """
+        """Run a function in the engine's thread between two steps, and give a future of its result."""
         future: Future[Result] = Future()
 
         def run() -> None:
@@ -138,14 +132,14 @@ class Engine:
                 return
             try:
                 future.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for the future
                 future.set_exception(error)
 
         self._inbox.put(run)
         return future
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; False, and nothing happens, while requests run. For `call`."""
+        """Remove all cached prefixes and return True; False without effect while requests run. For `call`."""
         if not self.scheduler.idle:
             return False
         self.scheduler.cache.flush()
@@ -154,7 +148,7 @@ class Engine:
     def _enqueue(self, requests: list[Request]) -> None:
         scheduler = self.scheduler
         for request in requests:
-            # Whoever finds a free place among the running does not wait.
+            # A request that fits among the running ones does not wait.
             free = scheduler.max_running - len(scheduler.running) - len(scheduler.extending)
             if len(scheduler.waiting) >= free + self._max_queued:
                 request.abort(QUEUE_FULL, status=503)
@@ -172,10 +166,10 @@ class Engine:
         try:
             self._end()
         finally:
-            self._post(self._on_end)  # a server that did not hear of it would stay and answer nobody
+            self._post(self._on_end)  # otherwise the server would run on without an engine
 
     def _end(self) -> None:
-        """Abort whoever is left, those included that have come since the last step began."""
+        """Abort all remaining requests, including those submitted during the last step."""
         self._take_in(wait=False)
         for request in self.scheduler.requests():
             request.abort(SHUTTING_DOWN, status=503)
@@ -248,7 +242,7 @@ class Engine:
         for request, logits in finals:
             if request.params.max_new_tokens == 0:
                 if request.logprobs is not None:
-                    # What would have been likeliest next, as with SGLang; no token stands there.
+                    # The most likely next tokens, as SGLang reports them, without a chosen one.
                     row = torch.log_softmax(logits, dim=-1).unsqueeze(0)
                     request.new_logprobs.add(row, [], request.logprobs)
                 request.finish({"type": "length", "length": 0})
@@ -264,7 +258,7 @@ class Engine:
         self._choose(list(step.requests), logits)
 
     def _record_prompt(self, request: Request, logits: Tensor, start: int, first: int) -> None:
-        """Note the log-probabilities of prompt tokens that a part has computed."""
+        """Record the log-probabilities of prompt tokens that a part has computed."""
         wanted, prompt, record = request.logprobs, request.prompt_ids, request.input_logprobs
         assert wanted is not None
         if start <= wanted.start < len(prompt) and not record.tokens:
@@ -297,7 +291,7 @@ class Engine:
         self.stats.decoded(len(requests))
 
     def _settle(self, requests: list[Request]) -> None:
-        """Pass updates on, and let the requests go that have ended."""
+        """Deliver updates and release ended requests."""
         ended = {request for request in requests if request.finish_reason is not None}
         self._send([request for request in requests if request.wants_update()])
         self.scheduler.release(ended)

@@ -1,7 +1,7 @@
-"""Traces of the engine's steps, as SGLang writes them: ``torch.profiler``, one span per step.
+"""Traces of the engine's steps by ``torch.profiler``, one span per step.
 
-File names, options and span names follow ``srt/utils/profile_utils.py`` of SGLang 0.5.23, so that what reads
-its traces reads these.
+File names, options and span names follow ``srt/utils/profile_utils.py`` of SGLang 0.5.23, so that tools for
+its traces read these.
 """
 
 from __future__ import annotations
@@ -29,31 +29,15 @@ DIRECTORY_VARIABLE = "SGLANG_TORCH_PROFILER_DIR"
 
 @dataclass(frozen=True, slots=True)
 class ProfileOptions:
-    """What to record.
-
-    Parameters
-    ----------
-    output_dir : str
-        Folder of the traces, on the server's disk.
-    num_steps : int or None
-        Stop by itself after so many steps.
-    start_step : int or None
-        Begin at this step of the engine, counted from its start.
-    by_stage : bool
-        One trace for extend steps and one for decode steps.
-    with_stack, record_shapes : bool
-        Record Python stacks and shapes of tensors.
-    profile_id, prefix : str
-        Parts of the file name.
-    """
+    """Options of a recording."""
 
     output_dir: str
-    num_steps: int | None = None
-    start_step: int | None = None
-    by_stage: bool = False
+    num_steps: int | None = None  # stop after this many steps
+    start_step: int | None = None  # first step, counted from the engine's start
+    by_stage: bool = False  # one trace for extend steps and one for decode steps
     with_stack: bool = True
     record_shapes: bool = True
-    profile_id: str = ""
+    profile_id: str = ""  # part of the file name, as the prefix
     prefix: str = ""
 
 
@@ -62,7 +46,7 @@ class ProfilerBusy(RuntimeError):
 
 
 class StepProfiler:
-    """Records steps between start and stop. All methods belong to the engine's thread."""
+    """Records steps between start and stop. All methods run in the engine's thread."""
 
     def __init__(self) -> None:
         self._options: ProfileOptions | None = None
@@ -74,17 +58,11 @@ class StepProfiler:
 
     @property
     def active(self) -> bool:
-        """Whether a trace is being recorded or waited for."""
+        """Whether a trace is being recorded or is about to be."""
         return self._options is not None
 
     def start(self, options: ProfileOptions) -> None:
-        """Begin with the next step, or the one that the options name.
-
-        Raises
-        ------
-        ProfilerBusy
-            When a trace is being recorded already.
-        """
+        """Record from the next step, or from the options' first step; ProfilerBusy if a trace is active."""
         if self.active:
             raise ProfilerBusy("Profiling is already in progress. Call /stop_profile first.")
         Path(options.output_dir).mkdir(parents=True, exist_ok=True)
@@ -92,13 +70,7 @@ class StepProfiler:
         self._stages_done.clear()
 
     def stop(self) -> None:
-        """End the recording and write what is left of it.
-
-        Raises
-        ------
-        ProfilerBusy
-            When nothing is being recorded.
-        """
+        """End the recording and write its trace; ProfilerBusy if nothing is recorded."""
         if not self.active:
             raise ProfilerBusy("Profiling is not in progress. Call /start_profile first.")
         try:
@@ -121,7 +93,7 @@ class StepProfiler:
             return
         stage = "EXTEND" if isinstance(step, ExtendStep) else "DECODE"
         if self._profile is not None and options.by_stage and stage != self._stage:
-            self._finish()  # a stage ends with the first step of the other one
+            self._finish()  # a stage ends at the first step of the other
         if self._profile is None and not (options.by_stage and stage in self._stages_done):
             self._begin(options, stage if options.by_stage else "")
         with record_function(_span_name(step)):
@@ -142,9 +114,9 @@ class StepProfiler:
         self._profile.start()
 
     def _finish(self) -> None:
-        """Write what is recorded and wait for the other stage, if it is still to come.
+        """Write the trace and wait for the other stage, if it is still to come.
 
-        A disk that is full is no reason to fail the requests of the step.
+        A full disk must not fail the requests of the step.
         """
         options = self._options
         try:
@@ -156,7 +128,7 @@ class StepProfiler:
             self._options = None
 
     def _write(self) -> None:
-        """Write the trace that is being recorded, if any, under its final name in one move."""
+        """Write the current trace, if any, and rename it to its final name."""
         recorded, options = self._profile, self._options
         if recorded is None or options is None:
             return
@@ -178,12 +150,9 @@ class StepProfiler:
 
 
 def profile_options(body: dict[str, Any]) -> ProfileOptions:
-    """Read the body of ``/start_profile``; numbers may come as strings, as SGLang's own tool sends them.
+    """Read the body of ``/start_profile``; ValueError if a value is wrong.
 
-    Raises
-    ------
-    ValueError
-        When a value cannot be read.
+    Numbers may be strings, as SGLang's own tool sends them.
     """
 
     def number(name: str) -> int | None:

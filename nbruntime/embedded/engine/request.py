@@ -1,4 +1,4 @@
-"""One sequence on its way through the engine."""
+"""One sequence in the engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nbruntime.protocol.sampling import SamplingParams
 
 @dataclass(slots=True)
 class Times:
-    """When a request passed each station, in seconds of `clock.now`; 0 if it has not yet."""
+    """When a request reached each stage, in seconds of `clock.now`; 0 before that."""
 
     received: float = 0.0
     dispatched: float = 0.0
@@ -28,74 +28,34 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What is new of a request since its last update.
+    """New output of a request since its last update."""
 
-    Parameters
-    ----------
-    text : str
-        The whole text so far.
-    token_ids : list of int
-        The new tokens.
-    logprobs : LogprobRecord or None
-        Of the new tokens.
-    finish_reason : dict or None
-        As SGLang writes it, when the request has ended.
-    """
-
-    text: str
-    token_ids: list[int]
-    logprobs: LogprobRecord | None
-    finish_reason: dict[str, Any] | None
+    text: str  # the whole text so far
+    token_ids: list[int]  # new tokens
+    logprobs: LogprobRecord | None  # of the new tokens
+    finish_reason: dict[str, Any] | None  # in SGLang's form, once the request has ended
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A prompt and its growing answer.
-
-    Parameters
-    ----------
-    rid : str
-        Its id.
-    prompt_ids : list of int
-        The prompt.
-    params : SamplingParams
-        How it is answered.
-    sampling : SamplingState
-        What sampling remembers.
-    stream : TextStream
-        The text of the answer.
-    deliver : callable
-        Takes each `Update`; called where the engine's `post` runs it.
-    streaming : bool
-        Whether updates are wanted before the end.
-    stream_interval : int
-        Tokens per update.
-    logprobs : LogprobRequest or None
-        Which log-probabilities are wanted.
-    embedding : bool
-        Whether the prompt's last hidden state is wanted instead of an answer.
-    group : object
-        Requests of one HTTP request share it: groups take turns in the queue.
-    """
+    """A prompt and its growing answer."""
 
     rid: str
     prompt_ids: list[int]
     params: SamplingParams
     sampling: SamplingState
     stream: TextStream
-    deliver: Callable[[Update], None]
-    streaming: bool = False
-    stream_interval: int = 1
+    deliver: Callable[[Update], None]  # called where the engine's `post` runs it
+    streaming: bool = False  # updates are wanted before the end
+    stream_interval: int = 1  # tokens per update
     logprobs: LogprobRequest | None = None
-    embedding: bool = False
-    group: object = None
+    embedding: bool = False  # the prompt's last hidden state is wanted instead of an answer
+    group: object = None  # shared by the requests of one HTTP request, for fair queuing
 
     output_ids: list[int] = field(default_factory=list)
     span: Span = field(default_factory=Span)
-    computed: int = 0
-    """How many of its tokens have their keys and values in the cache."""
-    cached_tokens: int = 0
-    """Prompt tokens that were in the cache when it came."""
+    computed: int = 0  # tokens whose keys and values are in the cache
+    cached_tokens: int = 0  # prompt tokens that were in the cache at admission
     retractions: int = 0
     input_logprobs: LogprobRecord = field(default_factory=LogprobRecord)
     hidden_state: list[float] | None = None
@@ -106,7 +66,7 @@ class Request:
 
     @property
     def token_ids(self) -> list[int]:
-        """Prompt and answer."""
+        """Tokens of prompt and answer."""
         return self.prompt_ids + self.output_ids
 
     @property
@@ -120,13 +80,9 @@ class Request:
         return self._new_logprobs
 
     def append(self, token_id: int, stop_ids: frozenset[int]) -> None:
-        """Add a chosen token and see whether it ends the answer.
+        """Add a chosen token, and finish the request if the token or a stop string ends it.
 
-        Parameters
-        ----------
-        token_id : int
-        stop_ids : frozenset of int
-            The model's end tokens.
+        `stop_ids` are the model's end tokens.
         """
         params = self.params
         if not self.output_ids:
@@ -134,7 +90,7 @@ class Request:
         self.output_ids.append(token_id)
         self.sampling.accept(token_id)
         is_stop = not params.ignore_eos and (token_id in stop_ids or token_id in params.stop_token_ids)
-        # The end token of a finished grammar ends the answer, whatever ignore_eos says: nothing may follow.
+        # A finished grammar allows no further token, so its end token counts even with ignore_eos.
         matcher = self.sampling.matcher
         is_stop |= matcher is not None and matcher.finished and token_id in stop_ids
         if params.no_stop_trim or not is_stop:
@@ -161,15 +117,7 @@ class Request:
             self.times.finished = now()
 
     def abort(self, message: str = "Aborted", *, status: int | None = None) -> None:
-        """End the request before its time.
-
-        Parameters
-        ----------
-        message : str
-            Why.
-        status : int, optional
-            HTTP status, where the abort is an error and not a wish.
-        """
+        """End the request early; `status` is the HTTP status if the abort is an error."""
         if self.finish_reason is None:
             self.stream.flush()
         error_type = None if status is None else "BadRequestError" if status < 500 else "InternalServerError"
@@ -185,7 +133,7 @@ class Request:
         return due and not self.stream.may_be_stopping()
 
     def take_update(self) -> Update:
-        """Give what is new, once."""
+        """Give the new output, once."""
         update = Update(
             text=self.stream.text,
             token_ids=self.output_ids[self._delivered :],

@@ -1,8 +1,8 @@
-"""What to compute next: continuous batching with chunked prefill over a bounded KV cache.
+"""Continuous batching with chunked prefill over a bounded KV cache.
 
-Requests join and leave between steps. A step is either an extend step, which computes prompts in chunks, or
-a decode step, which gives each running request one more token. While requests are running the two kinds
-alternate and the chunks are short, so that a long prompt does not stall the streams of others.
+Requests join and leave between steps. An extend step computes prompts in chunks; a decode step gives each
+running request one more token. While requests are running, both kinds alternate and chunks are short, so that
+a long prompt does not stall other streams.
 """
 
 from __future__ import annotations
@@ -17,30 +17,23 @@ from nbruntime.embedded.engine.request import Request
 from nbruntime.embedded.sampling.logprobs import LogprobRecord
 
 DECODE_RESERVE = 32
-"""Slots that stay free for each running request's next tokens when another one is admitted."""
+"""Slots kept free for the next tokens of each running request when another one is admitted."""
 
 SHARED_PREFIX = 16
-"""A request waits a step for another that is computing at least so many tokens which both begin with."""
+"""A request waits a step if another one is computing a common prefix of at least this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExtendPart:
-    """A run of tokens of one request to compute.
-
-    Parameters
-    ----------
-    request : Request
-    start, length : int
-        The run, in tokens of prompt and answer.
-    """
+    """A run of tokens of one request to compute."""
 
     request: Request
-    start: int
+    start: int  # position of the first token, in prompt and answer
     length: int
 
     @property
     def completes(self) -> bool:
-        """Whether the next token can be chosen after it."""
+        """Whether the next token can be chosen after this part."""
         return self.start + self.length == self.request.length
 
 
@@ -53,15 +46,15 @@ class ExtendStep:
 
 @dataclass(frozen=True, slots=True)
 class DecodeStep:
-    """Running requests to give one more token each."""
+    """Running requests that get one more token each."""
 
     requests: tuple[Request, ...]
 
 
 class FairQueue:
-    """Waiting requests; those of different groups take turns, within a group the first comes first.
+    """Waiting requests; groups take turns, and within a group the first comes first.
 
-    A group's k-th request stands k turns behind the one that is served now (start-time fair queuing), so a
+    This is start-time fair queuing: a group's k-th request is k turns behind the request served now, so a
     single request passes the rest of a large batch that came before it.
 
     Examples
@@ -91,22 +84,22 @@ class FairQueue:
         self._front.appendleft(request)
 
     def peek(self) -> Request:
-        """Give the next request and leave it queued."""
+        """Give the next request without removing it."""
         return self._front[0] if self._front else self._heap[0][-1]
 
     def pop(self) -> Request:
-        """Take the next request."""
+        """Remove and return the next request."""
         if self._front:
             return self._front.popleft()
         self._turn, _, group, request = heapq.heappop(self._heap)
         if self._last_turn[group] == self._turn:
-            del self._last_turn[group]  # none of it is left
+            del self._last_turn[group]  # the group's last one
         return request
 
     def remove(self, unwanted: set[Request]) -> None:
-        """Drop requests."""
+        """Remove requests."""
         self._front = deque(request for request in self._front if request not in unwanted)
-        # A sorted list is a heap, and gives each group the turn of the last that is left of it.
+        # A sorted list is a heap, and leaves each group with the turn of its last request.
         self._heap = sorted(entry for entry in self._heap if entry[-1] not in unwanted)
         self._last_turn = {group: turn for turn, _, group, _ in self._heap}
 
@@ -123,11 +116,11 @@ class Scheduler:
     Parameters
     ----------
     cache : TokenCache
-        Where the requests' slots come from.
+        Gives slots to requests.
     max_running : int
-        Requests that are decoded together at most.
+        Largest number of requests that are decoded together.
     chunk : int
-        Tokens of an extend step at most while nobody waits for a next token.
+        Largest number of tokens of an extend step while no request is running.
     """
 
     def __init__(self, cache: TokenCache, *, max_running: int, chunk: int) -> None:
@@ -141,11 +134,11 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether there are no requests."""
         return not (self.running or self.extending or len(self.waiting))
 
     def requests(self) -> list[Request]:
-        """List every request that has not ended."""
+        """List all requests that have not ended."""
         return [*self.running, *self.extending, *self.waiting]
 
     def add(self, request: Request) -> None:
@@ -153,13 +146,7 @@ class Scheduler:
         self.waiting.add(request, request.group)
 
     def next_step(self) -> ExtendStep | DecodeStep | None:
-        """Decide what to compute now.
-
-        Returns
-        -------
-        ExtendStep, DecodeStep or None
-            None when there is nothing to do.
-        """
+        """Decide what to compute now; None if there is nothing to do."""
         step: ExtendStep | DecodeStep | None = None
         if not (self._extended_last and self.running):
             step = self._plan_extend()
@@ -171,7 +158,7 @@ class Scheduler:
         return step
 
     def computed(self, step: ExtendStep | DecodeStep) -> None:
-        """Note that the keys and values of a step are in the cache."""
+        """Record that the keys and values of a step are in the cache."""
         if isinstance(step, DecodeStep):
             for request in step.requests:
                 request.computed += 1
@@ -185,7 +172,7 @@ class Scheduler:
                 self.cache.share(request.span, request.token_ids[: request.computed])
 
     def release(self, ended: set[Request]) -> None:
-        """Let requests go that have ended; what they computed stays as a memory."""
+        """Release the slots of ended requests; keep the computed prefixes cached."""
         if not ended:
             return
         for request in ended:
@@ -207,7 +194,7 @@ class Scheduler:
         return ExtendStep(tuple(parts)) if parts else None
 
     def _admit(self, parts: list[ExtendPart]) -> bool:
-        """Move the next waiting request to those being extended, if there is room for it."""
+        """Move the next waiting request to `extending`, if there is room for it."""
         if len(self.running) + len(self.extending) >= self.max_running:
             return False
         request = self.waiting.peek()
@@ -230,7 +217,7 @@ class Scheduler:
         return True
 
     def _shares_work_in_progress(self, tokens: list[int], parts: list[ExtendPart]) -> bool:
-        """Tell whether a request in this step computes a long prefix that these tokens begin with, too."""
+        """Tell whether a request in this step computes a long prefix that these tokens share."""
         if not self.cache.reuse or not self.extending:
             return False
         known = self.cache.known(tokens)
@@ -243,7 +230,7 @@ class Scheduler:
         return False
 
     def _plan_decode(self) -> DecodeStep:
-        # The last chosen token of each request has no slot yet; the newest make room for the oldest.
+        # The last chosen token has no slot yet; the newest requests make room for the oldest.
         ready: list[Request] = []
         for request in list(self.running):
             while request in self.running and not self.cache.grow(request.span, 1):
@@ -252,20 +239,20 @@ class Scheduler:
         return DecodeStep(tuple(request for request in ready if request in self.running))
 
     def _retract_newest(self) -> None:
-        """Send the request that was admitted last back to the queue, to make room."""
+        """Move the request that was admitted last back to the queue, to make room."""
         if len(self.running) + len(self.extending) == 1:
-            raise AssertionError("one request alone does not fit into the KV cache")
+            raise AssertionError("a single request does not fit into the KV cache")
         newest = (self.extending or self.running).pop()
         self.cache.close(newest.span, newest.token_ids[: newest.computed])
         newest.computed = 0
         newest.retractions += 1
         if not newest.output_ids:
-            newest.input_logprobs = LogprobRecord()  # its prompt is computed once more
+            newest.input_logprobs = LogprobRecord()  # its prompt is computed again
         self.waiting.put_back(newest)
 
 
 def _reusable(request: Request) -> int:
-    """Count the leading tokens whose logits are not wanted, so that cached keys and values suffice."""
+    """Count the leading tokens whose logits are not needed, so that cached keys and values suffice."""
     last = request.length - 1
     if request.logprobs is not None and not request.output_ids:
         return min(last, request.logprobs.start)

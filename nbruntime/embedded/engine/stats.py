@@ -1,4 +1,4 @@
-"""What the engine has done, counted."""
+"""Counters of the engine."""
 
 from __future__ import annotations
 
@@ -9,38 +9,23 @@ from dataclasses import dataclass, field
 from nbruntime.embedded.engine.request import Request
 
 _INTERVAL = 1.0
-"""Seconds over which the generation throughput is taken."""
+"""Seconds over which the throughput is measured."""
 
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters and gauges of the engine; written in its thread, read from any.
+    """Counters and gauges of the engine; written in its thread, read from any."""
 
-    Attributes
-    ----------
-    prompt_tokens, cached_tokens, generated_tokens : int
-        Of all requests that have ended.
-    extended_tokens : int
-        Prompt tokens that were computed.
-    extend_seconds : float
-        Time that took.
-    requests, aborted, retracted : int
-        Requests that have ended, and how many of them were aborted; how often one was sent back to the queue.
-    throughput : float
-        Tokens generated per second, by the last second of work or the last work shorter than that.
-    on_finished : list of callable
-        Called with each request that has ended.
-    """
-
+    # Of all requests that have ended:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
-    extended_tokens: int = 0
+    extended_tokens: int = 0  # computed prompt tokens
     extend_seconds: float = 0.0
     requests: int = 0
     aborted: int = 0
-    retracted: int = 0
-    throughput: float = 0.0
+    retracted: int = 0  # times that a request was put back into the queue
+    throughput: float = 0.0  # tokens per second in the last second of work, or the last shorter work
     on_finished: list[Callable[[Request], None]] = field(default_factory=list)
     _window_start: float = field(default_factory=time.monotonic)
     _window_tokens: int = 0
@@ -48,7 +33,7 @@ class EngineStats:
 
     @property
     def cache_hit_rate(self) -> float:
-        """Part of the prompt tokens that were in the cache already."""
+        """Fraction of the prompt tokens that were in the cache."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     def extended(self, tokens: int, seconds: float) -> None:
@@ -60,13 +45,13 @@ class EngineStats:
         """Count chosen tokens."""
         now = time.monotonic()
         if self._was_idle:
-            self._was_idle, self._window_start = False, now  # idle time is no time of work
+            self._was_idle, self._window_start = False, now  # idle time does not count
         self._window_tokens += tokens
         if now - self._window_start >= _INTERVAL:
             self._close_window(now)
 
     def idle(self) -> None:
-        """Note that nothing runs."""
+        """Record that nothing runs."""
         now = time.monotonic()
         if self._window_tokens > 1 and now > self._window_start:
             self._close_window(now)

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from nbruntime.embedded.http import control, generate, info
-from nbruntime.embedded.http.replies import ReplyError, http_error, json_reply, text_reply
+from nbruntime.embedded.http.replies import json_reply, text_reply
 from nbruntime.embedded.http.state import STATE, ServerState, state_of
+from nbruntime.embedded.service.errors import ReplyError, http_error
 from nbruntime.protocol.hosts import is_loopback
 
 logger = logging.getLogger(__name__)

@@ -1,27 +1,21 @@
-"""Reading request bodies: JSON, and the types of its fields."""
+"""Reading request bodies as JSON objects."""
 
 from __future__ import annotations
 
 import json
-import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from aiohttp import web
 
-from nbruntime.embedded.http.replies import invalid_body
 from nbruntime.embedded.http.state import state_of
+from nbruntime.embedded.service.errors import invalid_body
+from nbruntime.embedded.service.field_types import FieldTypes, check_types, shortened
 
-Check = Callable[[Any], bool]
 Checked = TypeVar("Checked")
 
 _LARGE_BODY = 2**20
 """Bytes from which a body is parsed and checked in a thread."""
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlist = _SHORT.maxdict = 8
-_SHORT.maxlevel = 3
-_SHORT.maxstring = _SHORT.maxlong = 200
 
 _NOT_AN_OBJECT = "Input should be a dictionary, sent as application/json"
 
@@ -62,7 +56,7 @@ async def read_object(
             return check({})
         raise invalid_body({"type": "missing", "loc": ("body",), "msg": "Field required", "input": None})
     if len(raw) > _LARGE_BODY:
-        return await state_of(request).in_worker(lambda: check(_parse_object(raw)))
+        return await state_of(request).admission.in_worker(lambda: check(_parse_object(raw)))
     return check(_parse_object(raw))
 
 
@@ -117,48 +111,6 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def is_str(value: Any) -> bool:
-    """Tell a string."""
-    return isinstance(value, str)
-
-
-def is_int(value: Any) -> bool:
-    """Tell an integer; a bool is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_bool(value: Any) -> bool:
-    """Tell a bool."""
-    return isinstance(value, bool)
-
-
-def is_object(value: Any) -> bool:
-    """Tell a JSON object."""
-    return isinstance(value, dict)
-
-
-def list_of(check: Check) -> Check:
-    """Make a check for lists whose items pass `check`."""
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def optional(check: Check) -> Check:
-    """Make a check that null passes, too."""
-    return lambda value: value is None or check(value)
-
-
-FieldTypes = Mapping[str, tuple[tuple[str, str, Check], ...]]
-"""Per field, the types it may have: pydantic's error type, its name for the type, and the check."""
-
-_MESSAGES = {
-    "string_type": "Input should be a valid string",
-    "int_type": "Input should be a valid integer",
-    "bool_type": "Input should be a valid boolean",
-    "list_type": "Input should be a valid list",
-    "dict_type": "Input should be a valid dictionary",
-}
-
-
 def checker(fields: FieldTypes) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Make a check for `read_object` that looks at the types and gives the object as it is."""
 
@@ -167,42 +119,3 @@ def checker(fields: FieldTypes) -> Callable[[dict[str, Any]], dict[str, Any]]:
         return body
 
     return check
-
-
-def check_types(body: Mapping[str, Any], fields: FieldTypes) -> None:
-    """Check the types of the fields that are there; null passes.
-
-    Raises
-    ------
-    ReplyError
-        Naming every type that the first wrong field may have.
-    """
-    for name, types in fields.items():
-        value = body.get(name)
-        if value is None or any(check(value) for _, _, check in types):
-            continue
-        raise invalid_body(
-            *(
-                {
-                    "type": kind,
-                    "loc": ("body", name, label),
-                    "msg": _MESSAGES[kind],
-                    "input": shortened(value),
-                }
-                for kind, label, _ in types
-            )
-        )
-
-
-def shortened(value: Any) -> Any:
-    """Give a value as an error shows it: what is long is cut, and not looked at as a whole.
-
-    Examples
-    --------
-    >>> shortened(["a", 5])
-    ['a', 5]
-    >>> shortened([0] * 1_000_000)
-    '[0, 0, 0, 0, 0, 0, 0, 0, ...]'
-    """
-    text = _SHORT.repr(value)
-    return text if "..." in text else value

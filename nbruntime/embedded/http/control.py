@@ -9,25 +9,18 @@ from typing import Any
 from aiohttp import web
 
 from nbruntime.embedded.engine.profiler import ProfileOptions, ProfilerBusy, profile_options
-from nbruntime.embedded.http.bodies import (
-    checker,
+from nbruntime.embedded.http.bodies import checker, read_object
+from nbruntime.embedded.http.replies import json_reply, text_reply
+from nbruntime.embedded.http.state import state_of
+from nbruntime.embedded.service.errors import ReplyError, bad_value, http_error, invalid_body
+from nbruntime.embedded.service.field_types import (
     is_bool,
     is_int,
     is_object,
     is_str,
     list_of,
-    read_object,
     shortened,
 )
-from nbruntime.embedded.http.replies import (
-    ReplyError,
-    bad_value,
-    http_error,
-    invalid_body,
-    json_reply,
-    text_reply,
-)
-from nbruntime.embedded.http.state import state_of
 
 _FLUSHED = (
     "Cache flushed.\nPlease check backend logs for more details. "
@@ -103,9 +96,9 @@ async def abort_request(request: web.Request) -> web.Response:
     state = state_of(request)
     engine = state.service.engine
     body = await read_object(request, _check_abort)
-    if body.get("abort_all") or body.get("rid") in state.active:
+    if body.get("abort_all") or body.get("rid") in state.admission.active:
         prefix = None if body.get("abort_all") else body["rid"]
-        state.note_abort(prefix)
+        state.admission.note_abort(prefix)
         engine.abort(prefix)
     return web.Response()
 
@@ -163,7 +156,7 @@ async def tokenize(request: web.Request) -> web.Response:
         return lists if isinstance(prompt, list) else lists[0]
 
     try:
-        found = await state.in_worker(tokens)
+        found = await state.admission.in_worker(tokens)
     except ValueError as error:
         raise bad_value(str(error)) from error
     count = [len(each) for each in found] if isinstance(prompt, list) else len(found)
@@ -202,7 +195,7 @@ async def detokenize(request: web.Request) -> web.Response:
             )
         return [service.tokenizer.decode(each, skip_special_tokens=skip) for each in lists]
 
-    found = await state.in_worker(texts)
+    found = await state.admission.in_worker(texts)
     return json_reply({"text": found if nested else found[0]})
 
 

@@ -10,8 +10,10 @@ from aiohttp import web
 
 from nbruntime._version import __version__
 from nbruntime.embedded.http.metrics import CONTENT_TYPE
-from nbruntime.embedded.http.replies import ReplyError, json_reply
-from nbruntime.embedded.http.state import ServerState, Service, json_safe, state_of
+from nbruntime.embedded.http.replies import json_reply
+from nbruntime.embedded.http.state import ServerState, json_safe, state_of
+from nbruntime.embedded.service.errors import ReplyError
+from nbruntime.embedded.service.service import Service
 
 GIB = 2**30
 

@@ -1,4 +1,4 @@
-"""Getting the model: from what the user calls it to a Hugging Face folder on this machine."""
+"""Finds or fetches a model: from its name to a Hugging Face folder on this machine."""
 
 from nbruntime.embedded.models.progress import Report
 from nbruntime.embedded.models.resolve import DEFAULT_MODEL, DEFAULT_REPO, ResolvedModel, resolve_model

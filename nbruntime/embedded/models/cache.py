@@ -1,23 +1,23 @@
-"""The folder where converted models are kept, and how a model gets into it exactly once."""
+"""The folder of converted models; each model is made in it exactly once."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from nbruntime.embedded.models.progress import Report
 from nbruntime.errors import ModelNotFoundError
 
 TELL_SECONDS = 20.0
-"""How often a process that waits for another one says so."""
+"""Interval at which a waiting process reports."""
 
 POLL_SECONDS = 0.1
-"""How often it looks whether the other one is done."""
+"""Interval at which it tries to take the lock."""
 
 
 def cache_folder() -> Path:
@@ -41,32 +41,27 @@ def cache_folder() -> Path:
 def made_once(
     target: Path, *, complete: Callable[[Path], bool], make: Callable[[Path], Path], report: Report
 ) -> Path:
-    """Make a folder of the cache, unless it is there.
+    """Make a folder of the cache, unless it exists.
 
-    Any number of processes may ask at once: one makes the folder, the others wait for it. It is made beside
-    its place and renamed when it is whole, so that nobody ever sees a part of it.
+    If several processes ask at once, one makes the folder and the others wait. It is made beside its place
+    and renamed when complete, so no process sees a part of it.
 
     Parameters
     ----------
     target : Path
-        The folder.
+        The folder to make; also returned.
     complete : callable
-        Says whether a folder is whole and may be used as it is.
+        Tells whether a folder is complete.
     make : callable
-        Given an empty working folder, makes the model in a folder below it and returns that. What else is in
-        the working folder is thrown away.
+        Takes an empty working folder, makes the model in a folder inside it and returns that. The rest of
+        the working folder is deleted.
     report : Report
-        Told from time to time while another process is at work and this one waits.
-
-    Returns
-    -------
-    Path
-        `target`.
+        Called from time to time while this process waits for another one.
 
     Raises
     ------
     ModelNotFoundError
-        When the cache cannot be written, or `make` raises it.
+        If the cache cannot be written, or `make` raises it.
     """
     if complete(target):
         return target
@@ -76,7 +71,7 @@ def made_once(
             if complete(target):
                 return target
             for left_over in target.parent.glob(f".{target.name}.partial-*"):
-                shutil.rmtree(left_over)  # of a process that was killed: we hold the lock
+                shutil.rmtree(left_over)  # of a killed process: this one holds the lock
             work = target.with_name(f".{target.name}.partial-{os.getpid()}")
             work.mkdir()
             try:
@@ -98,39 +93,24 @@ def made_once(
 
 @contextmanager
 def _locked(path: Path, report: Report) -> Iterator[None]:
-    """Hold a file lock; the operating system lets go of it when the process dies."""
-    with path.open("w") as handle:
-        tell_at = 0.0
-        while not _try_lock(handle.fileno()):
-            if time.monotonic() >= tell_at:  # who hears nothing for long takes this process for stuck
-                report("waiting", None, None, "for another process that makes the same model")
-                tell_at = time.monotonic() + TELL_SECONDS
-            time.sleep(POLL_SECONDS)
+    """Hold a file lock, which the operating system releases when the process dies."""
+    lock = FileLock(path)
+    timeout = 0.0
+    while True:
+        try:
+            lock.acquire(timeout=timeout, poll_interval=POLL_SECONDS)
+            break
+        except Timeout:
+            report("waiting", None, None, "for another process that makes the same model")
+            timeout = TELL_SECONDS
+    try:
         yield
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(fd: int) -> bool:
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(fd: int) -> bool:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    finally:
+        lock.release()
 
 
 def _flush(folder: Path) -> None:
-    """Bring the files to the disk, so that after a power cut the name does not stand for empty files."""
+    """Flush the files to the disk, so that a power cut leaves no empty files."""
     for path in folder.iterdir():
-        with path.open("r+b") as handle:  # Windows flushes only what could be written
+        with path.open("r+b") as handle:  # Windows flushes only files open for writing
             os.fsync(handle.fileno())

@@ -1,6 +1,6 @@
-"""GGUF to a Hugging Face folder: Llama models with a GPT-2 style BPE tokenizer.
+"""Converts GGUF files of Llama models with a GPT-2 style BPE tokenizer to Hugging Face folders.
 
-Needs numpy, `gguf`, `tokenizers` and `safetensors`, not torch: a model of 135 M parameters takes seconds.
+Needs numpy, `gguf`, `tokenizers` and `safetensors`, not torch; 135 M parameters take seconds.
 """
 
 from __future__ import annotations
@@ -40,22 +40,21 @@ _CONTROL, _USER_DEFINED = 3, 4
 def convert_gguf(
     source: Path, folder: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Write a GGUF model as a Hugging Face folder with bfloat16 weights, as such models are published.
+    """Write a GGUF model as a Hugging Face folder with bfloat16 weights.
 
     Parameters
     ----------
     source : Path
-        The GGUF file; its weights may be quantised, they are written dequantised.
+        The GGUF file; quantised weights are dequantised.
     folder : Path
-        An existing empty folder. It gets `config.json`, `generation_config.json`, `model.safetensors`,
-        `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
+        An existing empty folder.
     progress : callable
         Called with the number of tensors done and their total.
 
     Raises
     ------
     ModelNotFoundError
-        When the file is no GGUF, or of an architecture or tokenizer that this converter does not know.
+        If the file is not GGUF, or its architecture or tokenizer is not supported.
 
     Examples
     --------
@@ -96,7 +95,7 @@ def convert_gguf(
         for name, bits in tensors.items()
     }
     serialize_file(stored, weights, metadata={"format": "pt"})
-    weights.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only the owner read
+    weights.chmod((folder / "config.json").stat().st_mode)  # safetensors makes it readable by the owner only
 
 
 def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -119,7 +118,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def _tensors(
     reader: GGUFReader, config: dict[str, Any], source: Path, progress: Callable[[int, int], None]
 ) -> dict[str, NDArray[np.uint16]]:
-    """Read all weights under their names in transformers, as the bits of bfloat16: numpy has no such type."""
+    """Read all weights under their names in transformers, as bits of bfloat16, which numpy has not."""
     from gguf.quants import dequantize
 
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
@@ -144,7 +143,7 @@ def _bfloat16_bits(weights: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _tensor_name(name: str) -> str | None:
-    """Translate the name of a GGUF tensor to transformers'; None for one that a plain Llama does not have."""
+    """Translate the name of a GGUF tensor to transformers'; None if a plain Llama has no such tensor."""
     if layer := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name):
         target = _LAYER_TENSORS.get(layer[2])
         return target and f"model.layers.{layer[1]}.{target}.{layer[3]}"
@@ -153,10 +152,7 @@ def _tensor_name(name: str) -> str | None:
 
 
 def _restore_rows(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Undo GGUF's order of the rows of q and k.
-
-    Rope turns pairs of rows. They stand side by side in GGUF, half a head apart in transformers.
-    """
+    """Undo GGUF's order of the rows of q and k: rope's pairs are adjacent there, half a head apart here."""
     shape = weights.shape
     return weights.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
@@ -193,7 +189,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
 
 
 def _shortest(value: float) -> float:
-    """Take the number that was meant: GGUF keeps 1e-5 as the float32 9.99999974e-06."""
+    """Give the number as it was written: GGUF stores 1e-5 as the float32 9.99999974e-06."""
     return float(str(np.float32(value)))
 
 
@@ -259,5 +255,5 @@ def _tokenizer_config(
         **({"chat_template": template} if template else {}),
         "clean_up_tokenization_spaces": False,
         "model_max_length": config["max_position_embeddings"],
-        "tokenizer_class": "PreTrainedTokenizerFast",  # the one that takes tokenizer.json as it is
+        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json unchanged
     }

@@ -1,4 +1,4 @@
-"""What makes a folder a Hugging Face model: a configuration, weights and a tokenizer."""
+"""Checks whether a folder is a complete Hugging Face model: configuration, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -16,19 +16,9 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def missing_parts(folder: Path) -> list[str]:
-    """List what a folder lacks to be a model that transformers can load.
+    """List what a folder lacks to be a model that transformers can load, in words.
 
-    Only names, sizes and small files are looked at: the check costs a few system calls.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder to look at.
-
-    Returns
-    -------
-    list of str
-        One entry in words for each missing part; empty when the folder is complete.
+    Only names, sizes and small files are read, so the check is fast.
 
     Examples
     --------
@@ -46,13 +36,7 @@ def missing_parts(folder: Path) -> list[str]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise an error that names what a model folder lacks.
-
-    Raises
-    ------
-    ModelNotFoundError
-        When a part is missing, with the nearest model folders inside it as a hint.
-    """
+    """Raise ModelNotFoundError if parts are missing; its hint names model folders inside the folder."""
     missing = missing_parts(folder)
     if not missing:
         return
@@ -99,7 +83,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _unusable(folder: Path, names: list[str]) -> list[str]:
-    """Files of weights that are not there, or of which Git fetched the pointer only."""
+    """List weight files that are missing or only Git LFS pointers."""
     unusable = []
     for name in names:
         path = folder / name

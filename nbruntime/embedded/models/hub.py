@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: from its cache on this machine, else downloaded."""
+"""Models of the Hugging Face hub: from its cache on this machine, or downloaded."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
 CONNECT_SECONDS = 5.0
-"""How long the hub may take to answer the first request; a machine without it must not hang."""
+"""Time limit of the hub's first answer, so that a machine without network does not hang."""
 
 _ALWAYS = ("*.json", "*.model", "*.txt", "*.jinja")
-# The first pattern that matches a file of the repository names the weights: never the same weights twice.
+# The first pattern that matches any file names the weights, so they are downloaded in one format only.
 _WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
 _NOT_WEIGHTS = ("consolidated*.safetensors", "adapter_model*.safetensors")
 
 
 def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
-    """Look for a model in the hub's cache on this machine, without a network.
+    """Find a complete snapshot in the hub's cache on this machine; None if there is none.
 
     Parameters
     ----------
@@ -35,11 +35,6 @@ def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
         Id on the hub, as "org/name".
     revision : str, optional
         Branch, tag or commit; the main branch by default.
-
-    Returns
-    -------
-    Path or None
-        The folder of the snapshot, None unless a complete one is there.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -55,7 +50,7 @@ def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
 
 
 def download_snapshot(repo_id: str, revision: str | None = None, *, report: Report) -> Path:
-    """Download what is needed of a model into the hub's cache.
+    """Download configuration, tokenizer and one set of weights into the hub's cache.
 
     Parameters
     ----------
@@ -64,18 +59,18 @@ def download_snapshot(repo_id: str, revision: str | None = None, *, report: Repo
     revision : str, optional
         Branch, tag or commit; the main branch by default.
     report : Report
-        Told the megabytes that have come.
+        Called with the megabytes received.
 
     Returns
     -------
     Path
-        The folder of the snapshot: configuration, tokenizer and one set of weights, safetensors if possible.
+        The folder of the snapshot.
 
     Raises
     ------
     ModelNotFoundError
-        When the hub is not reached within a few seconds or switched off by ``HF_HUB_OFFLINE``, when it has
-        no such model or revision, or when the model needs a login.
+        If the hub does not answer within a few seconds or is switched off by ``HF_HUB_OFFLINE``, if it has no
+        such model or revision, or if the model needs a login.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import is_offline_mode
@@ -101,17 +96,7 @@ def download_snapshot(repo_id: str, revision: str | None = None, *, report: Repo
 
 
 def needed_files(names: Iterable[str]) -> list[str]:
-    """Choose what to download of a repository: configuration, tokenizer and one set of weights.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Paths of the files in the repository.
-
-    Returns
-    -------
-    list of str
-        The chosen ones, sorted.
+    """Choose the files of a repository to download: configuration, tokenizer and one set of weights.
 
     Examples
     --------
@@ -144,17 +129,16 @@ def _model_info(repo_id: str, revision: str | None) -> ModelInfo:
             answer.set_result(
                 api.model_info(repo_id, revision=revision, files_metadata=True, timeout=CONNECT_SECONDS)
             )
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - passed to the waiting thread
             answer.set_exception(error)
 
-    # The request's time-out does not bound the look-up of the host name, and nothing can interrupt that: the
-    # thread is left to end by itself.
+    # The timeout does not limit the DNS lookup, which cannot be interrupted: the thread is not joined.
     threading.Thread(target=ask, name="hub-model-info", daemon=True).start()
     return answer.result(CONNECT_SECONDS)
 
 
 def _progress_bar(total: float, report: Report) -> type[Any]:
-    """Make a class of progress bars that report instead of drawing."""
+    """Make a class of progress bars that call `report` instead of drawing."""
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
     reported = 0.0
@@ -174,7 +158,7 @@ def _progress_bar(total: float, report: Report) -> type[Any]:
 
 
 def _explained(error: Exception, repo_id: str, revision: str | None) -> ModelNotFoundError:
-    """Say in our words what went wrong with the hub, and what to do."""
+    """Turn an error of the hub into a ModelNotFoundError with a hint."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):

@@ -1,13 +1,13 @@
-"""How the long steps of getting a model say how far they are."""
+"""Progress reports of downloads and conversions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Report = Callable[[str, float | None, float | None, str], None]
-"""Called with the phase ("downloading", "converting", "waiting"), what is done, the total and their unit.
+"""Called with the phase ("downloading", "converting", "waiting"), the amount done, the total and their unit.
 
-Done and total are None where the phase has no measure.
+Done and total are None if they are unknown.
 """
 
 

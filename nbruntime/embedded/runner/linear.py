@@ -1,7 +1,7 @@
-"""Linear layers whose weights are packed to 16 bits, with sums in 32 bits.
+"""Linear layers with weights packed to float16 and sums in float32, by FBGEMM.
 
-FBGEMM's packed float16 product reads half the bytes of float32, and reading weights is what decoding on
-a CPU waits for. The relative error of a product is about 2e-4.
+Decoding on a CPU waits for the weights to be read, and packed ones are half as large. The relative error of a
+product is about 2e-4.
 """
 
 from __future__ import annotations
@@ -17,15 +17,7 @@ from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch, pack
 
 
 class PackedLinear(nn.Module):
-    """``nn.Linear`` over a weight packed to float16.
-
-    Parameters
-    ----------
-    linear : nn.Linear
-        The layer to take the place of.
-    packed : object, optional
-        Its weight, if that is packed already.
-    """
+    """``nn.Linear`` over a weight packed to float16; `packed` is the weight, if it is packed already."""
 
     def __init__(self, linear: nn.Linear, packed: Any = None) -> None:
         super().__init__()
@@ -33,7 +25,7 @@ class PackedLinear(nn.Module):
         self.packed = pack(linear.weight, linear.bias) if packed is None else packed
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Multiply; the last axis of `inputs` has ``in_features`` numbers."""
+        """Multiply `inputs`, whose last axis has ``in_features`` numbers."""
         product: Tensor = torch.ops.quantized.linear_dynamic_fp16(inputs, self.packed)
         return product
 
@@ -46,14 +38,9 @@ def packing_works() -> bool:
 
 
 def pack_linears(model: nn.Module, ahead: WeightPrefetch | None = None) -> int:
-    """Replace every ``nn.Linear`` in `model` by a `PackedLinear`, freeing the old weights one by one.
+    """Replace every ``nn.Linear`` in `model` by a `PackedLinear`, in place; subclasses stay.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place. Subclasses of ``nn.Linear`` are left alone.
-    ahead : WeightPrefetch, optional
-        Of the model's folder; stopped here.
+    Old weights are freed one by one. `ahead` is stopped, and what it packed is used.
 
     Returns
     -------
@@ -71,7 +58,7 @@ def pack_linears(model: nn.Module, ahead: WeightPrefetch | None = None) -> int:
         for name, child in parent.named_children()
         if type(child) is nn.Linear
     ]
-    # The largest first: the head alone may take as long as all the others.
+    # Largest first: the head alone may take as long as all others.
     places.sort(key=lambda place: place[0], reverse=True)
 
     def replace(place: tuple[int, nn.Module, str]) -> int:
@@ -81,6 +68,6 @@ def pack_linears(model: nn.Module, ahead: WeightPrefetch | None = None) -> int:
         setattr(parent, name, PackedLinear(linear, packed))
         return 2 * weights
 
-    # Packing uses one thread, and lets go of the interpreter meanwhile.
+    # Packing uses one thread and releases the interpreter lock.
     with ThreadPoolExecutor(torch.get_num_threads(), "pack") as pool:
         return sum(pool.map(replace, places))

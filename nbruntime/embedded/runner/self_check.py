@@ -1,7 +1,7 @@
-"""A trial of a model at start: over our cache it must give the logits that it gives by itself.
+"""A self-check of a model at start: with and without our KV cache it must give the same logits.
 
-transformers brings hundreds of architectures. Some do more in attention than a back end is told of, some keep
-a state of their own between tokens, and nothing but their numbers shows it.
+transformers has hundreds of architectures. Some do more in attention than a back end is told, some keep their
+own state between tokens, and only their logits show it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,14 @@ from torch import Tensor
 from nbruntime.embedded.runner.batch import DecodeGroup, ExtendSegment, ForwardBatch, index
 
 TOKENS = 12
-"""Length of the trial: two chunks of a prompt and a decode step."""
+"""Length of the sequence."""
 
 TOLERANCE = 1e-3
-"""Largest difference of logits, as a part of the largest logit; other orders of sums make about 1e-5."""
+"""Largest relative difference of logits; another order of sums makes about 1e-5."""
 
 
 def run_in_steps(forward: Callable[[ForwardBatch], Tensor], tokens: list[int]) -> Tensor:
-    """Run a sequence as the engine would: a prompt in two chunks, then a decode step.
-
-    Parameters
-    ----------
-    forward : callable
-        Runs one step over a cache that holds the sequence.
-    tokens : list of int
-        At least three.
+    """Run at least three tokens as the engine would: a prompt in two chunks, then a decode step.
 
     Returns
     -------
@@ -45,7 +38,7 @@ def run_in_steps(forward: Callable[[ForwardBatch], Tensor], tokens: list[int]) -
 
 
 def agree(found: Tensor, expected: Tensor) -> bool:
-    """Tell whether two tensors of logits are the same but for rounding.
+    """Tell whether two tensors of logits are equal up to rounding.
 
     Examples
     --------

@@ -1,12 +1,11 @@
-"""The model runner of step-by-step torch: any causal language model that transformers can load.
+"""Runs any causal language model that transformers can load, eagerly in torch.
 
-transformers brings the layers of each architecture; attention goes through `cached_attention` over our
-KV cache, and the linear layers are packed to 16 bits where the CPU can.
+transformers provides the layers; attention goes through `cached_attention` over our KV cache, and the linear
+layers are packed to 16 bits where the CPU can.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbruntime.embedded.runner import attention
-from nbruntime.embedded.runner import self_check as trial
-from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts, index
+from nbruntime.embedded.runner import attention, self_check
+from nbruntime.embedded.runner.batch import ForwardBatch, index
 from nbruntime.embedded.runner.linear import pack_linears, packing_works
+from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch
 from nbruntime.errors import LaunchError
 
@@ -27,20 +26,16 @@ logger = logging.getLogger(__name__)
 
 
 class TransformersRunner:
-    """A causal language model of transformers over a shared KV cache.
+    """A causal language model of transformers over a shared KV cache; made by `load_model`.
 
     Parameters
     ----------
     model : Module
-        A model ``…ForCausalLM`` whose attention goes through `cached_attention`.
+        A model ``…ForCausalLM`` that uses `cached_attention`.
     precision : str
         What its linear layers compute in.
     weight_bytes : int
         Memory of its weights.
-
-    See Also
-    --------
-    load_model : makes one from a folder.
     """
 
     def __init__(self, model: nn.Module, precision: str, weight_bytes: int) -> None:
@@ -66,12 +61,12 @@ class TransformersRunner:
         self._cache = attention.KVCache(0, [])
 
     def allocate_cache(self, num_slots: int) -> None:
-        """Make room for the keys and values of `num_slots` tokens; what was cached is lost.
+        """Allocate keys and values of `num_slots` tokens; clears the cache.
 
         Raises
         ------
         LaunchError
-            When there is not so much memory.
+            If there is not enough memory.
         """
         shape = (self.facts.num_kv_heads, self.facts.head_dim)
         try:
@@ -79,7 +74,7 @@ class TransformersRunner:
         except RuntimeError as error:
             size = num_slots * self.facts.kv_bytes_per_token / 2**30
             raise LaunchError(
-                f"There is no memory for a KV cache of {num_slots} tokens, {size:,.1f} GiB",
+                f"Not enough memory for a KV cache of {num_slots} tokens, {size:,.1f} GiB",
                 hint="Give a smaller --max-total-tokens.",
             ) from error
 
@@ -107,21 +102,21 @@ class TransformersRunner:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run a few tokens, so that what cannot be served fails at start; what was cached is lost.
+        """Run a few tokens with and without the cache; clears the cache.
 
         Raises
         ------
         LaunchError
-            When the model cannot be run over the cache, or other logits come than without it.
+            If the model cannot run over the cache, or gives other logits than without it.
         """
-        tokens = [position % self.facts.vocab_size for position in range(trial.TOKENS)]
+        tokens = [position % self.facts.vocab_size for position in range(self_check.TOKENS)]
         self.allocate_cache(len(tokens))
         with _model_errors(self.facts.model_type):
-            found = trial.run_in_steps(self.forward, tokens)
+            found = self_check.run_in_steps(self.forward, tokens)
             expected = self._plain_logits(tokens)
-            same = found.shape == expected.shape and trial.agree(found, expected)
+            same = found.shape == expected.shape and self_check.agree(found, expected)
         if not same:
-            raise _unserved(self.facts.model_type, "over a KV cache it gives other logits than without one")
+            raise _unserved(self.facts.model_type, "its logits differ with and without a KV cache")
 
     def _plain_logits(self, tokens: list[int]) -> Tensor:
         """Give the logits of a sequence by the model's own attention, without a cache."""
@@ -135,27 +130,22 @@ class TransformersRunner:
 
 
 def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None = None) -> TransformersRunner:
-    """Load a model folder of the Hugging Face kind.
+    """Load a Hugging Face model folder; call `allocate_cache` before the first step.
 
     Parameters
     ----------
     folder : Path
-        Has ``config.json`` and safetensors weights.
+        Folder with ``config.json`` and safetensors weights.
     dtype : str
-        ``float32`` computes as transformers does; anything else packs the linear layers to float16 where
-        the CPU can, and computes in float32 where it cannot.
+        ``float32`` computes as transformers does; anything else packs the linear layers to float16 where the
+        CPU can.
     context_length : int, optional
-        Tokens that it has to take; refused before the weights are read if it was not made for so many.
-
-    Returns
-    -------
-    TransformersRunner
-        With a cache of no slots yet: see `allocate_cache`.
+        Number of tokens that the model must take; checked before the weights are read.
 
     Raises
     ------
     LaunchError
-        When the architecture or the context length cannot be served.
+        If the architecture or the context length is not supported.
     """
     if dtype in {"float32", "float"} or not packing_works():
         return _load(folder, dtype, context_length, None)
@@ -166,7 +156,7 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
 def _load(
     folder: Path, dtype: str, context_length: int | None, ahead: WeightPrefetch | None
 ) -> TransformersRunner:
-    """Load a model; its linear layers are packed if there is somebody who has begun with that."""
+    """Load a model; its linear layers are packed if `ahead` is given."""
     from transformers import AutoConfig
 
     _quiet_transformers()
@@ -211,7 +201,7 @@ def _model_class(config: Any) -> Any:
 
 
 def _check_architecture(config: Any) -> None:
-    """Refuse what a cache of keys and values alone cannot serve, before the weights are read."""
+    """Refuse models that need more than a cache of keys and values, before the weights are read."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
     foreign = kinds - {"full_attention", "sliding_attention"}
@@ -222,10 +212,10 @@ def _check_architecture(config: Any) -> None:
 
 
 def _longest_context(text: Any) -> int:
-    """Give the longest sequence that a model takes, whatever runs beside it.
+    """Give the longest sequence that a model takes.
 
-    By longrope a model has one set of frequencies up to its original length and another beyond, and
-    transformers takes the one for all requests of a step that its longest needs: only the first is served.
+    A longrope model has one set of frequencies up to its original length and another beyond it. transformers
+    chooses by the longest request of a step, for all of them, so only the original length is supported.
     """
     longest: int = getattr(text, "max_position_embeddings", None) or 2048
     rope = getattr(text, "rope_parameters", None) or {}
@@ -250,7 +240,7 @@ def _check_context(config: Any, wanted: int | None) -> None:
 
 @contextmanager
 def _model_errors(subject: str) -> Iterator[None]:
-    """Turn whatever transformers raises into one error: its models fail in ways that no list covers."""
+    """Turn any error of transformers into a LaunchError: its models fail in too many ways to list."""
     try:
         yield
     except Exception as error:
@@ -278,11 +268,3 @@ def _quiet_transformers() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file; an absent file is an empty object."""
-    if not path.exists():
-        return {}
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return loaded

@@ -1,7 +1,7 @@
-"""Packing that begins before there is a model: while its code is imported, which keeps one core busy.
+"""Packs weights in a thread while transformers is imported, which keeps one core busy for seconds.
 
-Importing transformers' models takes seconds of one thread, as packing the weights does. The names of the
-weights in the model's files are those of its parameters, mostly; where they are not, nothing is gained.
+The names of the weights in the model's files are mostly those of its parameters; other weights are packed
+later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 MOST_WEIGHTS = 2**28
-"""So many are packed ahead at most: what is packed is held beside the model that is being read."""
+"""Limit of weights packed ahead: they are held in memory beside the model."""
 
 
 class _Stored(NamedTuple):
@@ -41,22 +41,16 @@ def pack(weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 class WeightPrefetch:
-    """Matrices of a model's files, packed by a thread of its own until it is stopped, the largest first.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the model; without safetensors in it nothing is packed.
-    """
+    """Packs the matrices in a model folder's safetensors files in a thread, largest first."""
 
     def __init__(self, folder: Path) -> None:
         self._packed: dict[str, _Packed] = {}
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(1, "pack-ahead")
         try:
-            matrices = _matrices(folder)  # not in the thread: it would wait its turn at each of the names
+            matrices = _matrices(folder)  # in the thread this would wait for the interpreter lock
         except SafetensorError:
-            matrices = []  # whoever loads the model says so, if nothing else is wrong with it
+            matrices = []  # loading the model reports it
         self._work = self._pool.submit(self._pack_stored, matrices)
 
     def _pack_stored(self, matrices: list[_Stored]) -> None:
@@ -73,23 +67,14 @@ class WeightPrefetch:
                 self._packed[name] = _Packed(weight, pack(weight))
 
     def stop(self) -> None:
-        """Finish the matrix that is being packed, and no other."""
+        """Finish the matrix that is being packed, and start no other."""
         self._stopping.set()
         self._work.result()
 
     def take(self, linear: nn.Linear, names: Iterable[str]) -> Any:
-        """Give the packed weight of a layer, if it is there.
+        """Give the packed weight of a layer, known by any of `names` (tied weights have several).
 
-        Parameters
-        ----------
-        linear : nn.Linear
-        names : iterable of str
-            All names of its weight: those that are tied have several.
-
-        Returns
-        -------
-        object or None
-            None as well if a weight of that name is another, or the layer has a bias to pack.
+        None if it was not packed, if the file holds another weight by that name, or if the layer has a bias.
         """
         weight = linear.weight
         found = next(filter(None, (self._packed.pop(name, None) for name in names)), None)
@@ -98,18 +83,18 @@ class WeightPrefetch:
         return found.packed if torch.equal(found.weight, weight) else None
 
     def close(self) -> None:
-        """Let the thread end, without waiting for it, and forget what nobody took."""
+        """Stop the thread without waiting for it and drop packed weights that were not taken."""
         self._stopping.set()
-        self._pool.shutdown(wait=False)  # nobody waits for it when a model is refused
+        self._pool.shutdown(wait=False)  # a refused model is reported at once
         self._packed.clear()
 
 
 def _has_bias(linear: nn.Linear) -> bool:
-    return getattr(linear, "bias", None) is not None  # torch declares it to be there always
+    return getattr(linear, "bias", None) is not None  # torch types it as never None
 
 
 def _matrices(folder: Path) -> list[_Stored]:
-    """Find what linear layers may multiply by, the largest first."""
+    """Find the matrices that linear layers may multiply by, largest first."""
     found: defaultdict[tuple[int, ...], list[_Stored]] = defaultdict(list)
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:

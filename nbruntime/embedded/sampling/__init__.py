@@ -1,1 +1,1 @@
-"""From logits to tokens: penalties, grammar masks, the choice itself and its log-probabilities."""
+"""From logits to tokens: penalties, grammar masks, sampling, log-probabilities."""

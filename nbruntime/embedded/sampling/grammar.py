@@ -1,4 +1,4 @@
-"""Grammars that an answer must follow: regular expressions, JSON schemas, EBNF (by llguidance)."""
+"""Constrained decoding with llguidance: regular expressions, JSON schemas, EBNF."""
 
 from __future__ import annotations
 
@@ -20,40 +20,32 @@ ANY_OBJECT = "$$ANY$$"
 
 
 class GrammarError(Exception):
-    """The text has left the grammar, or the grammar is too complex to follow."""
+    """The answer has left its grammar, or the grammar is too complex to follow."""
 
 
 class GrammarMatcher:
-    """Follows one answer through its grammar.
-
-    Parameters
-    ----------
-    matcher : LLMatcher
-        At the beginning of the grammar.
-    vocab_size : int
-        Width of the logits.
-    """
+    """Follows one answer through its grammar."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._bits = np.zeros((vocab_size + 31) // 32, dtype=np.int32)
 
     def mask(self, logits: Tensor) -> None:
-        """Set the logits of all tokens that the grammar forbids next to minus infinity, in place."""
+        """Set the logits of forbidden next tokens to minus infinity, in place."""
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._check()
         allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: logits.shape[-1]]
         logits.masked_fill_(torch.from_numpy(allowed) == 0, float("-inf"))
 
     def accept(self, token_id: int) -> None:
-        """Go on by one token."""
+        """Advance by one token."""
         if not self.finished:
             self._matcher.consume_token(token_id)
             self._check()
 
     @property
     def finished(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether the grammar allows no further token."""
         stopped: bool = self._matcher.is_stopped()
         return stopped
 
@@ -68,12 +60,12 @@ Grammar = Callable[[], GrammarMatcher]
 
 
 class GrammarCompiler:
-    """Compiles grammars and keeps them.
+    """Compiles grammars and caches them.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-        The model's.
+        The model's tokenizer.
     vocab_size : int
         Width of the logits.
     eos_token_ids : iterable of int
@@ -89,24 +81,12 @@ class GrammarCompiler:
         self._compile = lru_cache(maxsize=128)(self._compile_uncached)
 
     def compile(self, kind: str, text: str) -> Grammar:
-        """Compile a grammar.
-
-        Parameters
-        ----------
-        kind : str
-            ``json_schema``, ``regex`` or ``ebnf``.
-        text : str
-            The grammar.
-
-        Returns
-        -------
-        callable
-            Makes a `GrammarMatcher` at its beginning.
+        """Compile a grammar of kind ``json_schema``, ``regex`` or ``ebnf``.
 
         Raises
         ------
         ValueError
-            When the grammar is not one, as SGLang says it.
+            If the grammar is invalid, in SGLang's words.
         """
         compiled = self._compile(kind, text)
         return lambda: GrammarMatcher(compiled.deep_copy(), self._vocab_size)
@@ -134,7 +114,7 @@ class GrammarCompiler:
 
 
 def _grammar(kind: str, text: str) -> str:
-    """Turn a grammar of SGLang's kinds into llguidance's own form."""
+    """Translate a grammar of SGLang's kinds to llguidance's form."""
     if kind != "json_schema":
         converted: str = grammar_from(kind, text)
         return converted

@@ -1,4 +1,4 @@
-"""Log-probabilities as answers carry them."""
+"""Log-probabilities of the tokens of prompts and answers."""
 
 from __future__ import annotations
 
@@ -13,35 +13,23 @@ Entry = tuple[float | None, int]
 
 @dataclass(frozen=True, slots=True)
 class LogprobRequest:
-    """Which log-probabilities a request wants.
+    """Which log-probabilities a request wants."""
 
-    Parameters
-    ----------
-    start : int
-        First prompt token to report, counted from 0; the prompt's length reports none.
-    top : int
-        Number of most likely alternatives per position.
-    token_ids : tuple of int
-        Tokens to report at every position.
-    with_text : bool
-        Whether entries carry the token's text.
-    """
-
-    start: int
-    top: int = 0
-    token_ids: tuple[int, ...] = ()
+    start: int  # first prompt token to report; the prompt's length reports none
+    top: int = 0  # most likely tokens per position
+    token_ids: tuple[int, ...] = ()  # tokens to report at every position
     with_text: bool = False
 
 
 class LogprobRecord:
-    """Log-probabilities of a run of positions, gathered step by step.
+    """Log-probabilities of consecutive positions, added step by step.
 
     Attributes
     ----------
     tokens : list of Entry
-        The tokens that stand there.
+        The token at each position.
     top, chosen : list of list of Entry, or None per position
-        The most likely ones, and those asked for.
+        The most likely tokens, and the requested ones.
     """
 
     def __init__(self) -> None:
@@ -50,21 +38,15 @@ class LogprobRecord:
         self.chosen: list[list[Entry] | None] = []
 
     def add_unknown(self, token_id: int) -> None:
-        """Record a token that nothing precedes."""
+        """Add a token without a predecessor, which has no log-probability."""
         self.tokens.append((None, token_id))
         self.top.append(None)
         self.chosen.append(None)
 
     def add(self, logprobs: Tensor, token_ids: list[int], wanted: LogprobRequest) -> None:
-        """Record positions.
+        """Add positions from `logprobs`, shape (positions, vocabulary).
 
-        Parameters
-        ----------
-        logprobs : Tensor, shape (positions, vocabulary)
-        token_ids : list of int
-            The tokens that stand there; none for a position that has got none.
-        wanted : LogprobRequest
-            What else to keep of each position.
+        `token_ids` are the tokens at these positions; it is empty for a position without a token.
         """
         rows = torch.arange(len(token_ids))
         values = logprobs[rows, torch.tensor(token_ids, dtype=torch.long)].tolist()

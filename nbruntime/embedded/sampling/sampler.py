@@ -1,7 +1,7 @@
-"""The choice of the next token of each request.
+"""Sampling of the next token of each request.
 
-The order is SGLang's (``srt/layers/sampler.py``): bias and penalties and the grammar change the logits, the
-temperature scales them, log-probabilities are taken there, and top-k, top-p and min-p narrow the choice.
+The order is SGLang's (``srt/layers/sampler.py``): bias, penalties and grammar change the logits, the
+temperature scales them, log-probabilities are taken, then top-k, top-p and min-p filter the candidates.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from nbruntime.embedded.sampling.grammar import Grammar, GrammarMatcher
 from nbruntime.protocol.sampling import SamplingParams
 
 _FIRST_CANDIDATES = 1024
-"""Nucleus sampling sorts so many likely tokens first, and all only if their mass does not suffice."""
+"""Nucleus sampling sorts this many tokens first, and all of them only if their mass is below top-p."""
 
 _HOTTEST = torch.finfo(torch.float32).max
-"""Temperature above which nothing changes."""
+"""Largest temperature: float32 has no larger number."""
 
 
 class SamplingState:
-    """What the sampling of one request remembers from token to token.
+    """State of the sampling of one request.
 
     Parameters
     ----------
     params : SamplingParams
-        Of the request.
+        Sampling parameters of the request.
     vocab_size : int
         Width of the logits.
     stop_ids : frozenset of int
-        Tokens that would end the answer; not chosen before ``min_new_tokens``.
+        Tokens that end the answer; masked until ``min_new_tokens``.
     grammar : callable, optional
         Makes the matcher of the request's grammar.
     """
@@ -55,16 +55,16 @@ class SamplingState:
             ids, biases = zip(*params.logit_bias.items(), strict=True)
             self._bias = torch.tensor(ids), torch.tensor(biases, dtype=torch.float32)
 
-    # What is large is made when it is first used: of the requests that wait there may be thousands.
+    # Large buffers are made at their first use: thousands of requests may be waiting.
 
     @cached_property
     def matcher(self) -> GrammarMatcher | None:
-        """Where the answer is in its grammar; None without one."""
+        """Position of the answer in its grammar; None without a grammar."""
         return None if self._grammar is None else self._grammar()
 
     @cached_property
     def generator(self) -> torch.Generator | None:
-        """The request's own source of chance, if it has a seed."""
+        """Random generator of a request with a seed of its own."""
         seed = self.params.sampling_seed
         return None if seed is None else torch.Generator().manual_seed(seed)
 
@@ -75,12 +75,12 @@ class SamplingState:
         return torch.zeros(self._vocab_size) if penalised else None
 
     def forget(self) -> None:
-        """Let go of what is large: the request has ended."""
+        """Free large buffers once the request has ended."""
         for name in ("matcher", "generator", "_counts"):
             self.__dict__.pop(name, None)
 
     def shape(self, logits: Tensor) -> None:
-        """Apply bias, penalties, the grammar and the least length to one row of logits, in place."""
+        """Apply penalties, bias, grammar and minimum length to one row of logits, in place."""
         params = self.params
         if self._counts is not None:
             seen = self._counts > 0
@@ -97,14 +97,14 @@ class SamplingState:
             self._forbid_end(logits)
 
     def _forbid_end(self, logits: Tensor) -> None:
-        """Forbid the end tokens, unless the grammar allows nothing else."""
+        """Mask the end tokens, unless the grammar allows nothing else."""
         ends = logits[self._stop_ids]
         logits.index_fill_(0, self._stop_ids, float("-inf"))
         if self.matcher is not None and logits.max() == float("-inf"):
             logits.index_copy_(0, self._stop_ids, ends)
 
     def accept(self, token_id: int) -> None:
-        """Remember a token that was chosen."""
+        """Record a chosen token."""
         self.generated += 1
         if self._counts is not None:
             self._counts[token_id] += 1
@@ -114,28 +114,14 @@ class SamplingState:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The tokens that were chosen for the rows of a step.
-
-    Parameters
-    ----------
-    token_ids : list of int
-        One per row.
-    logprobs : Tensor, shape (rows, vocabulary), or None
-        What the choice was made from, before top-k, top-p and min-p; None if not asked for.
-    """
+    """The chosen tokens, and the log-probabilities before top-k, top-p and min-p if wanted."""
 
     token_ids: list[int]
     logprobs: Tensor | None
 
 
 class Sampler:
-    """Chooses tokens.
-
-    Parameters
-    ----------
-    seed : int, optional
-        Makes requests without a seed of their own repeatable, if they come one at a time.
-    """
+    """Chooses tokens; `seed` makes requests without their own seed repeatable if they come one by one."""
 
     def __init__(self, seed: int | None = None) -> None:
         self._generator = torch.Generator()
@@ -151,15 +137,11 @@ class Sampler:
         Parameters
         ----------
         logits : Tensor of float32, shape (rows, vocabulary)
-            Shaped already (`SamplingState.shape`); scaled in place.
+            Logits after `SamplingState.shape`; scaled in place.
         states : sequence of SamplingState
             One per row.
         logprobs : bool
             Whether any row wants log-probabilities.
-
-        Returns
-        -------
-        Choice
         """
         sampled = [row for row, state in enumerate(states) if not state.params.greedy]
         if sampled:
@@ -176,7 +158,7 @@ class Sampler:
 
 
 def _draw(logits: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """Draw one token from one row of scaled logits."""
+    """Sample one token from one row of scaled logits."""
     if params.top_p >= 1 and params.top_k >= len(logits):
         probabilities = logits.softmax(dim=-1)
         if params.min_p > 0:
@@ -187,7 +169,7 @@ def _draw(logits: Tensor, params: SamplingParams, generator: torch.Generator) ->
 
 
 def _candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """Give the probabilities and ids of the tokens that top-k, top-p and min-p leave, most likely first."""
+    """Give probabilities and ids of the tokens after top-k, top-p and min-p, most likely first."""
     count = min(params.top_k, len(logits))
     total = logits.logsumexp(dim=-1)
     if params.top_p < 1 and count > _FIRST_CANDIDATES:
@@ -207,6 +189,6 @@ def _candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]
 
 
 def _pick(weights: Tensor, generator: torch.Generator) -> int:
-    """Draw an index in proportion to its weight: the first arrival of exponential clocks."""
+    """Draw an index in proportion to its weight, as the first arrival of exponential clocks."""
     clocks = torch.empty_like(weights).exponential_(generator=generator)
     return int((weights / clocks).argmax())

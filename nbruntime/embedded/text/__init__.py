@@ -1,1 +1,1 @@
-"""Between text and tokens: the tokenizer, text that grows token by token, and where it ends."""
+"""Text and tokens: the tokenizer, incremental decoding, stop strings."""

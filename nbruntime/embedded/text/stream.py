@@ -1,4 +1,4 @@
-"""The text of an answer as it grows, token by token."""
+"""Incremental decoding of an answer, and its stop strings."""
 
 from __future__ import annotations
 
@@ -14,36 +14,27 @@ from nbruntime.embedded.text.tokenizer import Tokenizer
 from nbruntime.protocol.sampling import SamplingParams
 
 _CONTEXT_TOKENS = 5
-"""Prompt tokens that the first decoding sees: some tokenizers drop the space of a first word."""
+"""Prompt tokens before the first decoded one: some tokenizers drop the space of a first word."""
 
 REGEX_SECONDS = 0.05
-"""How long the stop patterns of a request may search a text: whoever takes longer would hold all others."""
-
+"""Time limit of a search for stop patterns, which holds up all other requests."""
 
 REGEX_SIZE = 10_000
-"""Largest product of a stop pattern's length and repeat counts: each turn takes memory in compiled form."""
+"""Largest product of a stop pattern's length and repeat counts; the compiled pattern grows with it."""
 
 
 class StopRegexTimeout(Exception):
-    """A stop pattern took too long to search."""
+    """The search for a stop pattern took too long."""
 
 
 @lru_cache(maxsize=32)
 def compile_stop_regex(pattern: str) -> Any:
     """Compile a stop pattern.
 
-    Parameters
-    ----------
-    pattern : str
-
-    Returns
-    -------
-    regex.Pattern
-
     Raises
     ------
     ValueError
-        When it is not a pattern, or too large a one.
+        If the pattern is invalid or too large.
 
     Examples
     --------
@@ -66,21 +57,21 @@ def compile_stop_regex(pattern: str) -> Any:
 
 
 class TextStream:
-    """Decodes an answer piece by piece and looks for its end.
+    """Decodes an answer token by token and looks for stop strings.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-        The model's.
+        The model's tokenizer.
     prompt_ids : sequence of int
-        The prompt, for the context of the first tokens.
+        The prompt, as context of the first tokens.
     params : SamplingParams
-        Says how special tokens are shown and which texts end the answer.
+        Stop strings and patterns, and whether special tokens are shown.
 
     Attributes
     ----------
     text : str
-        What is decoded so far, without a character whose bytes are incomplete.
+        The decoded text, without an incomplete last character.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], params: SamplingParams) -> None:
@@ -92,8 +83,7 @@ class TextStream:
         self._longest_stop = max(map(len, self._stops), default=0)
         self._patterns = [(pattern, compile_stop_regex(pattern)) for pattern in params.stop_regex]
         self._ids = list(prompt_ids[-_CONTEXT_TOKENS:])
-        # The text of the tokens before `read` is settled; decoding begins at `start`, so that a token has its
-        # left context.
+        # The text of the tokens before `read` is final; decoding starts at `start`, to give left context.
         self._start, self._read = 0, len(self._ids)
         self._before = self._decode(self._start, self._read)
 
@@ -109,27 +99,27 @@ class TextStream:
             self._before = self._decode(self._start, self._read)
 
     def flush(self) -> None:
-        """Show also what may be half a character: nothing more will come."""
+        """Add an incomplete last character to the text: no more tokens will come."""
         self.text = self._settled + self._decode(self._start, len(self._ids))[len(self._before) :]
 
     def find_stop(self, scanned: int) -> tuple[str, int] | None:
-        """Look for the end of the answer.
+        """Look for a stop string or pattern.
 
         Parameters
         ----------
         scanned : int
-            Length of the text that was searched before.
+            Length of the text that was already searched.
 
         Returns
         -------
         tuple of str and int, or None
-            The stop string or pattern that was met, and the length of the text to keep. A string is cut
-            off, a pattern is kept, as SGLang does.
+            The stop string or pattern, and the length of the text to keep: as in SGLang, a stop string is cut
+            off and a pattern is kept.
 
         Raises
         ------
         StopRegexTimeout
-            When a pattern takes too long.
+            If a pattern takes too long.
         """
         begin = max(0, scanned - self._longest_stop + 1)
         found = [(at, stop) for stop in self._stops if (at := self.text.find(stop, begin)) >= 0]
@@ -147,7 +137,7 @@ class TextStream:
         return None
 
     def may_be_stopping(self) -> bool:
-        """Tell whether the text ends in the beginning of a stop string."""
+        """Tell whether the text ends with the beginning of a stop string."""
         return any(
             self.text.endswith(stop[:length]) for stop in self._stops for length in range(1, len(stop))
         )

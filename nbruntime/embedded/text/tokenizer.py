@@ -19,7 +19,7 @@ class Tokenizer:
     Parameters
     ----------
     folder : Path
-        Holds ``tokenizer.json`` and, with a chat template, ``tokenizer_config.json``.
+        Folder with ``tokenizer.json`` and ``tokenizer_config.json``.
     chat_template : str, optional
         A Jinja template instead of the folder's own.
     """
@@ -27,25 +27,25 @@ class Tokenizer:
     def __init__(self, folder: Path, chat_template: str | None = None) -> None:
         self.folder = folder
         self.backend = _load_backend(folder)
-        # What the file says of cutting and padding is meant for training, not for serving.
+        # Truncation and padding in the file are for training.
         self.backend.no_truncation()
         self.backend.no_padding()
         self._chat_template = chat_template
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Turn text into token ids."""
-        # The batch call lets other threads run meanwhile, and this one leaves out what only training needs.
+        # The batch call releases the interpreter lock, and the fast one leaves out offsets.
         (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Turn token ids into text; a character whose bytes are incomplete becomes U+FFFD."""
+        """Turn token ids into text; an incomplete character becomes U+FFFD."""
         text: str = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
     def least_tokens(self, text: str) -> int:
-        """Count the tokens that a text has at least, from its length alone: each the longest, and a space."""
+        """Give a lower bound of the number of tokens of a text, from its length and the longest token."""
         return len(text) // (self._longest_token + 1)
 
     @cached_property
@@ -54,13 +54,13 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
+        """Number of tokens, including special ones."""
         size: int = self.backend.get_vocab_size(with_added_tokens=True)
         return size
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The Jinja template that turns messages into a prompt."""
+        """Jinja template that turns messages into a prompt."""
         if self._chat_template is not None:
             return self._chat_template
         standalone = self.folder / "chat_template.jinja"
@@ -77,7 +77,7 @@ class Tokenizer:
         Raises
         ------
         ValueError
-            When the model has no chat template, or it refuses the messages.
+            If the model has no chat template, or the template refuses the messages.
         """
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template

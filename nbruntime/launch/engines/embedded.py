@@ -13,9 +13,8 @@ from nbruntime.launch.engines import sglang_arguments
 from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind, unknown_argument
 from nbruntime.launch.phases import Phase, phase_of
 from nbruntime.launch.ports import PortClaim
-from nbruntime.launch.process import ServerCommand
 from nbruntime.launch.readiness import http_status
-from nbruntime.launch.supervisor import system
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
@@ -33,7 +32,7 @@ class EmbeddedServerKind(ServerKind):
     """The server of this package: SGLang's protocol on the CPU."""
 
     name = "embedded"
-    takes_listener = system.hands_over_sockets()
+    takes_listener = True
     watch = "^phase: "
     probe_interval = 1.0
 
@@ -62,7 +61,7 @@ class EmbeddedServerKind(ServerKind):
                 ignored.append(name)
         return AcceptedArguments(values, tuple(ignored), keys)
 
-    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:
         """Make the command; the server takes over the claim's listening socket."""
         flags: list[str] = []
         for name, value in arguments.values.items():
@@ -74,10 +73,10 @@ class EmbeddedServerKind(ServerKind):
         if claim.listener is not None:  # then host and port are for its own reports only
             flags.append(f"--fd={claim.listener.fileno()}")
         # -P: a file of the notebook's folder must not stand in for a module.
-        return ServerCommand(
+        return LaunchSpec(
             argv=(self.python, "-P", "-m", "nbruntime.embedded", *flags),
             env=_environment(arguments),
-            sockets=() if claim.listener is None else (claim.listener,),
+            pass_fds=() if claim.listener is None else (claim.listener.fileno(),),
             watch=self.watch,
             secrets=tuple(arguments.keys.values()),
         )
@@ -119,8 +118,7 @@ def _environment(arguments: AcceptedArguments) -> dict[str, str | None]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     # Threads that spin while they wait would starve the kernel, and each other when it wants a core.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = arguments.values.get("threads") or cores
+    threads = arguments.values.get("threads") or len(os.sched_getaffinity(0))
     openmp = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads)}
     environment |= {name: value for name, value in openmp.items() if name not in os.environ}
     for name, variable in _KEYS.items():

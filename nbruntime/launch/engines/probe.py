@@ -10,7 +10,6 @@ import glob
 import importlib.util
 import json
 import os
-import sys
 from typing import Any
 
 DEVICE_FILES = (
@@ -33,12 +32,7 @@ TORCH_DEVICES = ("cuda", "xpu", "npu", "hpu", "musa")
 def find_server() -> tuple[str, str]:
     """Look for SGLang's server without importing anything.
 
-    Returns
-    -------
-    folder : str
-        Folder of the package; empty if its server cannot run here.
-    why : str
-        Why it cannot.
+    Returns its folder, empty if it cannot run here, and why it cannot.
     """
     spec = importlib.util.find_spec("sglang")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -58,8 +52,6 @@ def find_server() -> tuple[str, str]:
 
 def may_have_device() -> bool:
     """Return True if a device file exists, so that asking torch is worth its time."""
-    if sys.platform == "darwin":
-        return True
     return any(glob.glob(pattern) for pattern in DEVICE_FILES)
 
 
@@ -71,8 +63,7 @@ def find_device() -> str:
         module = getattr(torch, kind, None)
         if module is not None and module.is_available():
             return str(module.get_device_name(0))
-    mps = getattr(torch.backends, "mps", None)
-    return "Apple GPU" if mps is not None and mps.is_available() else ""
+    return ""
 
 
 def look() -> dict[str, Any]:

@@ -40,15 +40,8 @@ def resolve_engine(
 
     Raises
     ------
-    EngineNotFoundError
-        If that engine is not installed there.
-    ArgumentValueError
-        If there is no such engine or interpreter.
-
-    Examples
-    --------
-    >>> resolve_engine("embedded").name
-    'embedded'
+    EngineNotFoundError, ArgumentValueError
+        If that engine is not installed there; if there is no such engine or interpreter.
     """
     interpreter = _interpreter(python)
     if engine in EXTRA_ENGINES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from nbruntime.errors import ArgumentTypeError
 from nbruntime.launch.arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
-from nbruntime.launch.process import ServerCommand
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
+from nbruntime.protocol.nearest_names import nearest_name
 
 __all__ = ["AcceptedArguments", "IgnoredArgumentsWarning", "ServerKind", "unknown_argument"]
 
@@ -23,16 +23,14 @@ class IgnoredArgumentsWarning(UserWarning):
 
 @dataclass(frozen=True)
 class AcceptedArguments:
-    """Checked server arguments, without the port.
+    """Checked server arguments by their Python names, without the port.
 
     Parameters
     ----------
-    values : dict
-        By their Python names.
+    values, keys : dict
+        The arguments; ``api_key`` and ``admin_api_key``, where given.
     ignored : tuple of str
         Names that only the other engine has.
-    keys : dict
-        ``api_key`` and ``admin_api_key``, where given.
     """
 
     values: dict[str, Any]
@@ -45,12 +43,10 @@ class ServerKind(ABC):
 
     Parameters
     ----------
-    python : str
-        Interpreter that runs it.
+    python, folder : str
+        Interpreter that runs it; folder of its package, if known.
     why : str
         Why it was chosen, for the repr; empty if it was asked for by name.
-    folder : str
-        Folder of its package, if known.
     """
 
     name: ClassVar[str]
@@ -76,14 +72,12 @@ class ServerKind(ABC):
 
         Raises
         ------
-        ArgumentTypeError
-            For a wrong type, or a name that no engine has, with the nearest one.
-        ArgumentValueError
-            For a value that is not one of the choices.
+        ArgumentTypeError, ArgumentValueError
+            For a wrong type or a name that no engine has; for a value that is not one of the choices.
         """
 
     @abstractmethod
-    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:
         """Make the command that starts the server on a claimed port."""
 
     @abstractmethod
@@ -96,14 +90,7 @@ class ServerKind(ABC):
 
 
 def unknown_argument(name: str, known: Iterable[str]) -> ArgumentTypeError:
-    """Make the error for an argument that no server has, with the nearest known name as a hint.
-
-    Examples
-    --------
-    >>> print(unknown_argument("tp_sise", ["tp_size", "dp_size"]))
-    Neither Runtime nor a server has an argument 'tp_sise'
-    Did you mean 'tp_size'?
-    """
-    near = difflib.get_close_matches(name, [*OWN_ARGUMENTS, *known], n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else "`python -m sglang.launch_server --help` lists SGLang's."
+    """Make the error for an argument that no server has, with the nearest known name as a hint."""
+    near = nearest_name(name, [*OWN_ARGUMENTS, *known])
+    hint = f"Did you mean {near!r}?" if near else "`python -m sglang.launch_server --help` lists SGLang's."
     return ArgumentTypeError(f"Neither Runtime nor a server has an argument {name!r}", hint=hint)

@@ -14,8 +14,8 @@ from nbruntime.launch.engines import sglang_arguments
 from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind, unknown_argument
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
-from nbruntime.launch.process import ServerCommand
 from nbruntime.launch.readiness import http_status
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
@@ -96,12 +96,12 @@ class SglangServerKind(ServerKind):
             values["model_path"] = _DEFAULT_MODEL
         return AcceptedArguments(values, tuple(ignored), keys)
 
-    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> ServerCommand:
+    def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:
         """Make the command; SGLang binds the port itself."""
         start = ("-c", _WITH_KEYS) if arguments.keys else ("-m", "sglang.launch_server")
         values = {**arguments.values, "host": claim.host, "port": claim.port}
         flags = [word for name, value in values.items() for word in _flag(name, value)]
-        return ServerCommand(
+        return LaunchSpec(
             argv=(self.python, *start, *flags),
             env={
                 "PYTHONUNBUFFERED": "1",

@@ -3,25 +3,17 @@
 A separate program: ``python -I -S .../supervisor/__main__.py``. It imports only the standard library and
 itself, by relative names, so that any interpreter can run it. Its owner starts it in a new session and writes
 one line of JSON to its stdin, the `launch_spec.LaunchSpec`. It starts the server in another session, so that
-the SIGINT of a kernel's interrupt, which goes to the kernel's process group, reaches neither of them.
+an interrupt of the kernel reaches neither of them.
 
-It watches its owner in three ways, because each alone has a gap:
+It watches its owner in three ways, because each alone has a gap: the end of stdin, which does not come while
+a fork of the owner holds the pipe open; its parent's pid, checked every quarter of a second; and a pidfd of
+the owner, which a sandbox may forbid. When the owner is gone or sends the line ``stop``, or the server ends
+by itself, the whole process tree is ended: SIGTERM to its process group, a grace period, SIGKILL to every
+descendant in any session. The supervisor is a subreaper, so no descendant leaves the tree. A server that is
+kept alive has no owner: it ends at ``stop``, by itself, or when its supervisor gets a SIGTERM.
 
-- the end of stdin, which does not come while a fork of the owner holds the pipe open;
-- a change of its parent's pid, checked every quarter of a second;
-- a pidfd of the owner, which only Linux has.
-
-When the owner is gone or sends the line ``stop``, or the server ends by itself, the server's whole process
-tree is ended: SIGTERM to its process group, a grace period, SIGKILL to every descendant in any session. On
-Linux the supervisor is a subreaper, so no descendant leaves the tree, and the server dies with it if it is
-killed. A server that is kept alive has no owner: it ends at ``stop``, by itself, or when its supervisor gets
-a SIGTERM.
-
-The supervisor keeps the record in the server's folder (`record.ServerRecord`), by which other kernels find
-it, up to date, and removes it with the folder. The line ``ready`` on stdin marks the server as ready.
-
-It writes events to stdout, one JSON object per line, and never waits for a reader: ``started`` (pid),
-``failed`` (text: the server could not be executed), ``line`` (text: output that matches `LaunchSpec.watch`),
-``stopping`` (stopped by another process), ``exited`` (code, negative for a signal) and ``gone`` (the process
-tree has ended).
+The line ``ready`` on stdin marks the server as ready in its record. Events go to stdout, one JSON object per
+line, without waiting for a reader: ``started`` (pid), ``failed`` (text: the server could not be executed),
+``line`` (text: output that matches `LaunchSpec.watch`), ``stopping`` (stopped by another process), ``exited``
+(code, negative for a signal) and ``gone`` (the process tree has ended).
 """

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 
-from .system import read_at
-
 __all__ = ["CappedLog"]
 
 
@@ -24,7 +22,7 @@ class CappedLog:
     """
 
     def __init__(self, path: str, limit: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._limit = limit
 
     def write(self, data: bytes) -> None:
@@ -37,9 +35,9 @@ class CappedLog:
                 self._shorten(size)
 
     def _shorten(self, size: int) -> None:
-        head = read_at(self._fd, self._limit // 8, 0)
+        head = os.pread(self._fd, self._limit // 8, 0)
         head = head[: head.rfind(b"\n") + 1]
-        tail = read_at(self._fd, size, size - 3 * self._limit // 8)
+        tail = os.pread(self._fd, size, size - 3 * self._limit // 8)
         tail = tail[tail.find(b"\n") + 1 :]
         left_out = size - len(head) - len(tail)
         os.ftruncate(self._fd, len(head))

@@ -32,15 +32,7 @@ POLL = 0.05
 
 
 class ProcessId(NamedTuple):
-    """Identity of a process: a pid is reused, a pid with its start time is not.
-
-    Parameters
-    ----------
-    pid : int
-        Process id.
-    start : str
-        Start time; only good for comparing.
-    """
+    """Identity of a process: a pid is reused, a pid with its start time is not."""
 
     pid: int
     start: str
@@ -70,13 +62,7 @@ def is_running(process: ProcessId | None) -> bool:
 
 
 def send(process: ProcessId, number: int) -> bool:
-    """Send a signal to a process, never to another one that has reused its pid.
-
-    Returns
-    -------
-    bool
-        False if it has ended or may not be signalled.
-    """
+    """Send a signal, never to another process with the same pid; False if it has ended or is not ours."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         # Opened before the look, so that it cannot become another process between the look and the signal.
         with _watching(process.pid) as pidfd:
@@ -143,20 +129,14 @@ def tagged_pids(directory: str) -> Iterator[int]:
 
 
 def kill_orphans(directory: str, server: ProcessId | None) -> bool:
-    """Kill what is left of a server whose supervisor was killed.
+    """Kill what is left of a server whose supervisor was killed; returns whether any process was found.
 
     Parameters
     ----------
     directory : str
         Folder of the server, which its processes have as a tag in their environment.
     server : ProcessId or None
-        The server, if it was started. Its session is searched as well: a process may have cleared its
-        environment, or written its title over it.
-
-    Returns
-    -------
-    bool
-        Whether any process was found.
+        The server, if it was started. Its session is searched too: a process may have lost its environment.
     """
     left = set(tagged_pids(directory))
     if server is not None:
@@ -168,5 +148,5 @@ def kill_orphans(directory: str, server: ProcessId | None) -> bool:
     for pid in left:
         process = identify(pid)
         if process is not None and pid != os.getpid():
-            found |= send(process, system.SIGKILL)
+            found |= send(process, signal.SIGKILL)
     return found

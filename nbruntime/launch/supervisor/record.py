@@ -25,30 +25,20 @@ class ServerRecord:
 
     Parameters
     ----------
-    name : str
-        Its name; unique among a user's running servers.
-    directory : str
-        Its folder, which is also the tag of its processes.
-    owner : ProcessId
-        The process that started it.
+    name, directory : str
+        Its name, unique among a user's running servers; its folder, also the tag of its processes.
+    owner, supervisor, server : ProcessId
+        The process that started it, and those that are None until they are started.
     machine : str
         The machine or container in which the pids are valid.
-    url : str
-        Where it answers.
-    engine : str
-        Its kind.
-    model : str
-        Its model, as it was asked for.
+    url, engine, model : str
+        Where it answers, its kind, and its model as it was asked for.
     arguments : dict
         Its arguments, to tell whether another launch would be the same.
     keep_alive : bool
         Whether it outlives its owner.
-    started : float
-        Seconds since 1970.
-    state : str
-        ``starting``, ``ready`` or ``stopping``.
-    supervisor, server : ProcessId or None
-        None until they are started.
+    started, state : float, str
+        Seconds since 1970; ``starting``, ``ready`` or ``stopping``.
     """
 
     name: str

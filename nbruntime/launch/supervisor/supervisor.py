@@ -19,7 +19,7 @@ from .capped_log import CappedLog
 from .launch_spec import LaunchSpec
 from .processes import ENV_TAG, identify
 from .record import ServerRecord
-from .tree import ProcessTree, start_tree
+from .tree import ProcessTree
 
 __all__ = ["Supervisor"]
 
@@ -43,10 +43,8 @@ class Supervisor:
     ----------
     spec : LaunchSpec
         What to start, and how.
-    lifeline : int
-        File descriptor whose end means that the owner is gone.
-    events : int
-        File descriptor that the events are written to.
+    lifeline, events : int
+        File descriptors: one whose end means that the owner is gone, one that the events are written to.
     """
 
     def __init__(self, spec: LaunchSpec, lifeline: int, events: int) -> None:
@@ -67,8 +65,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the server and watch it; returns when its process tree is gone."""
-        if hasattr(os, "set_blocking"):  # on Windows from Python 3.12 on
-            os.set_blocking(self._events, False)
+        os.set_blocking(self._events, False)
         self._watch_signals()
         self._selector.register(self._lifeline, selectors.EVENT_READ, self._read_lifeline)
         self._note(supervisor=identify(os.getpid()))
@@ -100,7 +97,7 @@ class Supervisor:
         environment[ENV_TAG] = self._spec.directory
         system.become_subreaper()
         try:
-            tree = start_tree(self._spec.argv, self._spec.cwd, environment, self._spec.pass_fds)
+            tree = ProcessTree(self._spec.argv, self._spec.cwd, environment, self._spec.pass_fds)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             self._tell("failed", text=str(error).encode(errors="replace"))
             return
@@ -143,16 +140,13 @@ class Supervisor:
             tree.kill()
 
     def _watch_signals(self) -> None:
-        for name in ("SIGINT", "SIGHUP"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
         # The selector must wake for signals: their numbers are written to what it waits for.
         wakeup, empty = system.set_wakeup()
-        if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._note_sigterm)
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the owner's thread may have blocked some
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the owner's thread may have blocked some
         self._selector.register(wakeup, selectors.EVENT_READ, empty)
 
     def _note_sigterm(self, *_: object) -> None:

@@ -1,29 +1,13 @@
-"""What differs between operating systems; the only module of `launch` that asks for the system.
-
-Tested on Linux. The branches for macOS and Windows follow their documentation; the tests reach those that
-Linux can simulate, and the rest has not been run.
-
-| | Linux | macOS | Windows |
-|---|---|---|---|
-| away from an interrupt | session | session | process group |
-| owner is watched by | stdin, parent, pidfd | stdin, parent | stdin |
-| the tree is found by | subreaper, session, parents | session, parents | job object |
-| dies with its supervisor | PDEATHSIG | no | job object |
-| processes are listed by | ``/proc`` | ``ps`` | PowerShell; a single one by its handle |
-| listening socket is handed over | yes | yes | no: the server binds |
-"""
+"""What the supervisor asks of Linux: sessions, death signals, pidfds, ``/proc`` and file locks."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import signal
 import socket
-import struct
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,56 +19,26 @@ except ImportError:  # an interpreter built without libffi
 
 __all__ = [
     "Channel",
-    "Job",
     "ProcessEntry",
     "become_subreaper",
     "exclusive",
-    "hands_over_sockets",
     "machine",
-    "new_session",
     "pidfd_of",
     "pids_with",
-    "read_at",
     "read_entry",
     "read_processes",
-    "reserves_ports",
     "server_session",
     "set_wakeup",
     "subreaper",
 ]
 
-NAME = sys.platform
-"""The system: ``linux``, ``darwin`` or ``win32``; every branch below looks at it when it is called."""
-
-SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-"""On Windows any signal that `os.kill` sends is the end at once."""
-
 # Starting
-
-
-def new_session() -> dict[str, Any]:
-    """Return options of `subprocess.Popen` that keep an interrupt of the kernel away from a child."""
-    if NAME == "win32":
-        return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-    return {"start_new_session": True}
 
 
 def server_session() -> dict[str, Any]:
     """Return options of `subprocess.Popen` for the server: a session, default signals, death signal."""
-    if NAME == "win32":
-        return new_session()
     me = os.getpid()
-    return {**new_session(), "preexec_fn": lambda: _prepare_server(me)}
-
-
-def hands_over_sockets() -> bool:
-    """Return True if a child can inherit a listening socket by its number."""
-    return NAME != "win32"
-
-
-def reserves_ports() -> bool:
-    """Return True if there are abstract socket names, which end with their last holder."""
-    return NAME == "linux"
+    return {"start_new_session": True, "preexec_fn": lambda: _prepare_server(me)}
 
 
 # The end of a supervisor, and of the parents in a server's tree
@@ -94,8 +48,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def subreaper() -> bool:
-    """Return True if the supervisor becomes the parent of the server's orphaned descendants."""
-    return NAME == "linux" and ctypes is not None
+    """Return True if the supervisor becomes the parent of the server's orphaned descendants; needs ctypes."""
+    return ctypes is not None
 
 
 def become_subreaper() -> None:
@@ -115,46 +69,16 @@ def _prepare_server(supervisor: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if prctl := _load_prctl():
         # Tied to the thread that forks; the supervisor has only one.
-        prctl(_PR_SET_PDEATHSIG, SIGKILL)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != supervisor:  # it died before the kernel was told
             os._exit(1)
-
-
-class Job:
-    """Windows: a job object, a group of processes that dies with its last handle.
-
-    Parameters
-    ----------
-    process : subprocess.Popen
-        Its first process; what that starts belongs to the job, too.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
-        self._kernel32.CreateJobObjectW.restype = ctypes.c_void_p
-        handle = self._kernel32.CreateJobObjectW(None, None)
-        self._handle = ctypes.c_void_p(handle)
-        limits = bytearray(144)  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
-        struct.pack_into("<I", limits, 16, 0x2000)  # its LimitFlags: KILL_ON_JOB_CLOSE
-        buffer = (ctypes.c_char * len(limits)).from_buffer(limits)
-        self._kernel32.SetInformationJobObject(self._handle, 9, buffer, len(limits))
-        self._kernel32.AssignProcessToJobObject(self._handle, ctypes.c_void_p(int(process._handle)))  # type: ignore[attr-defined]
-
-    def kill(self) -> None:
-        """End every process of the job."""
-        self._kernel32.TerminateJobObject(self._handle, 1)
 
 
 # Watching
 
 
 def pidfd_of(pid: int) -> int | None:
-    """Open a descriptor that becomes readable when a process ends.
-
-    Returns
-    -------
-    int or None
-        None where pidfds are not supported: an old kernel, a strict sandbox, another system.
+    """Open a descriptor that becomes readable when a process ends; None where pidfds are not supported.
 
     Raises
     ------
@@ -173,12 +97,6 @@ def pidfd_of(pid: int) -> int | None:
 
 def set_wakeup() -> tuple[int, Callable[[], object]]:
     """Let signals wake a selector; returns the descriptor to wait for, and a function that empties it."""
-    if NAME == "win32":  # selectors know sockets only
-        here, there = socket.socketpair()
-        here.setblocking(False)
-        there.setblocking(False)
-        signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
-        return here.fileno(), lambda: (here.recv(4096), there)
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)
@@ -187,42 +105,22 @@ def set_wakeup() -> tuple[int, Callable[[], object]]:
 
 
 class Channel:
-    """The reading end of a pipe that a selector can wait for.
-
-    On Windows, whose selectors support only sockets, a thread copies the pipe into one.
-
-    Parameters
-    ----------
-    fd : int
-        The pipe.
-    """
+    """The reading end of a pipe that a selector can wait for."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._socket: socket.socket | None = None
-        if NAME == "win32":
-            self._socket, far = socket.socketpair()
-            self._socket.setblocking(False)
-            threading.Thread(target=_carry, args=(fd, far), daemon=True).start()
-        else:
-            os.set_blocking(fd, False)
+        os.set_blocking(fd, False)
 
     def fileno(self) -> int:
         """Return the descriptor for the selector."""
-        return self._fd if self._socket is None else self._socket.fileno()
+        return self._fd
 
     def read(self, size: int) -> bytes | None:
         """Read available data: None if there is none yet, ``b""`` at the end."""
         try:
-            return os.read(self._fd, size) if self._socket is None else self._socket.recv(size)
+            return os.read(self._fd, size)
         except BlockingIOError:
             return None
-
-
-def _carry(fd: int, sink: socket.socket) -> None:
-    with sink, contextlib.suppress(OSError):
-        while data := os.read(fd, 1 << 16):
-            sink.sendall(data)
 
 
 # Processes
@@ -230,19 +128,7 @@ def _carry(fd: int, sink: socket.socket) -> None:
 
 @dataclass(frozen=True)
 class ProcessEntry:
-    """One process of this machine.
-
-    Parameters
-    ----------
-    parent : int
-        Pid of its parent.
-    session : int
-        Its session; 0 if unknown.
-    ended : bool
-        Whether it is a zombie.
-    start : str
-        Start time in the system's format; with the pid it identifies the process.
-    """
+    """One process; `ended` is for zombies, and the pid with the `start` time identifies it."""
 
     parent: int
     session: int
@@ -252,26 +138,6 @@ class ProcessEntry:
 
 def read_entry(pid: int) -> ProcessEntry | None:
     """Look up one process; None if it is not there, or not visible."""
-    if NAME == "linux":
-        return _read_stat(pid)
-    return _read_handle(pid) if NAME == "win32" else _read_ps("-p", str(pid)).get(pid)
-
-
-def read_processes() -> dict[int, ProcessEntry]:
-    """Return all visible processes by pid.
-
-    Examples
-    --------
-    >>> read_processes()[os.getpid()].parent == os.getppid()
-    True
-    """
-    if NAME == "linux":
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        return {pid: entry for pid in pids if (entry := _read_stat(pid)) is not None}
-    return _read_powershell() if NAME == "win32" else _read_ps()
-
-
-def _read_stat(pid: int) -> ProcessEntry | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name in brackets may hold anything, brackets too.
@@ -282,80 +148,36 @@ def _read_stat(pid: int) -> ProcessEntry | None:
     return ProcessEntry(int(field[1]), int(field[3]), field[0] in b"ZX", f"{field[19].decode()}@{_boot()}")
 
 
+def read_processes() -> dict[int, ProcessEntry]:
+    """Return all visible processes by pid.
+
+    Examples
+    --------
+    >>> read_processes()[os.getpid()].parent == os.getppid()
+    True
+    """
+    return {pid: entry for pid in _pids() if (entry := read_entry(pid)) is not None}
+
+
+def _pids() -> Iterator[int]:
+    return map(int, filter(str.isdigit, os.listdir("/proc")))
+
+
 @functools.cache
 def _boot() -> str:
     """Return an id of this boot of the machine; empty if there is none."""
-    with contextlib.suppress(OSError):
-        if NAME == "darwin":
-            return _run(["sysctl", "-n", "kern.bootsessionuuid"])[1].strip()
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read(8)
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read(8)
     return ""
-
-
-def _read_ps(*which: str) -> dict[int, ProcessEntry]:
-    table = {}
-    command = ["ps", *(which or ("-ax",)), "-o", "pid=,ppid=,stat=,lstart="]
-    own, listed = _run(command)
-    for row in listed.splitlines():
-        pid, parent, state, start = row.split(None, 3)
-        if int(pid) == own:  # the listing itself, which would count as the caller's child
-            continue
-        session = 0
-        with contextlib.suppress(OSError):  # it has ended since
-            session = os.getsid(int(pid))
-        table[int(pid)] = ProcessEntry(int(parent), session, state.startswith("Z"), start.strip())
-    return table
-
-
-def _read_powershell() -> dict[int, ProcessEntry]:
-    script = 'Get-CimInstance Win32_Process | ForEach-Object { "$($_.ProcessId) $($_.ParentProcessId)" }'
-    command = ["powershell", "-NoProfile", "-NonInteractive", "-Command", script]
-    rows = [row.split() for row in _run(command)[1].splitlines()]
-    # Start times come from `_read_handle` alone, which is exact.
-    return {int(row[0]): ProcessEntry(int(row[1]), 0, False, "") for row in rows if len(row) == 2}
-
-
-def _run(command: list[str]) -> tuple[int, str]:
-    """Run a program; returns its pid and its output."""
-    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # a start time is to stay the same text
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        return process.pid, process.communicate()[0]
-
-
-def _read_handle(pid: int) -> ProcessEntry | None:
-    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
-    kernel32.OpenProcess.restype = ctypes.c_void_p
-    handle = kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
-    if not handle:
-        return None
-    times = (ctypes.c_uint64 * 4)()  # creation, exit, kernel, user
-    code = ctypes.c_uint32()
-    try:
-        pointers = [ctypes.byref(times, 8 * number) for number in range(4)]
-        kernel32.GetProcessTimes(ctypes.c_void_p(handle), *pointers)
-        kernel32.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(code))
-    finally:
-        kernel32.CloseHandle(ctypes.c_void_p(handle))
-    return ProcessEntry(0, 0, code.value != 259, str(times[0]))  # STILL_ACTIVE
 
 
 def pids_with(setting: str) -> Iterator[int]:
     """Yield the processes that have ``NAME=value`` in their environment, where that can be read."""
-    if NAME == "linux":
-        wanted = setting.encode()
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                    if wanted in file.read().split(b"\0"):
-                        yield int(name)
-    elif NAME == "darwin":
-        for row in _run(["ps", "-axEww", "-o", "pid=,command="])[1].splitlines():
-            pid, _, words = row.strip().partition(" ")
-            if f" {setting} " in f" {words} ":
-                yield int(pid)
+    wanted = setting.encode()
+    for pid in _pids():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            if wanted in file.read().split(b"\0"):
+                yield pid
 
 
 def machine() -> str:
@@ -369,32 +191,16 @@ def machine() -> str:
 # Files
 
 
-def read_at(fd: int, size: int, offset: int) -> bytes:
-    """Read a part of a file without moving its position, which forks share."""
-    if hasattr(os, "pread"):
-        return os.pread(fd, size, offset)
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, size)
-
-
 @contextlib.contextmanager
 def exclusive(path: str) -> Iterator[None]:
     """Hold a file lock that excludes other processes and threads of this user; the file is made if needed."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if NAME == "win32":
-            import msvcrt
-
-            msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
             yield
-        else:
-            import fcntl
-
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                # By name: a fork that happened meanwhile has the file open as well.
-                fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            # By name: a fork that happened meanwhile has the file open as well.
+            fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)

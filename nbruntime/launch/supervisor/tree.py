@@ -12,7 +12,7 @@ from typing import BinaryIO
 from . import system
 from .processes import descendants
 
-__all__ = ["JobTree", "ProcessTree", "start_tree"]
+__all__ = ["ProcessTree"]
 
 
 class ProcessTree:
@@ -20,19 +20,8 @@ class ProcessTree:
 
     Parameters
     ----------
-    argv : sequence of str
-        Its command.
-    cwd : str or None
-        Its working directory.
-    env : mapping
-        Its whole environment.
-    pass_fds : sequence of int
-        File descriptors that it inherits.
-
-    Raises
-    ------
-    OSError, subprocess.SubprocessError, ValueError
-        If it cannot be executed.
+    argv, cwd, env, pass_fds
+        As in `subprocess.Popen`, which raises what this raises; `env` is the whole environment.
     """
 
     def __init__(
@@ -66,7 +55,7 @@ class ProcessTree:
         return self._process.stdout  # type: ignore[return-value]
 
     def collect(self) -> None:
-        """Collect ended children: the server, and on Linux its orphaned descendants."""
+        """Collect ended children: the server, and its orphaned descendants."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -85,50 +74,16 @@ class ProcessTree:
 
     def kill(self) -> None:
         """Kill every process."""
-        self._signal(system.SIGKILL)
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.exit_code is None:  # until it is collected, its group id is not reused
                 os.killpg(self.pid, number)
-        if self.exit_code is not None or number == system.SIGKILL:
+        if self.exit_code is not None or number == signal.SIGKILL:
             for pid in self._others():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
 
     def _others(self) -> list[int]:
         return descendants(os.getpid(), session=self.pid)
-
-
-class JobTree(ProcessTree):
-    """Windows: a server in a job object with all that it starts."""
-
-    def __init__(
-        self, argv: Sequence[str], cwd: str | None, env: Mapping[str, str], pass_fds: Sequence[int]
-    ) -> None:
-        super().__init__(argv, cwd, env, pass_fds)
-        self._job = system.Job(self._process)
-
-    def collect(self) -> None:
-        """Check whether the server has ended; its descendants end with it."""
-        self.exit_code = self._process.poll()
-        if self.exit_code is not None:
-            self._job.kill()
-            self.gone = True
-
-    def ask(self) -> None:
-        """Send Ctrl-Break, the gentlest signal for a process group."""
-        if self.exit_code is None:
-            with contextlib.suppress(OSError):
-                self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-
-    def kill(self) -> None:
-        """Kill every process."""
-        self._job.kill()
-
-
-def start_tree(
-    argv: Sequence[str], cwd: str | None, env: Mapping[str, str], pass_fds: Sequence[int]
-) -> ProcessTree:
-    """Start a server; see `ProcessTree`."""
-    return (JobTree if system.NAME == "win32" else ProcessTree)(argv, cwd, env, pass_fds)

@@ -1,36 +1,55 @@
-"""Completion with Tab on the lines of the magics: their options, and the values that are known."""
+"""Tab completion on the lines of the magics: their options, and known values of these."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from nbruntime.notebook.magics.launch_line import server_options
 from nbruntime.notebook.magics.options import option_names
 
-_LINE = re.compile(r"(?:^|=)\s*(?P<percent>%{1,2})(?P<name>sgl_\w+)\s+(?P<rest>.*)$", re.DOTALL)
+if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext, SimpleMatcherResult
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.magic_arguments import MagicArgumentParser
+
+    from nbruntime.notebook.magics.known_servers import KnownServers
+
+MATCHER = "nbruntime.magics"
+"""Identifier of the matcher in IPython's completer."""
+
+_LINE = re.compile(r"(?:^|=)\s*(?P<magic>%{1,2}sgl_\w+)\s+(?P<rest>.*)$", re.DOTALL)
 
 
 class MagicCompleter:
-    """Completes lines of the magics; belongs to one shell while the extension is loaded.
+    """Completes lines of the magics in one shell.
 
     Parameters
     ----------
-    magics : SglMagics
+    parsers : mapping of str to MagicArgumentParser
+        By the name of the magic, such as ``%%sgl_generate``.
+    servers : KnownServers
+        Servers whose names are offered.
+    shell : InteractiveShell
+        Shell whose variables are offered.
     """
 
-    def __init__(self, magics: Any) -> None:
-        self._magics = magics
+    def __init__(
+        self, parsers: Mapping[str, MagicArgumentParser], servers: KnownServers, shell: InteractiveShell
+    ) -> None:
+        self._parsers = parsers
+        self._servers = servers
+        self._shell = shell
 
         # IPython keeps a matcher's priority and its name as attributes, which a bound method cannot have.
-        def match(context: Any) -> dict[str, Any]:
+        def match(context: CompletionContext) -> SimpleMatcherResult:
             return self._match(context)
 
-        self.matcher = context_matcher(identifier="nbruntime.magics", priority=100)(match)
+        self.matcher = context_matcher(identifier=MATCHER, priority=100)(match)
 
     def complete(self, text: str) -> tuple[str, list[str]] | None:
         """Complete the line of a magic.
@@ -38,19 +57,15 @@ class MagicCompleter:
         Parameters
         ----------
         text : str
-            Up to the cursor.
+            The cell up to the cursor.
 
         Returns
         -------
         (str, list of str) or None
-            What is typed of the last word, and what it may become; None where this is no line of a magic.
+            The typed part of the last word, and its completions; None if this is not the line of a magic.
         """
         found = _LINE.search(text)
-        if found is None:
-            return None
-        kind = "cell" if found["percent"] == "%%" else "line"
-        parser = getattr(self._magics.magics[kind].get(found["name"]), "parser", None)
-        if parser is None:
+        if found is None or (parser := self._parsers.get(found["magic"])) is None:
             return None
         *before, fragment = re.split(r"\s+", found["rest"])
         if fragment.startswith("--") and "=" in fragment:
@@ -60,7 +75,7 @@ class MagicCompleter:
         choices = self._options(parser) if is_option else self._values(parser, before, fragment)
         return fragment, [choice for choice in choices if choice.startswith(fragment)]
 
-    def _match(self, context: Any) -> dict[str, Any]:
+    def _match(self, context: CompletionContext) -> SimpleMatcherResult:
         found = self.complete(context.text_until_cursor)
         if found is None:
             return {"completions": []}
@@ -71,12 +86,12 @@ class MagicCompleter:
             "suppress": True,
         }
 
-    def _options(self, parser: Any) -> list[str]:
+    def _options(self, parser: MagicArgumentParser) -> list[str]:
         names = [name for name in option_names(parser) if name.startswith("--")]
         return [*names, *server_options()] if parser.prog == "sgl_launch" else names
 
-    def _values(self, parser: Any, before: Sequence[str], fragment: str) -> list[str]:
-        """Give what may stand after the words before: the value of an option, or what has no option."""
+    def _values(self, parser: MagicArgumentParser, before: Sequence[str], fragment: str) -> list[str]:
+        """Return the values of the option before the cursor, or of the positional argument."""
         actions = {name: action for action in parser._actions for name in action.option_strings}
         action = actions.get(before[-1].replace("_", "-")) if before and before[-1].startswith("-") else None
         if action is None or action.nargs == 0:
@@ -87,11 +102,11 @@ class MagicCompleter:
             return [str(choice) for choice in action.choices]
         match action.dest:
             case "endpoint" | "server":
-                return list(self._magics.servers.names())
+                return list(self._servers.names())
             case "engine":
                 return ["auto", "embedded", "sglang"]
             case "which":
-                return [*self._magics.servers.names(), "all", "orphans"]
+                return [*self._servers.names(), "all", "orphans"]
             case "out":
                 return self._variables(lambda value: not callable(value))
             case "conversation":
@@ -103,9 +118,9 @@ class MagicCompleter:
                 return [*schemas, *_files(fragment)]
         return []
 
-    def _variables(self, fits: Any) -> list[str]:
-        names = self._magics.shell.user_ns
-        hidden = self._magics.shell.user_ns_hidden
+    def _variables(self, fits: Callable[[Any], bool]) -> list[str]:
+        names = self._shell.user_ns
+        hidden = self._shell.user_ns_hidden
         return sorted(
             name
             for name, value in names.items()

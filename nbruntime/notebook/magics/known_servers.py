@@ -1,4 +1,4 @@
-"""The servers that a session knows, by name."""
+"""Names of the servers that a session knows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from nbruntime.errors import ServerConnectionError
-from nbruntime.launch.phases import GONE
-from nbruntime.protocol.requests import nearest
+from nbruntime.launch.phases import ENDED_PHASES
+from nbruntime.protocol.nearest_names import nearest_name
 
 if TYPE_CHECKING:
     from nbruntime.endpoint import RuntimeEndpoint
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 HOW_TO_GET_ONE = "%sgl_launch starts one, and %sgl_connect URL connects to one that runs."
 
 _named: dict[str, Runtime | RuntimeEndpoint] = {}
-# Here and not in the extension: servers outlive its reload.
+# A module variable, since servers outlive a reload of the extension.
 
 
 @dataclass(frozen=True, slots=True)
 class KnownServer:
-    """A server with the name that it has here.
+    """A server and its name in this session.
 
     Parameters
     ----------
     name : str
-        From `%sgl_launch` or `%sgl_connect`, or that of a variable.
+        From `%sgl_launch` or `%sgl_connect`, or of a variable.
     client : RuntimeEndpoint
+        Its client.
     runtime : Runtime or None
-        Its owner, if that is of this session.
+        Its owner, if this session owns it.
     """
 
     name: str
@@ -44,37 +45,31 @@ class KnownServer:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return self.client.base_url
 
     @property
     def names(self) -> list[str]:
-        """Its name here, and the one that other kernels know it by."""
+        """Its name in this session, and its name in other kernels."""
         own = None if self.runtime is None else self.runtime.name
         return list(dict.fromkeys(filter(None, [self.name, own])))
 
     @property
     def model(self) -> str:
-        """Its model, as far as it is known without asking."""
+        """Its model, without a request."""
         from nbruntime.endpoint.cards import model_name
 
         return model_name(self.client.model_info)
 
     @property
     def state(self) -> str:
-        """How it is, as far as it is known without asking."""
+        """The runtime's phase, or ``connected``; without a request."""
         return "connected" if self.runtime is None else self.runtime.phase
 
     @property
     def endpoint(self) -> RuntimeEndpoint:
-        """Its client.
-
-        Raises
-        ------
-        ServerConnectionError
-            If it is known to have ended.
-        """
-        if self.state in GONE:
+        """Its client; raises ServerConnectionError if the server has ended."""
+        if self.state in ENDED_PHASES:
             raise ServerConnectionError(
                 f"The server {self.name!r} has {self.state}",
                 where=self.url,
@@ -84,60 +79,60 @@ class KnownServer:
 
 
 class KnownServers:
-    """What ``--endpoint NAME`` may name: servers of `%sgl_launch` and `%sgl_connect`, and those in variables.
+    """Servers that ``--endpoint NAME`` can name: from `%sgl_launch`, `%sgl_connect` and variables.
 
     Parameters
     ----------
     variables : callable
-        Gives the user's namespace.
+        Returns the user's namespace.
     """
 
     def __init__(self, variables: Callable[[], Mapping[str, Any]]) -> None:
         self._variables = variables
 
     def add(self, name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
-        """Remember a server; one of the same name is forgotten, unless that would end it.
+        """Add a server; it replaces one of the same name.
 
         Raises
         ------
         UsageError
-            If the name is that of another server, which was launched here and runs.
+            If the name belongs to another running server, which this session owns.
         """
         known, before = _known(name, server), _running_here(name)
         if known.runtime is None and before is not None:
             if before.url == known.url:
                 return before
             raise UsageError(
-                f"{name} is a server that was launched here, and to forget it would end it.\n"
-                f"Give another name with --name, or end it first: %sgl_stop {name}."
+                f"{name} is a server that was launched here; removing its name would stop it.\n"
+                f"Give another name with --name, or stop the server first: %sgl_stop {name}."
             )
         _named[name] = server
         return known
 
     def forget_ended(self, urls: Container[str]) -> None:
-        """Forget the names of servers that have ended, and of those at some URLs."""
+        """Remove the names of servers that have ended, and of servers with the given URLs."""
         for known in self._with_names():
-            if known.url in urls or known.state in GONE:
+            if known.url in urls or known.state in ENDED_PHASES:
                 del _named[known.name]
 
     def all(self) -> list[KnownServer]:
-        """Give every server once: those that run first, and of them those with a name."""
+        """Return every server once: running ones first, then named ones."""
         found: dict[str, KnownServer] = {}
         for known in self._here():
             found.setdefault(known.url, known)
         return list(found.values())
 
     def names(self) -> list[str]:
-        """Give all names, those of variables and of servers in other kernels too."""
+        """Return all names, including those of variables and of servers in other kernels."""
         here = [known.name for known in self._here()]
         return list(dict.fromkeys([*here, *(info.name for info in _elsewhere())]))
 
     def named(self, name: str) -> KnownServer | None:
-        """Give the server of this session that has this name or URL, if one has."""
+        """Return the server of this session with this name or URL, if any."""
         return next((known for known in self._here() if name in (*known.names, known.url)), None)
 
     def name_for(self, endpoint: RuntimeEndpoint) -> str:
-        """Make a name of the model's, or give the one that the server has already."""
+        """Return the name of the server, or a new one from its model."""
         for known in self._with_names():
             if known.url == endpoint.base_url:
                 return known.name
@@ -146,26 +141,17 @@ class KnownServers:
         return next(name for n in count(1) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
 
     def find(self, name: str | None) -> KnownServer:
-        """Find a server by name, or the only one.
-
-        Parameters
-        ----------
-        name : str or None
-            Without it, servers that have ended count only where there is no other.
-
-        Returns
-        -------
-        KnownServer
+        """Return the server of a name; without a name, the only one that runs, or else that has ended.
 
         Raises
         ------
         UsageError
-            If there is none of that name, or no name was given and there is not just one.
+            If there is no such server, or no name was given and there are several.
         """
         if name:
             return self._by_name(name)
         known = self.all()
-        candidates = [each for each in known if each.state not in GONE] or known
+        candidates = [each for each in known if each.state not in ENDED_PHASES] or known
         if not candidates:
             raise UsageError(f"No server is known here.\n{HOW_TO_GET_ONE}")
         if len(candidates) > 1:
@@ -185,7 +171,7 @@ class KnownServers:
 
                 return self.add(info.name, RuntimeEndpoint(info.url))
         names = self.names()
-        meant = nearest(name, names)
+        meant = nearest_name(name, names)
         if meant:
             hint = f"Did you mean {meant}?"
         else:
@@ -195,15 +181,15 @@ class KnownServers:
         raise UsageError(f"There is no server {name!r}{other}.\n{hint}")
 
     def _here(self) -> list[KnownServer]:
-        # A server that has ended may have left its name and its address to one that runs.
+        # A running server may have the name and address of one that has ended.
         known = [*self._with_names(), *self._in_variables()]
-        return sorted(known, key=lambda each: each.state in GONE)
+        return sorted(known, key=lambda each: each.state in ENDED_PHASES)
 
     def _with_names(self) -> Iterable[KnownServer]:
         return [_known(name, server) for name, server in _named.items()]
 
     def _in_variables(self) -> Iterable[KnownServer]:
-        # What has never been imported is in no variable.
+        # A class that was never imported has no instances.
         homes = (("nbruntime.runtime", "Runtime"), ("nbruntime.endpoint.runtime_endpoint", "RuntimeEndpoint"))
         kinds = tuple(getattr(sys.modules[home], kind) for home, kind in homes if home in sys.modules)
         return [
@@ -219,13 +205,13 @@ def _known(name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
 
 
 def _running_here(name: str) -> KnownServer | None:
-    """Find the server of this name that the session has launched and owns."""
+    """Return the running server of this name that the session owns."""
     known = _known(name, _named[name]) if name in _named else None
-    return None if known is None or known.runtime is None or known.state in GONE else known
+    return None if known is None or known.runtime is None or known.state in ENDED_PHASES else known
 
 
 def _elsewhere() -> list[ServerInfo]:
-    """List the servers of this user that run, this session's among them."""
+    """Return the running servers of this user, including those of this session."""
     from nbruntime.launch.servers import servers
 
     return [info for info in servers() if info.state in ("starting", "ready")]

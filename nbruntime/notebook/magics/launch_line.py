@@ -1,4 +1,4 @@
-"""Server arguments on the line of `%sgl_launch`: any that the server has, by its name."""
+"""Server arguments on the line of `%sgl_launch`, by their names."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _TYPES = {argument.name: argument.type for argument in EMBEDDED_ARGUMENTS}
 
 
 def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[list[Part], dict[str, Any]]:
-    """Take the server's arguments from among the parts of a line.
+    """Separate the server's arguments from the other parts of a line.
 
     Parameters
     ----------
     parts : iterable of Part
-        Of the line.
+        Parts of the line.
     own : collection of str
         Options of the magic itself.
 
     Returns
     -------
     kept : list of Part
-        The others.
+        All other parts.
     arguments : dict
-        Server arguments by their Python names; whether they exist is for the engine to say.
+        Server arguments by their Python names; the engine checks that they exist.
 
     Raises
     ------
     UsageError
-        If a value is missing, or has the wrong type. For an argument of `Runtime` that is no option.
+        If a value is missing or has the wrong type, or for arguments of `Runtime` that are not options.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[
 
 
 def server_options() -> list[str]:
-    """Give all server arguments as they are typed."""
+    """Return all server arguments as they are typed."""
     from nbruntime.launch.engines.sglang_arguments import NAMES
 
     hidden = {"fd", "api_key", "admin_api_key"}

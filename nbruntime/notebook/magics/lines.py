@@ -1,7 +1,7 @@
-r"""The line of a magic: its options, and the values behind them.
+r"""Split the line of a magic into options and their values.
 
-A line is split first, and the values of variables are put in afterwards: ``--system {text}`` is one value,
-whatever the text holds. Backslashes stay as they are, so that a regular expression can be typed.
+Variables are expanded after the split: ``--system {text}`` is one value, whatever the text contains.
+Backslashes are literal, so that a regular expression can be typed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _KEY_OPTIONS = ("--api-key", "--admin-api-key", "--key", "--token", "--password"
 
 @dataclass(slots=True)
 class Part:
-    """An option of a line, and the values that stand behind it.
+    """An option of a line, and the values that follow it.
 
     Parameters
     ----------
     option : str
-        As it was typed, with dashes; empty for the values that stand before any option.
+        With dashes; empty for values before the first option.
     values : list of str
-        Whether the option takes them all is for its parser to say.
+        All values up to the next option, which may be more than the option takes.
     closed : bool
-        Whether it was written ``--option=value``, and takes that value alone.
+        Whether it was written ``--option=value``, and takes only that value.
     """
 
     option: str
@@ -41,12 +41,7 @@ class Part:
     closed: bool = False
 
     def words(self, takes: int) -> list[str]:
-        """Write it so that no value is read as an option.
-
-        Parameters
-        ----------
-        takes : int
-            How many values the option takes; the others stand for themselves.
+        """Return words for argparse in which no value is read as an option that takes `takes` values.
 
         Examples
         --------
@@ -59,25 +54,21 @@ class Part:
 
 
 def split_line(line: str, names: Mapping[str, Any]) -> list[Part]:
-    r"""Split a line into its options, and put in the values of ``$name`` and ``{expression}``.
+    r"""Split a line into its options, and expand ``$name`` and ``{expression}``.
 
     Parameters
     ----------
     line : str
-        Quotes hold words together; there are no escapes. What begins with a quote, a brace or a dollar is no
-        option, whatever it holds.
+        Quotes group words; there are no escapes. A word that begins with a quote, a brace or a dollar is
+        never an option.
     names : mapping
-        What variables and expressions are looked up in. What cannot be looked up stays as it is, and so
-        does ``{3}`` or ``{2,4}``, which counts in a regular expression.
-
-    Returns
-    -------
-    list of Part
+        Variables. An expression that fails stays as it is, and so does ``{3}`` or ``{2,4}``, a quantifier of
+        a regular expression.
 
     Raises
     ------
     UsageError
-        If a quote is not closed, or is meant to be kept by a backslash.
+        If a quote is not closed, or follows a backslash as if escaped.
 
     Examples
     --------
@@ -88,7 +79,7 @@ def split_line(line: str, names: Mapping[str, Any]) -> list[Part]:
     rest = _WORD.sub("", line).strip()
     if rest:
         raise UsageError(
-            f"A quote {rest[0]} is not closed.\nHold a value that has one in the other kind of quotes."
+            f"A quote {rest[0]} is not closed.\nPut a value that contains one in the other kind of quotes."
         )
     parts = [Part("")]
     for word in _WORD.findall(line):
@@ -105,11 +96,11 @@ def split_line(line: str, names: Mapping[str, Any]) -> list[Part]:
 
 
 def refuse_keys(parts: Iterable[Part]) -> None:
-    """Raise UsageError if a key stands on the line."""
+    """Raise UsageError if a key is on the line."""
     if any(part.option in _KEY_OPTIONS for part in parts):
         raise UsageError(
             "A key on the line would stay in the notebook and in the history.\n"
-            "Put it into an environment variable, and name that: --api-key-env VARIABLE."
+            "Set an environment variable to it, and name that: --api-key-env VARIABLE."
         )
 
 
@@ -124,14 +115,14 @@ def _refuse_escapes(pieces: Sequence[str]) -> None:
         quoted = len(piece) > 1 or following[0] in "\"'"
         if quoted and piece.rstrip("\"'").endswith("\\"):
             raise UsageError(
-                "A backslash keeps no quote: the quote after it ends the value.\n"
-                "Hold a value that has one in the other kind of quotes, or in a variable: {name}."
+                "A backslash does not escape a quote: the quote after it ends the value.\n"
+                "Put a value that contains one in the other kind of quotes, or in a variable: {name}."
             )
 
 
 def _expanded(word: str, names: Mapping[str, Any]) -> str:
     try:
         text: str = DollarFormatter().vformat(_QUANTIFIER.sub(r"{{\1}}", word), args=[], kwargs=names)
-    except Exception:  # noqa: BLE001 - as IPython does: what is no expression, or fails, is meant literally
+    except Exception:  # noqa: BLE001 - like IPython: a failing expression is literal text
         return word
     return text

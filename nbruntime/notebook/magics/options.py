@@ -1,4 +1,4 @@
-"""The options of the magics: sets that several of them share, and how a line becomes their values."""
+"""Options of the magics, and parsing of their lines."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from IPython.core.magic_arguments import argument, argument_group, magic_argumen
 
 from nbruntime.notebook.magics.launch_line import take_server_arguments
 from nbruntime.notebook.magics.lines import Part, refuse_keys, split_line
-from nbruntime.protocol.requests import nearest
+from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 VIEWS = ("markdown", "plain", "none")
-"""How an answer is shown."""
+"""Choices of ``--view``."""
 
 Option = Callable[[Any], Any]
-"""What `IPython.core.magic_arguments` calls a decorator of one argument."""
+"""A decorator from `IPython.core.magic_arguments`."""
 
 
 def variable_name(text: str) -> str:
-    """Check the name of a variable that a result is to be kept in."""
+    """Check the name of a variable for a result."""
     if not text.isidentifier() or keyword.iskeyword(text):
         raise ArgumentTypeError(f"{text!r} is not the name of a variable")
     return text
 
 
 def typed_text(text: str) -> str:
-    r"""Read ``\n`` and ``\t``, which cannot be typed on one line otherwise."""
+    r"""Replace ``\n`` and ``\t`` by the characters, which cannot be typed on one line."""
     return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
@@ -63,7 +63,6 @@ ANSWER: tuple[Option, ...] = (
     argument("--plain", dest="view", action="store_const", const="plain", help="the same as --view plain"),
     argument("--no-stream", action="store_true", help="wait for the whole answer"),
 )
-"""Where an answer comes from, and where it goes."""
 
 PROMPT: tuple[Option, ...] = (
     argument_group("prompt"),
@@ -74,7 +73,6 @@ PROMPT: tuple[Option, ...] = (
         help="put the values of variables in the place of {{name}}; otherwise the cell is sent as it is",
     ),
 )
-"""How the cell becomes a prompt."""
 
 SAMPLING: tuple[Option, ...] = (
     argument_group("sampling"),
@@ -116,7 +114,6 @@ SAMPLING: tuple[Option, ...] = (
     ),
     argument("--lora", "--lora-path", dest="lora_path", metavar="NAME", help="LoRA adapter"),
 )
-"""How tokens are chosen."""
 
 SAMPLES = argument("--n", type=int, metavar="N", help="number of answers")
 
@@ -124,22 +121,18 @@ SAMPLES = argument("--n", type=int, metavar="N", help="number of answers")
 def magic(
     kind: Literal["line", "cell"], *options: Option, server_arguments: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Make a magic of a method.
+    """Turn a method into a magic.
+
+    The method gets the values of the options, the variables in scope, and for a cell magic the cell.
 
     Parameters
     ----------
     kind : str
         ``line`` or ``cell``.
     *options : Option
-        What stands on its line.
+        Options and positional arguments.
     server_arguments : bool
-        Whether it takes any argument of a server besides.
-
-    Returns
-    -------
-    callable
-        Decorator of a method that takes the values of the options, the names that can be seen where it is
-        used, and, for a cell magic, the cell. Its errors are those of `SglMagics.short_errors`.
+        Whether the line may also have any argument of a server.
     """
 
     def decorate(method: Callable[..., Any]) -> Any:
@@ -168,28 +161,16 @@ def magic(
 
 
 def parse(parser: Any, parts: Iterable[Part]) -> Namespace:
-    """Read the parts of a line.
-
-    Parameters
-    ----------
-    parser : MagicArgumentParser
-        Of the magic.
-    parts : iterable of Part
-        From `split_line`.
-
-    Returns
-    -------
-    Namespace
-        The value of every option.
+    """Parse the parts of a line from `split_line`.
 
     Raises
     ------
     UsageError
-        For what the magic does not take; names the nearest option.
+        For unknown options and invalid values, with the nearest option.
     """
     words = [word for part in parts for word in part.words(_values_taken(parser, part))]
     if alone := next((word for word in words if re.fullmatch(r"(-[^=]*=)?--", word)), None):
-        # Of which argparse makes nothing, without a word (Python 3.11).
+        # argparse drops it silently (Python 3.11).
         raise UsageError(f"{alone} is no value here.\n%{parser.prog}? explains the options.")
     try:
         arguments, extra = parser.parse_known_args(words)
@@ -209,12 +190,12 @@ def _values_taken(parser: Any, part: Part) -> int:
 
 
 def option_names(parser: Any) -> list[str]:
-    """Give the options of a magic as they are typed."""
+    """Return the options of a magic as they are typed."""
     return [name for action in parser._actions for name in action.option_strings]
 
 
 def nearest_options(word: str, options: Sequence[str]) -> list[str]:
-    """Find the options that were most probably meant.
+    """Return the options that were most probably meant.
 
     Examples
     --------
@@ -227,7 +208,7 @@ def nearest_options(word: str, options: Sequence[str]) -> list[str]:
     if begun := [option for option in options if option.startswith(given)]:
         return begun
     names = {option.lstrip("-").replace("-", "_"): option for option in options}
-    found = nearest(given.lstrip("-").replace("-", "_"), names)
+    found = nearest_name(given.lstrip("-").replace("-", "_"), names)
     return [names[found]] if found else []
 
 
@@ -242,6 +223,6 @@ def _unknown(word: str, parser: Any) -> str:
 
 
 def sampling_of(arguments: Namespace) -> dict[str, Any]:
-    """Give the sampling parameters that stand on a line, by SGLang's names."""
+    """Return the sampling parameters of a line, by SGLang's names."""
     given = vars(arguments)
     return {name: given[name] for name in PARAMETER_NAMES if given.get(name) is not None}

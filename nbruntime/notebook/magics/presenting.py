@@ -1,4 +1,4 @@
-"""How the magics show things: widgets and HTML in a notebook, text in a terminal."""
+"""Output of the magics: widgets and HTML in a notebook, text in a terminal."""
 
 from __future__ import annotations
 
@@ -15,26 +15,22 @@ if TYPE_CHECKING:
 
 
 def prepare(view: str) -> None:
-    """Load what a view needs, so that it does not count into the time to the first token."""
+    """Import a view's modules, so that this does not add to the time to the first token."""
     if view != "none" and in_kernel():
         view_class("stream")
 
 
 def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float) -> None:
-    """Read a stream to its end, and show it meanwhile.
+    """Read a stream to its end and show it meanwhile.
 
     Parameters
     ----------
     stream : GenerationStream
+        Stream to read.
     view : str
         ``markdown``, ``plain`` or ``none``. A terminal always shows plain text.
     draws_per_second : float
-        At most; of a view in a notebook.
-
-    Raises
-    ------
-    GenerationError, KeyboardInterrupt
-        As the stream does; what came stays shown.
+        Maximum, in a notebook.
     """
     if view == "none":
         stream.result()
@@ -47,14 +43,7 @@ def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float)
 
 
 def show_generations(generations: Sequence[Generation], *, view: str) -> None:
-    """Show answers that have come as a whole.
-
-    Parameters
-    ----------
-    generations : sequence of Generation
-    view : str
-        As in `show_stream`.
-    """
+    """Show complete answers; `view` is as in `show_stream`."""
     if view == "none":
         return
     from nbruntime.generation.answer_html import answer_bundle
@@ -63,5 +52,5 @@ def show_generations(generations: Sequence[Generation], *, view: str) -> None:
 
 
 def show_card(card: Card) -> None:
-    """Show a card in the cell; in a terminal its text."""
+    """Show a card, in a terminal its text."""
     display(card.mimebundle(), raw=True)

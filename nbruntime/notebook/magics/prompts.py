@@ -1,8 +1,7 @@
-"""What the text of a cell and the words on its line stand for: templates and schemas."""
+"""Prompt templates and JSON schemas of cells."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -12,11 +11,13 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from nbruntime.protocol.nearest_names import nearest_name
+
 _PLACE = re.compile(r"\{\{\s*([^\s{}]+)\s*\}\}")
 
 
 def cell_text(cell: str) -> str:
-    r"""Give the text of a cell, without the line feed that IPython ends it with.
+    r"""Return the text of a cell without the line feed that IPython adds.
 
     Examples
     --------
@@ -27,23 +28,12 @@ def cell_text(cell: str) -> str:
 
 
 def fill_template(text: str, names: Mapping[str, Any]) -> str:
-    """Put values in the places of their names.
-
-    Parameters
-    ----------
-    text : str
-        Places are written ``{{name}}``; all other braces stay as they are.
-    names : mapping
-        Values by name.
-
-    Returns
-    -------
-    str
+    """Replace each ``{{name}}`` by its value; all other braces stay as they are.
 
     Raises
     ------
     UsageError
-        If names are missing; tells all of them, with the nearest ones that there are.
+        If variables are undefined; names all of them, and similar ones that exist.
 
     Examples
     --------
@@ -57,29 +47,25 @@ def fill_template(text: str, names: Mapping[str, Any]) -> str:
             f"Did you mean {found} instead of {name}?" for name in missing if (found := _near(name, names))
         ]
         hint = " ".join(near) or "Give them a value in a cell before this one."
-        raise UsageError(f"The template names what there is not: {', '.join(missing)}.\n{hint}")
+        what = "variable" if len(missing) == 1 else "variables"
+        raise UsageError(f"Undefined template {what}: {', '.join(missing)}.\n{hint}")
     return _PLACE.sub(lambda place: str(names[name]) if (name := _name_in(place)) else place[0], text)
 
 
 def read_schema(given: str, names: Mapping[str, Any]) -> Any:
-    """Find the JSON schema that a word on the line stands for.
+    """Return the JSON schema in a variable or file: a mapping, text, or a pydantic model.
 
     Parameters
     ----------
     given : str
-        Name of a variable, or of a file.
+        Name of a variable or of a file.
     names : mapping
-        The variables.
-
-    Returns
-    -------
-    object
-        A mapping, a text, or a pydantic model.
+        Variables.
 
     Raises
     ------
     UsageError
-        If there is neither, or what there is is no schema.
+        If neither exists, or it is not a schema.
     """
     if given in names:
         value = names[given]
@@ -105,11 +91,10 @@ def read_schema(given: str, names: Mapping[str, Any]) -> Any:
 
 
 def _name_in(place: re.Match[str]) -> str | None:
-    """Give the name in a place as Python spells it (its reference, "Identifiers"); None if it is none."""
+    """Return the name in ``{{…}}`` in Python's normal form (its reference, "Identifiers"), if it is one."""
     name = unicodedata.normalize("NFKC", place[1])
     return name if name.isidentifier() else None
 
 
 def _near(name: str, names: Iterable[str]) -> str | None:
-    found = difflib.get_close_matches(name, [each for each in names if not each.startswith("_")], n=1)
-    return found[0] if found else None
+    return nearest_name(name, (each for each in names if not each.startswith("_")))

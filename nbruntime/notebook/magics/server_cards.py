@@ -1,4 +1,4 @@
-"""Cards of servers: all that are known, and one in full."""
+"""Cards of the known servers, and of one server."""
 
 from __future__ import annotations
 
@@ -7,32 +7,28 @@ from typing import Any
 
 from nbruntime.display.cards import Card, table
 from nbruntime.display.server_fields import fields_details, fields_of
-from nbruntime.launch.phases import GONE
+from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.magics.known_servers import HOW_TO_GET_ONE, KnownServer
 
 _HEADS = ("", "name", "model", "engine", "state", "of", "url")
 
 
 def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
-    """Make the card of the servers that this session knows, and of those in other kernels.
+    """Return the card of `%sgl_servers`.
 
     Parameters
     ----------
     known : sequence of KnownServer
-        Of this session.
+        Servers of this session; the card also lists those of other kernels.
     in_use : str
-        Name of the one that cells ask; empty if none was chosen.
-
-    Returns
-    -------
-    Card
+        Name of the server that cells use; empty if none was chosen.
     """
     from nbruntime.launch.servers import servers
 
     listed = {info.url: info for info in servers()}
     rows: list[tuple[str, ...]] = []
     for each in known:
-        info = None if each.state in GONE else listed.pop(each.url, None)
+        info = None if each.state in ENDED_PHASES else listed.pop(each.url, None)
         mark = "→" if in_use in each.names else ""
         engine, owner = ("", "") if info is None else (info.engine, info.owner)
         rows.append((mark, ", ".join(each.names), each.model, engine, each.state, owner, each.url))
@@ -50,18 +46,7 @@ def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
 
 
 def info_card(known: KnownServer, info: Mapping[str, Any]) -> Card:
-    """Make the card of one server.
-
-    Parameters
-    ----------
-    known : KnownServer
-    info : mapping
-        As `RuntimeEndpoint.get_server_info` gives it, without secrets.
-
-    Returns
-    -------
-    Card
-    """
+    """Return the card of a server, from `RuntimeEndpoint.get_server_info`."""
     from nbruntime.endpoint.cards import server_pairs
 
     return Card(

@@ -1,4 +1,4 @@
-"""The widgets that show one growing answer."""
+"""Widgets that show one growing answer."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from collections import deque
 from typing import Any
 
 from nbruntime.display.live_text import CARET, LiveText
-from nbruntime.generation.answer_html import count, figures_line, foot_html, head_html
-from nbruntime.generation.timings import decode_rate, seconds
+from nbruntime.display.numbers import duration, token_count
+from nbruntime.generation.answer_html import figures_line, foot_html, head_html
+from nbruntime.generation.timings import decode_rate
 from nbruntime.notebook.views.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 
 PAGE = 24
-"""Pieces in one box: the message that adds some names all pieces of their box."""
+"""HTML widgets in one box: a message that adds some lists all widgets of the box."""
 
 SPARES = 4
-"""Pieces that are added at once."""
+"""HTML widgets that are added at once."""
 
 
 class AnswerView:
     """Shows one answer while it grows.
 
-    A piece of HTML holds the tail and the line below it. When a part of the tail settles, it stays where it
-    is, and the rest moves into the next piece, which has been there, empty, for a while: what is seen never
-    waits until a widget has been built.
+    One HTML widget holds the growing tail and the line of figures below it. When part of the tail settles,
+    it stays there, and the rest moves to the next widget, which was created empty in advance: the text
+    never waits until a front end has built a widget.
 
     Parameters
     ----------
     kit : WidgetKit
-        Makes its widgets.
+        Makes the widgets.
     title : str
-        Stands above it; may be empty.
+        Heading; may be empty.
     first : bool
-        Whether nothing stands above that.
+        Whether this is the first answer of the view.
     markdown : bool
-        Whether its text is markdown.
+        Whether the text is markdown.
     text : str
-        What had been read before.
+        Text that was read before.
     began : float
-        When the request was sent, by `time.perf_counter`.
+        Time of the request, by `time.perf_counter`.
 
     Attributes
     ----------
     box : ipywidgets.VBox
-        All of it.
+        Holds all widgets.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class AnswerView:
         self.box = kit.box([*heads, self._page])
 
     def add(self, delta: Delta) -> None:
-        """Take what an event adds; called by the thread that reads."""
+        """Queue a delta; called by the thread that reads."""
         now = time.perf_counter()
         if self._first is None:
             self._first = now
@@ -76,18 +77,15 @@ class AnswerView:
 
     @property
     def waiting(self) -> bool:
-        """Whether nothing has come yet."""
+        """Whether no token has come yet."""
         return self._first is None
 
     def draw(self) -> int:
-        """Send what has changed; called by the thread that draws.
+        """Send changes to the front end; called by the thread that draws.
 
-        Returns
-        -------
-        int
-            Number of characters that came since the last draw.
+        Returns the number of new characters.
         """
-        finished = self._finished  # before what arrived is taken: nothing comes after it
+        finished = self._finished  # read before the queue: nothing is queued after the last delta
         new = 0
         while self._arrived:
             text, tokens = self._arrived.popleft()
@@ -119,7 +117,7 @@ class AnswerView:
             waited = time.perf_counter() - self._began
             return "waiting for the first token" + (f" · {waited:.0f} s" if waited >= 1 else "")
         return figures_line(
-            count(self._tokens),
+            token_count(self._tokens),
             decode_rate(self._tokens - 1, self._last - self._first),
-            f"TTFT {seconds(self._first - self._began)}",
+            f"TTFT {duration(self._first - self._began)}",
         )

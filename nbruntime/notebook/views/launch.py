@@ -1,7 +1,7 @@
-"""What a launch shows in a cell: its phase, the time it takes, a bar where there is a measure, and its log.
+"""The live view of a launch: phase, elapsed time, progress bar and log.
 
-A quick launch shows nothing. At the end a static card takes the view's place: the runtime's, or one that
-says why there is none.
+A quick launch shows nothing. At the end a static card takes the view's place: the runtime's, or one with the
+reason of the failure.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from IPython.display import DisplayHandle, display
 
 from nbruntime.display.cards import CLASSES, STYLE, Card, Details
 from nbruntime.display.html import escape
-from nbruntime.endpoint.cards import span
+from nbruntime.display.numbers import duration, elapsed
 from nbruntime.errors import LaunchError
-from nbruntime.generation.record import seconds
 from nbruntime.launch.phases import Phase, bar, tone_of
 from nbruntime.notebook.views.output_context import OutputContext
 
@@ -27,26 +26,26 @@ if TYPE_CHECKING:
     from nbruntime.runtime import Runtime
 
 QUIET_SECONDS = 0.3
-"""A launch that is done by then shows nothing."""
+"""Seconds before a view is shown."""
 
 DRAW_SECONDS = 0.25
-"""How often the view looks whether there is something new."""
+"""Seconds between two draws."""
 
 LOG_LINES = 20
-"""Lines of the log that are shown, folded."""
+"""Lines of the folded log."""
 
 LAUNCH_STYLE = ".nbr-launch .widget-html,.nbr-launch .widget-html-content{margin:0}"
 
 
 class LaunchView:
-    """Shows a launch while it runs; a context manager around it, called with every phase.
+    """Context manager that shows a launch while it runs; the launcher calls it with every phase.
 
     Parameters
     ----------
     runtime : Runtime
-        What is being launched.
+        Runtime that is being launched.
     quiet : float
-        Seconds that pass before anything is shown.
+        Seconds before the view is shown.
 
     Examples
     --------
@@ -65,7 +64,7 @@ class LaunchView:
         self._kit: Any = None
 
     def __call__(self, phase: Phase) -> None:
-        """Take in a phase; it is drawn within a quarter of a second."""
+        """Set the phase; it is drawn within a quarter of a second."""
         self._phase = phase
 
     def __enter__(self) -> Self:
@@ -92,27 +91,12 @@ class LaunchView:
             shorten(error)
 
     def live_card(self) -> Card:
-        """Give what is shown while the launch runs.
-
-        Returns
-        -------
-        Card
-        """
-        state = f"{self._phase}, {span(time.monotonic() - self._began)}"
+        """Return the card that is shown while the launch runs."""
+        state = f"{self._phase}, {elapsed(time.monotonic() - self._began)}"
         return replace(self._runtime._card(), state=state, tone="busy", body=bar(self._phase), details=())
 
     def ended_card(self, error: BaseException | None) -> Card:
-        """Give what is left of a launch that did not come to its end.
-
-        Parameters
-        ----------
-        error : BaseException
-            A `LaunchError`, or the interrupt.
-
-        Returns
-        -------
-        Card
-        """
+        """Return the card of a launch that ended with an error or an interrupt."""
         log = self._runtime.logs(LOG_LINES)
         pairs: list[tuple[str, object]] = []
         if isinstance(error, LaunchError):
@@ -125,7 +109,7 @@ class LaunchView:
             state, tone = f"failed: {type(error).__name__}", tone_of("failed")
         if not isinstance(error, LaunchError):
             pairs.append(("phase", self._phase))
-        pairs.append(("after", seconds(time.monotonic() - self._began)))
+        pairs.append(("after", duration(time.monotonic() - self._began)))
         card = self._runtime._card()
         own = [pair for pair in card.pairs if pair[0] == "engine"]
         arguments = [each for each in card.details if each.rows]
@@ -140,7 +124,7 @@ class LaunchView:
     def _keep_drawing(self) -> None:
         if self._over.wait(self._quiet):
             return
-        from nbruntime.notebook.views.widgets import (  # not before they are needed
+        from nbruntime.notebook.views.widgets import (  # ipywidgets is slow to import
             PARTS,
             PARTS_STYLE,
             WidgetKit,
@@ -159,12 +143,12 @@ class LaunchView:
 
 
 def _hint(error: LaunchError) -> str | None:
-    """Give what to do, if that is more than to read the log, which stands below."""
+    """Return the error's hint, unless it only refers to the log, which the card shows."""
     return None if error.hint and "log is below" in error.hint else error.hint
 
 
 def shorten(error: LaunchError) -> None:
-    """Have IPython show an error in two lines: its log and its cause are in the cell already."""
+    """Make IPython show an error in two lines: the card shows its log and cause already."""
     first = f"{error.message}: {error.cause}" if error.cause else error.message
     where = f"\nThe log: {error.where}" if error.where else ""
     lines = [f"{type(error).__name__}: {first}{where}"]

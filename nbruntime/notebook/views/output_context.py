@@ -1,4 +1,4 @@
-"""Cells: where an output belongs, and when the cell that made it runs again."""
+"""Attach output to the cell that created it, and stop a view when its cell runs again."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ _T = TypeVar("_T")
 
 
 class Stoppable(Protocol):
-    """What ends when its cell runs again."""
+    """A view that is stopped when its cell runs again."""
 
     def stop(self) -> None:
-        """End it without waiting."""
+        """Stop without waiting."""
 
 
 class OutputContext:
-    """The cell whose code makes one of these.
+    """The output context of the cell that creates this object.
 
-    ipykernel keeps in context variables which cell an output belongs to. New threads do not have them,
-    and what a thread shows lands in the cell that happens to run; so what works for a cell in another
-    thread does it in a copy of the cell's context.
+    ipykernel keeps the cell that an output belongs to in context variables, which new threads lack: their
+    output lands in the cell that happens to run. This object keeps a copy of the context for them.
 
     Examples
     --------
@@ -38,35 +37,30 @@ class OutputContext:
         self._context = contextvars.copy_context()
 
     def run(self, function: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
-        """Call a function, so that what it shows lands in this cell."""
+        """Call a function whose output goes to this cell."""
         return self._context.copy().run(function, *arguments, **options)
 
     def start_thread(self, function: Callable[[], None], name: str) -> threading.Thread:
-        """Start a thread that belongs to this cell, and does not keep the kernel from ending."""
+        """Start a daemon thread whose output goes to this cell."""
         thread = threading.Thread(target=self._context.copy().run, args=(function,), name=name, daemon=True)
         thread.start()
         return thread
 
 
 def replace_output(handle: DisplayHandle, bundle: dict[str, Any]) -> None:
-    """Show something else in a place, whichever cell it is in.
+    """Replace a displayed output, in whichever cell it is.
 
-    Front ends find the place by its id. What executes a notebook without one (nbclient 0.11, for nbconvert)
-    hears only what the cell that runs has to say, so that cell says it, and not the one that made the place.
+    Front ends find the output by its display id. nbclient (0.11, for nbconvert) listens only to the cell that
+    is running, so the update is sent from that cell and not from the one that created the output.
     """
     contextvars.Context().run(handle.update, bundle, raw=True)
 
 
-def stop_when_run_again(thing: Stoppable) -> None:
-    """Stop something when the cell that runs now is run again, or was deleted.
+def stop_when_run_again(view: Stoppable) -> None:
+    """Stop a view when the current cell runs again or has been deleted; keeps only a weak reference.
 
-    Front ends tell the kernel which cell they run (``cellId`` in the metadata of ``execute_request``,
-    jupyterlab 4.6); where they do not, nothing happens.
-
-    Parameters
-    ----------
-    thing : Stoppable
-        Not kept alive by this.
+    Does nothing if the front end does not tell which cell it runs (``cellId`` in the metadata of
+    ``execute_request``, jupyterlab 4.6).
     """
     shell = get_ipython()
     name = _current_cell(shell)[0]
@@ -75,7 +69,7 @@ def stop_when_run_again(thing: Stoppable) -> None:
     if _watched.get("shell") is not shell:
         shell.events.register("pre_run_cell", _before_cell)
         _watched["shell"] = shell
-    _running.setdefault(name, weakref.WeakSet()).add(thing)
+    _running.setdefault(name, weakref.WeakSet()).add(view)
 
 
 _watched: dict[str, Any] = {}
@@ -85,12 +79,12 @@ _running: dict[str, weakref.WeakSet[Stoppable]] = {}
 def _before_cell(_info: Any) -> None:
     name, deleted = _current_cell(get_ipython())
     for each in (*([] if name is None else [name]), *deleted):
-        for thing in _running.pop(each, ()):
-            thing.stop()
+        for view in _running.pop(each, ()):
+            view.stop()
 
 
 def _current_cell(shell: Any) -> tuple[str | None, list[str]]:
-    """Give the name of the cell that runs, and the names of cells that were deleted since the last one."""
+    """Return the id of the running cell, and the ids of cells deleted since the last one."""
     if not hasattr(shell, "get_parent"):
         return None, []
     metadata = shell.get_parent().get("metadata") or {}

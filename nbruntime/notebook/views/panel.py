@@ -1,14 +1,14 @@
-"""The server panel: a server's identity, load, latencies, fields and log, and what can be done to it.
+"""The server panel: a server's identity, load, latencies, fields and log, with buttons to control it.
 
-It asks the server once a second, in one thread, and only while a front end shows it. A draw sends the parts
-that have changed. When it is closed, or its cell is run again, a static form takes its place.
+One thread polls the server once a second, while a front end shows the panel. A draw sends only the parts that
+have changed. When the panel is closed, or its cell runs again, a static form takes its place.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,12 @@ from IPython.display import DisplayHandle, display
 from nbruntime.display.cards import CLASSES, STYLE, Card, Details
 from nbruntime.display.charts import CHART_STYLE
 from nbruntime.display.html import escape
+from nbruntime.display.numbers import time_of_day
 from nbruntime.display.server_fields import fields_details, fields_html, fields_of
-from nbruntime.endpoint.cards import clock
-from nbruntime.errors import NbruntimeError
-from nbruntime.launch.phases import GONE
+from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
+from nbruntime.notebook.views.panel_actions import ServerActions
 from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
 from nbruntime.profiling.monitor import ServerMonitor
 from nbruntime.profiling.monitor_card import (
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from nbruntime.runtime import Runtime
 
 POLL_SECONDS = 5.0
-"""How long a poll waits for a connection, and for an answer."""
+"""Timeout of a poll, for connecting and for reading."""
 
 INTERVAL_LIMITS = (1 / DRAW_LIMITS[1], 3600.0)
-"""Seconds between two polls, each of which is drawn."""
+"""Smallest and largest number of seconds between two polls; each poll is drawn."""
 
 UNREPORTED_SECONDS = 600.0
-"""How long a panel counts as shown before a front end has said so: it cannot while a cell runs."""
+"""Seconds for which a panel counts as shown before a front end reports it; it cannot while a cell runs."""
 
 LOG_LINES = 40
-"""Lines of the log that the panel shows."""
+"""Lines of the log shown."""
 
 PANEL_STYLE = """
 .nbr-panel>.widget-box,.nbr-panel>.widget-html{margin:0 0 .5em}
@@ -76,22 +76,22 @@ _CLASSES = (*CLASSES, PARTS, "nbr-panel")
 class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     """A live panel of one server.
 
-    Display it, or place it in a layout of your own. It survives the server's death, says since when there is
-    no answer, and goes on when the server is back.
+    Display it, or place it in a layout of your own. It survives the server's death, shows since when there is
+    no answer, and continues when the server is back.
 
     Parameters
     ----------
     endpoint : RuntimeEndpoint
         The server's client.
     runtime : Runtime, optional
-        The server's owner: gives its log, knows how it ended, and can shut it down.
+        The server's owner, for the log, the cause of an end, and shutdown.
     interval : float
         Seconds between two polls; from 0.05 to 3600.
 
     Raises
     ------
     ArgumentValueError
-        For another interval.
+        If `interval` is out of range.
 
     Examples
     --------
@@ -99,7 +99,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     >>> panel  # doctest: +SKIP
     """
 
-    _closed = True  # until it has been made
+    _closed = True  # until __init__ is done
 
     def __init__(
         self, endpoint: RuntimeEndpoint, *, runtime: Runtime | None = None, interval: float = 1.0
@@ -107,18 +107,19 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         check_range("interval", interval, INTERVAL_LIMITS)
         self.endpoint = endpoint
         self.runtime = runtime
-        self.watch = ServerMonitor(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
-        self.watch.model_info = dict(endpoint.model_info)
-        self._lock = threading.Lock()  # of the poller
-        self._drawing = threading.RLock()  # of the widgets: they are not drawn while they are closed
-        self._cell = OutputContext()
+        self.monitor = ServerMonitor(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
+        self.monitor.model_info = dict(endpoint.model_info)
+        self._lock = threading.Lock()  # guards _poller
+        self._drawing = threading.RLock()  # guards the widgets: they are not drawn while being closed
+        self._output_context = OutputContext()
         self._poller: threading.Thread | None = None
         self._wake = threading.Event()
         self._handles: list[DisplayHandle] = []
         self._displayed_at: float | None = None
         self._reported = False
         self._fields: dict[str, str] = {}
-        self._profiling = self._reopens = False
+        self._reopens = False
+        self._actions = ServerActions(endpoint, runtime, on_close=self.close, on_result=self._wake.set)
         self._ended = self._cause = ""
         parts = self._make_parts()
         super().__init__(parts, layout=self._kit.layout, _view_count=0, _dom_classes=_CLASSES)
@@ -129,7 +130,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _make_parts(self) -> list[Any]:
         self._kit = kit = WidgetKit()
-        self._head, self._note, self._latencies, self._said = (kit.html() for _ in range(4))
+        self._head, self._note, self._latencies = (kit.html() for _ in range(3))
         self._head.add_class("nbr-head")
         self._charts = kit.row([])
         self._charts.add_class("nbr-charts")
@@ -140,33 +141,13 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         )
         self._search.observe(lambda _change: self._draw_fields(), "value")
         self._found, self._log = kit.html(), kit.html()
-        self._buttons = {
-            "flush": self._button("Flush cache", "Empty the KV cache", self._flush),
-            "profile": self._button("Start profile", "Start the server's profiler", self._profile),
-            "abort": self._button("Abort all", "Stop every request on the server", self._abort),
-        }
-        if self.runtime is not None:
-            self._buttons["shutdown"] = self._button("Shut down …", "End the server", self._ask_first)
-        self._buttons["close"] = self._button("Close panel", "Leave a static picture", self.close)
-        self._question = kit.keep(
-            ipywidgets.HBox(
-                [
-                    kit.html("<span>End the server and all of its requests?</span>&#160;&#160;"),
-                    self._button("Shut it down", "End the server", self._shut_down),
-                    self._button("Keep it", "Go on", lambda: self._show_question(False)),
-                ],
-                layout=ipywidgets.Layout(display="none", align_items="center"),
-            )
-        )
         return [
             kit.html(f"<style>{STYLE}{CHART_STYLE}{PARTS_STYLE}{PANEL_STYLE}</style>"),
             self._head,
             self._charts,
             self._note,
             self._latencies,
-            kit.row(list(self._buttons.values())),
-            self._question,
-            self._said,
+            *self._actions.make(kit),
             *kit.folded("server info", kit.box([self._search, self._found])),
             *(kit.folded("log", kit.box([self._log])) if self.runtime is not None else ()),
         ]
@@ -200,32 +181,29 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         return {mime: form for mime, form in bundle.items() if mime in kept}
 
     def card(self) -> Card:
-        """Give what the panel shows, for a place without a kernel: it says when that was.
-
-        Returns
-        -------
-        Card
-        """
+        """Return a static card of what the panel shows, with the time of the last answer."""
         details = []
         if self._fields:
             details.append(fields_details(self._fields))
         if self.runtime is not None:
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
-        card, watch = self._head_card(details), self.watch
-        if card.tone == "good" and watch.answered_at is not None:
-            card = replace(card, state=f"answered at {clock(watch.answered_at, day=True)}", tone="idle")
-        return replace(card, body=static_body(watch), plain=figures_line(watch))
+        card, monitor = self._head_card(details), self.monitor
+        if card.tone == "good" and monitor.answered_at is not None:
+            card = replace(
+                card, state=f"answered at {time_of_day(monitor.answered_at, day=True)}", tone="idle"
+            )
+        return replace(card, body=static_body(monitor), plain=figures_line(monitor))
 
     def draw(self) -> None:
-        """Bring every part up to date; what has not changed is not sent."""
+        """Update every part; only changes are sent."""
         with self._drawing:
             if not self._closed:
                 self._draw()
 
     def _draw(self) -> None:
-        watch = self.watch
+        monitor = self.monitor
         self._head.value = self._head_card().inner_html()
-        drawn = charts(watch)
+        drawn = charts(monitor)
         if len(drawn) != len(self._charts.children):
             before = self._charts.children
             self._charts.children = [self._kit.html() for _ in drawn]
@@ -233,25 +211,21 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 chart.close()
         for chart, value in zip(self._charts.children, drawn, strict=True):
             chart.value = value
-        self._note.value = chart_note(watch)
-        self._latencies.value = latencies(watch)
-        fields = fields_of(watch.server_info)
+        self._note.value = chart_note(monitor)
+        self._latencies.value = latencies(monitor)
+        fields = fields_of(monitor.server_info)
         if fields != self._fields:
             self._fields = fields
             self._draw_fields()
         if self.runtime is not None:
             self._log.value = f"<pre>{escape(self.runtime.logs(LOG_LINES))}</pre>"
-        answers = not self._ended and watch.gone_since is None
-        for name, button in self._buttons.items():
-            button.disabled = not answers and name != "close"
-        if not answers:
-            self._set_profiling(False)
+        self._actions.enable(not self._ended and monitor.gone_since is None)
 
     def _head_card(self, details: Iterable[Details] = ()) -> Card:
         pid = None if self.runtime is None else self.runtime.pid
         url = self.endpoint.base_url
         return server_card(
-            self.watch, url, ended=self._ended, cause=self._cause, pid=pid, details=list(details)
+            self.monitor, url, ended=self._ended, cause=self._cause, pid=pid, details=list(details)
         )
 
     def _draw_fields(self) -> None:
@@ -262,7 +236,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def shown(self) -> bool:
-        """Whether a front end shows the panel, or has had no chance to say so yet."""
+        """Whether a front end shows the panel, or may not have reported it yet."""
         if self._closed:
             return False
         if self._reported:
@@ -272,7 +246,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def polling(self) -> bool:
-        """Whether the server is being asked."""
+        """Whether the server is being polled."""
         return self._poller is not None
 
     def _views_changed(self, _change: Any) -> None:
@@ -283,19 +257,19 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _start_polling(self) -> None:
         with self._lock:
             if self._poller is None and self.shown:
-                self._poller = self._cell.start_thread(self._keep_polling, "nbruntime-panel")
+                self._poller = self._output_context.start_thread(self._keep_polling, "nbruntime-panel")
 
     def _keep_polling(self) -> None:
         due = time.monotonic()
         try:
             while self._may_go_on():
                 self._look_at_runtime()
-                if self._ended:  # there may be another server at its address
-                    self.watch.end()
+                if self._ended:  # another server may have its address
+                    self.monitor.end()
                 else:
                     self._poll()
                 self.draw()
-                due = max(due + self.watch.interval, time.monotonic())
+                due = max(due + self.monitor.interval, time.monotonic())
                 self._wake.wait(due - time.monotonic())
                 self._wake.clear()
         except BaseException:
@@ -303,10 +277,10 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             raise
 
     def _poll(self) -> None:
-        first = not self.watch.asked
-        self.watch.poll()
+        first = not self.monitor.asked
+        self.monitor.poll()
         with self._drawing:
-            if first and not self._closed:  # what is saved of the cells would say that it was never asked
+            if first and not self._closed:  # else a saved notebook would show 'not asked yet'
                 self.draw()
                 self._update(self._repr_mimebundle_())
 
@@ -315,10 +289,10 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             replace_output(handle, bundle)
 
     def _look_at_runtime(self) -> None:
-        """Note the end of a server that is ours: it does not come back."""
+        """Record the end of an owned server, which does not come back."""
         runtime = self.runtime
-        if runtime is not None and runtime.phase in GONE:
-            self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
+        if runtime is not None and runtime.phase in ENDED_PHASES:
+            self._ended = f"{runtime.phase}, seen at {time_of_day(time.time())}"
             self._cause = runtime.exit_cause
 
     def _may_go_on(self) -> bool:
@@ -327,67 +301,10 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
                 self._poller = None
             return self._poller is not None
 
-    # Doing
-
-    def _button(self, label: str, tooltip: str, action: Callable[[], object]) -> Any:
-        button = self._kit.keep(
-            ipywidgets.Button(description=label, tooltip=tooltip, layout=ipywidgets.Layout(width="auto"))
-        )
-        button.on_click(lambda _button: action())
-        return button
-
-    def _do(self, done: str, action: Callable[[], object]) -> None:
-        """Do something to the server in a thread of its own: it may take seconds."""
-
-        def work() -> None:
-            try:
-                action()
-            except NbruntimeError as error:
-                first = str(error).splitlines()[0]
-                said = f'<span class="nbr-bad">▲</span> {escape(first)}'
-            else:
-                said = f'<span class="nbr-quiet">{escape(f"{clock(time.time())} {done}")}</span>'
-            self._said.value = said
-            self._wake.set()
-
-        self._said.value = '<span class="nbr-quiet">…</span>'
-        threading.Thread(target=work, name="nbruntime-panel-action", daemon=True).start()
-
-    def _flush(self) -> None:
-        self._do("the cache is empty", self.endpoint.flush_cache)
-
-    def _profile(self) -> None:
-        start = not self._profiling
-        action = self.endpoint.start_profile if start else self.endpoint.stop_profile
-
-        def work() -> None:
-            action()
-            self._set_profiling(start)
-
-        self._do("the profiler runs" if start else "the profiler has written its traces", work)
-
-    def _set_profiling(self, runs: bool) -> None:
-        self._profiling = runs
-        self._buttons["profile"].description = "Stop profile" if runs else "Start profile"
-
-    def _abort(self) -> None:
-        self._do("every request is stopped", self.endpoint.abort_all)
-
-    def _ask_first(self) -> None:
-        self._show_question(True)
-
-    def _show_question(self, ask: bool) -> None:
-        self._question.layout.display = "" if ask else "none"
-
-    def _shut_down(self) -> None:
-        self._show_question(False)
-        if self.runtime is not None:
-            self._do("the server is shut down", self.runtime.shutdown)
-
-    # Its end
+    # Closing
 
     def close(self) -> None:
-        """Stop asking, and leave a static picture in the cells."""
+        """Stop polling, and leave a static card in the cells."""
         if self._closed:
             return
         self._closed = True
@@ -396,11 +313,11 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._handles.clear()
             super().close()
             self._kit.close()
-            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets takes it away
+            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
         self._wake.set()
 
     def stop(self) -> None:
-        """Close it because its cell runs again; if that shows it again, it goes on."""
+        """Close the panel because its cell runs again; showing it again reopens it."""
         self._reopens = not self._closed
         self.close()
 
@@ -408,7 +325,6 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         with self._drawing:
             self._fields, self._view_count = {}, 0
             self.children, self.layout = self._make_parts(), self._kit.layout
-            self._set_profiling(self._profiling)
             self._reopens = self._closed = self._reported = False
             self.draw()
             self.open()

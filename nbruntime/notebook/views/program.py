@@ -1,7 +1,7 @@
-"""What a program of SGLang's frontend language shows of itself: a transcript, live while it runs.
+"""The live transcript of a program of SGLang's frontend language.
 
-A view of ours over the interpreter's ``ProgramState``, to which nothing is added. ``%load_ext nbruntime``
-makes it the way in which IPython shows such states.
+It reads the interpreter's ``ProgramState`` and does not change it. With ``%load_ext nbruntime`` IPython shows
+such states this way.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from nbruntime.frontend.transcript import Transcript, read
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 
 DRAW_SECONDS = 0.1
-"""How often a view looks whether there is something new."""
+"""Seconds between two draws."""
 
 QUIET_SECONDS = 0.1
-"""A program that ends by then shows its end at once."""
+"""A program that ends within this many seconds is shown without a live view."""
 
 
 class ProgramView:
@@ -33,7 +33,7 @@ class ProgramView:
     Parameters
     ----------
     state : ProgramState
-        SGLang's object, as ``program.run(...)`` gives it or one of a fork's.
+        Result of ``program.run(...)``, or a fork's state.
 
     Examples
     --------
@@ -43,7 +43,7 @@ class ProgramView:
 
     def __init__(self, state: Any) -> None:
         self.state = state
-        self._cell = OutputContext()
+        self._output_context = OutputContext()
         self._over = threading.Event()
         self._handle: DisplayHandle | None = None
         self._program = program_of(state.stream_executor)
@@ -51,13 +51,13 @@ class ProgramView:
 
     def _own_branch(self) -> Branch:
         executor = self.state.stream_executor
-        self._program = self._program or program_of(executor)  # known from the first call of the model on
+        self._program = self._program or program_of(executor)  # known after the first request
         known = None if self._program is None else self._program.branch(executor)
         return known or Branch(executor)
 
     @property
     def running(self) -> bool:
-        """Whether there is more to come."""
+        """Whether the program is still running."""
         return self._branch.running
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -71,7 +71,7 @@ class ProgramView:
         Returns
         -------
         bool
-            Whether it has ended.
+            Whether the program has ended.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.running:
@@ -82,50 +82,45 @@ class ProgramView:
         return True
 
     def show(self, *, block: bool = True) -> None:
-        """Put the transcript into the cell; while the program runs, it grows there.
+        """Show the transcript in the cell, live while the program runs.
 
         Parameters
         ----------
         block : bool
-            Whether to wait for the end. In a terminal it is always waited for.
+            Whether to wait for the end of the program; always in a terminal.
 
         Raises
         ------
         NbruntimeError or another
-            What the program failed with, if it was waited for.
+            The error of the program, if `block`.
         KeyboardInterrupt
-            On Kernel > Interrupt. With ``%load_ext nbruntime`` it also aborts the model's calls that run.
+            On Kernel > Interrupt. With ``%load_ext nbruntime`` it also aborts the program's requests.
         """
         self.put_into_cell(block=block)
         if block and self.state.stream_executor.error_ is not None:
             raise self.state.stream_executor.error_
 
     def put_into_cell(self, *, block: bool) -> None:
-        """Do as `show` does, and leave the program's error to the card."""
+        """Do as `show` does, but show the program's error in the card only."""
         if not in_kernel():
             self.wait()
             print(self.card().text())
         elif self.wait(QUIET_SECONDS):
-            self._cell.run(display, self.card().mimebundle(), raw=True)
+            self._output_context.run(display, self.card().mimebundle(), raw=True)
         elif block:
             self._begin()
             self._draw_to_the_end()
         else:
             self._begin()
             stop_when_run_again(self)
-            self._cell.start_thread(self._draw_to_the_end, "nbruntime-program")
+            self._output_context.start_thread(self._draw_to_the_end, "nbruntime-program")
 
     def stop(self) -> None:
-        """Leave the view as it is; the program goes on."""
+        """Stop drawing; the program goes on."""
         self._over.set()
 
     def card(self) -> Card:
-        """Give the transcript as it is now.
-
-        Returns
-        -------
-        Card
-        """
+        """Return the current transcript as a card."""
         return program_card(self._look(), self._program)
 
     def _look(self) -> Transcript:
@@ -135,10 +130,10 @@ class ProgramView:
             self._program.look()
         return read(self._branch, self._program)
 
-    # Live: one widget for what is over, one for what still grows.
+    # Live: one widget for the finished items, one for the item that still grows.
 
     def _begin(self) -> None:
-        from nbruntime.notebook.views.widgets import WidgetKit  # ipywidgets: not before it is needed
+        from nbruntime.notebook.views.widgets import WidgetKit  # ipywidgets is slow to import
 
         self._kit = kit = WidgetKit()
         self._title, self._done, self._tail = kit.html(), kit.html(), kit.html()
@@ -149,7 +144,7 @@ class ProgramView:
         self._box.add_class("nbr-program")
         self._draw()
         bundle = self._box._repr_mimebundle_() | self.card().mimebundle()
-        self._handle = self._cell.run(display, bundle, raw=True, display_id=True)
+        self._handle = self._output_context.run(display, bundle, raw=True, display_id=True)
 
     def _draw(self) -> None:
         transcript = self._look()
@@ -169,19 +164,18 @@ class ProgramView:
 
 
 def show_state(state: Any) -> None:
-    """Show a state as the last line of a cell does; for IPython's display formatter.
+    """Show a state that is a cell's last value; for IPython's display formatter.
 
-    A program that was run with ``stream=True`` is not waited for. Of others SGLang's own repr waits, and so
-    does the view.
+    Waits for the end of the program unless it was run with ``stream=True``, as SGLang's own repr does.
     """
     if not in_kernel() or not hasattr(state, "stream_executor"):
-        raise NotImplementedError  # IPython then takes the text
+        raise NotImplementedError  # IPython then prints the text
     ProgramView(state).put_into_cell(block=not state.stream_executor.stream)
 
 
 def print_state(state: Any, printer: Any) -> None:
-    """Print a state, at its end; for IPython's formatter of plain text."""
-    if not hasattr(state, "stream_executor"):  # a program that is only traced
+    """Print a state after the program's end; for IPython's plain-text formatter."""
+    if not hasattr(state, "stream_executor"):  # from tracing, without a run
         printer.text(f"{type(state).__name__}()")
         return
     view = ProgramView(state)

@@ -1,20 +1,16 @@
 """The live view of a running generation.
 
-What can no longer change is drawn once, and a draw carries only what is still growing: its bytes do not grow
-with the answer. When the stream ends, a static form takes the view's place, which needs neither kernel nor
-widgets to be read again.
+Text that can no longer change is drawn once; a draw sends only the growing tail, so its size does not grow
+with the answer. At the end a static form takes the view's place, which needs neither kernel nor widgets.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import ipywidgets
 from IPython.display import DisplayHandle, display
@@ -22,30 +18,28 @@ from IPython.display import DisplayHandle, display
 from nbruntime.display.answer_style import LIVE_STYLE
 from nbruntime.display.cards import CLASSES, STYLE
 from nbruntime.display.views import in_kernel
-from nbruntime.errors import ArgumentTypeError, NbruntimeError
 from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
-from nbruntime.generation.answer_html import Ending, answer_bundle, head
+from nbruntime.generation.answer_html import answer_bundle, head
 from nbruntime.generation.printing import print_stream
 from nbruntime.notebook.views.answer import AnswerView
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
-from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
+from nbruntime.notebook.views.output_context import replace_output, stop_when_run_again
+from nbruntime.notebook.views.stream_reader import StreamReader
 from nbruntime.notebook.views.widgets import WidgetKit
+from nbruntime.protocol.deltas import Delta
 
 RUSHING = 1200
-"""Characters in a second from which on a view is drawn half as often: nobody can follow them anyway."""
-
-STOP_PATIENCE = 1.0
-"""Seconds that a stopped stream has to tell its end, before its connection is closed."""
+"""Characters per second above which a view is drawn half as often: too fast to read along."""
 
 LOOP_WAKES = 0.2
-"""Seconds after which an event loop is woken that waits for a view: ipykernel's handler of an interrupt asks
-the loop to cancel the cell, and does not wake it (ipykernel 7.4, tornado 6.5)."""
+"""Seconds between two wake-ups of an event loop that awaits a view: on an interrupt ipykernel asks the loop
+to cancel the cell, but does not wake it (ipykernel 7.4, tornado 6.5)."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def next_pause(drawn: int, pause: float, interval: float) -> float:
-    """Give the seconds until the next draw, if so many characters came in the last pause.
+    """Return the seconds until the next draw, from the characters drawn in the last pause.
 
     Examples
     --------
@@ -55,26 +49,26 @@ def next_pause(drawn: int, pause: float, interval: float) -> float:
     return interval * (2 if drawn > RUSHING * pause else 1)
 
 
-class StreamView(ipywidgets.VBox):  # type: ignore[misc]
+class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
     """A widget that shows a generation while it runs.
 
-    `show` puts it into the cell, `start` lets it run in a layout of your own. A view that does not block has
-    a Stop button; one that blocks is stopped by Kernel > Interrupt. Whatever thread or task runs it, it
-    belongs to the cell in which it was made, and it is stopped when that cell is run again.
+    `show` displays it in the cell; `start` runs it in a layout of your own. A view that does not block has a
+    Stop button; one that blocks is stopped by Kernel > Interrupt. The view belongs to the cell that created
+    it, in whichever thread or task it runs, and stops when that cell runs again.
 
     Parameters
     ----------
     stream : GenerationStream or AsyncGenerationStream
-        What to show; several answers stand one below the other.
+        Stream to show; several answers stand one below the other.
     markdown : bool
-        Whether to read the text as markdown.
+        Whether to render the text as markdown.
     draws_per_second : float
-        At most; from 0.5 to 20.
+        Maximum; from 0.5 to 20.
 
     Raises
     ------
     ArgumentValueError
-        For another number of draws.
+        If `draws_per_second` is out of range.
 
     Examples
     --------
@@ -90,20 +84,10 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         draws_per_second: float = DRAWS_PER_SECOND,
     ) -> None:
         check_range("draws_per_second", draws_per_second, DRAW_LIMITS)
-        self.stream = stream
+        StreamReader.__init__(self, stream, interval=1.0 / draws_per_second)
         self.markdown = markdown
-        self._interval = 1.0 / draws_per_second
-        self._loop = asyncio.get_running_loop() if isinstance(stream, AsyncGenerationStream) else None
-        self._waiting_loop: asyncio.AbstractEventLoop | None = None
-        self._cell = OutputContext()
         self._handles: list[DisplayHandle] = []
-        self._ending: Ending | None = None
         self._closing = False
-        self._lock = threading.Lock()  # of who reads, of what shows it, and of its end
-        self._started = False
-        self._changed = threading.Event()
-        self._over = threading.Event()
-        self._done = threading.Event()
         self._kit = kit = WidgetKit()
         generations = stream.generations
         self._answers = [
@@ -127,36 +111,32 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._stop_button.add_class("nbr-stop")
         self._stop_button.on_click(lambda _button: self.stop())
         style = kit.html(f"<style>{STYLE}{LIVE_STYLE}</style>")
-        super().__init__(
+        ipywidgets.VBox.__init__(
+            self,
             [style, *(answer.box for answer in self._answers), self._stop_button],
             _dom_classes=[*CLASSES, "nbr-answers", "nbr-live"],
         )
         stop_when_run_again(self)
 
-    @property
-    def done(self) -> bool:
-        """Whether the stream has ended and the view shows its static form."""
-        return self._done.is_set()
-
     def show(self, *, block: bool = True) -> Generation | list[Generation] | None:
-        """Put the view into the cell; its static form takes its place at the end.
+        """Show the view in the cell; its static form takes its place at the end.
 
-        In a terminal the text is printed as it comes, and always waited for.
+        In a terminal the text is printed as it comes, and `block` is ignored.
 
         Parameters
         ----------
         block : bool
-            Whether to wait for the end; else the view has a Stop button.
+            Whether to wait for the end; if not, the view has a Stop button.
 
         Returns
         -------
         Generation or list of Generation, or None
-            The result, if it was waited for.
+            The result; None if `block` is false.
 
         Raises
         ------
         GenerationError, KeyboardInterrupt
-            As `run`, if it is waited for.
+            As `run`, if `block`.
         """
         if isinstance(self.stream, GenerationStream) and not in_kernel():
             if self._claim():
@@ -169,7 +149,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         return None
 
     async def show_async(self) -> Generation | list[Generation]:
-        """Put the view into the cell, and wait for the end of the stream while other tasks run.
+        """Show the view in the cell, and await the end of the stream.
 
         Returns
         -------
@@ -183,128 +163,22 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._put_into_cell()
         return await self.run_async()
 
-    def run(self) -> Generation | list[Generation]:
-        """Read the stream to its end in the calling thread, drawing meanwhile.
-
-        Returns
-        -------
-        Generation or list of Generation
-
-        Raises
-        ------
-        GenerationError
-            If the stream fails; what had come stays in the view.
-        KeyboardInterrupt
-            On Kernel > Interrupt; the request is aborted on the server.
-        """
-        stream = self.stream
-        if not isinstance(stream, GenerationStream):
-            raise ArgumentTypeError(
-                "This stream belongs to an event loop, which must not be held up",
-                hint="Await view.show_async(), or view.run_async().",
-            )
-        if not self._claim():
-            self._done.wait()
-            return stream.result()
-        with self._drawing(), stream:
-            for delta in stream.deltas():
-                self._answers[delta.index].add(delta)
-                self._changed.set()
-        return stream.result()
-
-    async def run_async(self) -> Generation | list[Generation]:
-        """Read the stream to its end in the calling task, drawing meanwhile.
-
-        A blocking stream is read in a thread.
-
-        Returns
-        -------
-        Generation or list of Generation
-
-        Raises
-        ------
-        GenerationError
-            If the stream fails; what had come stays in the view.
-        asyncio.CancelledError
-            On Kernel > Interrupt; the request is aborted on the server.
-        """
-        stream = self.stream
-        self._waiting_loop = asyncio.get_running_loop()
-        if isinstance(stream, GenerationStream):
-            return await self._run_in_thread()
-        if not self._claim():
-            while not self._done.is_set():
-                await asyncio.sleep(self._interval)
-            return await stream.result()
-        with self._drawing():
-            async with stream:
-                async for delta in stream.deltas():
-                    self._answers[delta.index].add(delta)
-                    self._changed.set()
-        return await stream.result()
-
-    def start(self) -> Self:
-        """Have the stream read, in a thread or a task of its own; the view has a Stop button meanwhile.
-
-        Returns
-        -------
-        StreamView
-            Itself, to be placed in a layout.
-        """
-        if self._started:
-            return self
-        self._stop_button.layout.display = ""
-        if self._loop is None:
-            self._cell.start_thread(self._read_alone, "nbruntime-read")
-        else:
-            self._task = self._loop.create_task(self._read_alone_async())
-        return self
-
-    def stop(self) -> None:
-        """Stop the generation on the server, without waiting; what has come stays."""
-        if self._over.is_set():
-            return
-        self._ending = self._ending or "stopped"
-        self._stop_button.disabled = True
-        stream = self.stream
-        if isinstance(stream, GenerationStream):
-            self._cell.start_thread(self._stop_stream, "nbruntime-stop")
-        elif stream.loop.is_closed():
-            stream.leave_soon()
-        else:
-            stream.loop.call_soon_threadsafe(self._stop_async)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end of a view that was started in a thread.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most.
-
-        Returns
-        -------
-        bool
-            Whether it has ended.
-        """
-        return self._done.wait(timeout)
-
     def close(self) -> None:
-        """Stop the stream if it is running, and close the widgets; a static form in a cell stays."""
+        """Stop the stream if it is running, and close the widgets; the static form stays in the cell."""
         if self.comm is None or sys.is_finalizing():
             return  # never opened, or closed before; widgets also call this when the interpreter ends
-        with self._lock:  # not in the middle of its end, which looks at it once
+        with self._lock:  # not during _freeze, which reads it once
             self._closing = True
         if not self._done.is_set():
             self.stop()
             if self._started:
-                return  # the thread that draws closes them at the end
+                return  # the drawing thread closes them at the end
         self._close_widgets()
 
     def _put_into_cell(self) -> None:
-        # Whoever shows it in a cell means that cell, and in a thread the cell that made it.
+        # The main thread shows it in the running cell, another thread in the cell that created it.
         in_a_cell = threading.current_thread() is threading.main_thread()
-        put = display if in_a_cell else partial(self._cell.run, display)
+        put = display if in_a_cell else partial(self._output_context.run, display)
         with self._lock:
             if self._done.is_set():
                 put(self._final_bundle(), raw=True)
@@ -313,87 +187,24 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
             self._handles.append(put(live, raw=True, display_id=True))
 
     def _ipython_display_(self) -> None:
-        """Show it as the last line of a cell does: without waiting."""
+        """Show it without waiting, as the last value of a cell."""
         if not in_kernel():
-            raise NotImplementedError  # IPython then takes the repr
+            raise NotImplementedError  # IPython then prints the repr
         self.show(block=False)
 
     def __repr__(self) -> str:
         return f"StreamView of {self.stream!r}"
 
-    # Reading: in the caller's thread or task, or in one of its own.
+    # Called by StreamReader
 
-    def _claim(self) -> bool:
-        """Become the one that reads the stream, if nobody has yet."""
-        with self._lock:
-            claimed, self._started = not self._started, True
-        return claimed
+    def _on_start(self) -> None:
+        self._stop_button.layout.display = ""
 
-    @contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Draw in a thread of its own, which also shows the end, whatever happens here."""
-        drawer = None
-        try:
-            drawer = self._cell.start_thread(self._draw_to_the_end, "nbruntime-draw")
-            yield
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            self._ending = self._ending or "interrupted"
-            raise
-        finally:
-            self._over.set()
-            self._changed.set()
-            if drawer is not None:
-                drawer.join()
+    def _on_stop(self) -> None:
+        self._stop_button.disabled = True
 
-    async def _run_in_thread(self) -> Generation | list[Generation]:
-        # A thread of its own: those of asyncio.to_thread are a few, and would all wait for slow streams.
-        result: Future[Generation | list[Generation]] = Future()
-
-        def read() -> None:
-            try:
-                result.set_result(self.run())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the task waits
-                result.set_exception(error)
-
-        self._cell.start_thread(read, "nbruntime-read")
-        reading = asyncio.wrap_future(result)
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            self._ending = "interrupted"
-            self.stop()
-            reading.add_done_callback(lambda task: task.cancelled() or task.exception())
-            raise
-
-    def _read_alone(self) -> None:
-        try:
-            self.run()
-        except NbruntimeError:
-            return  # the view shows it, and stream.error has it
-
-    async def _read_alone_async(self) -> None:
-        try:
-            await self.run_async()
-        except NbruntimeError:
-            return
-
-    def _stop_stream(self) -> None:
-        stream = self.stream
-        assert isinstance(stream, GenerationStream)
-        try:
-            if self._started:
-                stream.abort()
-                self._over.wait(STOP_PATIENCE)
-        except NbruntimeError:
-            pass  # the server does not answer
-        finally:
-            stream.close()
-
-    def _stop_async(self) -> None:
-        assert isinstance(self.stream, AsyncGenerationStream)
-        self._stopping = asyncio.ensure_future(self.stream.close())
-
-    # Drawing: in one thread.
+    def _add(self, delta: Delta) -> None:
+        self._answers[delta.index].add(delta)
 
     def _draw_to_the_end(self) -> None:
         pause = self._interval
@@ -404,7 +215,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
                 self._over.wait(pause)
                 self._await_change()
         finally:
-            with self._lock:  # no cell shows the view from here on
+            with self._lock:  # from here on the view is shown nowhere else
                 try:
                     self._freeze()
                 finally:
@@ -422,7 +233,7 @@ class StreamView(ipywidgets.VBox):  # type: ignore[misc]
         self._changed.clear()
 
     def _freeze(self) -> None:
-        """Show the end: in the cell the static form instead of the view, elsewhere within it."""
+        """Replace the view in cells by its static form; in a layout, show that inside the view."""
         bundle = self._final_bundle()
         for handle in self._handles:
             replace_output(handle, bundle)

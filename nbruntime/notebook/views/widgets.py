@@ -1,4 +1,4 @@
-"""What views are made of: widgets that are closed together, and folds that open without the kernel."""
+"""Parts of views: widgets that are closed together, and folds that open without the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ipywidgets.widgets.widget_string import HTMLStyle
 from nbruntime.display.html import escape
 
 PARTS = "nbr-parts"
-"""Class of a box that `PARTS_STYLE` is for."""
+"""CSS class of a box that `PARTS_STYLE` applies to."""
 
 PARTS_STYLE = """
 .nbr-parts .widget-html,.nbr-parts .widget-html-content{line-height:inherit;height:auto;overflow:visible;
@@ -19,13 +19,13 @@ font-size:inherit}
 .nbr-parts .nbr-fold:has(details[open])+.nbr-folded{display:flex!important}
 @supports not selector(:has(a)){.nbr-parts .nbr-folded{display:flex!important}}
 """.strip().replace("\n", "")
-"""A fold is HTML that never changes, so it stays as the reader left it; what it folds comes after it."""
+"""A fold is constant HTML, so it stays open or closed as the reader left it; the folded widget follows it."""
 
 
 class WidgetKit:
     """Makes the widgets of a view, and closes them together.
 
-    Pieces share one layout and one style: each would be a widget and a message of its own.
+    The widgets share one layout and one style, which saves a widget and a message for each.
     """
 
     def __init__(self) -> None:
@@ -34,31 +34,31 @@ class WidgetKit:
         self._style = self.keep(HTMLStyle())
 
     def keep(self, widget: Any) -> Any:
-        """Take a widget to close with the others, its layout and its style too."""
+        """Register a widget to be closed with the others, including its layout and style."""
         self._made.append(widget)
         return widget
 
     def html(self, value: str = "") -> Any:
-        """Make a piece of HTML."""
+        """Make an HTML widget."""
         return self.keep(ipywidgets.HTML(value, layout=self.layout, style=self._style))
 
     def box(self, children: list[Any]) -> Any:
-        """Make a box whose children stand one below the other."""
+        """Make a vertical box."""
         return self.keep(ipywidgets.VBox(children, layout=self.layout))
 
     def row(self, children: list[Any]) -> Any:
-        """Make a box whose children stand side by side."""
+        """Make a horizontal box."""
         return self.keep(ipywidgets.HBox(children, layout=self.layout))
 
-    def folded(self, label: str, inside: Any) -> tuple[Any, Any]:
-        """Make a fold that opens without the kernel: a busy one handles no clicks."""
+    def folded(self, label: str, inner: Any) -> tuple[Any, Any]:
+        """Make a fold that opens without the kernel, since a busy kernel handles no clicks."""
         fold = self.html(f"<details><summary>{escape(label)}</summary></details>")
         fold.add_class("nbr-fold")
-        inside.add_class("nbr-folded")
-        return fold, inside
+        inner.add_class("nbr-folded")
+        return fold, inner
 
     def close(self) -> None:
-        """Close every widget that was made."""
+        """Close all registered widgets."""
         while self._made:
             widget = self._made.pop()
             for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):

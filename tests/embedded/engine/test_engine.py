@@ -26,9 +26,11 @@ from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.engine.scheduler import Scheduler
 from nbruntime.embedded.http.app import make_app
 from nbruntime.embedded.http.metrics import Metrics
-from nbruntime.embedded.http.state import ServerState, Service
-from nbruntime.embedded.runner.batch import ForwardBatch, ModelFacts
+from nbruntime.embedded.http.state import ServerState
+from nbruntime.embedded.runner.batch import ForwardBatch
+from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.sampling.sampler import Sampler, SamplingState
+from nbruntime.embedded.service.service import Service
 from nbruntime.embedded.text.stream import TextStream
 from nbruntime.embedded.text.tokenizer import Tokenizer
 from nbruntime.protocol.sampling import SamplingParams
@@ -47,6 +49,8 @@ class CountingRunner:
         self.gate.set()
 
     def allocate_cache(self, num_slots: int) -> None: ...
+
+    def warm_up(self) -> None: ...
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         self.steps += 1
@@ -345,7 +349,7 @@ async def face(tokenizer: Tokenizer) -> AsyncIterator[Face]:
         yield face
     face.tokenizer.gate.set()
     face.bench.engine.stop()
-    face.state.close()
+    face.state.admission.close()
 
 
 @pytest.mark.parametrize("abort", [{"rid": "early_32"}, {"abort_all": True}], ids=["one", "all"])
@@ -360,7 +364,7 @@ async def test_an_abort_finds_requests_that_are_still_tokenized(face: Face, abor
     kinds = [answer["meta_info"]["finish_reason"]["type"] for answer in answers]
     assert kinds == (["abort"] * 33 if "abort_all" in abort else ["length"] * 32 + ["abort"])
     assert answers[-1]["output_ids"] == []
-    assert not face.state.active
+    assert not face.state.admission.active
 
 
 async def test_what_is_tokenized_when_the_server_stops_is_not_kept_waiting(face: Face) -> None:

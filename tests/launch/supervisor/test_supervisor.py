@@ -16,13 +16,14 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.fake_engine import SERVER, alive, await_gone, await_true, read_pids
 
 from nbruntime.errors import LaunchError
-from nbruntime.launch.process import PROGRAM, ServerCommand, ServerProcess
+from nbruntime.launch.process import PROGRAM, ServerProcess
 from nbruntime.launch.supervisor import supervisor as supervision
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.capped_log import CappedLog
@@ -49,8 +50,8 @@ def pids_file(tmp_path: Path) -> Path:
     return tmp_path / "pids"
 
 
-def fake(*flags: str) -> ServerCommand:
-    return ServerCommand((sys.executable, "-I", str(SERVER), *flags))
+def fake(*flags: str) -> LaunchSpec:
+    return LaunchSpec((sys.executable, "-I", str(SERVER), *flags))
 
 
 # The log
@@ -74,7 +75,7 @@ def test_log_keeps_its_head_and_its_tail_below_the_limit(tmp_path: Path) -> None
 
 def test_output_is_masked_and_watched_across_reads(started: list[ServerProcess]) -> None:
     process = ServerProcess(
-        ServerCommand(
+        LaunchSpec(
             python(
                 """
                 import sys, time
@@ -105,10 +106,10 @@ def watched(process: ServerProcess) -> list[str]:
     return [line for line in lines if line is not None]
 
 
-def test_watched_line_comes_masked_and_a_short_key_tears_no_words_apart(started: list[ServerProcess]) -> None:
+def test_watched_lines_are_masked_and_short_keys_are_not(started: list[ServerProcess]) -> None:
     code = "print('phase: one of phases'); print('the key is phases-and-more, phases')"
     secrets = ("phase", "e", "", "phases-and-more")
-    started.append(process := ServerProcess(ServerCommand(python(code), watch="^phase: ", secrets=secrets)))
+    started.append(process := ServerProcess(LaunchSpec(python(code), watch="^phase: ", secrets=secrets)))
     assert watched(process) == ["***: one of ***s"]
     assert process.logs() == "***: one of ***s\nthe key is ***, ***s"
 
@@ -118,7 +119,7 @@ def test_event_of_a_long_line_fits_into_the_smallest_pipe(
     character: str, started: list[ServerProcess]
 ) -> None:
     code = f"for n in range(50): print('phase:', {character!r} * 3000)\nprint('phase: last')"
-    started.append(process := ServerProcess(ServerCommand(python(code), watch="^phase: ")))
+    started.append(process := ServerProcess(LaunchSpec(python(code), watch="^phase: ")))
     *lines, last = watched(process)
     assert len(lines) == 50
     for line in lines:
@@ -127,19 +128,19 @@ def test_event_of_a_long_line_fits_into_the_smallest_pipe(
     assert last == "phase: last"
 
 
-def test_half_an_event_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_incomplete_event_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "supervisor.py"
     program.write_text(
         """print('{"event": "started", "pid": 7}\\n{"event": "li\\n{"event": "exited", "code": 5}')"""
     )
     monkeypatch.setattr("nbruntime.launch.process.PROGRAM", str(program))
-    process = ServerProcess(ServerCommand(("server",)))
+    process = ServerProcess(LaunchSpec(("server",)))
     assert (process.wait(10), process.pid) == (5, 7)
 
 
 def test_logs_can_be_read_while_the_server_runs_and_after_it(started: list[ServerProcess]) -> None:
     process = ServerProcess(
-        ServerCommand(python("for n in range(30000): print('line', n)\nimport time; time.sleep(600)"))
+        LaunchSpec(python("for n in range(30000): print('line', n)\nimport time; time.sleep(600)"))
     )
     started.append(process)
     await_true(lambda: process.logs(1) == "line 29999")
@@ -150,8 +151,8 @@ def test_logs_can_be_read_while_the_server_runs_and_after_it(started: list[Serve
     assert process.logs(2) == "line 29998\nline 29999"
 
 
-def test_server_that_writes_much_is_never_blocked(started: list[ServerProcess]) -> None:
-    process = ServerProcess(ServerCommand(python("for n in range(400): print('x' * 100_000)\nprint('done')")))
+def test_much_output_does_not_block_the_server(started: list[ServerProcess]) -> None:
+    process = ServerProcess(LaunchSpec(python("for n in range(400): print('x' * 100_000)\nprint('done')")))
     started.append(process)
     assert process.wait(60) == 0
     assert process.logs(1) == "done"
@@ -165,7 +166,7 @@ def test_launch_and_stop_are_quick(started: list[ServerProcess]) -> None:
     took = []
     for _ in range(3):
         start = time.perf_counter()
-        process = ServerProcess(ServerCommand(SLEEPER))
+        process = ServerProcess(LaunchSpec(SLEEPER))
         started.append(process)
         middle = time.perf_counter()
         process.stop()
@@ -178,18 +179,18 @@ def test_launch_and_stop_are_quick(started: list[ServerProcess]) -> None:
 
 def test_command_that_does_not_exist_is_a_launch_error() -> None:
     with pytest.raises(LaunchError, match=r"cannot be executed.*No such file"):
-        ServerProcess(ServerCommand(("/no/such/server",)))
+        ServerProcess(LaunchSpec(("/no/such/server",)))
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ServerCommand(("true", "a\0b")),
-        ServerCommand(("true",), {"A": "\0"}),
-        ServerCommand(("true",), {"A=": "b"}),
+        LaunchSpec(("true", "a\0b")),
+        LaunchSpec(("true",), {"A": "\0"}),
+        LaunchSpec(("true",), {"A=": "b"}),
     ],
 )
-def test_command_that_no_system_executes_is_a_launch_error(command: ServerCommand) -> None:
+def test_command_that_cannot_be_executed_is_a_launch_error(command: LaunchSpec) -> None:
     with pytest.raises(LaunchError, match=r"cannot be executed: (embedded null|illegal environment)"):
         ServerProcess(command)
 
@@ -209,19 +210,19 @@ def test_command_that_no_system_executes_is_a_launch_error(command: ServerComman
 def test_end_of_the_server_is_reported(
     code: str, exit_code: int, cause: str, started: list[ServerProcess]
 ) -> None:
-    process = ServerProcess(ServerCommand(python(code)))
+    process = ServerProcess(LaunchSpec(python(code)))
     started.append(process)
     assert process.wait(10) == exit_code
     assert cause in process.exit_cause()
 
 
-def test_environment_is_added_to_and_taken_from(
+def test_environment_variables_are_added_and_removed(
     monkeypatch: pytest.MonkeyPatch, started: list[ServerProcess]
 ) -> None:
     monkeypatch.setenv("INHERITED", "yes")
     monkeypatch.setenv("REMOVED", "yes")
     process = ServerProcess(
-        ServerCommand(
+        LaunchSpec(
             python("import os; print([os.environ.get(n) for n in ('INHERITED', 'REMOVED', 'ADDED')])"),
             env={"REMOVED": None, "ADDED": "new"},
         )
@@ -231,15 +232,13 @@ def test_environment_is_added_to_and_taken_from(
     assert process.logs() == "['yes', None, 'new']"
 
 
-def test_folder_of_the_server_is_private_and_goes_with_it(started: list[ServerProcess]) -> None:
-    process = ServerProcess(
-        ServerCommand(python("import os; print(os.environ['NBRUNTIME_SERVER'])\ninput()"))
-    )
+def test_folder_of_the_server_is_private_and_removed_with_it(started: list[ServerProcess]) -> None:
+    process = ServerProcess(LaunchSpec(python("import os; print(os.environ['NBRUNTIME_SERVER'])\ninput()")))
     started.append(process)
     process.wait(10)
     folder = Path(process.logs(100).split("\n")[0])
     assert not folder.exists()
-    process = ServerProcess(ServerCommand(SLEEPER))
+    process = ServerProcess(LaunchSpec(SLEEPER))
     started.append(process)
     environ = Path(f"/proc/{process.pid}/environ")
     await_true(lambda: b"NBRUNTIME_SERVER=" in environ.read_bytes())
@@ -267,7 +266,9 @@ def test_stop_ends_the_whole_tree_and_can_be_repeated(pids_file: Path, started: 
 def test_server_that_ignores_sigterm_is_killed_after_the_grace(
     pids_file: Path, started: list[ServerProcess]
 ) -> None:
-    process = ServerProcess(fake("--ignore-sigterm", "--children=1", f"--pids={pids_file}"), grace=0.3)
+    process = ServerProcess(
+        replace(fake("--ignore-sigterm", "--children=1", f"--pids={pids_file}"), grace=0.3)
+    )
     started.append(process)
     pids = read_pids(pids_file)
     start = time.monotonic()
@@ -278,7 +279,9 @@ def test_server_that_ignores_sigterm_is_killed_after_the_grace(
     assert took >= 0.3
 
 
-def test_children_go_when_the_server_ends_by_itself(pids_file: Path, started: list[ServerProcess]) -> None:
+def test_children_are_killed_when_the_server_ends_by_itself(
+    pids_file: Path, started: list[ServerProcess]
+) -> None:
     process = ServerProcess(fake("--leave-child", f"--pids={pids_file}"))
     started.append(process)
     pids = read_pids(pids_file)
@@ -290,7 +293,7 @@ def test_orphans_of_orphans_stay_in_the_tree(started: list[ServerProcess], tmp_p
     # A grandchild in its own session whose parent has ended: init would have it, had the supervisor not.
     file = tmp_path / "grandchild"
     process = ServerProcess(
-        ServerCommand(
+        LaunchSpec(
             python(
                 f"""
                 import os, time
@@ -321,7 +324,7 @@ def test_collected_object_stops_its_server(pids_file: Path) -> None:
 
 
 def test_thread_that_started_the_server_may_end(started: list[ServerProcess]) -> None:
-    thread = threading.Thread(target=lambda: started.append(ServerProcess(ServerCommand(SLEEPER))))
+    thread = threading.Thread(target=lambda: started.append(ServerProcess(LaunchSpec(SLEEPER))))
     thread.start()
     thread.join()
     [process] = started
@@ -331,7 +334,7 @@ def test_thread_that_started_the_server_may_end(started: list[ServerProcess]) ->
 
 
 def test_signals_of_the_owners_group_do_not_reach_the_server(started: list[ServerProcess]) -> None:
-    process = ServerProcess(ServerCommand(SLEEPER))
+    process = ServerProcess(LaunchSpec(SLEEPER))
     started.append(process)
     sessions = {os.getsid(pid) for pid in (os.getpid(), process.supervisor_pid, process.pid)}
     assert len(sessions) == 3
@@ -343,7 +346,7 @@ def test_signals_of_the_owners_group_do_not_reach_the_server(started: list[Serve
 
 def test_server_has_the_default_signals(started: list[ServerProcess]) -> None:
     process = ServerProcess(
-        ServerCommand(
+        LaunchSpec(
             python(
                 """
                 import signal
@@ -360,7 +363,7 @@ def test_server_has_the_default_signals(started: list[ServerProcess]) -> None:
 
 
 def test_fork_of_the_owner_leaves_the_server_alone(started: list[ServerProcess]) -> None:
-    process = ServerProcess(ServerCommand(SLEEPER))
+    process = ServerProcess(LaunchSpec(SLEEPER))
     started.append(process)
     child = os.fork()
     if child == 0:
@@ -374,7 +377,7 @@ def test_fork_of_the_owner_leaves_the_server_alone(started: list[ServerProcess])
     assert alive(process.pid)
 
 
-def test_killed_supervisor_takes_the_server_along(pids_file: Path, started: list[ServerProcess]) -> None:
+def test_server_ends_with_its_killed_supervisor(pids_file: Path, started: list[ServerProcess]) -> None:
     process = ServerProcess(fake("--ignore-sigterm", "--children=2", f"--pids={pids_file}"))
     started.append(process)
     pids = read_pids(pids_file)
@@ -384,7 +387,7 @@ def test_killed_supervisor_takes_the_server_along(pids_file: Path, started: list
     assert process.wait(5) == -signal.SIGKILL
 
 
-def test_killed_supervisor_takes_children_without_an_environment_along(
+def test_children_without_an_environment_end_with_the_killed_supervisor(
     pids_file: Path, started: list[ServerProcess]
 ) -> None:
     """They do not carry the mark: as when a process writes its title over its environment."""
@@ -418,8 +421,9 @@ OWNER = """
 import os, signal, subprocess, sys, threading
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, it is ignored
 sys.path[:0] = {paths!r}
-from nbruntime.launch.process import ServerCommand, ServerProcess
-process = ServerProcess(ServerCommand((
+from nbruntime.launch.process import ServerProcess
+from nbruntime.launch.supervisor.launch_spec import LaunchSpec
+process = ServerProcess(LaunchSpec((
     sys.executable, "-I", {server!r}, "--children=1", "--pids={pids}", *{flags!r})))
 while not os.path.exists({pids!r}):
     process.wait(0.01)
@@ -448,7 +452,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     "SIGKILL after the starting thread": """
 def start():
     global other
-    other = ServerProcess(ServerCommand((sys.executable, "-I", {server!r})))
+    other = ServerProcess(LaunchSpec((sys.executable, "-I", {server!r})))
 thread = threading.Thread(target=start); thread.start(); thread.join()
 os.kill(os.getpid(), signal.SIGKILL)
 """,
@@ -461,7 +465,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("flags", [(), ("--ignore-sigterm",)], ids=["polite", "ignores SIGTERM"])
 @pytest.mark.parametrize("end", ENDS)
-def test_tree_goes_with_its_owner(end: str, flags: tuple[str, ...], pids_file: Path) -> None:
+def test_tree_ends_with_its_owner(end: str, flags: tuple[str, ...], pids_file: Path) -> None:
     root = SERVER.parents[1]
     values = {"pids": str(pids_file), "server": str(SERVER), "paths": [str(root)], "flags": flags}
     code = OWNER.replace("{end}", ENDS[end]).format(**values)
@@ -518,7 +522,7 @@ def test_supervisor_does_not_start_for_an_owner_that_is_not_its_parent(tmp_path:
     assert not (tmp_path / "folder").exists()
 
 
-def test_end_of_stdin_is_enough(tmp_path: Path) -> None:
+def test_end_of_stdin_stops_the_server(tmp_path: Path) -> None:
     with supervise(tmp_path, SLEEPER, owner=os.getpid()) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -528,7 +532,7 @@ def test_end_of_stdin_is_enough(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_supervisor_without_an_order_ends() -> None:
+def test_supervisor_without_a_launch_spec_ends() -> None:
     process = subprocess.run(
         [sys.executable, "-I", "-S", PROGRAM], stdin=subprocess.DEVNULL, capture_output=True
     )
@@ -569,7 +573,7 @@ def test_supervisor_hands_over_a_listening_socket_and_keeps_none(started: list[S
         connection.sendall(b"hello")
         connection.recv(1)
         """
-    process = ServerProcess(ServerCommand(python(code), sockets=(listener,)))
+    process = ServerProcess(LaunchSpec(python(code), pass_fds=(listener.fileno(),)))
     started.append(process)
     listener.close()
     with socket.create_connection(("127.0.0.1", port), 5) as client:

@@ -28,8 +28,7 @@ from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.generation import Generation, Generations
 from nbruntime.launch import registry
 from nbruntime.launch.supervisor.record import LOG
-from nbruntime.notebook.magics import known_servers
-from nbruntime.notebook.magics import sgl_magics as magics
+from nbruntime.notebook.magics import generation_magics, known_servers
 from nbruntime.notebook.magics.presenting import show_stream
 from nbruntime.notebook.magics.prompts import fill_template
 from nbruntime.runtime import Runtime
@@ -279,7 +278,7 @@ def test_every_name_of_a_variable_is_a_place(name: str) -> None:
     assert fill_template(f"a {{{{{name}}}}} b {{{{ {name}\n}}}} {{{{1}}}} {{{{a-b}}}}", names) == (
         "a value b value {{1}} {{a-b}}"
     )
-    with pytest.raises(UsageError, match="names what there is not"):
+    with pytest.raises(UsageError, match="Undefined template variable"):
         fill_template(f"{{{{{name}}}}}", {})
 
 
@@ -324,8 +323,8 @@ def test_values_of_a_function_that_uses_a_magic(connected: InteractiveShell) -> 
         ("%sgl_launch --reuse", ["no option --reuse", "Runtime(reuse=…)"]),
         ("%sgl_launch --progress", ["no option --progress"]),
         ("%sgl_launch --env X", ["no option --env"]),
-        (r'%%sgl_generate --stop "say \"hi\""' + "\nx", ["backslash keeps no quote", "{name}"]),
-        (r"%%sgl_generate --stop=say\'hi'" + "\nx", ["backslash keeps no quote"]),
+        (r'%%sgl_generate --stop "say \"hi\""' + "\nx", ["backslash does not escape a quote", "{name}"]),
+        (r"%%sgl_generate --stop=say\'hi'" + "\nx", ["backslash does not escape a quote"]),
         ("%%sgl_generate --stop=--\nx", ["--stop=-- is no value"]),
         ("%%sgl_generate -- foo\nx", ["-- is no value", "%%sgl_generate? explains"]),
         ("%%sgl_generate --system {text} {dashes}\nx", ["no option --token"]),
@@ -394,7 +393,7 @@ def test_interrupt_keeps_what_had_come(
         fake_engine.await_true(lambda: started and started[0].text == "Once upon")
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(magics, "show_stream", show)
+    monkeypatch.setattr(generation_magics, "show_stream", show)
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     capsys.readouterr()
@@ -708,7 +707,7 @@ def test_a_server_of_another_kernel(shell: InteractiveShell, capsys: pytest.Capt
         assert "Hello world" in capsys.readouterr().out
         run(shell, "%sgl_stop elsewhere")
         assert "Ended: elsewhere." in capsys.readouterr().out
-        assert runtime.phase in known_servers.GONE
+        assert runtime.phase in known_servers.ENDED_PHASES
     assert run(shell, "%config SglMagics.endpoint") == ""
     assert known_servers._named == {}
 

@@ -27,7 +27,7 @@ from nbruntime.errors import ArgumentValueError
 from nbruntime.notebook.views import output_context as cells
 from nbruntime.notebook.views import panel as panels
 from nbruntime.notebook.views.panel import ServerPanel
-from nbruntime.profiling import monitor as server_watch
+from nbruntime.profiling import monitor as monitor_module
 from nbruntime.profiling.monitor import METRICS_EVERY, ServerMonitor, whole_load
 from nbruntime.protocol.load import Load
 from nbruntime.runtime import Runtime
@@ -81,7 +81,7 @@ def panel(server: Server) -> Iterator[ServerPanel]:
 
 def look(panel: ServerPanel) -> None:
     """Poll and draw once, in this thread."""
-    panel.watch.poll()
+    panel.monitor.poll()
     panel.draw()
 
 
@@ -160,9 +160,9 @@ def test_old_servers(panel: ServerPanel, server: Server) -> None:
     server.on(
         "/get_load", Reply(json=[{"dp_rank": 0, "num_reqs": 5, "num_waiting_reqs": 2, "num_tokens": 7}])
     )
-    watch = panel.watch
-    watch.poll()
-    load = watch.load()
+    monitor = panel.monitor
+    monitor.poll()
+    load = monitor.load()
     assert load is not None
     assert (load.num_running_reqs, load.num_waiting_reqs, load.gen_throughput) == (3, 2, None)
 
@@ -170,13 +170,13 @@ def test_old_servers(panel: ServerPanel, server: Server) -> None:
 def test_a_server_without_loads_tells_by_its_metrics(panel: ServerPanel, server: Server) -> None:
     server.on("/v1/loads", Reply(json={"detail": "Not Found"}, status=404))
     server.on("/metrics", Reply(body=b'sglang:num_running_reqs{a="b"} 2.0\nsglang:num_used_tokens 5'))
-    watch = panel.watch
+    monitor = panel.monitor
     for _ in range(3):
-        watch.poll()
-    load = watch.load()
+        monitor.poll()
+    load = monitor.load()
     assert load is not None
     assert (load.num_running_reqs, load.num_used_tokens) == (2.0, 5.0)
-    assert watch.gone_since is None
+    assert monitor.gone_since is None
 
 
 def test_the_load_of_several_ranks() -> None:
@@ -250,8 +250,8 @@ def test_the_key_is_nowhere(sent: list[str]) -> None:
         server.on("/server_info", Reply(json={"note": "the key is sk-hidden", "tp_size": 1}))
         made = ServerPanel(RuntimeEndpoint(server.url, api_key="sk-hidden"))
         look(made)
-        assert made.watch.gone_since is None
-        everything = html(made) + "".join(sent) + checked(made._repr_mimebundle_()) + repr(vars(made.watch))
+        assert made.monitor.gone_since is None
+        everything = html(made) + "".join(sent) + checked(made._repr_mimebundle_()) + repr(vars(made.monitor))
         assert "sk-hidden" not in everything
         made.close()
 
@@ -264,16 +264,16 @@ def test_a_server_that_dies_and_comes_back(panel: ServerPanel, server: Server) -
     server.dead = True
     for _ in range(3):
         look(panel)
-    since = panel.watch.gone_since
+    since = panel.monitor.gone_since
     assert since is not None
     assert time.time() - since < 10
     said = text(panel)
     assert f"no answer since {time.strftime('%H:%M', time.localtime(since))}" in said
     assert "No answer from the server: Response ended prematurely" in said
     assert "–" in said, "no value stands for one that is not known"
-    assert panel._buttons["flush"].disabled
-    assert not panel._buttons["close"].disabled
-    assert panel.watch.gone_since == since, "since when, not how long"
+    assert panel._actions.buttons["flush"].disabled
+    assert not panel._actions.buttons["close"].disabled
+    assert panel.monitor.gone_since == since, "since when, not how long"
 
     server.dead = False
     server.on("/server_info", Reply(json={"version": "0.6.0", "tp_size": 2}))
@@ -281,8 +281,8 @@ def test_a_server_that_dies_and_comes_back(panel: ServerPanel, server: Server) -
     said = text(panel)
     assert "answers" in said
     assert "SGLang 0.6.0" in said, "it is another one now"
-    assert not panel._buttons["flush"].disabled
-    places = panel.watch.points("num_running_reqs")
+    assert not panel._actions.buttons["flush"].disabled
+    places = panel.monitor.points("num_running_reqs")
     assert [value for _, value in places] == [3, None, None, None, 3]
 
 
@@ -353,16 +353,16 @@ def test_it_keeps_its_interval(server: Server) -> None:
 def test_what_has_not_changed_is_not_sent(
     panel: ServerPanel, server: Server, sent: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = itertools.count(step=panel.watch.interval)
+    clock = itertools.count(step=panel.monitor.interval)
     now = 0.0
-    monkeypatch.setattr(server_watch, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
 
     def look_once() -> None:
         nonlocal now
         now = next(clock)
         look(panel)
 
-    for _ in range(panel.watch.steps + 10):
+    for _ in range(panel.monitor.steps + 10):
         look_once()
     del sent[:]
     for _ in range(5):
@@ -376,10 +376,10 @@ def test_what_has_not_changed_is_not_sent(
 
 
 def test_the_memory_is_bounded() -> None:
-    watch = ServerMonitor(lambda path: json.dumps([] if "load" in path else {}), steps=10)
+    monitor = ServerMonitor(lambda path: json.dumps([] if "load" in path else {}), steps=10)
     for _ in range(1000):
-        watch.poll()
-    assert len(watch.points("num_running_reqs")) == 10
+        monitor.poll()
+    assert len(monitor.points("num_running_reqs")) == 10
 
 
 # What it does
@@ -387,9 +387,9 @@ def test_the_memory_is_bounded() -> None:
 
 def press(panel: ServerPanel, name: str) -> str:
     """Click a button, and wait for what the panel says about it."""
-    panel._buttons[name].click()
-    await_true(lambda: "…" not in panel._said.value)
-    return " ".join(parsed(panel._said.value).itertext())
+    panel._actions.buttons[name].click()
+    await_true(lambda: "…" not in panel._actions.message.value)
+    return " ".join(parsed(panel._actions.message.value).itertext())
 
 
 def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,12 +399,12 @@ def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyP
     assert "the cache is empty" in press(panel, "flush")
     assert "every request is stopped" in press(panel, "abort")
     assert "the profiler runs" in press(panel, "profile")
-    assert panel._buttons["profile"].description == "Stop profile"
+    assert panel._actions.buttons["profile"].description == "Stop profile"
     panel.stop()
     show(panel, monkeypatch)  # by the next run of its cell
-    assert panel._buttons["profile"].description == "Stop profile"
+    assert panel._actions.buttons["profile"].description == "Stop profile"
     assert "has written" in press(panel, "profile")
-    assert panel._buttons["profile"].description == "Start profile"
+    assert panel._actions.buttons["profile"].description == "Start profile"
     asked = [(each.path, each.json if each.raw else None) for each in server.asked if each.method == "POST"]
     assert [path for path, _ in asked] == [
         "/flush_cache",
@@ -413,14 +413,14 @@ def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyP
         "/stop_profile",
     ]
     assert asked[1][1]["abort_all"] is True
-    assert "shutdown" not in panel._buttons, "it is not ours"
+    assert "shutdown" not in panel._actions.buttons, "it is not ours"
 
 
 def test_a_button_that_fails_says_why(panel: ServerPanel, server: Server) -> None:
     server.on("/flush_cache", Reply(body=b"<b>Flush cache failed.</b>", status=400))
     look(panel)
     assert "▲" in press(panel, "flush")
-    assert "<b>Flush cache failed.</b>" in " ".join(parsed(panel._said.value).itertext())
+    assert "<b>Flush cache failed.</b>" in " ".join(parsed(panel._actions.message.value).itertext())
 
 
 # In the cell
@@ -459,7 +459,7 @@ def test_closing_leaves_a_picture_without_a_widget(
     checked(handle.bundles[0])
     await_true(lambda: len(handle.bundles) > 1)
     beside = show(panel, monkeypatch)
-    panel._buttons["close"].click()
+    panel._actions.buttons["close"].click()
     _, asked, last = handle.bundles
     assert WIDGET in asked
     assert "42 tokens/s" in checked(asked), "a notebook may be saved while the panel is open"
@@ -558,21 +558,21 @@ def runtime() -> Iterator[Runtime]:
 def test_a_runtime_has_its_log_and_can_be_shut_down(runtime: Runtime) -> None:
     panel: ServerPanel = runtime.panel(interval=0.05)
     panel._view_count = 1
-    await_true(lambda: panel.watch.asked)
+    await_true(lambda: panel.monitor.asked)
     assert "a <b>line</b> of the log" in text(panel)
     assert f"{runtime.pid}" in text(panel)
-    panel._buttons["shutdown"].click()
-    assert panel._question.layout.display == "", "it asks first"
+    panel._actions.buttons["shutdown"].click()
+    assert panel._actions.question.layout.display == "", "it asks first"
     assert runtime.phase == "ready"
-    sure, keep = panel._question.children[1:]
+    sure, keep = panel._actions.question.children[1:]
     keep.click()
-    assert panel._question.layout.display == "none"
-    panel._buttons["shutdown"].click()
+    assert panel._actions.question.layout.display == "none"
+    panel._actions.buttons["shutdown"].click()
     sure.click()
     await_true(lambda: runtime.phase == "stopped")
     await_true(lambda: "stopped, seen at" in text(panel))
     await_true(lambda: not panel.polling)
-    assert panel._buttons["shutdown"].disabled
+    assert panel._actions.buttons["shutdown"].disabled
     checked(panel._repr_mimebundle_())
     panel.close()
 
@@ -580,12 +580,12 @@ def test_a_runtime_has_its_log_and_can_be_shut_down(runtime: Runtime) -> None:
 def test_a_runtime_that_died_says_how(runtime: Runtime) -> None:
     panel: ServerPanel = runtime.panel(interval=0.05)
     panel._view_count = 1
-    await_true(lambda: panel.watch.asked)
+    await_true(lambda: panel.monitor.asked)
     assert runtime.pid is not None
     os.kill(runtime.pid, signal.SIGKILL)
     await_true(lambda: "died, seen at" in text(panel))
     assert "killed by SIGKILL" in text(panel)
-    assert panel.watch.load() is None, "nothing is known of now"
+    assert panel.monitor.load() is None, "nothing is known of now"
     await_true(lambda: not panel.polling)
     late = runtime.panel()
     assert "SIGKILL" in checked(late._repr_mimebundle_())
@@ -596,5 +596,5 @@ def test_a_runtime_that_died_says_how(runtime: Runtime) -> None:
 def test_it_is_found_by_name(server: Server) -> None:
     made = RuntimeEndpoint(server.url).panel(interval=5)
     assert isinstance(made, ServerPanel)
-    assert made.watch.interval == 5
+    assert made.monitor.interval == 5
     made.close()

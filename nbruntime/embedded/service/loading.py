@@ -13,12 +13,14 @@ import torch
 from nbruntime.embedded.arguments import ServerArguments
 from nbruntime.embedded.cache.token_cache import TokenCache
 from nbruntime.embedded.engine.engine import Engine, Post
+from nbruntime.embedded.engine.request import Request
 from nbruntime.embedded.engine.scheduler import Scheduler
-from nbruntime.embedded.http.state import ServerState, Service
 from nbruntime.embedded.models import DEFAULT_MODEL, DEFAULT_REPO, ResolvedModel, resolve_model
-from nbruntime.embedded.runner.batch import ModelFacts
+from nbruntime.embedded.runner import load_runner
+from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.sampling.grammar import GrammarCompiler
 from nbruntime.embedded.sampling.sampler import Sampler
+from nbruntime.embedded.service.service import Service
 from nbruntime.embedded.text.tokenizer import Tokenizer
 from nbruntime.errors import ModelNotFoundError
 
@@ -38,20 +40,30 @@ Announce = Callable[[str], None]
 
 
 def load_service(
-    state: ServerState, announce: Announce, *, post: Post, on_end: Callable[[], None] = lambda: None
+    arguments: ServerArguments,
+    announce: Announce,
+    *,
+    startup_seconds: dict[str, float],
+    post: Post,
+    on_finished: Callable[[Request], None],
+    on_end: Callable[[], None] = lambda: None,
 ) -> Service:
     """Load the model and start its engine.
 
     Parameters
     ----------
-    state : ServerState
-        Of the server; its times are noted there.
+    arguments : ServerArguments
+        How the server was started.
     announce : callable
-        Told each phase, with its progress where there is a measure.
+        Takes each phase, with its progress if that is known.
+    startup_seconds : dict of str to float
+        Filled with the seconds of each phase.
     post : callable
         Runs a function in the thread that delivers updates.
+    on_finished : callable
+        Takes each request that has ended, in the engine's thread.
     on_end : callable
-        Called there when the engine has ended.
+        Called by `post` when the engine has ended.
 
     Returns
     -------
@@ -62,7 +74,6 @@ def load_service(
     LaunchError
         When there is no such model, or it cannot be served.
     """
-    arguments = state.arguments
 
     def report(phase: str, done: float | None, total: float | None, unit: str) -> None:
         measure = (
@@ -78,7 +89,7 @@ def load_service(
     def timed(name: str):  # type: ignore[no-untyped-def]
         began = time.monotonic()
         yield
-        state.startup_seconds[name] = round(time.monotonic() - began, 3)
+        startup_seconds[name] = round(time.monotonic() - began, 3)
 
     with timed("find_model"):
         model = resolve_model(arguments.model_path, revision=arguments.revision, report=report)
@@ -87,11 +98,8 @@ def load_service(
         tokenizer = _load_tokenizer(arguments, model.folder)
     announce("loading weights")
     with timed("load_weight"):
-        # Imported only now: what can go wrong before should say so without the seconds that this takes.
-        from nbruntime.embedded.runner.transformers_runner import load_model
-
         torch.set_num_threads(arguments.threads or torch.get_num_threads())
-        runner = load_model(model.folder, dtype=arguments.dtype, context_length=arguments.context_length)
+        runner = load_runner(model.folder, dtype=arguments.dtype, context_length=arguments.context_length)
     announce("warming up")
     with timed("warm_up"):
         runner.warm_up()
@@ -107,7 +115,7 @@ def load_service(
     engine = Engine(
         runner, scheduler, Sampler(arguments.random_seed), max_queued=max_queued, post=post, on_end=on_end
     )
-    engine.stats.on_finished.append(state.metrics.finished)
+    engine.stats.on_finished.append(on_finished)
     engine.start()
     facts = runner.facts
     return Service(

@@ -1,4 +1,4 @@
-"""The body of ``/generate`` and ``/encode``, read into one item per sequence.
+"""The body of ``/generate`` and ``/encode``, read into one input per sequence.
 
 The rules are those of SGLang's ``srt/managers/io_struct.py``: scalars are broadcast over a batch, a string
 request id gets a number per prompt, and n samples of a prompt stand side by side.
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbruntime.embedded.http.bodies import (
+from nbruntime.embedded.service.errors import bad_value, broken_contract
+from nbruntime.embedded.service.field_types import (
     FieldTypes,
     check_types,
     is_bool,
@@ -22,7 +23,6 @@ from nbruntime.embedded.http.bodies import (
     list_of,
     optional,
 )
-from nbruntime.embedded.http.replies import bad_value, broken_contract
 from nbruntime.protocol.sampling import ContractError, SamplingParams
 
 _STR = ("string_type", "str", is_str)
@@ -54,8 +54,8 @@ _NEITHER = "Either text, input_ids or input_embeds should be provided."
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One sequence of a call.
+class SequenceInput:
+    """One sequence of a request.
 
     Parameters
     ----------
@@ -84,21 +84,24 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A body, read.
+class GenerateReqInput:
+    """What a body asks for.
 
     Parameters
     ----------
-    items : list of Item
+    sequences : list of SequenceInput
         Prompt by prompt, the n samples of each side by side.
     single : bool
         Whether the answer is an object and not a list.
+    stream : bool
+        Whether the answer is wanted piece by piece.
     text_in_logprobs, prompt_token_ids : bool
-        What answers carry besides.
+        Whether answers hold the text of tokens in log-probabilities, and the prompt's tokens.
     """
 
-    items: list[Item]
+    sequences: list[SequenceInput]
     single: bool
+    stream: bool
     text_in_logprobs: bool
     prompt_token_ids: bool
 
@@ -126,7 +129,9 @@ def check_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[SamplingParam
     return body, params
 
 
-def read_call(body: Mapping[str, Any], params: list[SamplingParams], *, most: int) -> Call:
+def read_generate_input(
+    body: Mapping[str, Any], params: list[SamplingParams], *, most: int
+) -> GenerateReqInput:
     """Read a body whose types are checked.
 
     Parameters
@@ -135,11 +140,11 @@ def read_call(body: Mapping[str, Any], params: list[SamplingParams], *, most: in
     params : list of SamplingParams
         From `check_body`.
     most : int
-        Sequences that one call may ask for.
+        Sequences that one request may ask for.
 
     Returns
     -------
-    Call
+    GenerateReqInput
 
     Raises
     ------
@@ -177,8 +182,8 @@ def read_call(body: Mapping[str, Any], params: list[SamplingParams], *, most: in
     }
     chosen = _spread_token_ids(body.get("token_ids_logprob"), count)
     _refuse_unserved(body)
-    items = [
-        Item(
+    sequences = [
+        SequenceInput(
             rid=rids[prompt * n + sample],
             text=texts[prompt] if texts is not None and ids is None else None,
             input_ids=ids[prompt] if ids is not None else None,
@@ -191,16 +196,17 @@ def read_call(body: Mapping[str, Any], params: list[SamplingParams], *, most: in
         for prompt in range(count)
         for sample in range(n)
     ]
-    return Call(
-        items,
+    return GenerateReqInput(
+        sequences,
         single=single and n == 1,
+        stream=bool(body.get("stream")),
         text_in_logprobs=bool(body.get("return_text_in_logprobs")),
         prompt_token_ids=bool(body.get("return_prompt_token_ids")),
     )
 
 
 def _prompts(body: Mapping[str, Any]) -> tuple[list[str] | None, list[list[int]] | None, bool]:
-    """Give texts and token ids, one per prompt, and whether the call is for a single prompt."""
+    """Give texts and token ids, one per prompt, and whether the request is for a single prompt."""
     text, ids = body.get("text"), body.get("input_ids")
     if text is None and ids is None:
         raise bad_value(_NEITHER)

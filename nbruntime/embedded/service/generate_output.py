@@ -1,4 +1,4 @@
-"""The JSON of answers, built from the engine's updates."""
+"""The body of an answer to ``/generate`` or ``/encode``, built from the engine's updates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nbruntime.embedded.sampling.logprobs import Entry, LogprobRecord
 from nbruntime.embedded.text.tokenizer import Tokenizer
 
 
-class Answer:
-    """The growing answer to one sequence.
+class SequenceOutput:
+    """The growing output of one sequence.
 
     Parameters
     ----------
