@@ -142,16 +142,9 @@ class CardMixin:
 
 
 def table(rows: Sequence[Sequence[object]], *, labels: bool = False, heads: bool = False) -> str:
-    """Return a table without rules, as HTML.
+    """Return a table as HTML, its cells escaped.
 
-    Parameters
-    ----------
-    rows : sequence of sequence of object
-        The cells; escaped here.
-    labels : bool
-        True if the first cell of a row is its label.
-    heads : bool
-        True if the first row holds the heads of the columns.
+    With `labels`, the first cell of a row is its label; with `heads`, the first row has the column heads.
     """
     lines = []
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""How times, rates and counts are written, everywhere."""
+"""Formats times, rates and counts, the same in every output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["duration", "elapsed", "percent", "rate", "time_of_day", "token_count
 
 
 def duration(seconds: float, digits: int = 3) -> str:
-    """Write a measured time with its unit: in ms below a second.
+    """Format a measured time with its unit, in ms below a second.
 
     Examples
     --------
@@ -23,7 +23,7 @@ def duration(seconds: float, digits: int = 3) -> str:
 
 
 def elapsed(seconds: float) -> str:
-    """Write a stretch of time in whole units, the two largest.
+    """Format a time span in its two largest units.
 
     Examples
     --------
@@ -43,14 +43,14 @@ def elapsed(seconds: float) -> str:
 
 
 def time_of_day(moment: float, *, day: bool = False) -> str:
-    """Write a moment of `time.time`; with its day where that is asked for or is not today."""
+    """Format a time from `time.time`; with its date if `day` or if it is not today."""
     then = time.localtime(moment)
     today = time.localtime()[:3] == then[:3]
     return time.strftime("%H:%M:%S" if today and not day else "%Y-%m-%d %H:%M:%S", then)
 
 
 def rate(per_second: float) -> str:
-    """Write a rate in three digits, without its unit.
+    """Format a rate with three digits, without its unit.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def rate(per_second: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent.
+    """Format a share in percent.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def percent(share: float) -> str:
 
 
 def token_count(tokens: int) -> str:
-    """Write a number of tokens with its unit.
+    """Format a number of tokens with its unit.
 
     Examples
     --------

@@ -25,22 +25,7 @@ def first_invalid_field(answer: Mapping[str, Any]) -> str | None:
 
 
 def scrub_reason(meta_info: dict[str, Any], scrub: Callable[[str], str]) -> None:
-    """Mask secrets in the server's message about an abort, in place.
-
-    Parameters
-    ----------
-    meta_info : dict
-        From an answer that `first_invalid_field` has checked.
-    scrub : callable
-        Masks the secrets of a text.
-
-    Examples
-    --------
-    >>> meta_info = {"finish_reason": {"type": "abort", "message": "Bearer sk-1"}}
-    >>> scrub_reason(meta_info, lambda text: text.replace("sk-1", "***"))
-    >>> meta_info["finish_reason"]["message"]
-    'Bearer ***'
-    """
+    """Mask secrets in the message of an abort, in place; the answer must be valid."""
     reason = meta_info.get("finish_reason")
     if reason and isinstance(reason.get("message"), str):
         reason["message"] = scrub(reason["message"])

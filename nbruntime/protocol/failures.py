@@ -30,8 +30,6 @@ def server_message(body: bytes | str) -> str:
     --------
     >>> server_message(b'{"error":{"message":"top_p must be in (0, 1], got 2."}}')
     'top_p must be in (0, 1], got 2.'
-    >>> server_message(b'{"error":"Unauthorized"}')
-    'Unauthorized'
     >>> server_message("Internal Server Error")
     'Internal Server Error'
     """
@@ -69,18 +67,7 @@ def error_class(status: int) -> type[ServerStatusError]:
 def error_of_response(
     status: int, body: bytes | str, *, where: str | None = None, hint: str | None = None
 ) -> ServerStatusError:
-    """Make the error for an answer with an error status.
-
-    Parameters
-    ----------
-    status : int
-        HTTP status.
-    body : bytes or str
-        Body of the answer.
-    where : str, optional
-        URL of the request.
-    hint : str, optional
-        What to do next, instead of the class's own hint.
+    """Make the error for an answer with an error status; `where` is the URL of the request.
 
     Examples
     --------
@@ -110,13 +97,7 @@ _TOO_LONG = re.compile(
 
 
 def is_too_long(message: str) -> bool:
-    """Tell from the server's message whether a request does not fit into the context.
-
-    Examples
-    --------
-    >>> is_too_long("The input (9000 tokens) is longer than the model's context length (8192 tokens).")
-    True
-    """
+    """Tell from the server's message whether a request does not fit into the context."""
     return _TOO_LONG.search(message) is not None
 
 

@@ -48,7 +48,7 @@ _NAMES = tuple(item.name for item in fields(Load) if item.name not in ("raw", "d
 
 
 def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
-    """Read the answer of ``/v1/loads``, of ``/get_load``, or of a router's ``/workers``.
+    """Read ``/v1/loads``, ``/get_load`` or a router's ``/workers``: one load per rank or worker.
 
     Parameters
     ----------
@@ -56,17 +56,7 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
         The JSON: an object with ``loads``, a list of loads, ``{"load": TOKENS}`` of SGLang up to 0.5.2, or
         the ``workers`` of SGLang's router with the number of requests that each has.
     where : str, optional
-        URL, for errors.
-
-    Returns
-    -------
-    list of Load
-        One for each data-parallel rank or worker.
-
-    Raises
-    ------
-    ProtocolError
-        If the body has none of these forms.
+        URL, for the ProtocolError if the body has none of these forms.
 
     Examples
     --------

@@ -17,17 +17,12 @@ _HINT = 'Give for example [{"role": "user", "content": "Hello"}], or a text as t
 
 
 def read_messages(messages: Messages) -> list[dict[str, Any]]:
-    """Check a conversation and copy it into a list of messages.
-
-    Parameters
-    ----------
-    messages : str, mapping, or list of them
-        Messages with ``role`` and ``content``; a text is a user message.
+    """Check a conversation and copy it into a list of messages; a text is a user message.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        If there is no message, or one is not valid.
+        If there is no message, or one has no ``role`` or ``content``.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""Reads Prometheus' text format, as in `/metrics`: gauges, and quantiles of histograms."""
+"""Reads Prometheus' text format, as in `/metrics`: gauges, and quantiles of histograms.
+
+Names are given without their prefix ``sglang:``.
+"""
 
 from __future__ import annotations
 
@@ -66,13 +69,6 @@ class Histogram:
 def gauges(text: str, names: Sequence[str]) -> dict[str, float]:
     """Read gauges and counters, summed over ranks; missing ones are left out.
 
-    Parameters
-    ----------
-    text : str
-        The body of `/metrics`.
-    names : sequence of str
-        Names without ``sglang:``.
-
     Examples
     --------
     >>> gauges('sglang:num_running_reqs{tp_rank="0"} 3.0', ["num_running_reqs"])
@@ -87,15 +83,7 @@ def gauges(text: str, names: Sequence[str]) -> dict[str, float]:
 
 
 def histograms(text: str, names: Sequence[str]) -> dict[str, Histogram]:
-    """Read histograms, summed over ranks and kinds of request; missing ones are left out.
-
-    Parameters
-    ----------
-    text : str
-        The body of `/metrics`.
-    names : sequence of str
-        Names without ``sglang:`` and ``_bucket``.
-    """
+    """Read histograms, summed over ranks and kinds of request; missing ones are left out."""
     wanted = {f"sglang:{name}_bucket": name for name in names}
     found: dict[str, dict[float, float]] = {}
     for name, labels, value in _samples(text, tuple(wanted)):

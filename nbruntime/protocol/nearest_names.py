@@ -1,4 +1,4 @@
-"""The name that was probably meant by one that does not exist."""
+"""Suggests the right name for an unknown one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES_ELSEWHERE = {
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """Find the existing name that was probably meant; None where none is near.
+    """Return the known name nearest to an unknown one, or None.
 
     Examples
     --------

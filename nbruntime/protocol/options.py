@@ -89,19 +89,9 @@ _OPTIONS_OF_OTHER_ROUTES = {
 
 
 def check_option(name: str, value: Any) -> None:
-    """Check the type of a field.
+    """Raise an ArgumentTypeError if SGLang would refuse the type of a field.
 
-    Parameters
-    ----------
-    name : str
-        One of `OPTION_NAMES`, or an argument of another route.
-    value : object
-        The value in JSON's types: a list, not a tuple.
-
-    Raises
-    ------
-    ArgumentTypeError
-        If SGLang would refuse the type.
+    `value` has JSON's types: a list, not a tuple.
 
     Examples
     --------

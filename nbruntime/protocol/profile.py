@@ -32,15 +32,7 @@ PROFILE_OPTIONS = tuple(_TYPES)
 def build_profile_request(options: dict[str, Any]) -> dict[str, Any] | None:
     """Check the options of a profile and make the JSON object.
 
-    Parameters
-    ----------
-    options : dict
-        Options by SGLang's names; None stands for "not given".
-
-    Returns
-    -------
-    dict or None
-        The JSON object; None if no option is given, which old servers accept, too.
+    An option of None is not sent. The result is None if there is no option, which old servers accept, too.
 
     Raises
     ------

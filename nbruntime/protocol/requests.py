@@ -138,12 +138,7 @@ def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
 def read_prompt(
     prompt: Prompt | Sequence[Prompt],
 ) -> tuple[str, Any, tuple[Prompt, ...], bool]:
-    """Read a prompt or a batch of prompts.
-
-    Parameters
-    ----------
-    prompt : str, sequence of str, sequence of int, or sequence of sequences of int
-        As in `build_generate_request`.
+    """Read a prompt or a batch of prompts, as in `build_generate_request`.
 
     Returns
     -------

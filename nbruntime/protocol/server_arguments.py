@@ -26,13 +26,7 @@ class Argument:
 
     @property
     def flag(self) -> str:
-        """The command-line flag.
-
-        Examples
-        --------
-        >>> Argument("model_path", str, None, "").flag
-        '--model-path'
-        """
+        """The command-line flag, such as ``--model-path``."""
         return "--" + self.name.replace("_", "-")
 
 
