@@ -121,12 +121,7 @@ def _is_active(token: Any) -> bool:
 
 
 def cuts(text: str) -> Iterator[Cut]:
-    r"""Yield the places before which further text cannot change the HTML.
-
-    Parameters
-    ----------
-    text : str
-        Markdown that starts with a block.
+    r"""Yield the places before which further text cannot change the HTML; `text` starts with a block.
 
     Examples
     --------

@@ -74,11 +74,5 @@ def percent(share: float) -> str:
 
 
 def token_count(tokens: int) -> str:
-    """Format a number of tokens with its unit.
-
-    Examples
-    --------
-    >>> token_count(1), token_count(20140)
-    ('1 token', '20,140 tokens')
-    """
+    """Format a number of tokens with its unit, such as "20,140 tokens"."""
     return f"{tokens:,} token" + ("" if tokens == 1 else "s")

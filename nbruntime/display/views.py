@@ -14,13 +14,7 @@ _VIEWS = {
 
 
 def in_kernel() -> bool:
-    """Return True in a Jupyter kernel, whose front end may show widgets.
-
-    Examples
-    --------
-    >>> in_kernel()
-    False
-    """
+    """Return True in a Jupyter kernel, whose front end may show widgets."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and hasattr(shell, "kernel")

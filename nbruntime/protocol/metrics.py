@@ -63,7 +63,10 @@ class Histogram:
         lower, upper = bucket
         below = self.counts.get(lower, 0.0)
         inside = self.counts[upper] - below
-        return lower + (upper - lower) * (share * self.total - below) / inside if inside else upper
+        if not inside:
+            return upper
+        # Rounding may lead beyond the bucket.
+        return min(upper, lower + (upper - lower) * (share * self.total - below) / inside)
 
 
 def gauges(text: str, names: Sequence[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How objects show themselves: well-formed, escaped, without secrets, without asking, in every state."""
+"""Cards of all objects: well-formed, escaped, without secrets or requests, in every state."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_state_is_a_word_beside_its_dot() -> None:
     assert "style" not in without_styles
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_empty_pairs_are_left_out() -> None:
     assert Card("Runtime", pairs=[("pid", None), ("url", ""), ("n", 0)]).text() == "Runtime\n  n 0"
 
 
@@ -109,7 +109,7 @@ def test_a_runtime_from_ready_to_shut_down() -> None:
     runtime.endpoint.get_server_info()
     asked = runtime.endpoint.settings.last_answer
     said = checked(runtime._repr_mimebundle_())
-    assert asked == runtime.endpoint.settings.last_answer, "nobody was asked"
+    assert asked == runtime.endpoint.settings.last_answer, "no request was sent"
     for part in ("ready", runtime.url, f"{runtime.pid}", "one rank", "ready after", "<script>"):
         assert part in said, said
     assert KEY not in said
@@ -162,7 +162,7 @@ def server() -> Iterator[ScriptedServer]:
         yield started
 
 
-def test_an_endpoint_and_the_time_of_what_it_knows(server: ScriptedServer) -> None:
+def test_an_endpoint_shows_the_time_of_its_last_answer(server: ScriptedServer) -> None:
     name = HOSTILE.replace("\ud800", "")  # which JSON cannot carry as UTF-8
     hostile = MODEL_INFO | {"served_model_name": name, "model_path": name}
     server.on("/model_info", Reply(json=hostile))
@@ -171,7 +171,7 @@ def test_an_endpoint_and_the_time_of_what_it_knows(server: ScriptedServer) -> No
     endpoint.get_server_info()
     asked = len(server.asked)
     said = checked(endpoint._repr_mimebundle_())
-    assert len(server.asked) == asked, "a repr asks nobody"
+    assert len(server.asked) == asked, "a repr sends no request"
     assert re.search(r"answered at \d\d:\d\d:\d\d", said)
     assert "<script>" in said
     assert "***" in said
@@ -192,14 +192,14 @@ def test_an_endpoint_whose_server_is_gone() -> None:
     assert "No answer" in said
 
 
-def test_an_asynchronous_endpoint_that_has_asked_nobody() -> None:
+def test_an_asynchronous_endpoint_before_its_first_request() -> None:
     said = checked(AsyncRuntimeEndpoint("http://127.0.0.1:9", api_key=KEY)._repr_mimebundle_())
     assert "AsyncRuntimeEndpoint" in said
     assert "not asked yet" in said
     assert KEY not in said
 
 
-def test_what_a_server_says_of_itself() -> None:
+def test_the_pairs_of_a_server_info() -> None:
     info = {
         "version": "0.5.23",
         "device": "cuda",
@@ -247,7 +247,7 @@ def test_a_list_of_servers() -> None:
         (Phase("ready"), None),
     ],
 )
-def test_a_phase_has_a_bar_where_there_is_a_measure(phase: Phase, share: str | None) -> None:
+def test_a_phase_with_a_size_has_a_progress_bar(phase: Phase, share: str | None) -> None:
     assert str(phase) in checked(phase._repr_mimebundle_())
     bars = [
         each.get("aria-valuenow")
@@ -285,14 +285,14 @@ def test_every_error_says_what_happened_and_what_to_do(kind: type[NbruntimeError
     ],
     ids=["log", "text"],
 )
-def test_what_is_long_is_folded(error: NbruntimeError, folded: str) -> None:
+def test_long_parts_of_an_error_are_folded(error: NbruntimeError, folded: str) -> None:
     bundle = error._repr_mimebundle_()
     assert folded not in bundle["text/plain"]
     (details,) = parsed(bundle["text/html"]).iter("details")
     assert folded in "".join(details.itertext())
 
 
-def test_the_error_of_a_server_has_no_key(server: ScriptedServer) -> None:
+def test_an_error_does_not_show_the_key(server: ScriptedServer) -> None:
     server.on("/server_info", Reply(body=f"no good key: {KEY}".encode(), status=400))
     endpoint = RuntimeEndpoint(server.url, api_key=KEY)
     with pytest.raises(ServerStatusError) as caught:

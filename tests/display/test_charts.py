@@ -1,4 +1,4 @@
-"""Charts: well-formed whatever is drawn, gaps where nothing is known, small where nothing changes."""
+"""Charts: well-formed for any values, with gaps for unknown ones, small for constant ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_any_values_give_a_well_formed_chart_inside_its_frame(
             assert 0 <= float(y) <= HEIGHT
 
 
-def test_figures_stand_in_words_beside_the_picture() -> None:
+def test_figures_are_readable_without_the_picture() -> None:
     chart = line_chart(
         "KV cache", [Line("", points_of(1, 7, 3))], steps=10, figure=lambda value: f"{value:g} %"
     )
@@ -53,7 +53,7 @@ def test_a_gap_stays_open() -> None:
     (path,) = paths(line_chart("load", [Line("", points_of(1, 2, None, 2, 3))], steps=10))
     assert path.count("M") == 2
     (path,) = paths(line_chart("load", [Line("", [(9, 1.0), (8, 2.0), (1, 2.0), (0, 1.0)])], steps=10))
-    assert path.count("M") == 2, "nobody asked for a while"
+    assert path.count("M") == 2, "no poll for a while"
     (path,) = paths(line_chart("load", [Line("", [(9, 1.0), (7, 2.0), (6, 2.0), (6, 1.0)])], steps=10))
     assert path.count("M") == 1, "polls that are late or early leave no gap"
 
@@ -63,7 +63,7 @@ def test_the_last_value_is_unknown_in_a_gap() -> None:
     assert "–" in "".join(parsed(chart).itertext())
 
 
-def test_a_level_line_is_two_points_and_never_changes() -> None:
+def test_a_level_line_is_two_points() -> None:
     drawn = {line_chart("load", [Line("", points_of(*[0.0] * count))], steps=50) for count in (60, 70, 80)}
     (chart,) = drawn
     (path,) = paths(chart)
@@ -81,12 +81,12 @@ def test_two_lines_differ_without_colour_and_are_named() -> None:
     assert re.search("2 running.*1 queued", "".join(parsed(chart).itertext()))
 
 
-def test_hostile_names_are_shown_and_not_obeyed() -> None:
+def test_hostile_names_are_escaped() -> None:
     text = "".join(parsed(line_chart(HOSTILE, [Line(HOSTILE, points_of(1))], steps=9)).itertext())
     assert "<script>" in text
 
 
-def test_no_values_at_all() -> None:
+def test_a_chart_without_values() -> None:
     chart = line_chart("load", [Line("", [])], steps=9)
     assert paths(chart) == []
     assert "nothing known" in chart
@@ -101,5 +101,5 @@ def test_the_scale_ends_at_1_2_or_5(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_the_scale_of_nothing(value: float) -> None:
+def test_the_scale_without_a_valid_value(value: float) -> None:
     assert nice_ceiling(value) == 1.0

@@ -1,4 +1,4 @@
-"""What is drawn piece by piece is what would be drawn at once."""
+"""Text drawn in pieces equals text drawn at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ texts = st.lists(words, max_size=400).map("".join)
 
 
 def bare(html: str) -> str:
-    """Give the letters of some HTML: no tags, no white space."""
+    """Return HTML without tags and white space."""
     return re.sub(r"\s+", "", re.sub(r"<[^>]*>", "", html))
 
 
@@ -43,7 +43,7 @@ def test_pieces_hold_the_whole_text_in_order(text: str, cuts: list[int], markdow
         assert bare(shown) == bare(whole)
 
 
-def test_paragraphs_that_are_settled_look_as_in_the_whole() -> None:
+def test_settled_paragraphs_equal_those_of_the_whole_text() -> None:
     text = "\n\n".join(
         f"Paragraph {number} with *some* `code`. " + "And words. " * 20 for number in range(20)
     )
@@ -73,7 +73,7 @@ def test_a_long_code_block_stays_code_when_it_is_cut() -> None:
 
 @pytest.mark.parametrize("text", DANGEROUS)
 @pytest.mark.parametrize("markdown", [True, False])
-def test_nothing_that_a_model_says_becomes_active(text: str, markdown: bool) -> None:
+def test_hostile_text_becomes_no_active_html(text: str, markdown: bool) -> None:
     html = text_html(text, markdown=markdown)
     tree = ElementTree.fromstring(html)
     for element in tree.iter():
@@ -93,7 +93,7 @@ DEEP = "Steps: \n\n" + "1. " * 40 + "the hidden end\n\n" + "> " * 30 + "quoted s
 @given(
     st.lists(st.sampled_from(["1. ", "- ", "> ", "  ", "    ", "\n", "\n\n", "# ", "**", "word ", "```\n"]))
 )
-def test_no_word_is_lost_however_deep_it_is_nested(pieces: list[str]) -> None:
+def test_no_word_is_lost_in_deep_nesting(pieces: list[str]) -> None:
     count = itertools.count()
     text = "".join(f"w{next(count)} " if piece == "word " else piece for piece in pieces)
     shown = bare(render_markdown(text))

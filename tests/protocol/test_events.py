@@ -1,4 +1,4 @@
-"""The event decoder and what it makes of `/generate` streams: the same however the bytes are cut."""
+"""The event and delta decoders: the same result wherever the bytes are cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbruntime.protocol.delta_decoder import DeltaDecoder
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.events import EventDecoder
 
-# What tokens of real models look like, and what is awkward: repeats, white space, quotes, escapes,
+# Tokens of real models, and difficult ones: repeats, white space, quotes, escapes,
 # half-written JSON, several bytes per character, characters that str.splitlines would split at.
 TOKENS = ["a", "1", "1", "\n", "\n\n", " ", " Paris", '"', "\\", '\\"', '{"text":"', "data: ", "é", "世",
           "😀", "\u2028", "\x85", "\x1c", "[DONE]", "\t", "\x00", '","output_ids":[', "\\u00e9"]  # fmt: skip
@@ -29,7 +29,7 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def reference(data: str) -> list[str]:
-    """Decode by the letter of the HTML standard, line by line, from the whole text."""
+    """Decode the whole text line by line, as the HTML standard says."""
     events, lines = [], []
     for line in data.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:
         if line == "":
@@ -57,14 +57,14 @@ lines = st.one_of(
     st.lists(st.integers(0, 10_000), max_size=30),
 )
 @example([("data: a", "\r"), ("", "\n"), ("data: b", "\r\n"), ("", "\r\n")], False, [8])
-def test_events_are_those_of_the_standard(parts: list[tuple[str, str]], mark: bool, cuts: list[int]) -> None:
+def test_events_follow_the_html_standard(parts: list[tuple[str, str]], mark: bool, cuts: list[int]) -> None:
     text = "\ufeff" * mark + "".join(line + end for line, end in parts)
     decoder = EventDecoder()
     found = [event for piece in cut(text.encode(), cuts) for event in decoder.feed(piece)]
     assert [event.decode() for event in found] == [event for event in reference(text) if event != "[DONE]"]
 
 
-def test_every_single_byte_alone() -> None:
+def test_bytes_fed_one_by_one() -> None:
     text = (
         '\ufeff: hello\r\rdata: {"a":\rdata:1}\r\n\r\ndata: é😀\n\nevent: x\n\ndata: [DONE]\n\ndata: late\n\n'
     )
@@ -76,14 +76,14 @@ def test_every_single_byte_alone() -> None:
     assert decoder.close() == []
 
 
-def test_the_end_of_the_stream_gives_what_no_empty_line_followed() -> None:
+def test_close_returns_an_event_without_an_empty_line() -> None:
     decoder = EventDecoder()
     assert decoder.feed(b"data: one\n\ndata: tw") == [b"one"]
     assert decoder.close() == [b"tw"]
     assert decoder.close() == []
 
 
-# What a server of either kind writes
+# Streams of cumulative and incremental servers
 
 
 def events_of(
@@ -201,7 +201,7 @@ def test_every_split_gives_the_same_deltas(answer: list[str], incremental: bool,
     assert [repr(delta) for delta in decode(data, list(range(len(data))))[1]] == whole
 
 
-# Ends of all kinds
+# The end of a stream
 
 
 def event(
@@ -226,7 +226,7 @@ def test_an_abort_keeps_text_of_a_cumulative_stream() -> None:
     assert decoder.items[0].finish_reason == ABORT
 
 
-def test_an_abort_without_text_loses_nothing() -> None:
+def test_an_abort_without_text_keeps_the_text() -> None:
     decoder = DeltaDecoder()
     decoder.feed(event("a", [1]) + event("ab", [1, 2]) + event("", [1, 2], reason=ABORT))
     assert decoder.items[0].text == "ab"
@@ -253,7 +253,7 @@ def test_text_that_is_flushed_without_a_token_is_kept() -> None:
     assert decoder.items[0].text == "abc"
 
 
-def test_a_stop_string_that_is_cut_off_at_the_end() -> None:
+def test_a_stop_string_is_cut_off_at_the_end() -> None:
     decoder = DeltaDecoder()
     found = decoder.feed(
         event("a", [1]) + event("a E", [1, 2]) + event("a", [1, 2, 3], reason={"type": "stop"})
@@ -262,7 +262,7 @@ def test_a_stop_string_that_is_cut_off_at_the_end() -> None:
     assert decoder.items[0].text == "a"  # the server's last word
 
 
-def test_old_servers_that_send_no_token_ids() -> None:
+def test_a_stream_of_an_old_server_without_token_ids() -> None:
     decoder = DeltaDecoder()
     for text in ("Hel", "Hello", "Hello!"):
         decoder.feed(b'data: {"text":"%b","meta_info":{"id":"r"}}\n\n' % text.encode())
@@ -276,7 +276,7 @@ def test_cumulative_text_with_incremental_ids() -> None:
     assert decoder.items[0].output_ids == [7, 7, 8]
 
 
-def test_score_only() -> None:
+def test_a_request_without_new_tokens() -> None:
     decoder = DeltaDecoder()
     found = decoder.feed(event("", [], 0, {"type": "length", "length": 0}) + b"data: [DONE]\n\n")
     assert [repr(delta) for delta in found] == ["Delta(0, '', tokens 0+0, finished)"]
@@ -302,7 +302,7 @@ def test_error_events(body: object, message: str, status: int | None) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"{", b"[1]", b"3", b'{"choices":[]}', b'{"meta_info":3}'])
-def test_nonsense_is_a_failure(payload: bytes) -> None:
+def test_an_invalid_event_is_a_failure(payload: bytes) -> None:
     decoder = DeltaDecoder()
     assert decoder.feed(b"data: " + payload + b"\n\n") == []
     assert decoder.failure is not None
@@ -325,7 +325,7 @@ ILL_TYPED = {
 
 
 @pytest.mark.parametrize("name", ILL_TYPED)
-def test_ill_typed_events_are_failures_and_lose_nothing_before_them(name: str) -> None:
+def test_ill_typed_events_are_failures_and_keep_the_text_before_them(name: str) -> None:
     decoder = DeltaDecoder(expected=1)
     decoder.feed(event("a", [1]))
     found = decoder.feed(event("ab", [1, 2]) + b"data: " + ILL_TYPED[name] + b"\n\n")
@@ -336,7 +336,7 @@ def test_ill_typed_events_are_failures_and_lose_nothing_before_them(name: str) -
     assert decoder.items[0].output_ids == [1, 2]
 
 
-def test_an_event_of_which_only_the_beginning_is_read_may_be_broken_behind_it() -> None:
+def test_an_event_with_an_invalid_end_keeps_its_text() -> None:
     decoder = DeltaDecoder()
     decoder.feed(event("a", [1]) + event("ab", [1, 2]))
     broken = b'data: {"text":"abc","output_ids":[1,2,3],"meta_info":{"finish_reason":null,oops}}\n\n'
@@ -345,12 +345,12 @@ def test_an_event_of_which_only_the_beginning_is_read_may_be_broken_behind_it() 
     assert decoder.items[0].meta_info["completion_tokens"] == 2
 
 
-def test_an_error_that_is_null_is_none() -> None:
+def test_a_null_error_is_no_failure() -> None:
     decoder = DeltaDecoder()
     assert [each.text for each in decoder.feed(event("a", [1]).replace(b"{", b'{"error":null,', 1))] == ["a"]
 
 
-def test_an_event_that_the_end_cuts_short_is_no_failure() -> None:
+def test_an_event_cut_short_by_the_end_is_no_failure() -> None:
     decoder = DeltaDecoder()
     decoder.feed(event("a", [1]) + b'data: {"text":"ab","outp')
     assert decoder.close() == []

@@ -1,4 +1,4 @@
-"""The body of a request: what is sent, and what is refused before anything is sent."""
+"""The body of a request: what is sent, and what is refused before."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_prompts(prompt: Any, field: str, value: Any, prompts: tuple[Any, ...], 
 @pytest.mark.parametrize(
     "prompt", [[], [[]], [["a"], [1]], ["a", 1], [1, "a"], [1.5], None, 7, {"text": "x"}, b"x"]
 )
-def test_prompts_that_are_none(prompt: Any) -> None:
+def test_invalid_prompts(prompt: Any) -> None:
     with pytest.raises(ArgumentError) as caught:
         build_generate_request(prompt)
     assert isinstance(caught.value, TypeError | ValueError)
@@ -65,7 +65,7 @@ def test_only_what_was_given_is_sent() -> None:
     assert sent == {"text": "x", "sampling_params": params, "rid": "r"}
 
 
-def test_keywords_go_before_the_mapping_which_stays_as_it_is() -> None:
+def test_keywords_override_the_mapping_and_do_not_change_it() -> None:
     given_params = {"temperature": 1, "top_p": 0.5}
     assert body(sampling_params=given_params, temperature=0)["sampling_params"] == {
         "temperature": 0,
@@ -131,12 +131,12 @@ def test_logprobs_come_with_text() -> None:
         ("lora", "lora_path"),
     ],
 )
-def test_the_nearest_name(wrong: str, meant: str) -> None:
+def test_the_error_for_an_unknown_name_suggests_the_nearest(wrong: str, meant: str) -> None:
     with pytest.raises(TypeError, match=f"Did you mean '{meant}'"):
         body(**{wrong: 1})
 
 
-def test_a_name_like_no_other() -> None:
+def test_the_error_for_an_unknown_name_lists_all_if_none_is_near() -> None:
     with pytest.raises(TypeError, match="Sampling parameters are: max_new_tokens"):
         body(sampling_params={"zzz": 1})
 
@@ -159,7 +159,7 @@ def test_a_name_like_no_other() -> None:
         ({"n": 0}, ValueError),
     ],
 )
-def test_bad_values(arguments: dict[str, Any], kind: type[Exception]) -> None:
+def test_invalid_values(arguments: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
         body(**arguments)
     assert isinstance(caught.value, ArgumentError)
