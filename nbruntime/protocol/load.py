@@ -73,7 +73,7 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
         case {"load": int(tokens)}:
             return [Load(num_total_tokens=tokens, raw=dict(body))]
         case _:
-            raise ProtocolError("The answer does not say what the load is", where=where)
+            raise ProtocolError("The answer is not a load report", where=where)
 
 
 def _read_worker(entry: Mapping[str, Any], number: int) -> Load:

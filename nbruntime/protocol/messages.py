@@ -32,9 +32,11 @@ def read_messages(messages: Messages) -> list[dict[str, Any]]:
     if isinstance(messages, str | Mapping):
         messages = [messages]
     if not isinstance(messages, list | tuple):
-        raise ArgumentTypeError(f"The messages are a {type(messages).__name__}", where="messages", hint=_HINT)
+        raise ArgumentTypeError(
+            f"Messages must be a list or a text, not {type(messages).__name__}", where="messages", hint=_HINT
+        )
     if not messages:
-        raise ArgumentValueError("There is no message", where="messages", hint=_HINT)
+        raise ArgumentValueError("The list of messages is empty", where="messages", hint=_HINT)
     return [_read_message(message, place) for place, message in enumerate(messages)]
 
 
@@ -43,7 +45,9 @@ def _read_message(message: Any, place: int) -> dict[str, Any]:
     if isinstance(message, str):
         return {"role": "user", "content": message}
     if not isinstance(message, Mapping):
-        raise ArgumentTypeError(f"A message is a {type(message).__name__}", where=where, hint=_HINT)
+        raise ArgumentTypeError(
+            f"A message must be a mapping or a text, not {type(message).__name__}", where=where, hint=_HINT
+        )
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise ArgumentTypeError("A message has no role", where=where, hint=_HINT)

@@ -79,7 +79,7 @@ def _checked(name: str, value: Any) -> Any:
             hint="Nothing was sent: give a value of that type.",
         )
     if name in ("start_step", "num_steps") and value < 0:
-        raise ArgumentValueError(f"{name} is {value}", where=name, hint="Give a number from 0 on.")
+        raise ArgumentValueError(f"{name} is {value}", where=name, hint="Give 0 or more.")
     if name == "activities" and (unknown := [item for item in value if item not in ACTIVITIES]):
         raise ArgumentValueError(
             f"There is no activity {unknown[0]!r}", where=name, hint=f"There are: {', '.join(ACTIVITIES)}."

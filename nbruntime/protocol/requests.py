@@ -157,7 +157,7 @@ def read_prompt(
         items = _plain(items.get("input_ids"))  # the output of a tokenizer of transformers
     if not isinstance(items, list):
         raise ArgumentTypeError(
-            f"The prompt is a {type(prompt).__name__}",
+            f"The prompt must be text or token ids, not {type(prompt).__name__}",
             where="prompt",
             hint="Give a text, a list of token ids, or a list of either.",
         )
@@ -185,7 +185,9 @@ def read_token_ids(tokens: Any) -> list[int] | list[list[int]]:
     items = _plain(tokens)
     if not isinstance(items, list):
         raise ArgumentTypeError(
-            f"The tokens are a {type(tokens).__name__}", where="tokens", hint="Give a list of token ids."
+            f"Tokens must be a list, not {type(tokens).__name__}",
+            where="tokens",
+            hint="Give a list of token ids.",
         )
     if items and all(isinstance(item, list) for item in items):
         return [_ids(item) for item in items]
@@ -279,7 +281,9 @@ def request_names(rid: str | Sequence[str] | None, count: int, batch: bool) -> t
             raise ArgumentValueError("rid is empty", where="rid", hint="Give a name, or leave it out.")
         return tuple(f"{rid}_{i}" for i in range(count)) if batch else (rid,)
     if not isinstance(rid, list | tuple):
-        raise ArgumentTypeError(f"rid is a {type(rid).__name__}", where="rid", hint=_RID_HINT)
+        raise ArgumentTypeError(
+            f"rid must be a text or a list of texts, not {type(rid).__name__}", where="rid", hint=_RID_HINT
+        )
     rids = tuple(rid)
     if len(rids) != count or len(set(rids)) != count or not all(isinstance(r, str) and r for r in rids):
         raise ArgumentValueError(
