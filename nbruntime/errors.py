@@ -7,20 +7,20 @@ The first line of an error says what happened and where, the second what to do n
     │   ├── ArgumentValueError        also a ValueError
     │   └── ArgumentTypeError         also a TypeError: wrong type, or an unknown name
     ├── MissingPackageError           also an ImportError: an optional package is not installed
-    ├── TransportError                 no answer came; says whether the server may have got the request
-    │   ├── ServerConnectionError     also a ConnectionError: nobody listens, or the connection broke
+    ├── TransportError                no answer; .sent tells whether the server may have got the request
+    │   ├── ServerConnectionError     also a ConnectionError: no server listens, or the connection broke
     │   └── ServerTimeoutError        also a TimeoutError
     ├── ServerStatusError             the server answered with an error
     │   ├── BadRequestError           400 and other 4xx
-    │   │   └── NotFoundError        404, 405, 501: this server has no such route
+    │   │   └── NotFoundError         404, 405, 501: this server has no such route
     │   ├── AuthenticationError       401, 403
     │   └── ServerFailureError        5xx
     │       └── ServerBusyError       503 (and 429)
     ├── ProtocolError                 the answer is not SGLang's protocol
-    ├── GenerationError               a generation ended too early; keeps what had come
+    ├── GenerationError               a generation ended too early; .text is the text until then
     │   ├── StreamError               an error inside the stream, or the stream broke off
     │   └── GenerationAbortedError    the request was aborted on the server
-    └── LaunchError                   a server did not start; keeps the last lines of its log
+    └── LaunchError                   a server did not start; .log_lines are the last of its log
         ├── LaunchTimeoutError        also a TimeoutError
         ├── PortInUseError
         ├── EngineNotFoundError       no SGLang, or no torch, in the environment
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from nbruntime.display.cards import Card, CardMixin, Details
 from nbruntime.display.html import escape, shortened, visible
@@ -63,10 +63,10 @@ __all__ = [
 ]
 
 LONGEST_MESSAGE = 2000
-"""Characters of a message that the text of an error shows; `NbruntimeError.message` has all of them."""
+"""Most characters of a message that ``str`` of an error shows; `NbruntimeError.message` has all."""
 
 LOG_LINES_SHOWN = 20
-"""Lines of the server's log that the text of a `LaunchError` shows."""
+"""Lines of the server's log that ``str`` of a `LaunchError` shows."""
 
 
 class NbruntimeError(CardMixin, Exception):
@@ -77,9 +77,9 @@ class NbruntimeError(CardMixin, Exception):
     message : str
         What happened.
     where : str, optional
-        The URL, file or argument that it happened at; shown in brackets after the message.
+        URL, file or argument; shown in brackets after the message.
     hint : str, optional
-        What to do next; shown on the second line. The default depends on the class.
+        What to do next, on the second line. The default depends on the class.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class NbruntimeError(CardMixin, Exception):
     Write a template into it.
     """
 
-    # One positional argument, the rest by keyword and kept in __dict__: so pickle and copy work as they are.
+    # Only the message is positional, the rest is kept in __dict__: so pickle and copy work.
     default_hint: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
@@ -98,14 +98,13 @@ class NbruntimeError(CardMixin, Exception):
         self.hint = self.default_hint if hint is None else hint
 
     def __str__(self) -> str:
-        # The server's words may be in it: they stay in their line, and steer no terminal.
+        # The message may hold the server's text: keep it in one line, without control characters.
         first = shortened(self.message, LONGEST_MESSAGE)
         if self.where:
             first += f" ({self.where})"
         return visible(f"{first}\n{self.hint}" if self.hint else first)
 
     def _card(self) -> Card:
-        """Say what happened, then what to do; what is long is folded."""
         hint = self.hint or ""
         return Card(
             type(self).__name__,
@@ -126,24 +125,22 @@ class ArgumentValueError(ArgumentError, ValueError):
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    """A value has the wrong type, or there is no argument of this name."""
+    """A value has the wrong type, or an argument has an unknown name."""
 
 
 class MissingPackageError(NbruntimeError, ImportError):
-    """Something needs a package that is not installed."""
+    """An optional package is not installed."""
 
 
 class TransportError(NbruntimeError):
-    """The server gave no answer, or not the whole of it.
+    """The server gave no answer, or only part of it.
 
     Parameters
     ----------
-    message : str
-        What happened.
-    sent : bool
-        Whether the server may have got the request. If not, sending it again is safe.
-    where, hint : str, optional
+    message, where, hint : str
         As in `NbruntimeError`.
+    sent : bool
+        False if the server cannot have got the request, so that sending it again is safe.
     """
 
     def __init__(
@@ -170,14 +167,12 @@ class ServerStatusError(NbruntimeError):
 
     Parameters
     ----------
-    message : str
-        What happened, with the server's own words.
+    message, where, hint : str
+        As in `NbruntimeError`.
     status : int
         HTTP status.
     server_message : str
-        The server's own words alone.
-    where, hint : str, optional
-        As in `NbruntimeError`.
+        The server's own message.
     """
 
     def __init__(
@@ -195,19 +190,19 @@ class ServerStatusError(NbruntimeError):
 
 
 class BadRequestError(ServerStatusError):
-    """The server refuses the request as it is: 400 and other 4xx."""
+    """The server refuses the request: 400 and other 4xx."""
 
     default_hint = "Change the request as the message says; sending it again will not help."
 
 
 class NotFoundError(BadRequestError):
-    """No such route on the server: 404, 405 or 501."""
+    """The server has no such route: 404, 405 or 501."""
 
     default_hint = "This server does not offer it: check the URL, and the version of the server."
 
 
 class AuthenticationError(ServerStatusError):
-    """The API key is missing or wrong (401), or is not allowed to do this (403)."""
+    """The API key is missing or wrong (401), or does not allow this (403)."""
 
     default_hint = (
         "Give the server's key as api_key=...; if the server has an admin key, control calls need that one."
@@ -227,26 +222,67 @@ class ServerBusyError(ServerFailureError):
 
 
 class ProtocolError(NbruntimeError):
-    """The answer cannot be understood as SGLang's protocol."""
+    """The answer does not follow SGLang's protocol."""
 
     default_hint = "Check that the URL is that of an SGLang server, and that no proxy rewrites its answers."
 
 
+class PartialFinishReason(Protocol):
+    """The part of `nbruntime.FinishReason` that type checkers see in an error."""
+
+    @property
+    def type(self) -> str:
+        """Such as ``"abort"``."""
+
+    @property
+    def message(self) -> str | None:
+        """The server's message about an abort."""
+
+
+class PartialGeneration(Protocol):
+    """The part of `nbruntime.Generation` that type checkers see in an error."""
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+
+    @property
+    def output_ids(self) -> list[int]:
+        """The generated tokens so far."""
+
+    @property
+    def meta_info(self) -> dict[str, Any]:
+        """The server's own record."""
+
+    @property
+    def prompt(self) -> str | Sequence[int] | None:
+        """The prompt, as text or token ids."""
+
+    @property
+    def finish_reason(self) -> PartialFinishReason | None:
+        """Why the server ended the generation, if it did."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of generated tokens."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dict for JSON."""
+
+
 class GenerationError(NbruntimeError):
-    """A generation ended too early; what had come until then is kept.
+    """A generation ended too early; the error keeps the part until then.
 
     Parameters
     ----------
-    message : str
-        What happened.
-    generations : sequence of Generation
-        What had come, one for each prompt and sample; see also `text`.
-    status : int, optional
-        The status that the server gives inside the stream.
-    server_message : str
-        The server's own words alone.
-    where, hint : str, optional
+    message, where, hint : str
         As in `NbruntimeError`.
+    generations : sequence of Generation
+        The partial generations, one for each prompt and sample.
+    status : int, optional
+        The server's status inside the stream.
+    server_message : str
+        The server's own message.
     """
 
     default_hint = "The text up to here is in the error's .text and .generation."
@@ -255,7 +291,7 @@ class GenerationError(NbruntimeError):
         self,
         message: str,
         *,
-        generations: Sequence[Any] = (),
+        generations: Sequence[PartialGeneration] = (),
         status: int | None = None,
         server_message: str = "",
         where: str | None = None,
@@ -267,8 +303,8 @@ class GenerationError(NbruntimeError):
         self.server_message = server_message
 
     @property
-    def generation(self) -> Any:
-        """The first partial generation, which is the only one for a single prompt."""
+    def generation(self) -> PartialGeneration | None:
+        """The first partial generation, the only one for a single prompt."""
         return self.generations[0] if self.generations else None
 
     @property
@@ -285,7 +321,7 @@ class StreamError(GenerationError):
 
 
 class GenerationAbortedError(GenerationError):
-    """The request was aborted on the server, though not by this stream."""
+    """The request was aborted on the server, but not by this stream."""
 
 
 class LaunchError(NbruntimeError):
@@ -293,17 +329,15 @@ class LaunchError(NbruntimeError):
 
     Parameters
     ----------
-    message : str
-        What happened.
-    cause : str, optional
-        The reason that was found in the log or the exit status.
-    log_lines : sequence of str
-        The last lines of the server's log; the text of the error shows fewer of them.
-    where, hint : str, optional
+    message, where, hint : str
         As in `NbruntimeError`.
+    cause : str, optional
+        The reason found in the log or the exit status.
+    log_lines : sequence of str
+        The last lines of the server's log; ``str`` of the error shows fewer.
     """
 
-    default_hint = "The end of the log is below; what else was kept of it is in the error's .log_lines."
+    default_hint = "The end of the log is below; the error's .log_lines has more lines."
 
     def __init__(
         self,
@@ -315,7 +349,7 @@ class LaunchError(NbruntimeError):
         hint: str | None = None,
     ) -> None:
         if hint is None and not log_lines and self.default_hint == LaunchError.default_hint:
-            hint = ""  # there is no log to point at
+            hint = ""  # there is no log
         super().__init__(message, where=where, hint=hint)
         self.cause = cause
         self.log_lines = tuple(log_lines)
@@ -340,18 +374,18 @@ class LaunchTimeoutError(LaunchError, TimeoutError):
 
 
 class PortInUseError(LaunchError):
-    """The port is taken by another program."""
+    """Another program uses the port."""
 
     default_hint = "Leave port out to get a free one, or stop the program that listens there."
 
 
 class EngineNotFoundError(LaunchError):
-    """There is no SGLang, or no torch, in the environment that was asked for."""
+    """The chosen environment has no SGLang, or no torch."""
 
     default_hint = "Install nbruntime[embedded], or name an environment that has SGLang with python=..."
 
 
 class ModelNotFoundError(LaunchError):
-    """The model is not a folder, not in the cache, and could not be fetched."""
+    """The model is not a folder or in the cache, and could not be downloaded."""
 
     default_hint = "Give a folder with config.json, or the id of a model on the Hugging Face hub."

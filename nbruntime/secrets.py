@@ -1,4 +1,4 @@
-"""A value that never shows: an API key."""
+"""Hides API keys and other secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MASK = "***"
-"""What stands in the place of a secret."""
+"""Replaces a secret in output."""
 
 _NAMES = re.compile(
     r"(^|_)(api_?)?keys?(_b)?$|passw(or)?d|secret|credential|(^|_)auth|(hf|hub|gh|github|access|api)_token|bearer"
@@ -15,7 +15,7 @@ _NAMES = re.compile(
 
 
 def is_secret_name(name: str) -> bool:
-    """Tell whether a field or an argument of this name may hold a key or a password.
+    """Return True if a field or argument of this name may hold a key or a password.
 
     Examples
     --------
@@ -25,17 +25,12 @@ def is_secret_name(name: str) -> bool:
     return bool(_NAMES.search(name.rpartition(".")[2].lower().replace("-", "_")))
 
 
-SHORTEST = 4
-"""Characters of a key that is looked for inside of other texts: a shorter one would tear words apart."""
+MIN_SCRUBBED_LENGTH = 4
+"""Least length of a key that is masked in other texts; a shorter one could be part of a word."""
 
 
 class Secret:
-    """Hold an API key so that no repr, log, error, pickle or ``vars()`` shows it.
-
-    Parameters
-    ----------
-    value : str or None
-        The key; None for none.
+    """Holds an API key, or None; no repr, log, error, pickle or ``vars()`` shows it.
 
     Examples
     --------
@@ -49,15 +44,15 @@ class Secret:
     __slots__ = ("_reveal",)
 
     def __init__(self, value: str | None) -> None:
-        # A function, so that tools which walk through attributes meet no text.
+        # A function, so that tools that list attributes do not show the key.
         self._reveal: Callable[[], str | None] = lambda: value
 
     def reveal(self) -> str | None:
-        """Give the key itself."""
+        """Return the key itself."""
         return self._reveal()
 
     def scrub(self, text: str) -> str:
-        """Mask the key wherever it stands in a text."""
+        """Mask the key in a text."""
         value = self._reveal()
         return text.replace(value, MASK) if value else text
 
@@ -81,18 +76,14 @@ class Secret:
 
 
 def without_secrets(info: dict[str, Any], key: Secret) -> dict[str, Any]:
-    """Copy what a server says of itself, its keys and passwords masked.
+    """Copy a server's info with keys and passwords masked, wherever they occur.
 
     Parameters
     ----------
     info : dict
-        SGLang's arguments, ``api_key`` and the command line among them.
+        SGLang's arguments, including ``api_key`` and the command line.
     key : Secret
-        Masked, too, wherever it stands.
-
-    Returns
-    -------
-    dict
+        Another key to mask.
 
     Examples
     --------
@@ -101,8 +92,8 @@ def without_secrets(info: dict[str, Any], key: Secret) -> dict[str, Any]:
     {'api_key': '***', 'admin_api_key': None, 'launch_command': '--port 1 --api-key=***'}
     """
     found = {*_secrets(info), key.reveal() or ""}
-    # The longest first: one may be the beginning of another.
-    words = sorted((word for word in found if len(word) >= SHORTEST), key=len, reverse=True)
+    # The longest first: one secret may be part of another.
+    words = sorted((word for word in found if len(word) >= MIN_SCRUBBED_LENGTH), key=len, reverse=True)
 
     def masked(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):

@@ -30,7 +30,7 @@ from nbruntime.launch.server import ExitNotifier, Server
 from nbruntime.launch.supervisor import __file__ as SUPERVISOR
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
-from nbruntime.secrets import SHORTEST
+from nbruntime.secrets import MIN_SCRUBBED_LENGTH
 
 __all__ = ["ServerProcess"]
 
@@ -181,7 +181,9 @@ class ServerProcess(Server):
                 cwd=os.getcwd(),
                 # The longest first: one may be the beginning of another.
                 secrets=sorted(
-                    (secret for secret in spec.secrets if len(secret) >= SHORTEST), key=len, reverse=True
+                    (secret for secret in spec.secrets if len(secret) >= MIN_SCRUBBED_LENGTH),
+                    key=len,
+                    reverse=True,
                 ),
             )
             with log.open("ab") as errors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from IPython.core.error import UsageError
 from IPython.core.magic import magics_class
@@ -136,7 +136,7 @@ class GenerationMagics(MagicsBase):
             try:
                 answer = (endpoint.chat if chat else endpoint.complete)(prompt, **given)
             except GenerationError as error:
-                keep(error.generations)
+                keep(cast("Sequence[Generation]", error.generations))
                 raise
             generations = answer if isinstance(answer, list) else [answer]
             keep(generations)
