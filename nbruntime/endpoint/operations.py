@@ -191,7 +191,7 @@ def _records(answer: HttpResponse, expected: int) -> list[dict[str, Any]]:
     body = answer.json()
     records = body if isinstance(body, list) else [body]
     if len(records) != expected or not all(isinstance(record, dict) for record in records):
-        raise ProtocolError(f"Not {expected} answers to {expected} questions", where=answer.url)
+        raise ProtocolError(f"The server did not send {expected} answers", where=answer.url)
     for record in records:
         wrong = first_invalid_field(record)
         if wrong is not None:
