@@ -29,11 +29,11 @@ The first line of an error says what happened and where, the second what to do n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from nbruntime.display.cards import Card, Details
+from nbruntime.display.cards import Card, CardMixin, Details
 from nbruntime.display.html import escape, shortened, visible
 
 __all__ = [
@@ -69,7 +69,7 @@ LOG_LINES_SHOWN = 20
 """Lines of the server's log that the text of a `LaunchError` shows."""
 
 
-class NbruntimeError(Exception):
+class NbruntimeError(CardMixin, Exception):
     """Root of all errors of nbruntime.
 
     Parameters
@@ -103,11 +103,6 @@ class NbruntimeError(Exception):
         if self.where:
             first += f" ({self.where})"
         return visible(f"{first}\n{self.hint}" if self.hint else first)
-
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return self._card().mimebundle(include, exclude)
 
     def _card(self) -> Card:
         """Say what happened, then what to do; what is long is folded."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from nbruntime.display.cards import Card
+from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.html import escape
 from nbruntime.display.live_text import text_html
 from nbruntime.generation import Generation
 from nbruntime.generation.answer_html import LIVE_STYLE
 
 
-class Conversation:
+class Conversation(CardMixin):
     """Messages between a user and a model; `%%sgl_chat` keeps one in a variable.
 
     Parameters
@@ -87,11 +86,6 @@ class Conversation:
 
     def __repr__(self) -> str:
         return self._card().text()
-
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return self._card().mimebundle(include, exclude)
 
     def _card(self) -> Card:
         lines = list(self._lines())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from nbruntime.chat.template import ChatTemplate
 from nbruntime.errors import ArgumentValueError
 from nbruntime.protocol.messages import Message
-from nbruntime.protocol.requests import nearest
+from nbruntime.protocol.nearest_names import nearest_name
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def get_chat_template(name: str) -> ChatTemplate:
     registered = getattr(sys.modules.get("sglang.lang.chat_template"), "chat_template_registry", {})
     template: ChatTemplate | None = TEMPLATES.get(name) or registered.get(name)
     if template is None:
-        meant = nearest(name, (*TEMPLATES, *registered))
+        meant = nearest_name(name, (*TEMPLATES, *registered))
         raise ArgumentValueError(
             f"There is no chat template {name!r}",
             where="chat_template_name",

@@ -1,1 +1,1 @@
-"""How objects show themselves: cards, HTML, figures, charts and markdown, without IPython."""
+"""Cards, HTML, charts and markdown of the objects of nbruntime, without IPython."""

@@ -1,4 +1,4 @@
-"""The look of answers, the same while they grow and at their end."""
+"""The styling of answers, while they grow and when they are complete."""
 
 _RULES = """
 .nbr.nbr-answers.nbr-answers{font-size:var(--jp-content-font-size1,14px);
@@ -73,7 +73,6 @@ border:1px solid var(--nbr-line);border-radius:2px;box-shadow:none}
 """
 
 LIVE_STYLE = _RULES.strip().replace("\n", "").replace("&", ".nbr .nbr-text.nbr-text")
-"""Used beside `nbruntime.display.cards.STYLE`. Wrappers of widgets have no box, so that pieces of an answer
-lie in one flow, as they do in the static form: nothing moves when one gives way to the other. The rule
-of ``&`` is specific, since Jupyter's own rules for HTML are (jupyterlab 4.6, ``.jp-ThemedContainer
-.jp-RenderedHTMLCommon``)."""
+"""Goes with `nbruntime.display.cards.STYLE`. The wrappers of widgets have no box, so that nothing moves when
+the static form replaces the live one. The prefix for ``&`` outweighs Jupyter's own rules for HTML
+(jupyterlab 4.6, ``.jp-ThemedContainer .jp-RenderedHTMLCommon``)."""

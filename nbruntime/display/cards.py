@@ -1,8 +1,8 @@
-"""Cards: how the objects of nbruntime show themselves, as text and as HTML.
+"""Cards: the text and HTML that represent the objects of nbruntime.
 
-A card is a title line (what it is, and its state as a word with a dot), pairs of label and value, and folded
-details. Its HTML stands by itself: no script, no widget, no network; it takes type and colours from the
-host, reads well in a light and a dark theme, and stays legible where all styling is removed.
+A card has a title line (what the object is, and its state as a word with a dot), pairs of label and value,
+and folded details. The HTML needs no script, widget or network, follows the theme of the host, and is
+legible without styling.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Literal
 from nbruntime.display.html import escape, visible
 
 Tone = Literal["good", "busy", "bad", "idle"]
-"""How a state is: it decides the dot beside the word."""
+"""The kind of a state; it decides the dot beside the word."""
 
 _DOTS: dict[Tone, str] = {"good": "●", "busy": "◐", "bad": "▲", "idle": "○"}
 
 CLASSES = ("nbr", "mathjax_ignore", "tex2jax_ignore")
-"""What the outermost element of everything shown is: Jupyter typesets any HTML output, and takes what stands
-between two dollars for a formula (JupyterLab 4, nbconvert 7; MathJax 4 and 2 have a name each)."""
+"""Classes of the outermost element of any output. Without the last two, JupyterLab 4 and nbconvert 7 typeset
+text between two dollars as a formula (MathJax 4 and 2 have a name each)."""
 
 STYLE = """
 .nbr{font-family:inherit;font-size:var(--jp-ui-font-size1,13px);line-height:1.5;color:inherit;max-width:60em}
@@ -42,32 +42,18 @@ font-variant-numeric:tabular-nums;font-weight:inherit;white-space:normal;max-wid
 font-family:var(--jp-code-font-family,monospace);font-size:.92em;max-height:24em;overflow:auto}
 .nbr code{font-family:var(--jp-code-font-family,monospace);background:none;color:inherit}
 """.strip().replace("\n", "")
-"""The styling of all cards; every card carries it, so that each output stands by itself."""
+"""The styling of cards; each card contains it, so that its output is complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """A folded part of a card.
+    """A folded part of a card: a text, a table or trusted HTML."""
 
-    Parameters
-    ----------
-    summary : str
-        What is seen while it is folded.
-    text : str
-        Lines of a log, or other plain text.
-    rows : sequence of sequence of object
-        Or a table; the first row holds the heads of its columns if `heads`.
-    heads : bool
-        Whether the first row is a head.
-    body : str
-        Or HTML, made by nbruntime.
-    """
-
-    summary: str
+    summary: str  # shown while it is folded
     text: str = ""
     rows: Sequence[Sequence[object]] = ()
-    heads: bool = False
-    body: str = ""
+    heads: bool = False  # True if the first row holds the heads of the columns
+    body: str = ""  # HTML, not escaped
 
     def __bool__(self) -> bool:
         return bool(self.text or self.rows or self.body)
@@ -75,26 +61,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What an object shows of itself.
-
-    Parameters
-    ----------
-    kind : str
-        What it is, such as ``Runtime``.
-    name : str
-        Which one.
-    state : str
-        How it is, in a word or two; empty for what has no state.
-    tone : str
-        ``good``, ``busy``, ``bad`` or ``idle``.
-    pairs : sequence of (str, object)
-        Labels and values, the most telling first. Pairs without a value are left out.
-    details : sequence of Details
-        Folded; shown in HTML only.
-    body : str
-        HTML between title and pairs, made by nbruntime; such as an answer.
-    plain : str
-        The same as text.
+    """The text and HTML that represent an object.
 
     Examples
     --------
@@ -104,17 +71,17 @@ class Card:
       engine embedded · pid 42
     """
 
-    kind: str
+    kind: str  # such as "Runtime"
     name: str = ""
-    state: str = ""
+    state: str = ""  # a word or two
     tone: Tone = "idle"
-    pairs: Sequence[tuple[str, object]] = ()
-    details: Sequence[Details] = ()
-    body: str = ""
-    plain: str = ""
+    pairs: Sequence[tuple[str, object]] = ()  # labels and values; empty values are left out
+    details: Sequence[Details] = ()  # in HTML only
+    body: str = ""  # HTML between title and pairs, not escaped
+    plain: str = ""  # the body as plain text
 
     def text(self) -> str:
-        """Give the card in a few lines of plain text."""
+        """Return the card in a few lines of plain text."""
         title = " ".join(part for part in (self.kind, self.name) if part)
         lines = [" · ".join(part for part in (title, self.state) if part)]
         if self.plain:
@@ -125,11 +92,11 @@ class Card:
         return visible("\n".join(lines))
 
     def html(self) -> str:
-        """Give the card as HTML that stands by itself; it is also well-formed XML."""
+        """Return the card with its styling as HTML, which is also well-formed XML."""
         return f'<div class="{" ".join(CLASSES)}"><style>{STYLE}</style>{self.inner_html()}</div>'
 
     def inner_html(self) -> str:
-        """Give the card as HTML for a place that has the styling already."""
+        """Return the card as HTML without the styling."""
         parts = [f"<div>{self._title()}</div>"]
         if self.body:
             parts.append(self.body)
@@ -142,7 +109,7 @@ class Card:
     def mimebundle(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        """Give the card in all its forms, for ``_repr_mimebundle_``."""
+        """Return the card in all forms, for ``_repr_mimebundle_``."""
         bundle = {"text/plain": self.text(), "text/html": self.html()}
         if include is not None:
             bundle = {mime: bundle[mime] for mime in bundle if mime in set(include)}
@@ -160,22 +127,31 @@ class Card:
         return title
 
 
+class CardMixin:
+    """Gives an object the rich repr of the card that its ``_card`` makes."""
+
+    __slots__ = ()
+
+    def _card(self) -> Card:
+        raise NotImplementedError
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        return self._card().mimebundle(include, exclude)
+
+
 def table(rows: Sequence[Sequence[object]], *, labels: bool = False, heads: bool = False) -> str:
-    """Write a table without lines.
+    """Return a table without rules, as HTML.
 
     Parameters
     ----------
     rows : sequence of sequence of object
         The cells; escaped here.
     labels : bool
-        Whether the first cell of a row is its label.
+        True if the first cell of a row is its label.
     heads : bool
-        Whether the first row holds the heads of the columns.
-
-    Returns
-    -------
-    str
-        HTML.
+        True if the first row holds the heads of the columns.
     """
     lines = []
     for number, row in enumerate(rows):

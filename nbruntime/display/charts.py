@@ -1,4 +1,4 @@
-"""Small line charts, as strings of HTML and SVG: a head with the last value, a line, and its scale."""
+"""Small line charts as HTML and SVG: a head with the last value, one or two lines, and their scale."""
 
 from __future__ import annotations
 
@@ -23,28 +23,20 @@ CHART_STYLE = """
 """.strip().replace("\n", "")
 """Goes with `nbruntime.display.cards.STYLE`."""
 
-_LINES = ("", ' stroke-dasharray="2 2.5" stroke-opacity=".75"')
-"""Strokes of the first and the second line: told apart without colour."""
+_STROKES = ("", ' stroke-dasharray="2 2.5" stroke-opacity=".75"')
+"""Strokes of the first and the second line, different without colour, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a chart.
+    """One line of a chart."""
 
-    Parameters
-    ----------
-    name : str
-        Stands beside the last value; may be empty for the only line.
-    points : sequence of (int, float or None)
-        Place and value: 0 is now, 1 a step ago. None where nothing is known: the line has a gap there.
-    """
-
-    name: str
-    points: Sequence[tuple[int, float | None]]
+    name: str  # beside the last value; empty for the only line
+    points: Sequence[tuple[int, float | None]]  # steps ago, oldest first, and value; None makes a gap
 
     @property
     def last(self) -> float | None:
-        """The value now; None where it is not known."""
+        """The last value; None if it is unknown."""
         return self.points[-1][1] if self.points else None
 
     @property
@@ -68,22 +60,22 @@ def line_chart(
     Parameters
     ----------
     label : str
-        What is measured; with its unit, if the figures do not carry one.
+        What is measured, with its unit if `figure` writes none.
     lines : sequence of Line
         At most two.
     steps : int
-        How many steps the width stands for.
+        Steps in the width of the chart.
     figure : callable
-        Writes a value.
+        Formats a value.
     at_least, at_most : float
         Bounds of the upper end of the scale, which begins at zero.
     largest_gap : int
-        Steps between two points that are still joined.
+        Most steps between two points that are joined.
 
     Returns
     -------
     str
-        Well-formed; the figures are readable without styling and without SVG.
+        Well-formed HTML; the figures are readable without styling and without SVG.
 
     Examples
     --------
@@ -91,37 +83,35 @@ def line_chart(
     >>> "3" in svg, svg.count("<path")
     (True, 2)
     """
-    top = nice_ceiling(max([at_least, *(value for line in lines for value in line.values)]))
-    top = min(top, max(at_most, at_least))
     known = [value for line in lines for value in line.values]
+    top = min(nice_ceiling(max([at_least, *known])), max(at_most, at_least))
     paths = [f'<path d="M0 .5H{WIDTH}M0 {HEIGHT - 0.5}H{WIDTH}" stroke="currentColor" stroke-opacity=".2"/>']
-    for line, look in zip(lines, _LINES, strict=False):
+    for line, stroke in zip(lines, _STROKES, strict=False):
         path = _path(line.points, top, steps, largest_gap)
         if path:
             paths.append(
                 f'<path class="nbr-accent" d="{path}" stroke="currentColor" stroke-width="1.5"'
-                f' stroke-linejoin="round" stroke-linecap="round"{look}/>'
+                f' stroke-linejoin="round" stroke-linecap="round"{stroke}/>'
             )
     scale = "".join(
         f'<text x="{WIDTH + 4}" y="{y}" fill="currentColor" fill-opacity=".6" font-size="9">'
         f"{escape(figure(value))}</text>"
         for y, value in ((7, top), (HEIGHT, 0.0))
     )
-    head = (
-        f'<span class="nbr-quiet">{escape(label)}</span>' if len(lines) == 1 else ""
-    )  # else the names say it
-    said = f"{label}: {_span(known, figure)}"
+    # Two lines have their names instead of the label.
+    head = f'<span class="nbr-quiet">{escape(label)}</span>' if len(lines) == 1 else ""
+    description = escape(f"{label}: {_span(known, figure)}")
     return (
         f'<div class="nbr-chart"><div class="nbr-chart-head">{head}'
         f"<span>{_figures(lines, figure)}</span></div>"
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" fill="none" role="img"'
-        f' viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(said)}"><title>{escape(said)}</title>'
+        f' viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{description}"><title>{description}</title>'
         f"{''.join(paths)}{scale}</svg></div>"
     )
 
 
 def nice_ceiling(value: float) -> float:
-    """Give the next 1, 2 or 5 with zeros that is not smaller.
+    """Return the smallest 1, 2 or 5 times a power of ten that is not below `value`.
 
     Examples
     --------
@@ -138,7 +128,7 @@ def nice_ceiling(value: float) -> float:
 
 
 def _figures(lines: Sequence[Line], figure: Callable[[float], str]) -> str:
-    """Write the last values, with a key where there are two lines."""
+    """Write the last values, with a key if there are two lines."""
     parts = []
     for number, line in enumerate(lines):
         key = f'<span class="nbr-accent nbr-key nbr-key-{number}"></span>' if len(lines) > 1 else ""
@@ -155,7 +145,7 @@ def _span(values: Sequence[float], figure: Callable[[float], str]) -> str:
 
 
 def _path(points: Sequence[tuple[int, float | None]], top: float, steps: int, largest_gap: int) -> str:
-    """Write the path of a line: gaps stay open, and what lies on a straight line is left out."""
+    """Write the path of a line, with gaps and without the inner points of level runs."""
     runs: list[list[tuple[float, float]]] = []
     before: int | None = None
     for place, value in points:
@@ -169,11 +159,11 @@ def _path(points: Sequence[tuple[int, float | None]], top: float, steps: int, la
         y = 1 + (HEIGHT - 2) * (1 - min(max(value / top, 0.0), 1.0))
         run = runs[-1]
         if len(run) > 1 and run[-1][1] == run[-2][1] == y:
-            run.pop()  # level: its two ends say it all
+            run.pop()  # a level run needs only its two ends
         run.append((x, y))
-    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in _dotted(run)) for run in runs)
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in _visible_run(run)) for run in runs)
 
 
-def _dotted(run: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Give a single point a length that can be seen."""
+def _visible_run(run: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Lengthen a single point, so that it is drawn."""
     return run if len(run) > 1 else [*run, (run[0][0] + 0.1, run[0][1])]

@@ -1,7 +1,4 @@
-"""The one place where text becomes HTML, and where what could mislead or harm is made visible.
-
-Model output, server logs and server info are untrusted: they are escaped everywhere they are shown.
-"""
+"""Escapes untrusted text (model output, server logs, server info) for terminals and HTML."""
 
 from __future__ import annotations
 
@@ -11,27 +8,18 @@ import re
 _MISLEADING = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: terminal escapes begin with one
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of the text around them
-    "\u2028\u2029\ufeff"  # line ends that only some programs see, and nothing at all
-    "\ud800-\udfff\ufffe\uffff"  # halves of characters and none, which UTF-8 or XML cannot hold
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that change the direction of the text
+    "\u2028\u2029\ufeff"  # line ends for some programs only, and an invisible mark
+    "\ud800-\udfff\ufffe\uffff"  # surrogates and non-characters, which UTF-8 or XML cannot hold
     "]"
 )
 
 
 def visible(text: str) -> str:
-    r"""Show characters that a terminal or a browser would obey instead of printing.
+    r"""Replace characters that control a terminal or a browser by visible ones.
 
-    Line feeds and tabs stay; a carriage return before a line feed is dropped.
-
-    Parameters
-    ----------
-    text : str
-        Untrusted.
-
-    Returns
-    -------
-    str
-        Safe to print; still to be escaped for HTML.
+    Line feeds and tabs stay; a carriage return before a line feed is dropped. The result is not yet escaped
+    for HTML.
 
     Examples
     --------
@@ -40,21 +28,11 @@ def visible(text: str) -> str:
     >>> visible("user\u202etxt.exe")
     'user⟨U+202E⟩txt.exe'
     """
-    return _MISLEADING.sub(_picture, text.replace("\r\n", "\n"))
+    return _MISLEADING.sub(_visible_form, text.replace("\r\n", "\n"))
 
 
 def escape(text: object) -> str:
-    """Write untrusted text as HTML.
-
-    Parameters
-    ----------
-    text : object
-        Shown by its ``str``.
-
-    Returns
-    -------
-    str
-        Without any markup of its own, also inside a quoted attribute.
+    """Escape the ``str`` of an object for HTML, also inside a quoted attribute.
 
     Examples
     --------
@@ -65,7 +43,7 @@ def escape(text: object) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    r"""Cut a text to one line of at most `width` characters.
+    r"""Shorten a text to one line of at most `width` characters.
 
     Examples
     --------
@@ -76,7 +54,7 @@ def shortened(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def _picture(match: re.Match[str]) -> str:
+def _visible_form(match: re.Match[str]) -> str:
     character = match[0]
     code = ord(character)
     if code < 0x20:

@@ -1,4 +1,4 @@
-"""A growing text, split into pieces that are drawn once and a tail that is drawn again and again."""
+"""Splits a growing text into pieces that are drawn once and a tail that is drawn again."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nbruntime.display.markdown import (
 )
 
 TAIL_CODE = 600
-"""From this length on a growing code block is cut at its last line: coloured, it has many more bytes."""
+"""Length at which a growing code block is cut at its last line; highlighted code has many more bytes."""
 
 TAIL_CHARACTERS = 800
-"""From this length on a growing text is cut at the last place where a block ends."""
+"""Length at which a growing text is cut at the end of its last block."""
 
 LONGEST_TAIL = 1600
-"""At this length it is cut where a line, a sentence or a word ends."""
+"""Length at which it is cut at the end of a line, a sentence or a word."""
 
 LONGEST_TABLE = 4000
-"""The same for a table, whose pieces do not line up."""
+"""The same for a table; its pieces do not line up."""
 
 LONGEST_DRAW = 12_000
-"""What comes at once beyond this length is not drawn while the text grows."""
+"""Text beyond this length that arrives at once is not drawn while the text grows."""
 
 CARET = '<span class="nbr-caret"></span>'
 
@@ -36,17 +36,9 @@ _CLOSING_TAG = re.compile(r"</\w+>\Z")
 
 
 class LiveText:
-    """Splits a growing text, so that the bytes of a draw do not grow with it.
+    """Splits a growing text, markdown or plain, so that the bytes of a draw do not grow with it.
 
-    Parameters
-    ----------
-    markdown : bool
-        Whether the text is markdown; otherwise it is shown as it is.
-
-    Attributes
-    ----------
-    tail : str
-        The part that is still growing.
+    `tail` is the part that is still growing.
 
     Examples
     --------
@@ -59,19 +51,16 @@ class LiveText:
     def __init__(self, *, markdown: bool = True) -> None:
         self.markdown = markdown
         self.tail = ""
-        self._start = Cut(0)  # where and how the tail goes on from what has been settled
+        self._start = Cut(0)  # how the tail continues the last settled piece
 
     def add(self, text: str) -> None:
-        """Add what is new."""
+        """Add new text."""
         self.tail += text
 
     def take_settled(self, *, all_of_it: bool = False) -> list[str]:
-        """Give the HTML of what needs no further draw; the rest stays as the tail.
+        """Return the HTML of the pieces that are final and leave the rest as the tail.
 
-        Parameters
-        ----------
-        all_of_it : bool
-            Whether to give every piece, however much has come at once.
+        Of a text that is too long to draw at once, the end is drawn, unless `all_of_it`.
         """
         settled: list[str] = []
         if len(self.tail) > LONGEST_DRAW and not all_of_it:
@@ -83,24 +72,18 @@ class LiveText:
         return settled
 
     def tail_html(self, *, growing: bool = False) -> str:
-        """Give the HTML of the part that has not settled.
-
-        Parameters
-        ----------
-        growing : bool
-            Whether more is to come: a caret then stands at the end.
-        """
+        """Return the HTML of the tail, with a caret at its end if the text is still growing."""
         text = self.tail
         if growing and self.markdown:
             opening = self._start.opening
             text = while_growing(opening + text)[len(opening) :]
         html = self._html(text)
         if growing and not text.endswith("\n"):
-            html = _CODE_END.join(html.rsplit("\n" + _CODE_END, 1))  # the line goes on
+            html = _CODE_END.join(html.rsplit("\n" + _CODE_END, 1))  # the line continues
         return with_caret(html) if growing else html
 
     def _next_cut(self) -> Cut | None:
-        """Tell where to cut the tail now, if anywhere."""
+        """Return the place to cut the tail now, if any."""
         length = len(self.tail)
         if length <= TAIL_CODE:
             return None
@@ -110,14 +93,14 @@ class LiveText:
             for cut in cuts(opening + self.tail):
                 position = cut.position - len(opening)
                 in_table = cut.joint == "table"
-                if position > 0 and length > _PATIENCE.get(cut.joint, TAIL_CHARACTERS):
+                if position > 0 and length > _CUT_LENGTHS.get(cut.joint, TAIL_CHARACTERS):
                     best = Cut(position, cut.joint, cut.opening)
         if best is None and length > (LONGEST_TABLE if in_table else LONGEST_TAIL):
-            return self._emergency_cut()
+            return self._cut_within_block()
         return best
 
-    def _emergency_cut(self) -> Cut:
-        """Cut within a block, at the end of a line, or else of a sentence or a word."""
+    def _cut_within_block(self) -> Cut:
+        """Return the place of the last line end in the tail, or else of a sentence or a word."""
         position, line = LONGEST_TAIL, False
         for end in ("\n", ". ", " "):
             at = self.tail.rfind(end, LONGEST_TAIL // 2, LONGEST_TAIL)
@@ -138,26 +121,19 @@ class LiveText:
 
     def _html(self, text: str, end: Cut | None = None) -> str:
         html = text_html(self._start.opening + text, markdown=self.markdown, in_pieces=False)
-        # What goes on in the next piece is drawn without a seam.
+        # A block that continues in the next piece is drawn without a gap.
         seams = [] if self._start.joint == "block" else [f" nbr-from-{self._start.joint}"]
         seams += [] if end is None or end.joint == "block" else [f" nbr-into-{end.joint}"]
         return html.replace('class="nbr-text', f'class="nbr-text{"".join(seams)}', 1) if seams else html
 
 
-_PATIENCE = {"code": TAIL_CODE, "table": LONGEST_TABLE}
+_CUT_LENGTHS = {"code": TAIL_CODE, "table": LONGEST_TABLE}
 
 
 def text_html(text: str, *, markdown: bool, in_pieces: bool = True) -> str:
-    """Give a whole text as HTML, the way that `LiveText` shows its pieces.
+    """Return the HTML of a whole text, as `LiveText` draws it.
 
-    Parameters
-    ----------
-    text : str
-        Untrusted.
-    markdown : bool
-        Whether it is markdown.
-    in_pieces : bool
-        Whether to parse a very long text in pieces; the time then grows no faster than its length.
+    A very long text is parsed `in_pieces`, so that the time is linear in its length.
     """
     if not markdown:
         return f'<div class="nbr-text nbr-plain">{escape(text)}</div>'
@@ -167,7 +143,7 @@ def text_html(text: str, *, markdown: bool, in_pieces: bool = True) -> str:
 
 
 def with_caret(html: str) -> str:
-    """Put the caret behind the last letter of some HTML, inside of the elements that end there.
+    """Insert the caret after the last character of HTML, inside the elements that end there.
 
     Examples
     --------

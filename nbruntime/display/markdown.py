@@ -1,14 +1,14 @@
-r"""Markdown of a model, as HTML that is safe to show.
+r"""Converts a model's markdown to safe HTML.
 
-Raw HTML is escaped, links lead to the web only, and images become links: to load one would tell its server
-that, and by whom, the answer is read. Code is coloured by Pygments. Line feeds stay line feeds, since models
-write verses and addresses.
+Raw HTML is escaped, links lead to the web only, and images become links, since loading one would tell its
+server who reads the answer. Pygments highlights code. Line feeds stay, since models write verses and
+addresses.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -17,8 +17,8 @@ from typing import Any, Literal
 from nbruntime.display.html import escape, visible
 
 Joint = Literal["block", "list", "table", "code", "line", "text"]
-"""What is cut in two: nothing, a list between its items, a table, a code block, a paragraph between its
-lines or within one."""
+"""What a cut divides: nothing, a list between items, a table, a code block, a paragraph between lines or
+within one."""
 
 _FENCES = ("```", "~~~")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
@@ -30,22 +30,11 @@ _CODE_SPAN = re.compile(r"`[^`\n]*`")
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A place where a growing text may be cut in two pieces.
+    """A place where a growing text may be cut in two pieces."""
 
-    Parameters
-    ----------
-    position : int
-        Characters before it.
-    joint : str
-        What is cut in two there.
-    opening : str
-        What the second piece must begin with to be read in the same way: the head of its table, or the
-        line that opened its code block.
-    """
-
-    position: int
+    position: int  # characters before it
     joint: Joint = "block"
-    opening: str = ""
+    opening: str = ""  # what the second piece repeats: the head of its table or the fence of its code
 
 
 @cache
@@ -62,18 +51,9 @@ def _parser() -> Any:
 
 
 def render_markdown(text: str) -> str:
-    r"""Write markdown as HTML.
+    r"""Convert untrusted markdown to well-formed HTML.
 
-    Parameters
-    ----------
-    text : str
-        Untrusted, and perhaps not at its end yet: an open code block counts as closed.
-
-    Returns
-    -------
-    str
-        Well-formed; no element but those of markdown. What is nested too deeply for the parser, which leaves
-        it out, is shown as it is.
+    An open code block counts as closed. Text that is nested too deeply for the parser is shown as plain text.
 
     Examples
     --------
@@ -85,22 +65,14 @@ def render_markdown(text: str) -> str:
     if any(token.nesting == 1 and token.level + 1 >= parser.options.maxNesting for token in tokens):
         return f'<div class="nbr-plain">{escape(text)}</div>\n'
     html: str = parser.renderer.render(tokens, parser.options, env)
-    return visible(html)  # entities have become characters
+    return visible(html)  # entities are characters now
 
 
 def safe_markdown(text: str) -> str:
-    r"""Give a text as markdown that other programs may render.
+    r"""Return a text as markdown that other programs may render safely.
 
-    Parameters
-    ----------
-    text : str
-        Untrusted.
-
-    Returns
-    -------
-    str
-        The text; as one block of code if a renderer that lets HTML through would find any in it, or load
-        an image, make a link to something else than the web, or turn the direction of the text.
+    It becomes one block of code if it holds HTML, an image, a link that does not lead to the web, or
+    characters that change the direction of the text.
 
     Examples
     --------
@@ -122,12 +94,12 @@ def safe_markdown(text: str) -> str:
 
 
 LONGEST_PARSED = 50_000
-"""A longer text is parsed in pieces, so that the time it takes grows with its length at most."""
+"""Length above which a text is parsed in pieces, so that the time is linear in its length."""
 
 
 @cache
 def _open_parser() -> Any:
-    """Make the parser that sees what others would let through."""
+    """Make a parser that finds HTML and every link, as a permissive renderer does."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": True})
@@ -138,7 +110,7 @@ def _open_parser() -> Any:
 
 def _is_active(token: Any) -> bool:
     if token.type == "text" and token.content != visible(token.content):
-        return True  # an entity has become a character
+        return True  # an entity hides such a character
     if token.type in ("html_block", "html_inline", "image"):
         return True
     if token.type == "link_open" and not _is_web_address(token.attrGet("href") or ""):
@@ -149,17 +121,12 @@ def _is_active(token: Any) -> bool:
 
 
 def cuts(text: str) -> Iterator[Cut]:
-    r"""Find the places where what comes before them can no longer change.
+    r"""Yield the places before which further text cannot change the HTML.
 
     Parameters
     ----------
     text : str
-        Markdown, beginning at the beginning of a block.
-
-    Yields
-    ------
-    Cut
-        In their order.
+        Markdown that starts with a block.
 
     Examples
     --------
@@ -205,7 +172,7 @@ def cuts(text: str) -> Iterator[Cut]:
 
 
 def open_fence(text: str) -> str:
-    r"""Give the line that opened a code block which is open at the end of a text, or nothing.
+    r"""Return the opening fence of a code block that is open at the end of a text, or "".
 
     Examples
     --------
@@ -217,7 +184,7 @@ def open_fence(text: str) -> str:
 
 
 def with_closed_fence(text: str) -> str:
-    r"""Close a code block that is open at the end of a text, so that it takes in nothing of what follows.
+    r"""Close a code block that is open at the end of a text, so that it does not include what follows.
 
     Examples
     --------
@@ -230,15 +197,10 @@ def with_closed_fence(text: str) -> str:
 
 
 def while_growing(text: str) -> str:
-    r"""Put off what the next characters decide, so that a growing text does not flicker.
+    r"""Adapt the end of growing markdown, so that it does not flicker.
 
-    Marks that begin a line and have nothing behind them yet are left out; bold text and code that are
-    open at the end are closed; of a link the text is there before its address is whole.
-
-    Parameters
-    ----------
-    text : str
-        Markdown whose end has not come yet.
+    Marks at the start of a line with nothing after them are left out; open bold text and code are closed;
+    an unfinished link is shown as its text.
 
     Examples
     --------
@@ -263,12 +225,12 @@ def while_growing(text: str) -> str:
 
 
 def _rules_table(line: str) -> bool:
-    """Tell whether a line may stand between the head and the rows of a table."""
+    """Return True for the line between the head and the rows of a table."""
     return "|" in line and "-" in line and not line.strip("|:- \t")
 
 
 def _open_at_end(text: str) -> tuple[str, str]:
-    """Give the line that opened the code block which is open at the end of a text, and its marker."""
+    """Return the opening line and the marker of the code block that is open at the end of a text."""
     opener = fence = ""
     for line in text.split("\n"):
         before, fence = fence, _fence_after(fence, line)
@@ -278,13 +240,13 @@ def _open_at_end(text: str) -> tuple[str, str]:
 
 
 def _opener(line: str) -> str:
-    """Give the line that opens a code block, so that it does so outside of a list, too."""
+    """Return the opening line of a code block without the indentation of a list."""
     bare = line.lstrip()
     return line if len(line) - len(bare) <= 3 else bare
 
 
 def _fence_after(fence: str, line: str) -> str:
-    """Give the marker of the code block that is open after a line, or nothing."""
+    """Return the marker of the code block that is open after a line, or ""."""
     bare = line.strip()
     if fence:
         return "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
@@ -296,7 +258,7 @@ def _fence_after(fence: str, line: str) -> str:
 
 
 def _highlighted(code: str, language: str, _attributes: str) -> str:
-    """Colour a code block; unknown languages stay plain."""
+    """Highlight code; unknown languages stay plain."""
     from pygments.lexers import get_lexer_by_name
     from pygments.util import ClassNotFound
 
@@ -304,30 +266,23 @@ def _highlighted(code: str, language: str, _attributes: str) -> str:
         lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
         return escape(code)
-    return "".join(
-        f'<span class="{kind}">{escape(part)}</span>' if kind else escape(part)
-        for kind, part in _same_kinds(lexer.get_tokens(code))
-    )
-
-
-def _same_kinds(tokens: Iterable[tuple[Any, str]]) -> Iterator[tuple[str, str]]:
-    """Join neighbouring tokens that look the same: most of a program's tokens have no colour."""
-    kinds = _kinds()
-    for kind, group in groupby(tokens, key=lambda token: _kind(token[0], kinds)):
-        yield kind, "".join(part for _, part in group)
-
-
-def _kind(token_type: Any, kinds: dict[Any, str]) -> str:
-    while token_type is not None:
-        if token_type in kinds:
-            return kinds[token_type]
-        token_type = token_type.parent
-    return ""
+    html = ""
+    # Neighbours of one class share an element: most tokens of a program have no class.
+    for css_class, tokens in groupby(lexer.get_tokens(code), key=lambda token: _css_class(token[0])):
+        part = escape("".join(text for _, text in tokens))
+        html += f'<span class="{css_class}">{part}</span>' if css_class else part
+    return html
 
 
 @cache
-def _kinds() -> dict[Any, str]:
-    """Give the classes of the tokens that have a colour; they are Pygments' names for such."""
+def _css_class(token_type: Any) -> str:
+    classes = _css_classes()
+    return next((classes[each] for each in reversed(token_type.split()) if each in classes), "")
+
+
+@cache
+def _css_classes() -> dict[Any, str]:
+    """Return the classes of highlighted tokens, by Pygments' own names."""
     from pygments.token import Comment, Generic, Keyword, Name, Number, Operator, String
 
     return {

@@ -1,4 +1,4 @@
-"""The fields of a server's info: flat, grouped by topic, searchable."""
+"""The fields of a server's info, flat, grouped by topic and searchable."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from nbruntime.display.cards import Details, table
 from nbruntime.display.html import escape, shortened
 
 SHOWN_AT_MOST = 60
-"""Fields that a search shows."""
+"""Most fields that a search shows."""
 
 VALUE_WIDTH = 160
-"""Characters of a value that are shown."""
+"""Most characters of a value that are shown."""
 
 MOST_FIELDS = 2000
-"""Fields that are kept; SGLang has some 600."""
+"""Most fields that are kept; SGLang has about 600."""
 
 OTHER = "other"
 
@@ -42,7 +42,7 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     ("model", r"model|token|weight|dtype|quant|context|revision|device|seed|load_format|rope|embedding"
      r"|startup|version|max_req|launch_command|^status|trust_remote"),
 )  # fmt: skip
-"""Topics in the order in which a field's name is tried; the order of `ORDER` is the one shown."""
+"""Patterns of field names, in the order in which they are tried; topics are shown in the order of `ORDER`."""
 
 ORDER = (
     "model",
@@ -65,17 +65,9 @@ ORDER = (
 
 
 def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
-    """Write a server's info as flat fields.
+    """Flatten a server's info, as `RuntimeEndpoint.get_server_info` returns it, to values by dotted name.
 
-    Parameters
-    ----------
-    info : mapping
-        As `RuntimeEndpoint.get_server_info` gives it, without secrets.
-
-    Returns
-    -------
-    dict of str to str
-        Values by dotted name. What the state of a rank repeats of the whole is left out.
+    What the state of a rank repeats of the whole is left out.
 
     Examples
     --------
@@ -93,7 +85,7 @@ def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def topic_of(name: str) -> str:
-    """Give the topic of a field.
+    """Return the topic of a field.
 
     Examples
     --------
@@ -105,7 +97,7 @@ def topic_of(name: str) -> str:
 
 
 def matching(fields: Mapping[str, str], query: str) -> dict[str, str]:
-    """Find the fields whose name, value or topic has every word of a query.
+    """Return the fields whose name, value or topic contains every word of a query.
 
     Examples
     --------
@@ -122,27 +114,14 @@ def matching(fields: Mapping[str, str], query: str) -> dict[str, str]:
 
 
 def fields_html(fields: Mapping[str, str], query: str = "") -> str:
-    """Write fields: folded by topic, or those that a query finds.
-
-    Parameters
-    ----------
-    fields : mapping of str to str
-        From `fields_of`.
-    query : str
-        Words that must all occur; none for all fields.
-
-    Returns
-    -------
-    str
-        Well-formed HTML of bounded size.
-    """
+    """Return fields from `fields_of` as HTML: all of them folded by topic, or those that match a query."""
     if query.strip():
         found = matching(fields, query)
         rows = list(found.items())[:SHOWN_AT_MOST]
-        said = f"{len(found)} of {len(fields)} fields"
+        summary = f"{len(found)} of {len(fields)} fields"
         if len(found) > SHOWN_AT_MOST:
-            said += f"; the first {SHOWN_AT_MOST} are shown"
-        return f'<div class="nbr-quiet">{escape(said)}</div>{_rows(rows) if rows else ""}'
+            summary += f"; the first {SHOWN_AT_MOST} are shown"
+        return f'<div class="nbr-quiet">{escape(summary)}</div>{_rows(rows) if rows else ""}'
     groups: dict[str, list[tuple[str, str]]] = {topic: [] for topic in ORDER}
     for name, value in fields.items():
         groups[topic_of(name)].append((name, value))
@@ -154,7 +133,7 @@ def fields_html(fields: Mapping[str, str], query: str = "") -> str:
 
 
 def fields_details(fields: Mapping[str, str]) -> Details:
-    """Fold all fields, for a card."""
+    """Return all fields as a folded part of a card."""
     return Details(f"server info, {len(fields)} fields", body=fields_html(fields))
 
 

@@ -1,8 +1,4 @@
-"""Where the lower floors find their views, without importing the floor that makes them.
-
-A stream, an endpoint and a launch have live views in a notebook. ``nbruntime.notebook`` makes them, which
-is above everything that they show; here stand only their names.
-"""
+"""Finds live views by name, since lower floors may not import ``nbruntime.notebook``."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ _VIEWS = {
 
 
 def in_kernel() -> bool:
-    """Tell whether this process is a Jupyter kernel, whose front end may show widgets.
+    """Return True in a Jupyter kernel, whose front end may show widgets.
 
     Examples
     --------
@@ -31,17 +27,6 @@ def in_kernel() -> bool:
 
 
 def view_class(name: str) -> Any:
-    """Give the class of a view.
-
-    Parameters
-    ----------
-    name : str
-        ``stream``, ``launch`` or ``panel``.
-
-    Returns
-    -------
-    type
-        Imported now: ipywidgets comes with it.
-    """
+    """Import the class of a view, and ipywidgets with it: ``stream``, ``launch`` or ``panel``."""
     module, _, attribute = _VIEWS[name].partition(":")
     return getattr(import_module(module), attribute)

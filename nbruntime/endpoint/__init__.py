@@ -1,7 +1,6 @@
 """Clients of one server: `RuntimeEndpoint`, and `AsyncRuntimeEndpoint` for callers with an event loop.
 
-Floor 2. A client holds connections and an API key, and nothing of the server's life: starting and
-stopping a server is `nbruntime.runtime`.
+Floor 2. A client does not start or stop a server: `nbruntime.runtime` does.
 """
 
 from __future__ import annotations
@@ -18,6 +17,6 @@ __all__ = ["AsyncRuntimeEndpoint", "RuntimeEndpoint"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AsyncRuntimeEndpoint":  # aiohttp is not needed by everybody
+    if name == "AsyncRuntimeEndpoint":  # aiohttp is imported only when it is needed
         return importlib.import_module("nbruntime.endpoint.async_runtime_endpoint").AsyncRuntimeEndpoint
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

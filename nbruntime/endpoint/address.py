@@ -1,4 +1,4 @@
-"""Addresses of servers: what may be given, and what follows from it."""
+"""Checks of a server's URL."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ from nbruntime.protocol import hosts
 
 
 def check_base_url(base_url: str) -> str:
-    """Check the URL of a server and bring it into one form.
-
-    Parameters
-    ----------
-    base_url : str
-        For example ``http://127.0.0.1:30000``.
-
-    Returns
-    -------
-    str
-        The URL without a slash at its end.
+    """Check the URL of a server, and remove the slash at its end.
 
     Raises
     ------
@@ -41,7 +31,7 @@ def check_base_url(base_url: str) -> str:
         raise ArgumentTypeError(
             f"The URL is a {type(base_url).__name__}, not a text", where="base_url", hint=hint
         )
-    if "@" in base_url:  # wherever a password ends up, it is not shown
+    if "@" in base_url:  # the message must not show a password
         raise ArgumentValueError(
             "The URL holds a user name or a password",
             where="base_url",
@@ -58,7 +48,7 @@ def check_base_url(base_url: str) -> str:
 
 
 def is_loopback(base_url: str) -> bool:
-    """Whether the server is on this machine, where no proxy has anything to do.
+    """Whether the server is on this machine.
 
     Examples
     --------

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
-from nbruntime.endpoint.http import INFO_TIMEOUT, HttpRequest
+from nbruntime.endpoint.http import INFO_TIMEOUT
 from nbruntime.endpoint.live_streams import LiveStreams
+from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
 from nbruntime.errors import ServerConnectionError
 from nbruntime.generation import AsyncGenerationStream, Generation
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import Messages
-from nbruntime.protocol.profile import build_profile_request
-from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
+from nbruntime.protocol.requests import GenerateRequest, Prompt
 
 
 class AsyncRuntimeEndpoint(BaseClient):
     """`RuntimeEndpoint` for callers with an event loop: the same names, to be awaited.
 
-    Making one sends nothing. `connect`, or ``async with``, asks the server for its model; otherwise that
-    happens when it is first needed. It may be used from several event loops, one after the other or at once.
+    The constructor sends nothing. `connect` or ``async with`` asks the server for its model, otherwise the
+    first request that needs it. One client may be used from several event loops.
 
     Parameters
     ----------
@@ -56,7 +55,6 @@ class AsyncRuntimeEndpoint(BaseClient):
         read_timeout: float | None = 600.0,
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
-        self._open()
 
     def _open(self) -> None:
         self._transport = AsyncTransport(self._settings)
@@ -64,58 +62,38 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     @classmethod
     def beside(cls, endpoint: RuntimeEndpoint) -> Self:
-        """Make one with the settings and the knowledge of a blocking endpoint.
-
-        Parameters
-        ----------
-        endpoint : RuntimeEndpoint
-            A client of the same server.
-        """
+        """Make a client of the same server as a blocking endpoint, with the same settings."""
         made = cls.__new__(cls)
-        made._settings, made._known = endpoint.settings, endpoint._known
+        made._settings, made._capabilities = endpoint.settings, endpoint._capabilities
         made._open()
         return made
 
     async def connect(self) -> Self:
-        """Ask the server for its model, once.
-
-        Raises
-        ------
-        ServerConnectionError, ServerTimeoutError
-            If no server answers.
-        AuthenticationError
-            If the key is missing or wrong.
-        """
-        await self._transport.run(operations.read_model_info(self._known))
+        """Ask the server for its model, once; errors as in `RuntimeEndpoint`."""
+        await self._transport.run(operations.read_model_info(self._capabilities))
         return self
 
-    # What the server is
+    # The server
 
     @property
     def model_info(self) -> dict[str, Any]:
-        """What the server says about its model, once it was asked.
-
-        Raises
-        ------
-        ServerConnectionError
-            Before `connect`.
-        """
-        if self._known.model_info is None:
+        """What the server says about its model; a `ServerConnectionError` before `connect`."""
+        if self._capabilities.model_info is None:
             raise ServerConnectionError(
                 "The server was not asked yet",
                 sent=False,
                 where=self.base_url,
                 hint="Use `async with`, or `await endpoint.connect()`.",
             )
-        return self._known.model_info
+        return self._capabilities.model_info
 
     async def get_model_name(self) -> str:
         """Name or path of the model; see `RuntimeEndpoint.get_model_name`."""
-        return str((await self._transport.run(operations.read_model_info(self._known)))["model_path"])
+        return str((await self._transport.run(operations.read_model_info(self._capabilities)))["model_path"])
 
     async def get_server_info(self) -> dict[str, Any]:
         """Read the configuration and the state; see `RuntimeEndpoint.get_server_info`."""
-        return await self._transport.run(operations.read_server_info(self._known))
+        return await self._transport.run(operations.read_server_info(self._capabilities))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read which models are served; see `RuntimeEndpoint.models`."""
@@ -131,89 +109,43 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     # Generating
 
+    @takes(GenerateOptions)
     async def complete(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        *,
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        rid: str | Sequence[str] | None = None,
-        return_logprob: bool | Sequence[bool] | None = None,
-        logprob_start_len: int | Sequence[int] | None = None,
-        top_logprobs_num: int | Sequence[int] | None = None,
-        lora_path: str | Sequence[str | None] | None = None,
-        **arguments: Any,
+        self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> Generation | list[Generation]:
         """Generate, and wait for the whole answer; see `RuntimeEndpoint.complete`."""
-        request = build_generate_request(
-            prompt,
-            sampling_params=sampling_params,
-            rid=rid,
-            return_logprob=return_logprob,
-            logprob_start_len=logprob_start_len,
-            top_logprobs_num=top_logprobs_num,
-            lora_path=lora_path,
-            **arguments,
-        )
+        request = operations.generate_request(prompt, arguments)
         return await self._transport.run(operations.generate(request))
 
+    @takes(GenerateOptions)
     async def stream(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        *,
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        rid: str | Sequence[str] | None = None,
-        return_logprob: bool | Sequence[bool] | None = None,
-        logprob_start_len: int | Sequence[int] | None = None,
-        top_logprobs_num: int | Sequence[int] | None = None,
-        lora_path: str | Sequence[str | None] | None = None,
-        **arguments: Any,
+        self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> AsyncGenerationStream:
         """Generate, and give the text as it comes; see `RuntimeEndpoint.stream`."""
-        request = build_generate_request(
-            prompt,
-            sampling_params=sampling_params,
-            rid=rid,
-            stream=True,
-            return_logprob=return_logprob,
-            logprob_start_len=logprob_start_len,
-            top_logprobs_num=top_logprobs_num,
-            lora_path=lora_path,
-            **arguments,
+        return await self._open_stream(operations.generate_request(prompt, arguments, stream=True))
+
+    @takes(GenerateOptions)
+    async def chat(
+        self, messages: Messages, **arguments: Unpack[GenerateOptions]
+    ) -> Generation | list[Generation]:
+        """Generate the next message of a conversation; see `RuntimeEndpoint.chat`."""
+        request = await self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
+        return await self._transport.run(operations.generate(request))
+
+    @takes(GenerateOptions)
+    async def stream_chat(
+        self, messages: Messages, **arguments: Unpack[GenerateOptions]
+    ) -> AsyncGenerationStream:
+        """Generate the next message of a conversation as it comes; see `RuntimeEndpoint.stream_chat`."""
+        request = await self._transport.run(
+            operations.chat_request(self._capabilities, messages, arguments, stream=True)
         )
         return await self._open_stream(request)
 
-    async def chat(
-        self,
-        messages: Messages,
-        *,
-        sampling_params: Mapping[str, Any] | None = None,
-        rid: str | None = None,
-        **arguments: Any,
-    ) -> Generation | list[Generation]:
-        """Generate the next message of a conversation; see `RuntimeEndpoint.chat`."""
-        call = operations.chat_request(
-            self._known, messages, sampling_params=sampling_params, rid=rid, **arguments
-        )
-        return await self._transport.run(operations.generate(await self._transport.run(call)))
-
-    async def stream_chat(
-        self,
-        messages: Messages,
-        *,
-        sampling_params: Mapping[str, Any] | None = None,
-        rid: str | None = None,
-        **arguments: Any,
-    ) -> AsyncGenerationStream:
-        """Generate the next message of a conversation as it comes; see `RuntimeEndpoint.stream_chat`."""
-        call = operations.chat_request(
-            self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
-        )
-        return await self._open_stream(await self._transport.run(call))
-
     async def _open_stream(self, request: GenerateRequest) -> AsyncGenerationStream:
-        self._transport.cleaner.start()
+        self._transport.closer.start()
         started = time.perf_counter()
-        body = await self._transport.run(operations.open_stream(request, self._known))
+        body = await self._transport.run(operations.open_stream(request, self._capabilities))
         stream = AsyncGenerationStream(
             body,
             request,
@@ -223,7 +155,7 @@ class AsyncRuntimeEndpoint(BaseClient):
             spawn=self._transport.spawn,
             where=self._settings.url("/generate"),
             started=started,
-            cumulative_text=self._known.text_is_cumulative,
+            cumulative_text=self._capabilities.text_is_cumulative,
             scrub=self._settings.scrub,
         )
         self._streams.add(stream)
@@ -244,7 +176,7 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> list[int] | list[list[int]]:
         """Turn text into tokens; see `RuntimeEndpoint.tokenize`."""
         tokens: list[int] | list[list[int]] = await self._transport.run(
-            operations.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+            operations.tokenize(self._settings, self._capabilities, text, messages, add_special_tokens)
         )
         return tokens
 
@@ -253,7 +185,7 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> str | list[str]:
         """Turn tokens into text; see `RuntimeEndpoint.detokenize`."""
         text: str | list[str] = await self._transport.run(
-            operations.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+            operations.detokenize(self._settings, self._capabilities, tokens, skip_special_tokens)
         )
         return text
 
@@ -270,43 +202,24 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     async def flush_cache(self) -> None:
         """Empty the KV cache; see `RuntimeEndpoint.flush_cache`."""
-        await self._transport.send(HttpRequest("POST", "/flush_cache", safe=True))
+        await self._transport.run(operations.flush_cache())
 
     async def abort_all(self) -> None:
         """Stop every request on the server; see `RuntimeEndpoint.abort_all`."""
-        await self._transport.send(
-            HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True)
-        )
+        await self._transport.run(operations.abort_all())
 
     async def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache; see `RuntimeEndpoint.cache_prefix`."""
         await self.complete(prefix_str, max_new_tokens=0)
 
-    async def start_profile(
-        self,
-        output_dir: str | None = None,
-        *,
-        start_step: int | None = None,
-        num_steps: int | None = None,
-        activities: Sequence[str] | None = None,
-        profile_by_stage: bool | None = None,
-        with_stack: bool | None = None,
-        record_shapes: bool | None = None,
-        profile_id: str | None = None,
-        merge_profiles: bool | None = None,
-        profile_prefix: str | None = None,
-        profile_stages: Sequence[str] | None = None,
-        detailed_annotations: bool | None = None,
-        **unknown: Any,
-    ) -> None:
+    @takes(ProfileOptions)
+    async def start_profile(self, output_dir: str | None = None, **options: Unpack[ProfileOptions]) -> None:
         """Start the server's profiler; see `RuntimeEndpoint.start_profile`."""
-        options = locals() | unknown
-        del options["self"], options["unknown"]
-        await self._transport.send(HttpRequest("POST", "/start_profile", build_profile_request(options)))
+        await self._transport.run(operations.start_profile({"output_dir": output_dir, **options}))
 
     async def stop_profile(self) -> None:
         """Stop the server's profiler; see `RuntimeEndpoint.stop_profile`."""
-        await self._transport.send(HttpRequest("POST", "/stop_profile"))
+        await self._transport.run(operations.stop_profile())
 
     async def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
         """Read any route that changes nothing; see `RuntimeEndpoint.get`."""
@@ -317,10 +230,7 @@ class AsyncRuntimeEndpoint(BaseClient):
         return await self._transport.run(operations.send_json(path, body))
 
     async def close(self) -> None:
-        """Leave the streams that are running, and close the connections.
-
-        The endpoint opens new connections if it is used again.
-        """
+        """Stop the running streams and close the connections; the next request opens new ones."""
         loop = asyncio.get_running_loop()
         for stream in self._streams.take():
             if stream.loop is loop:
@@ -336,14 +246,5 @@ class AsyncRuntimeEndpoint(BaseClient):
             await self.close()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._settings, self._known = state["settings"], state["known"]
-        self._open()

@@ -1,4 +1,4 @@
-"""A thread that cleans up after streams that were garbage-collected."""
+"""A thread that closes streams which were garbage-collected."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ _log = logging.getLogger(__name__)
 _Action = Callable[[], None]
 
 EXIT_PATIENCE = 7.0
-"""Seconds that the end of the program waits for clean-up that is on its way."""
+"""Seconds that the end of the program waits for unfinished actions."""
 
 
 class BackgroundCloser:
-    """Run clean-up actions one after the other in a thread of its own.
+    """Runs clean-up actions in its own thread, one after the other.
 
-    An object may be collected in the middle of anything, also while its thread holds the lock of a
-    connection pool: closing a connection there could wait for ever. Putting the action on a `SimpleQueue`
-    is safe at any place. The thread starts with the first stream and ends with its owner; the end of the
-    program waits until it has done what is queued, for a few seconds at most.
+    A finalizer may run while its thread holds the lock of a connection pool, where closing a connection
+    could wait for ever; putting an action on a `SimpleQueue` is always safe. The thread starts with the
+    first stream and ends with its owner; the end of the program waits a few seconds for it.
     """
 
     def __init__(self) -> None:
@@ -36,7 +35,7 @@ class BackgroundCloser:
         self._finalizer: weakref.finalize[..., BackgroundCloser] | None = None
 
     def start(self) -> None:
-        """Have the thread run, also after a fork, which no thread survives."""
+        """Start the thread unless it runs in this process; a fork ends it."""
         if self._pid == os.getpid():
             return
         with self._lock:
@@ -51,11 +50,11 @@ class BackgroundCloser:
             self._pid = os.getpid()
 
     def __call__(self, action: _Action) -> None:
-        """Have an action run soon; never waits."""
+        """Queue an action, without waiting."""
         self._queue.put(action)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Finish what is queued and end the thread."""
+        """Run the queued actions and end the thread."""
         with self._lock:
             thread, self._thread = self._thread, None
             mine, self._pid = self._pid == os.getpid(), 0
@@ -65,17 +64,15 @@ class BackgroundCloser:
 
 
 class _Worker(threading.Thread):
-    """Does what is queued, until it is told to end."""
-
     def __init__(self, queue: SimpleQueue[_Action | None]) -> None:
-        super().__init__(name="nbruntime-cleaner", daemon=True)
+        super().__init__(name="nbruntime-closer", daemon=True)
         self._queue = queue
 
     def run(self) -> None:
         while (action := self._queue.get()) is not None:
             try:
                 action()
-            except Exception as error:  # noqa: BLE001 (the next one is to be cleaned up as well)
+            except Exception as error:  # noqa: BLE001 (the next action must run, too)
                 _log.warning("clean-up of a stream failed: %s", error)
 
     def end(self) -> None:
@@ -87,7 +84,7 @@ _workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
 
 @atexit.register
 def _finish() -> None:
-    """Do what is queued before the program ends: a stream may have been left in its last line."""
+    """Run the queued actions before the program ends."""
     until = time.monotonic() + EXIT_PATIENCE
     workers = list(_workers)
     for worker in workers:

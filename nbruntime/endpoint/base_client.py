@@ -1,21 +1,21 @@
-"""What the blocking and the asynchronous client have in common."""
+"""The base class of both clients, and the checks of their arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.html import visible
 from nbruntime.endpoint.address import check_base_url
-from nbruntime.endpoint.cards import endpoint_card
+from nbruntime.endpoint.cards import endpoint_card, served_name
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.secrets import Secret
 
 
-class BaseClient:
-    """How a server is reached, and what is known of it; the subclasses talk to it.
+class BaseClient(CardMixin):
+    """The settings and the known capabilities of one server.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class BaseClient:
         connect_timeout: float | None,
         read_timeout: float | None,
     ) -> None:
-        self._known = ServerCapabilities(chat_template_name)
+        self._capabilities = ServerCapabilities(chat_template_name)
         self._settings = Settings(
             check_base_url(base_url),
             checked_key(api_key),
@@ -40,6 +40,11 @@ class BaseClient:
             checked_seconds("connect_timeout", connect_timeout),
             checked_seconds("read_timeout", read_timeout),
         )
+        self._open()
+
+    def _open(self) -> None:
+        """Make a transport that is not connected yet."""
+        raise NotImplementedError
 
     @property
     def base_url(self) -> str:
@@ -66,29 +71,32 @@ class BaseClient:
         return self._settings
 
     def __getstate__(self) -> dict[str, Any]:
-        # Threads, streams and connections stay behind.
-        return {"settings": self._settings, "known": self._known}
+        # Threads, streams and connections are not copied.
+        return {"settings": self._settings, "known": self._capabilities}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._settings, self._capabilities = state["settings"], state["known"]
+        self._open()
 
     @property
     def last_server_info(self) -> dict[str, Any]:
-        """What the server said of itself when it was last asked; empty if it never was. Never waits."""
-        return self._known.server_info or {}
+        """The last answer of `get_server_info`, without asking again; empty if there is none."""
+        return self._capabilities.server_info or {}
 
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return endpoint_card(type(self).__name__, self._settings, self._known).mimebundle(include, exclude)
+    def _card(self) -> Card:
+        return endpoint_card(type(self).__name__, self._settings, self._capabilities)
 
     def __repr__(self) -> str:
         key = ", api_key=***" if self._settings.secret else ""
+        model = served_name(self._capabilities.model_info or {})
         return (
             f"{type(self).__name__}({self.base_url!r}{key})\n"
-            f"  {visible(self._known.model_name())}, {visible(self._settings.state())}"
+            f"  {visible(model)}, {visible(self._settings.state())}"
         )
 
 
 def checked_key(key: str | None) -> Secret:
-    """Make a secret of a key that can stand in a header."""
+    """Check that a key can stand in a header, and make it a secret."""
     if key is not None and not isinstance(key, str):
         raise ArgumentTypeError(
             f"The key is a {type(key).__name__}, not a text", where="api_key", hint="Give the server's key."
@@ -103,7 +111,7 @@ def checked_key(key: str | None) -> Secret:
 
 
 def checked_certificates(verify: str | bool | None) -> str | bool | None:
-    """Refuse what would be taken for "check nothing"."""
+    """Refuse a value that would switch the check of certificates off."""
     if verify is not None and not isinstance(verify, str | bool):
         raise ArgumentTypeError(f"verify is a {type(verify).__name__}", where="verify", hint=_VERIFY_HINT)
     if verify == "":
@@ -117,7 +125,7 @@ _VERIFY_HINT = (
 
 
 def checked_rids(rid: str | Any) -> tuple[str, ...]:
-    """Read the names of requests that are to be aborted."""
+    """Check the names of the requests to abort."""
     rids = (rid,) if isinstance(rid, str) else rid
     if not isinstance(rids, list | tuple) or not all(isinstance(each, str) for each in rids):
         raise ArgumentTypeError(f"rid is {rid!r}", where="rid", hint=_RID_HINT)
@@ -130,7 +138,7 @@ _RID_HINT = "Give the name of a request, as in stream.rid."
 
 
 def checked_path(path: str) -> str:
-    """Refuse what would not be a route of the server, but a part of its address."""
+    """Refuse a path without a slash: it would become a part of the host's name."""
     hint = 'Begin it with a slash, as in "/metrics".'
     if not isinstance(path, str):
         raise ArgumentTypeError(f"The path is a {type(path).__name__}, not a text", where="path", hint=hint)
@@ -140,11 +148,11 @@ def checked_path(path: str) -> str:
 
 
 LONGEST_SECONDS = 2_147_483
-"""24 days, the most milliseconds that 32 bits hold: a longer time-out would be cut to what is left over."""
+"""24 days: the longest time-out whose milliseconds fit in 32 bits."""
 
 
 def checked_seconds(name: str, seconds: float | None) -> float | None:
-    """Refuse a time-out that no socket takes."""
+    """Refuse a time-out that sockets do not accept."""
     hint = "Give seconds, such as 10.0, or None to wait for ever."
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
         raise ArgumentTypeError(f"{name} is a {type(seconds).__name__}", where=name, hint=hint)

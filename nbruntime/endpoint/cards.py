@@ -1,4 +1,4 @@
-"""How clients show themselves, and what a server says of itself in a few labels and values."""
+"""Cards of clients, and labels and values that describe a server."""
 
 from __future__ import annotations
 
@@ -7,27 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbruntime.display.cards import Card, Tone
+from nbruntime.display.numbers import time_of_day
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 
 EMBEDDED = "nbruntime.embedded"
-"""What the embedded server calls itself in its info."""
+"""The embedded server's ``engine`` in its info."""
 
 _PARALLEL = (("tp_size", "tensor"), ("pp_size", "pipeline"), ("dp_size", "data"), ("ep_size", "expert"))
 
 
 def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """Say what a server is.
-
-    Parameters
-    ----------
-    server_info : mapping
-        As `RuntimeEndpoint.get_server_info` gives it; may be empty.
-
-    Returns
-    -------
-    list of (str, object)
-        Labels and values: server and version, device and precision, parallelism, context, KV cache.
+    """Describe a server in labels and values, by its `RuntimeEndpoint.get_server_info`.
 
     Examples
     --------
@@ -57,84 +48,48 @@ def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
     return pairs
 
 
-def endpoint_card(kind: str, settings: Settings, known: ServerCapabilities) -> Card:
-    """Make the card of a client: what it knows, and since when; nobody is asked.
-
-    Parameters
-    ----------
-    kind : str
-        Name of the class.
-    settings : Settings
-        Where the server is, and how it answered last. The API key itself stays away.
-    known : ServerCapabilities
-        What it has said.
-
-    Returns
-    -------
-    Card
-    """
+def endpoint_card(kind: str, settings: Settings, capabilities: ServerCapabilities) -> Card:
+    """Make the card of a client from what it knows, without a request; `kind` is the name of its class."""
     error = settings.last_error
     age = None if settings.last_answer is None else time.monotonic() - settings.last_answer
     state, tone = endpoint_state(age, error)
     return Card(
         kind,
-        model_name(known.model_info or {}),
+        model_name(capabilities.model_info or {}),
         state,
         tone,
         pairs=[
             ("url", settings.base_url),
             ("key", "***" if settings.secret else None),
-            *server_pairs(known.server_info or {}),
+            *server_pairs(capabilities.server_info or {}),
             ("error", error),
         ],
     )
 
 
 def endpoint_state(age: float | None, error: str | None) -> tuple[str, Tone]:
-    """Say in words how a server was when it was last asked, and when that was: a card may be read later."""
-    said = "not asked yet" if age is None else f"answered at {clock(time.time() - age)}"
+    """Describe the last answer with its time of day, because a card may be read much later."""
+    said = "not asked yet" if age is None else f"answered at {time_of_day(time.time() - age)}"
     if error is not None:
         return "no answer" if age is None else f"{said}, then an error", "bad"
     return said, "idle" if age is None else "good"
 
 
+def served_name(model_info: Mapping[str, Any]) -> str:
+    """Name a model as its server does."""
+    return str(model_info.get("served_model_name") or model_info.get("model_path") or "unknown model")
+
+
 def model_name(model_info: Mapping[str, Any]) -> str:
-    """Give the name that a server serves its model under; of a folder its last part.
+    """Name a model in a few words: a folder by its last part.
 
     Examples
     --------
     >>> model_name({"model_path": "/models/SmolLM2-135M-Instruct/"})
     'SmolLM2-135M-Instruct'
     """
-    name = str(model_info.get("served_model_name") or model_info.get("model_path") or "unknown model")
+    name = served_name(model_info)
     return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
-
-
-def clock(moment: float, *, day: bool = False) -> str:
-    """Write a moment of `time.time`: the time of day, and the day if it is asked for or is not today."""
-    then = time.localtime(moment)
-    today = time.localtime()[:3] == then[:3]
-    return time.strftime("%H:%M:%S" if today and not day else "%Y-%m-%d %H:%M:%S", then)
-
-
-def span(seconds: float) -> str:
-    """Write a stretch of time, in whole units.
-
-    Examples
-    --------
-    >>> [span(seconds) for seconds in (0.4, 59, 75, 7300, 200000)]
-    ['0 s', '59 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
-    """
-    whole = int(seconds)
-    for size, unit, smaller, smaller_unit in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
-    return f"{whole} s"
 
 
 def _tokens(number: object) -> str:

@@ -1,9 +1,8 @@
-"""What a call asks of whoever runs it: the calls themselves do no input or output.
+"""The steps of an operation: requests and responses, without input or output.
 
-A call (`nbruntime.endpoint.operations`) is a generator. It yields what it needs, gets it back as the value of
-the ``yield`` or as an exception, and returns its result. `nbruntime.endpoint.transport` runs calls with
-blocking input and output, `nbruntime.endpoint.async_transport` in an event loop; so both clients send the
-same, read the same and fail in the same way.
+An operation (`nbruntime.endpoint.operations`) is a generator. It yields a step, gets the step's result or
+exception back, and returns its own result. `nbruntime.endpoint.transport` runs operations blocking,
+`nbruntime.endpoint.async_transport` in an event loop, so that both clients behave in the same way.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ INFO_TIMEOUT = 60.0
 """Seconds for an answer that needs no model."""
 
 ABORT_TIMEOUTS = (2.0, 5.0)
-"""Seconds to connect and to wait for the answer to an abort: somebody has just pressed stop."""
+"""Seconds to connect and to wait for the answer to an abort: short, since the user has just pressed stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """Send a request, and give the `HttpResponse` or, of a stream, its opened body.
+    """A step that sends a request and gives the `HttpResponse`, or the opened body of a stream.
 
     Parameters
     ----------
@@ -37,10 +36,10 @@ class HttpRequest:
     streamed : bool
         Whether the answer is an event stream.
     safe : bool
-        Whether nothing changes when the server gets it twice: it is sent once more if a kept connection
-        turns out to be closed. A generation is never sent twice.
+        Whether the request may be sent again if a kept connection turns out to be closed. A generation is
+        never sent twice.
     limits : (float or None, float or None)
-        Seconds to wait at most for a connection and for the next bytes, however long the settings allow.
+        Seconds to wait at most for a connection and for the next bytes, besides those of the settings.
     """
 
     method: str
@@ -51,12 +50,12 @@ class HttpRequest:
     limits: tuple[float | None, float | None] = (None, None)
 
     def timeouts(self, settings: Settings) -> tuple[float | None, float | None]:
-        """Give the seconds to wait for a connection, and for the next bytes."""
+        """Return the seconds to wait for a connection, and for the next bytes."""
         connect, read = self.limits
         return _least(settings.connect_timeout, connect), _least(settings.read_timeout, read)
 
     def data(self) -> bytes | None:
-        """Write the body: UTF-8, without NaN, which is not JSON."""
+        """Encode the body in UTF-8, without NaN, which is not JSON."""
         if self.body is None:
             return None
         try:
@@ -68,47 +67,37 @@ class HttpRequest:
         except ValueError as error:  # also of the encoding: half a surrogate pair
             raise ArgumentValueError(
                 f"The request cannot be written as JSON: {error}",
-                hint="Take out NaN, infinity and broken characters.",
+                hint="Remove NaN, infinity and broken characters.",
             ) from None
 
 
 def get(path: str) -> HttpRequest:
-    """Read a route that has no effects and needs no model."""
+    """Make a request that reads a route and does not wait for the model."""
     return HttpRequest("GET", path, safe=True, limits=(None, INFO_TIMEOUT))
 
 
 def abort(rid: str) -> HttpRequest:
-    """Stop a request on the server; a name that it does not know is no error."""
+    """Make a request that stops another one; a name that the server does not know is no error."""
     return HttpRequest("POST", "/abort_request", {"rid": rid}, safe=True, limits=ABORT_TIMEOUTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop requests on the server that nobody waits for any more; it does not matter whether that fails."""
+    """A step that stops requests whose caller no longer waits; its failure is only logged."""
 
     rids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RunInThread:
-    """Do something here that may take seconds, such as loading a tokenizer, and give what it returns."""
+    """A step that calls a function which may take seconds, such as loading a tokenizer."""
 
     function: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """The answer to a request, with a status below 300.
-
-    Parameters
-    ----------
-    settings : Settings
-        Whose server it came from.
-    path : str
-        The route.
-    content : bytes
-        The body.
-    """
+    """The answer to a request, with a status below 300; `path` is its route, `content` its body."""
 
     settings: Settings
     path: str
@@ -116,21 +105,15 @@ class HttpResponse:
 
     @property
     def url(self) -> str:
-        """The whole address of the route."""
+        """The URL of the route."""
         return self.settings.url(self.path)
 
     def text(self) -> str:
-        """Give the body as text, the key masked."""
+        """Decode the body, with the key masked."""
         return self.settings.secret.scrub(self.content.decode("utf-8", "replace"))
 
     def json(self) -> Any:
-        """Read the body.
-
-        Raises
-        ------
-        ProtocolError
-            If it is not JSON.
-        """
+        """Parse the body; raise a `ProtocolError` if it is not JSON."""
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
@@ -144,4 +127,4 @@ def _least(own: float | None, limit: float | None) -> float | None:
 _T = TypeVar("_T")
 
 Operation = Generator[HttpRequest | Abort | RunInThread, Any, _T]
-"""A generator that yields what it needs, and returns a result."""
+"""A generator that yields steps, and returns a result."""

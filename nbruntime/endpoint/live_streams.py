@@ -1,4 +1,4 @@
-"""The streams of a client that somebody still holds."""
+"""The streams of a client that are still in use."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _Stream = TypeVar("_Stream")
 
 
 class LiveStreams(Generic[_Stream]):
-    """Streams that are left when their client is closed; they are not kept alive."""
+    """Weak references to streams, so that closing a client closes them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
 
     def add(self, stream: _Stream) -> None:
-        """Note a stream."""
+        """Add a stream."""
         with self._lock:
             self._streams.add(stream)
 
     def take(self) -> list[_Stream]:
-        """Give the streams that are still there, and forget them."""
+        """Return the streams that are still alive, and remove them."""
         with self._lock:
             streams = list(self._streams)
             self._streams.clear()

@@ -1,7 +1,7 @@
-"""What the clients send, and how they read the answers: calls without input or output.
+"""What the clients send and how they read the answers, without input or output.
 
-Each is a generator (`nbruntime.endpoint.http`), run by the transport of either client. Where SGLang has
-renamed a route, the new name is tried first and the old one when the server does not know it.
+Each operation is a generator (`nbruntime.endpoint.http`) that the transport of either client runs. Where
+SGLang has renamed a route, the new name is tried first, then the old one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nbruntime.protocol.answers import first_invalid_field, scrub_reason
 from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.messages import Messages, read_messages
 from nbruntime.protocol.options import check_option
+from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import (
     GenerateRequest,
     Prompt,
@@ -41,12 +42,12 @@ from nbruntime.protocol.requests import (
 from nbruntime.secrets import without_secrets
 
 
-def first_served(*asks: HttpRequest) -> Operation[HttpResponse]:
-    """Ask by one name after the other, until the server knows one."""
+def first_served(*requests: HttpRequest) -> Operation[HttpResponse]:
+    """Send one request after the other, until the server knows the route."""
     refusal: NotFoundError | None = None
-    for ask in asks:
+    for request in requests:
         try:
-            answer: HttpResponse = yield ask
+            answer: HttpResponse = yield request
         except NotFoundError as error:
             refusal = refusal or error
         else:
@@ -56,14 +57,14 @@ def first_served(*asks: HttpRequest) -> Operation[HttpResponse]:
 
 
 def read_text(path: str, timeout: float | None) -> Operation[str]:
-    """Get anything, and give the answer as it is."""
+    """Read any route as text."""
     seconds = checked_seconds("timeout", timeout)
     answer: HttpResponse = yield HttpRequest("GET", checked_path(path), safe=True, limits=(seconds, seconds))
     return answer.text()
 
 
 def send_json(path: str, body: Any) -> Operation[Any]:
-    """Post anything, and read the JSON of the answer; what has a name is stopped when nobody waits for it."""
+    """Post any body and read the JSON of the answer; its rids are aborted when the caller stops waiting."""
     answer: HttpResponse = yield from guarded(HttpRequest("POST", checked_path(path), body), _names_in(body))
     return answer.json()
 
@@ -74,27 +75,27 @@ def _names_in(body: Any) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str))
 
 
-# What the server is
+# The server
 
 
-def read_model_info(known: ServerCapabilities) -> Operation[dict[str, Any]]:
-    """Read what the server says about its model, once."""
-    if known.model_info is None:
+def read_model_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
+    """Read the description of the model, once."""
+    if capabilities.model_info is None:
         answer = yield from first_served(get("/model_info"), get("/get_model_info"))
         info = _description(answer)
         if "model_path" not in info:
             raise _not_sglang(answer)
-        known.is_old = answer.path == "/get_model_info"
-        known.model_info = info
-    return known.model_info
+        capabilities.is_old = answer.path == "/get_model_info"
+        capabilities.model_info = info
+    return capabilities.model_info
 
 
-def read_server_info(known: ServerCapabilities) -> Operation[dict[str, Any]]:
+def read_server_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
     """Read the configuration and the state of the server."""
     answer = yield from first_served(get("/server_info"), get("/get_server_info"))
-    # SGLang's own key is among its arguments, and what is returned may be shown in a notebook.
-    known.server_info = without_secrets(_description(answer), answer.settings.secret)
-    return known.server_info
+    # The answer may be shown in a notebook, and SGLang's own key is among its arguments.
+    capabilities.server_info = without_secrets(_description(answer), answer.settings.secret)
+    return capabilities.server_info
 
 
 def read_models() -> Operation[list[dict[str, Any]]]:
@@ -135,10 +136,10 @@ def _not_sglang(answer: HttpResponse) -> ProtocolError:
 # Generating
 
 
-def guarded(ask: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
-    """Send a request for the model; whoever stops waiting for the answer also stops the work."""
+def guarded(request: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
+    """Send a request for the model, and abort it when the caller stops waiting for the answer."""
     try:
-        return (yield ask)
+        return (yield request)
     except (TransportError, ProtocolError) as error:
         if getattr(error, "sent", True):
             yield Abort(rids)
@@ -148,6 +149,18 @@ def guarded(ask: HttpRequest, rids: tuple[str, ...]) -> Operation[Any]:
     except BaseException:  # an interrupt, or a cancellation
         yield Abort(rids)
         raise
+
+
+def generate_request(
+    prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any], *, stream: bool = False
+) -> GenerateRequest:
+    """Check the arguments of a generation, and make its request."""
+    if "stream" in options:
+        raise ArgumentTypeError(
+            "There is no parameter 'stream'",
+            hint="Call stream() or stream_chat() for a stream, complete() or chat() for the whole answer.",
+        )
+    return build_generate_request(prompt, stream=stream, **options)
 
 
 def generate(request: GenerateRequest) -> Operation[Generation | list[Generation]]:
@@ -166,11 +179,11 @@ def generate(request: GenerateRequest) -> Operation[Generation | list[Generation
     return Generations(generations) if request.many else generations[0]
 
 
-def open_stream(request: GenerateRequest, known: ServerCapabilities) -> Operation[Any]:
-    """Ask for a stream, and give its opened body."""
-    yield from read_model_info(known)
-    if known.is_old and known.server_info is None:
-        yield from read_server_info(known)  # says what its streams are like
+def open_stream(request: GenerateRequest, capabilities: ServerCapabilities) -> Operation[Any]:
+    """Open a stream, and return its body."""
+    yield from read_model_info(capabilities)
+    if capabilities.is_old and capabilities.server_info is None:
+        yield from read_server_info(capabilities)  # tells whether its streams are cumulative
     return (yield from guarded(HttpRequest("POST", "/generate", request.body, streamed=True), request.rids))
 
 
@@ -191,130 +204,131 @@ def _records(answer: HttpResponse, expected: int) -> list[dict[str, Any]]:
 
 
 def chat_request(
-    known: ServerCapabilities, messages: Messages, *, stream: bool = False, **arguments: Any
+    capabilities: ServerCapabilities,
+    messages: Messages,
+    options: Mapping[str, Any],
+    *,
+    stream: bool = False,
 ) -> Operation[GenerateRequest]:
     """Make the request that continues a conversation."""
     conversation = read_messages(messages)
-    build_generate_request("", stream=stream, **arguments)  # what is wrong fails before anything is sent
-    prompt, stops = yield from _chat_prompt(known, conversation)
-    return build_generate_request(prompt, stream=stream, **_with_stops(arguments, stops))
+    generate_request("", options)  # a wrong argument fails before anything is sent
+    prompt, stops = yield from _chat_prompt(capabilities, conversation)
+    return generate_request(prompt, _with_stops(options, stops), stream=stream)
 
 
 def _chat_prompt(
-    known: ServerCapabilities, conversation: list[dict[str, Any]]
+    capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
 ) -> Operation[tuple[Prompt, tuple[str, ...]]]:
-    """Write a conversation as a prompt: best by the server, which has the model's own template."""
-    if known.chat_template_name is None:
+    """Turn a conversation into a prompt: on the server, unless a template was named or the server cannot."""
+    if capabilities.chat_template_name is None:
         try:
-            return (yield from _tokenize_messages(known, conversation)), ()
+            return (yield from _tokenize_messages(capabilities, conversation)), ()
         except NotFoundError:
             pass
-        yield from read_model_info(known)
-    template = yield RunInThread(known.chat_template)
+        yield from read_model_info(capabilities)
+    template = yield RunInThread(capabilities.chat_template)
     prompt: str = yield RunInThread(partial(render_chat, template, conversation))
     return prompt, tuple(template.stop_str)
 
 
-def _with_stops(arguments: dict[str, Any], stops: tuple[str, ...]) -> dict[str, Any]:
-    """Add texts that end an answer to those that the caller gave."""
+def _with_stops(options: Mapping[str, Any], stops: tuple[str, ...]) -> Mapping[str, Any]:
+    """Add the template's stop texts to the caller's."""
     if not stops:
-        return arguments
-    sampling = dict(arguments.get("sampling_params") or {})
-    given = arguments.get("stop")
+        return options
+    given = options.get("stop")
     if given is None:
-        given = sampling.get("stop") or ()
+        given = (options.get("sampling_params") or {}).get("stop") or ()
     own = (given,) if isinstance(given, str) else tuple(given)
-    return {**arguments, "stop": [*own, *(stop for stop in stops if stop not in own)]}
+    return {**options, "stop": [*own, *(stop for stop in stops if stop not in own)]}
 
 
 # Tokens
 
 
-def _tokenize_messages(known: ServerCapabilities, conversation: list[dict[str, Any]]) -> Operation[list[int]]:
-    """Have the server write a conversation as tokens, up to the beginning of an answer.
-
-    Raises
-    ------
-    NotFoundError
-        If the server has no such route, or knows no conversations there.
-    """
-    if known.tokenizes is False or known.tokenizes_messages is False:
+def _tokenize_messages(
+    capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
+) -> Operation[list[int]]:
+    """Let the server turn a conversation into tokens; raise a `NotFoundError` if it cannot."""
+    if capabilities.tokenizes is False or capabilities.tokenizes_messages is False:
         raise NotFoundError("The server does not tokenize conversations")
     try:
-        tokens: list[int] = yield from _tokens_of(known, {"messages": conversation})
+        tokens: list[int] = yield from _tokens_of(capabilities, {"messages": conversation})
     except NotFoundError:
         raise
     except BadRequestError as error:
-        # The first servers that have the route ask for a prompt.
+        # The first servers that have the route require a prompt.
         if "prompt" in error.server_message and "required" in error.server_message.lower():
-            known.tokenizes_messages = False
+            capabilities.tokenizes_messages = False
             raise NotFoundError("The server does not tokenize conversations", status=error.status) from error
         raise
     return tokens
 
 
-def _tokens_of(known: ServerCapabilities, body: dict[str, Any]) -> Operation[Any]:
+def _tokens_of(capabilities: ServerCapabilities, body: dict[str, Any]) -> Operation[Any]:
     try:
         answer: HttpResponse = yield HttpRequest("POST", "/tokenize", body, safe=True)
     except NotFoundError:
-        known.tokenizes = False
+        capabilities.tokenizes = False
         raise
-    known.tokenizes = True
+    capabilities.tokenizes = True
     return _field(answer, "tokens", list)
 
 
 def tokenize(
     settings: Settings,
-    known: ServerCapabilities,
+    capabilities: ServerCapabilities,
     text: str | Sequence[str] | None,
     messages: Messages | None,
     add_special_tokens: bool,
 ) -> Operation[Any]:
-    """Turn a text, several, or a conversation into tokens: on the server, or here if it cannot."""
+    """Turn texts or a conversation into tokens: on the server, or here if it cannot."""
     if (text is None) == (messages is None):
         raise ArgumentTypeError(
             "tokenize() takes a text or messages", where="text", hint="Give exactly one of the two."
         )
     check_option("add_special_tokens", add_special_tokens)
     if messages is not None:
-        written, _ = yield from _chat_prompt(known, read_messages(messages))
+        written, _ = yield from _chat_prompt(capabilities, read_messages(messages))
         if not isinstance(written, str):
             return list(written)
         text = written
     prompt = text if isinstance(text, str) else _texts(text)
-    if known.tokenizes is not False:
+    if capabilities.tokenizes is not False:
         try:
             return (
-                yield from _tokens_of(known, {"prompt": prompt, "add_special_tokens": add_special_tokens})
+                yield from _tokens_of(
+                    capabilities, {"prompt": prompt, "add_special_tokens": add_special_tokens}
+                )
             )
         except NotFoundError:
             pass
-    yield from read_model_info(known)
+    yield from read_model_info(capabilities)
 
     def encode() -> Any:
-        return known.tokenizer(settings)(prompt, add_special_tokens=add_special_tokens)["input_ids"]
+        return capabilities.tokenizer(settings)(prompt, add_special_tokens=add_special_tokens)["input_ids"]
 
     return (yield RunInThread(encode))
 
 
 def detokenize(
-    settings: Settings, known: ServerCapabilities, tokens: Any, skip_special_tokens: bool
+    settings: Settings, capabilities: ServerCapabilities, tokens: Any, skip_special_tokens: bool
 ) -> Operation[Any]:
     """Turn tokens into text: on the server, or here if it cannot."""
     tokens = read_token_ids(tokens)
     check_option("skip_special_tokens", skip_special_tokens)
-    if known.tokenizes is not False:
+    if capabilities.tokenizes is not False:
         body = {"tokens": tokens, "skip_special_tokens": skip_special_tokens}
         try:
             answer: HttpResponse = yield HttpRequest("POST", "/detokenize", body, safe=True)
         except NotFoundError:
-            known.tokenizes = False
+            capabilities.tokenizes = False
         else:
             return _field(answer, "text", str | list)
-    yield from read_model_info(known)
+    yield from read_model_info(capabilities)
 
     def decode() -> Any:
-        tokenizer = known.tokenizer(settings)
+        tokenizer = capabilities.tokenizer(settings)
         rows = tokens if tokens and isinstance(tokens[0], list) else [tokens]
         texts = [tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
         return texts if rows is tokens else texts[0]
@@ -355,3 +369,26 @@ def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Oper
     if not all(isinstance(vector, list) for vector in vectors):
         raise ProtocolError("The answer has no embedding", where=answer.url)
     return vectors if batch else vectors[0]
+
+
+# Control
+
+
+def flush_cache() -> Operation[None]:
+    """Empty the KV cache."""
+    yield HttpRequest("POST", "/flush_cache", safe=True)
+
+
+def abort_all() -> Operation[None]:
+    """Stop every request on the server."""
+    yield HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True)
+
+
+def start_profile(options: dict[str, Any]) -> Operation[None]:
+    """Start the server's profiler."""
+    yield HttpRequest("POST", "/start_profile", build_profile_request(options))
+
+
+def stop_profile() -> Operation[None]:
+    """Stop the server's profiler, and wait until the traces are written."""
+    yield HttpRequest("POST", "/stop_profile")

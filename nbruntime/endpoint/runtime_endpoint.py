@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any, Self, Unpack
 
 from nbruntime.chat.template import ChatTemplate
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.background_closer import BackgroundCloser
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
-from nbruntime.endpoint.http import INFO_TIMEOUT, HttpRequest
+from nbruntime.endpoint.http import INFO_TIMEOUT
 from nbruntime.endpoint.live_streams import LiveStreams
+from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
 from nbruntime.generation import Generation, GenerationStream
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import Messages
-from nbruntime.protocol.profile import build_profile_request
-from nbruntime.protocol.requests import GenerateRequest, Prompt, build_generate_request
+from nbruntime.protocol.requests import GenerateRequest, Prompt
 
 
 class RuntimeEndpoint(BaseClient, FrontendBackend):
@@ -34,20 +33,13 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     base_url : str
         URL of the server.
     api_key : str, optional
-        Key of the server. It is sent in a header and never shown.
+        Key of the server. It is never shown: not in a repr, ``vars()``, an error or a pickle.
     verify : str, optional
         File or folder of certificates to check an https server by; the usual ones by default.
     chat_template_name : str, optional
         Name of a chat template (see `nbruntime.chat.named_templates`); by default the model's own.
     connect_timeout, read_timeout : float or None
         Seconds to wait for a connection, and for the next bytes of an answer; None waits for ever.
-
-    Attributes
-    ----------
-    base_url, api_key, verify
-        As given; the key does not show in a repr, in ``vars()``, in errors or in a pickle.
-    model_info : dict
-        What the server says about its model, read when the endpoint was made.
 
     Raises
     ------
@@ -80,89 +72,53 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
         del api_key  # tracebacks may show variables
-        self._open()
-        self._transport.run(operations.read_model_info(self._known))
+        self._transport.run(operations.read_model_info(self._capabilities))
 
     def _open(self) -> None:
         self._transport = Transport(self._settings)
-        self._cleaner = BackgroundCloser()
+        self._closer = BackgroundCloser()
         self._streams = LiveStreams[GenerationStream]()
 
-    # What the server is
+    # The server
 
     @property
     def model_info(self) -> dict[str, Any]:
         """What the server says about its model, read when the endpoint was made."""
-        return self._known.model_info or {}
+        return self._capabilities.model_info or {}
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """How messages become a prompt: the template named, else the model's own, else a guess."""
-        return self._known.chat_template()
+        """The template by `chat_template_name`, else the model's own, else a guess."""
+        return self._capabilities.chat_template()
 
     def get_model_name(self) -> str:
-        """Name or path of the model.
-
-        Returns
-        -------
-        str
-            ``model_path`` as the server has it.
-        """
+        """Name or path of the model, as the server has it (``model_path``)."""
         return str(self.model_info["model_path"])
 
     def get_server_info(self) -> dict[str, Any]:
-        """Read the configuration and the state of the server.
-
-        Returns
-        -------
-        dict
-            Every argument of the server, and figures of its scheduler.
-        """
-        return self._transport.run(operations.read_server_info(self._known))
+        """Read the server's arguments, and figures of its scheduler."""
+        return self._transport.run(operations.read_server_info(self._capabilities))
 
     def models(self) -> list[dict[str, Any]]:
-        """Read which models are served: the model, and LoRA adapters.
-
-        Returns
-        -------
-        list of dict
-            Cards with ``id``, ``max_model_len`` (tokens) and, of an adapter, ``parent``.
-        """
+        """Read the cards of the model and its adapters, with ``id``, ``max_model_len`` and ``parent``."""
         return self._transport.run(operations.read_models())
 
     def loads(self) -> list[Load]:
-        """Read how busy the server is.
-
-        Returns
-        -------
-        list of Load
-            One for each data-parallel rank; servers up to 0.5.2 say no more than a number of tokens.
-        """
+        """Read how busy each data-parallel rank is; servers up to 0.5.2 only give a number of tokens."""
         return self._transport.run(operations.read_load())
 
     def health(self) -> bool:
-        """Ask whether the server can generate; SGLang takes a second or more to find out.
+        """Ask whether the server can generate, which takes SGLang a second or more.
 
-        Returns
-        -------
-        bool
-            False also when no server answers; ``repr`` then has the reason.
+        False also means that no server answers; ``repr`` then has the reason.
         """
         return self._transport.run(operations.is_healthy())
 
     # Generating
 
-    def complete(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        *,
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        rid: str | Sequence[str] | None = None,
-        return_logprob: bool | Sequence[bool] | None = None,
-        logprob_start_len: int | Sequence[int] | None = None,
-        top_logprobs_num: int | Sequence[int] | None = None,
-        lora_path: str | Sequence[str | None] | None = None,
-        **arguments: Any,
+    @takes(GenerateOptions)
+    def complete(  # type: ignore[override] # FrontendBackend's passes on any name
+        self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> Generation | list[Generation]:
         """Generate, and wait for the whole answer.
 
@@ -170,21 +126,23 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         ----------
         prompt : str, list of str, list of int, or list of lists of int
             One prompt or a batch, as text or as token ids.
-        sampling_params : mapping, or list of mappings, optional
-            Sampling parameters by SGLang's names; a list has one for each prompt.
-        rid : str, optional
-            Name of the request, for `abort`; one is made when not given.
-        return_logprob : bool, optional
-            Also give logprobs: ``Generation.tokens`` and ``input_tokens``.
-        logprob_start_len : int, optional
-            First token of the prompt with a logprob; by default the prompt has none.
-        top_logprobs_num : int, optional
-            Number of likeliest tokens to give at each place.
-        lora_path : str, optional
-            LoRA adapter.
         **arguments
-            Sampling parameters (``temperature``, ``max_new_tokens``, ``stop``, …) and other fields of
-            SGLang's request (``session_id``, ``image_data``, ``token_ids_logprob``, …).
+            Sampling parameters (``temperature``, ``stop``, …) and other fields of SGLang's request
+            (``session_id``, ``image_data``, …). None means "not given", except for ``max_new_tokens``,
+            where it means the rest of the context. Among them:
+
+            ``sampling_params`` : mapping, or a list with one for each prompt
+                Sampling parameters; those given by name override them.
+            ``rid`` : str
+                Name of the request, for `abort`; one is made when not given.
+            ``return_logprob`` : bool
+                Also give logprobs: ``Generation.tokens`` and ``input_tokens``.
+            ``logprob_start_len`` : int
+                First token of the prompt with a logprob; by default the prompt has none.
+            ``top_logprobs_num`` : int
+                Number of likeliest tokens to give at each position.
+            ``lora_path`` : str
+                LoRA adapter.
 
         Returns
         -------
@@ -196,99 +154,50 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         ArgumentError
             For an unknown or wrong argument; nothing was sent.
         GenerationAbortedError
-            If the request was aborted; the error holds what had come.
+            If the request was aborted; the error holds the text received until then.
         NbruntimeError
             If the server does not answer or refuses.
         """
-        request = build_generate_request(
-            prompt,
-            sampling_params=sampling_params,
-            rid=rid,
-            return_logprob=return_logprob,
-            logprob_start_len=logprob_start_len,
-            top_logprobs_num=top_logprobs_num,
-            lora_path=lora_path,
-            **arguments,
-        )
+        request = operations.generate_request(prompt, arguments)
         return self._transport.run(operations.generate(request))
 
-    def stream(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        *,
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        rid: str | Sequence[str] | None = None,
-        return_logprob: bool | Sequence[bool] | None = None,
-        logprob_start_len: int | Sequence[int] | None = None,
-        top_logprobs_num: int | Sequence[int] | None = None,
-        lora_path: str | Sequence[str | None] | None = None,
-        **arguments: Any,
+    @takes(GenerateOptions)
+    def stream(  # type: ignore[override]
+        self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> GenerationStream:
         """Generate, and give the text as it comes.
 
         Parameters
         ----------
-        prompt, sampling_params, rid, return_logprob, logprob_start_len, top_logprobs_num, lora_path
-            As in `complete`.
-        **arguments
+        prompt, **arguments
             As in `complete`.
 
         Returns
         -------
         GenerationStream
-            An iterator of text, best used in a ``with`` statement: leaving it stops the generation.
-
-        Raises
-        ------
-        NbruntimeError
-            As `complete`; errors that come later are raised by the stream and hold the text until then.
+            An iterator of text, best used in a ``with`` statement: leaving it stops the generation. Later
+            errors are raised by the stream, and hold the text received until then.
         """
-        request = build_generate_request(
-            prompt,
-            sampling_params=sampling_params,
-            rid=rid,
-            stream=True,
-            return_logprob=return_logprob,
-            logprob_start_len=logprob_start_len,
-            top_logprobs_num=top_logprobs_num,
-            lora_path=lora_path,
-            **arguments,
-        )
-        return self._open_stream(request)
+        return self._open_stream(operations.generate_request(prompt, arguments, stream=True))
 
-    def chat(
-        self,
-        messages: Messages,
-        *,
-        sampling_params: Mapping[str, Any] | None = None,
-        rid: str | None = None,
-        **arguments: Any,
-    ) -> Generation | list[Generation]:
-        """Generate the next message of a conversation, and wait for the whole of it.
+    @takes(GenerateOptions)
+    def chat(self, messages: Messages, **arguments: Unpack[GenerateOptions]) -> Generation | list[Generation]:
+        """Generate the next message of a conversation, and wait for the whole answer.
 
-        The conversation becomes a prompt by the chat template that was named (`chat_template_name`), whose
-        stop texts are added, or by the model's own: on the server, or here where an old server cannot.
+        The server applies the model's own chat template. With `chat_template_name`, or an old server, the
+        template is applied here, and its stop texts are added.
 
         Parameters
         ----------
         messages : str, mapping, or list of them
             Messages with ``role`` and ``content``; a text is a user message.
-        sampling_params, rid
-            As in `complete`.
         **arguments
             As in `complete`.
 
         Returns
         -------
         Generation or list of Generation
-            The answer; its ``prompt`` is what the conversation became. A list for ``n > 1``.
-
-        Raises
-        ------
-        ArgumentError
-            For an unknown or wrong argument; nothing was sent.
-        NbruntimeError
-            As `complete`.
+            The answer; its ``prompt`` is the conversation after the template. A list for ``n > 1``.
 
         Examples
         --------
@@ -296,46 +205,27 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         >>> answer = endpoint.chat(talk, temperature=0)  # doctest: +SKIP
         >>> talk.append({"role": "assistant", "content": answer.text})  # doctest: +SKIP
         """
-        request = self._transport.run(
-            operations.chat_request(
-                self._known, messages, sampling_params=sampling_params, rid=rid, **arguments
-            )
-        )
+        request = self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
         return self._transport.run(operations.generate(request))
 
-    def stream_chat(
-        self,
-        messages: Messages,
-        *,
-        sampling_params: Mapping[str, Any] | None = None,
-        rid: str | None = None,
-        **arguments: Any,
-    ) -> GenerationStream:
+    @takes(GenerateOptions)
+    def stream_chat(self, messages: Messages, **arguments: Unpack[GenerateOptions]) -> GenerationStream:
         """Generate the next message of a conversation, and give its text as it comes.
 
         Parameters
         ----------
-        messages, sampling_params, rid
-            As in `chat`.
-        **arguments
-            As in `complete`.
-
-        Returns
-        -------
-        GenerationStream
-            As `stream` gives.
+        messages, **arguments
+            As in `chat`; the stream is as in `stream`.
         """
         request = self._transport.run(
-            operations.chat_request(
-                self._known, messages, stream=True, sampling_params=sampling_params, rid=rid, **arguments
-            )
+            operations.chat_request(self._capabilities, messages, arguments, stream=True)
         )
         return self._open_stream(request)
 
     def _open_stream(self, request: GenerateRequest) -> GenerationStream:
-        self._cleaner.start()
+        self._closer.start()
         started = time.perf_counter()
-        body = self._transport.run(operations.open_stream(request, self._known))
+        body = self._transport.run(operations.open_stream(request, self._capabilities))
         stream = GenerationStream(
             body,
             request,
@@ -343,12 +233,12 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             abort=self._transport.abort,
             where=self._settings.url("/generate"),
             started=started,
-            cumulative_text=self._known.text_is_cumulative,
+            cumulative_text=self._capabilities.text_is_cumulative,
             scrub=self._settings.scrub,
-            discard=self._cleaner,
+            discard=self._closer,
         )
         self._streams.add(stream)
-        self._cleaner.start()  # the endpoint may have been closed meanwhile
+        self._closer.start()  # the endpoint may have been closed meanwhile
         return stream
 
     def abort(self, rid: str | Sequence[str]) -> None:
@@ -377,30 +267,26 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         text : str or list of str
             One text or several.
         messages : str, mapping, or list of them
-            A conversation instead: what `chat` makes of it.
+            A conversation instead, as `chat` sends it.
         add_special_tokens : bool
-            Whether to add what the model wants at the beginning of a text.
-
-        Returns
-        -------
-        list of int, or list of lists of int
+            Whether to add the tokens that the model expects at the beginning of a text.
 
         Raises
         ------
         ArgumentError
-            If neither or both of the two are given.
+            Unless exactly one of `text` and `messages` is given.
         NotFoundError
             If the server cannot (SGLang up to 0.5.2), and its tokenizer cannot be loaded here.
         """
         tokens: list[int] | list[list[int]] = self._transport.run(
-            operations.tokenize(self._settings, self._known, text, messages, add_special_tokens)
+            operations.tokenize(self._settings, self._capabilities, text, messages, add_special_tokens)
         )
         return tokens
 
     def detokenize(
         self, tokens: Sequence[int] | Sequence[Sequence[int]], *, skip_special_tokens: bool = True
     ) -> str | list[str]:
-        """Turn tokens into text, with the server's tokenizer.
+        """Turn tokens into text, with the server's tokenizer; errors as in `tokenize`.
 
         Parameters
         ----------
@@ -408,18 +294,9 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             The tokens of one text or of several.
         skip_special_tokens : bool
             Whether to leave out such tokens as the end of a text.
-
-        Returns
-        -------
-        str or list of str
-
-        Raises
-        ------
-        NotFoundError
-            As `tokenize`.
         """
         text: str | list[str] = self._transport.run(
-            operations.detokenize(self._settings, self._known, tokens, skip_special_tokens)
+            operations.detokenize(self._settings, self._capabilities, tokens, skip_special_tokens)
         )
         return text
 
@@ -436,11 +313,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             Length of the vectors, for models that can shorten theirs.
         lora_path : str, optional
             LoRA adapter.
-
-        Returns
-        -------
-        list of float, or list of lists of float
-            A vector for each text.
 
         Raises
         ------
@@ -462,14 +334,14 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         BadRequestError
             If requests are running.
         """
-        self._transport.send(HttpRequest("POST", "/flush_cache", safe=True))
+        self._transport.run(operations.flush_cache())
 
     def abort_all(self) -> None:
-        """Stop every request on the server, those of others too."""
-        self._transport.send(HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True))
+        """Stop every request on the server, including those of other clients."""
+        self._transport.run(operations.abort_all())
 
     def cache_prefix(self, prefix_str: str) -> None:
-        """Bring a text into the KV cache, so that prompts which begin with it start sooner.
+        """Compute a text into the KV cache, so that prompts which begin with it start sooner.
 
         Parameters
         ----------
@@ -478,61 +350,45 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         """
         self.complete(prefix_str, max_new_tokens=0)
 
-    def start_profile(
-        self,
-        output_dir: str | None = None,
-        *,
-        start_step: int | None = None,
-        num_steps: int | None = None,
-        activities: Sequence[str] | None = None,
-        profile_by_stage: bool | None = None,
-        with_stack: bool | None = None,
-        record_shapes: bool | None = None,
-        profile_id: str | None = None,
-        merge_profiles: bool | None = None,
-        profile_prefix: str | None = None,
-        profile_stages: Sequence[str] | None = None,
-        detailed_annotations: bool | None = None,
-        **unknown: Any,
-    ) -> None:
+    @takes(ProfileOptions)
+    def start_profile(self, output_dir: str | None = None, **options: Unpack[ProfileOptions]) -> None:
         """Start the server's profiler.
 
         Parameters
         ----------
         output_dir : str, optional
             Folder of the traces, on the server's disk.
-        start_step, num_steps : int, optional
-            First step of the scheduler, and after how many to stop by itself.
-        activities : list of str, optional
-            Of ``"CPU"``, ``"GPU"``, ``"MEM"``, ``"RPD"`` and ``"CUDA_PROFILER"``; the first two by default.
-        profile_by_stage : bool, optional
-            One trace for prefill and one for decode.
-        with_stack, record_shapes : bool, optional
-            Record Python stacks, and shapes of tensors.
-        profile_id, profile_prefix : str, optional
-            Parts of the file names.
-        merge_profiles : bool, optional
-            Also write one trace of all ranks.
-        profile_stages : list of str, optional
-            Stages to record; all by default.
-        detailed_annotations : bool, optional
-            Record figures of the KV cache and of the requests with each step.
+        **options
+            ``start_step``, ``num_steps`` : int
+                First step of the scheduler, and number of steps after which to stop.
+            ``activities`` : list of str
+                Of ``"CPU"``, ``"GPU"``, ``"MEM"``, ``"RPD"``, ``"CUDA_PROFILER"``; by default the first two.
+            ``profile_by_stage`` : bool
+                One trace for prefill and one for decode.
+            ``with_stack``, ``record_shapes`` : bool
+                Record Python stacks, and shapes of tensors.
+            ``profile_id``, ``profile_prefix`` : str
+                Parts of the file names.
+            ``merge_profiles`` : bool
+                Also write one trace of all ranks.
+            ``profile_stages`` : list of str
+                Stages to record; all by default.
+            ``detailed_annotations`` : bool
+                Record figures of the KV cache and of the requests with each step.
 
         Raises
         ------
         ArgumentError
             For an unknown option or a wrong value; nothing was sent.
         """
-        options = locals() | unknown
-        del options["self"], options["unknown"]
-        self._transport.send(HttpRequest("POST", "/start_profile", build_profile_request(options)))
+        self._transport.run(operations.start_profile({"output_dir": output_dir, **options}))
 
     def stop_profile(self) -> None:
         """Stop the server's profiler; returns when the traces are written."""
-        self._transport.send(HttpRequest("POST", "/stop_profile"))
+        self._transport.run(operations.stop_profile())
 
     def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
-        """Read any route that changes nothing, and give the answer as it is.
+        """Read any route that changes nothing, and give the answer's text.
 
         Parameters
         ----------
@@ -545,13 +401,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         -------
         str
             The key masked; other secrets, as SGLang has them in ``"/server_info"``, are not.
-
-        Raises
-        ------
-        ArgumentError
-            For a path or a time-out that is none; nothing was sent.
-        NbruntimeError
-            If the server does not answer or refuses.
         """
         return self._transport.run(operations.read_text(path, timeout))
 
@@ -564,55 +413,28 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             Route, such as ``"/encode"``.
         body : object, optional
             Sent as JSON, without checks.
-
-        Returns
-        -------
-        object
-            What the server answered.
-
-        Raises
-        ------
-        NbruntimeError
-            If the server does not answer or refuses.
         """
         return self._transport.run(operations.send_json(path, body))
 
     def panel(self, **options: Any) -> Any:
-        """Make a live panel of the server: its load, latencies and fields.
+        """Make a widget that shows the server's load, latencies and fields, live.
 
         Parameters
         ----------
         **options
             Of `nbruntime.notebook.views.panel.ServerPanel`.
-
-        Returns
-        -------
-        ServerPanel
-            A widget: display it.
         """
         return view_class("panel")(self, **options)
 
     def close(self) -> None:
-        """Leave the streams that are running, and close the connections.
-
-        The endpoint opens new connections if it is used again.
-        """
+        """Stop the running streams and close the connections; the next request opens new ones."""
         for stream in self._streams.take():
             stream.close()
-        self._cleaner.close()
+        self._closer.close()
         self._transport.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._settings, self._known = state["settings"], state["known"]
-        self._open()

@@ -14,25 +14,16 @@ from nbruntime.errors import NotFoundError
 
 
 class ServerCapabilities:
-    """What a client has learned of its server.
-
-    Parameters
-    ----------
-    chat_template_name : str or None
-        Name of a chat template, instead of the model's own.
+    """What a client has learned of its server; None stands for "not asked yet".
 
     Attributes
     ----------
-    model_info : dict or None
-        ``/model_info``, once it was asked for.
-    server_info : dict or None
-        ``/server_info``, when it was last asked for.
+    model_info, server_info : dict or None
+        The last answers of ``/model_info`` and ``/server_info``.
     is_old : bool
-        Whether the server has the route names of SGLang up to 0.5.2 only.
-    tokenizes : bool or None
-        Whether the server tokenizes texts; None before it was asked to.
-    tokenizes_messages : bool or None
-        Whether it tokenizes conversations.
+        Whether the server only has the route names of SGLang up to 0.5.2.
+    tokenizes, tokenizes_messages : bool or None
+        Whether the server tokenizes texts, and conversations.
     """
 
     def __init__(self, chat_template_name: str | None) -> None:
@@ -50,26 +41,20 @@ class ServerCapabilities:
 
     @property
     def text_is_cumulative(self) -> bool:
-        """Whether streamed text is cumulative although ids are not: ``--stream-output`` of old servers."""
+        """Whether streamed text is cumulative but ids are not: ``--stream-output`` of old servers."""
         info = self.server_info or {}
         return bool(info.get("stream_output")) and "incremental_streaming_output" not in info
 
     def chat_template(self) -> ChatTemplate:
-        """Give the template named, else the model's own, else a guess; loading it may take seconds."""
+        """Load the named template, else the model's own, else a guess; it may take seconds."""
         if self._chat_template is None:
-            with self._loading:  # once, however many programs begin at the same time
+            with self._loading:  # once, also for many threads
                 if self._chat_template is None:
                     self._chat_template = find_chat_template(self.chat_template_name, self.model_info or {})
         return self._chat_template
 
     def tokenizer(self, settings: Settings) -> Any:
-        """Give the model's tokenizer, loaded here; that may take seconds.
-
-        Raises
-        ------
-        NotFoundError
-            If it cannot be loaded; the server was asked before.
-        """
+        """Load the model's tokenizer, for a server that does not tokenize; it may take seconds."""
         if self._tokenizer is None:
             info = self.model_info or {}
             path = str(info.get("tokenizer_path") or info.get("model_path") or "")
@@ -78,19 +63,14 @@ class ServerCapabilities:
             except (OSError, ImportError, ValueError, RuntimeError) as error:
                 reason = str(error).strip().split("\n", 1)[0]
                 raise NotFoundError(
-                    f"The server has no tokenizer to ask, and {path} cannot be loaded here: {reason}",
+                    f"The server does not tokenize, and {path} cannot be loaded here: {reason}",
                     where=settings.base_url,
-                    hint="Take a newer server, or load the tokenizer by yourself.",
+                    hint="Use a newer server, or load the tokenizer yourself.",
                 ) from error
         return self._tokenizer
 
-    def model_name(self) -> str:
-        """Name the model in a few words; never waits."""
-        info = self.model_info or {}
-        return str(info.get("served_model_name") or info.get("model_path") or "unknown model")
-
     def __getstate__(self) -> dict[str, Any]:
-        # Templates and tokenizers are read again where they are needed.
+        # Templates and tokenizers are loaded again.
         return {**vars(self), "_chat_template": None, "_tokenizer": None, "_loading": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

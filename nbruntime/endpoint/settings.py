@@ -1,4 +1,4 @@
-"""How one server is reached: address, key, certificates, time-outs."""
+"""Settings of a client: address, key, certificates, time-outs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbruntime.secrets import Secret
 
 @dataclass
 class Settings:
-    """How one server is reached, and how it answered last.
+    """Settings of a client, and the last answer of its server.
 
     Parameters
     ----------
@@ -29,15 +29,15 @@ class Settings:
     read_timeout : float or None
         Seconds to wait for the next bytes of an answer.
     diagnose : callable, optional
-        Says what is known of a server that does not answer, or None; the owner of a server knows more than
-        a client. It becomes the hint of the error.
+        Explains why the server does not answer, or returns None: the hint of the error. The owner of a server
+        sets it.
 
     Attributes
     ----------
     last_answer : float or None
         When the server last answered, by `time.monotonic`.
     last_error : str or None
-        What went wrong since then; the words alone, since an error keeps the frames of its caller.
+        Message of an error since then; not the error itself, which keeps its caller's frames alive.
     """
 
     base_url: str
@@ -50,16 +50,16 @@ class Settings:
     last_error: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def url(self, path: str) -> str:
-        """Give the whole address of a route."""
+        """Return the URL of a route."""
         return self.base_url + path
 
     @property
     def local(self) -> bool:
-        """Whether the server is on this machine, where no proxy has anything to do."""
+        """Whether the server is on this machine, so that proxies are not used."""
         return is_loopback(self.base_url)
 
     def scrub(self, text: str) -> str:
-        """Mask the key in somebody else's words."""
+        """Mask the key in a text."""
         return self.secret.scrub(text)
 
     def note_answer(self) -> None:
@@ -67,12 +67,12 @@ class Settings:
         self.last_answer, self.last_error = time.monotonic(), None
 
     def note_error(self, error: NbruntimeError) -> NbruntimeError:
-        """Remember what went wrong, and give the error back to be raised."""
+        """Remember an error, and return it."""
         self.last_error = error.message
         return error
 
     def state(self) -> str:
-        """Say in a few words how the server was when it was last asked."""
+        """Describe the last answer in a few words."""
         if self.last_answer is None:
             said = "not asked yet"
         else:
@@ -81,5 +81,5 @@ class Settings:
         return said if self.last_error is None else f"{said}, then: {self.last_error}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # What happened in this process stays in it; the secret leaves its key behind by itself.
+        # Only the settings are copied; the secret drops its key.
         return {**vars(self), "diagnose": None, "last_answer": None, "last_error": None}

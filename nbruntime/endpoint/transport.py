@@ -1,4 +1,4 @@
-"""HTTP with one server, blocking: connections, key, time-outs, and errors of one tree."""
+"""Blocking HTTP with one server, over `requests`."""
 
 from __future__ import annotations
 
@@ -30,27 +30,19 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 POOL_SIZE = 128
-"""Connections that are kept open; SGLang's frontend language calls from up to 96 threads and more."""
+"""Connections that are kept open: SGLang's frontend language uses 96 threads and more."""
 
 ABORTS_AT_ONCE = 16
-"""Requests of one batch that are stopped at the same time."""
+"""Requests of one batch that are aborted at the same time."""
 
 CLOSED_AT_ONCE = 0.2
-"""Seconds that the end of a finished stream may take, so that its connection can serve again."""
+"""Seconds to wait for the end of a finished stream, so that its connection can be used again."""
 
 
 class Transport:
-    """Send requests to one server, and run calls (`nbruntime.endpoint.http`).
+    """Sends requests to one server, and runs operations; many threads may use it at once.
 
-    Parameters
-    ----------
-    settings : Settings
-        How the server is reached.
-
-    Notes
-    -----
     The session is made at the first request, once per process, so that a fork never shares a connection.
-    It may be used by many threads at once.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -76,9 +68,11 @@ class Transport:
 
     def _open_session(self) -> requests.Session:
         session = requests.Session()
-        # Proxies, .netrc and certificates of the environment are for servers elsewhere.
+        # The environment's proxies, .netrc and certificates are not for a server on this machine.
         session.trust_env = not self.settings.local
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a jar is not for many threads
+        session.cookies.set_policy(
+            DefaultCookiePolicy(allowed_domains=[])
+        )  # a cookie jar is not safe with threads
         session.headers["User-Agent"] = "nbruntime"
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE, max_retries=0)
         session.mount("http://", adapter)
@@ -94,109 +88,93 @@ class Transport:
         if session is not None:
             session.close()
 
-    def run(self, call: Operation[_T]) -> _T:
-        """Run a call, and give its result."""
-        step = partial(next, call)
+    def run(self, operation: Operation[_T]) -> _T:
+        """Run an operation, and return its result."""
+        resume = partial(next, operation)
         while True:
             try:
-                effect = step()
+                step = resume()
             except StopIteration as stop:
                 result: _T = stop.value
                 return result
             try:
-                given = self._perform(effect)
-            except BaseException as error:  # noqa: BLE001 (the call decides what it means, also of an interrupt)
-                step = partial(call.throw, error)
+                given = self._perform(step)
+            except BaseException as error:  # noqa: BLE001 (the operation handles it, also an interrupt)
+                resume = partial(operation.throw, error)
             else:
-                step = partial(call.send, given)
+                resume = partial(operation.send, given)
 
-    def _perform(self, effect: HttpRequest | Abort | RunInThread) -> Any:
-        if isinstance(effect, HttpRequest):
-            return self.send(effect)
-        if isinstance(effect, RunInThread):
-            return effect.function()
+    def _perform(self, step: HttpRequest | Abort | RunInThread) -> Any:
+        if isinstance(step, HttpRequest):
+            return self.send(step)
+        if isinstance(step, RunInThread):
+            return step.function()
         try:
-            self.abort(effect.rids)
+            self.abort(step.rids)
         except NbruntimeError as error:
-            _log.debug("abort of %s: %s", effect.rids, error)
+            _log.debug("abort of %s: %s", step.rids, error)
         return None
 
     def abort(self, rids: Sequence[str]) -> None:
-        """Stop requests on the server by their names: the first, and if that works the others together."""
-        asks = [abort(rid) for rid in rids]
-        # At the end of a program no thread can be started any more.
-        alone = 1 if threading.main_thread().is_alive() else len(asks)
-        for ask in asks[:alone]:
-            self.send(ask)
-        if asks[alone:]:
+        """Abort requests by their rids: the first alone, and if that works the others at once."""
+        aborts = [abort(rid) for rid in rids]
+        # No thread can be started at the end of a program.
+        alone = 1 if threading.main_thread().is_alive() else len(aborts)
+        for request in aborts[:alone]:
+            self.send(request)
+        if aborts[alone:]:
             with ThreadPoolExecutor(ABORTS_AT_ONCE, "nbruntime-abort") as pool:
-                sent = [pool.submit(self.send, ask) for ask in asks[alone:]]
+                sent = [pool.submit(self.send, request) for request in aborts[alone:]]
                 try:
                     for each in sent:
                         each.result()
                 except ServerStatusError:
-                    raise  # one is refused: the others are asked for all the same
+                    raise  # the server refused one; the others were sent nevertheless
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
 
-    def send(self, ask: HttpRequest) -> HttpResponse | Body:
-        """Send one request and wait for its answer.
-
-        Parameters
-        ----------
-        ask : HttpRequest
-            What to send.
-
-        Returns
-        -------
-        HttpResponse or Body
-            A `Body` of a stream, which the caller closes.
-
-        Raises
-        ------
-        NbruntimeError
-            Of the class that fits what went wrong.
-        """
-        data = ask.data()
+    def send(self, request: HttpRequest) -> HttpResponse | Body:
+        """Send one request and return its answer; of a stream the `Body`, which the caller closes."""
+        data = request.data()
         try:
-            response = self._request(ask, data)
+            response = self._request(request, data)
         except ServerConnectionError as error:
-            if not (ask.safe and error.sent):
+            if not (request.safe and error.sent):
                 raise
-            # The server may have closed a kept connection in this moment.
-            response = self._request(ask, data)
+            # The server may just have closed a kept connection.
+            response = self._request(request, data)
         self.settings.note_answer()
         if response.status_code >= 300:
             with response:
-                raise self.settings.note_error(self._status_error(response, ask.path))
-        if not ask.streamed:
-            return HttpResponse(self.settings, ask.path, response.content)
+                raise self.settings.note_error(self._status_error(response, request.path))
+        if not request.streamed:
+            return HttpResponse(self.settings, request.path, response.content)
         kind = response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             response.close()
-            raise transport_errors.not_a_stream(self.settings, ask.path, kind)
-        return Body(self.settings, response, ask.path)
+            raise transport_errors.not_a_stream(self.settings, request.path, kind)
+        return Body(self.settings, response, request.path)
 
-    def _request(self, ask: HttpRequest, data: bytes | None) -> requests.Response:
+    def _request(self, request: HttpRequest, data: bytes | None) -> requests.Response:
         verify = self.settings.verify
-        headers = {"Accept-Encoding": "identity"} if ask.streamed else {}
+        headers = {"Accept-Encoding": "identity"} if request.streamed else {}
         if data is not None:
             headers["Content-Type"] = "application/json"
         try:
             return self.session.request(
-                ask.method,
-                self.settings.url(ask.path),
+                request.method,
+                self.settings.url(request.path),
                 data=data,
                 headers=headers,
                 auth=self._authorize,
-                timeout=ask.timeouts(self.settings),
-                stream=ask.streamed,
+                timeout=request.timeouts(self.settings),
+                stream=request.streamed,
                 verify=True if verify is None else verify,
                 allow_redirects=False,  # the key must not go to another host
             )
         except (OSError, urllib3.exceptions.HTTPError, UnicodeError) as error:
-            problem = self._error(error, ask.path)  # RequestException is an OSError
+            problem = self._error(error, request.path)  # RequestException is an OSError
         except KeyboardInterrupt as stopped:
             raise stopped.with_traceback(None) from None  # the frames of requests hold the key
         # Not as its cause: the errors and the frames of requests hold the key.
@@ -236,17 +214,7 @@ class Transport:
 
 
 class Body(Iterator[bytes]):
-    """The body of a streamed answer, in the pieces in which it arrives.
-
-    Parameters
-    ----------
-    settings : Settings
-        Whose answer it is.
-    response : requests.Response
-        Opened with ``stream=True``; closed by `close`.
-    path : str
-        The route, for errors.
-    """
+    """The body of a streamed answer, in the pieces in which it arrives; `path` is the route, for errors."""
 
     def __init__(self, settings: Settings, response: requests.Response, path: str) -> None:
         self._settings = settings
@@ -254,8 +222,8 @@ class Body(Iterator[bytes]):
         self._path = path
         self._tail = b""
         self._raw: Any = response.raw
-        # Out of urllib3's hands, which gives it back when the answer ends or fails: if another thread closes
-        # the answer then, it closes what somebody else may use.
+        # Taken from urllib3, which returns the connection to the pool when the answer ends or fails: another
+        # thread that closes the answer would close a connection that serves the next request.
         self._connection: Any = self._raw._connection
         self._raw._connection = None
         self._socket = _socket_of(self._raw)
@@ -278,7 +246,7 @@ class Body(Iterator[bytes]):
         return transport_errors.broken_off(self._settings, self._path, _reason(error))
 
     def close(self) -> None:
-        """Close the answer, from any thread; its connection is kept when the answer is at its end."""
+        """Close the answer, from any thread; keep its connection if the answer is complete."""
         if self._connection is None:
             return
         kept = self._tail.endswith(LAST_EVENT) and self._read_end()
@@ -292,10 +260,10 @@ class Body(Iterator[bytes]):
             connection.close()
 
     def _read_end(self) -> bool:
-        """Read what follows the last event; tell whether that is the end of the answer, and there at once."""
+        """Read on after the last event; return whether the answer ends there and its end has arrived."""
         if self._connection.sock is None:
             return False  # the answer ends with its connection
-        self._tail = b""  # tried once: an interrupt may leave half of the end unread
+        self._tail = b""  # only once: an interrupt may leave half of the end unread
         try:
             self._connection.sock.settimeout(CLOSED_AT_ONCE)
             return not _has_more(self._raw) and next(self._pieces, None) is None
@@ -303,21 +271,21 @@ class Body(Iterator[bytes]):
             return False
 
     def _wake_reader(self) -> None:
-        """End the wait of a thread that is reading the answer: closing would wait for that thread."""
+        """Wake a thread that is reading the answer: closing would wait for it."""
         if self._socket is not None:
             with contextlib.suppress(OSError):  # it is closed already
-                # Not the method of an SSLSocket, after which the reader would take encrypted bytes for text.
+                # Not SSLSocket's own method: after it the reader would take encrypted bytes for text.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def _socket_of(raw: Any) -> socket.socket | None:
-    """Find the socket of an answer; its connection does not know it when the two end together."""
+    """Find the socket of an answer; an answer that ends with its connection has taken it from there."""
     found = getattr(getattr(getattr(raw._fp, "fp", None), "raw", None), "_sock", None)
     return found if isinstance(found, socket.socket) else None
 
 
 def _has_more(raw: Any) -> bool:
-    """Tell whether more than the end of an answer has come: then its connection is good for nothing."""
+    """Whether more than the end of the answer has arrived: then its connection cannot be used again."""
     received = getattr(getattr(raw, "_fp", None), "fp", None)
     return received is not None and len(received.peek()) > len(_LAST_CHUNK)
 
@@ -326,7 +294,7 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 
 def _pieces(raw: Any) -> Iterator[bytes]:
-    """Read a body as it comes, however it is sent."""
+    """Read a body as it arrives, chunked or not."""
     if raw.chunked and raw.supports_chunked_reads():
         yield from raw.read_chunked(None, decode_content=True)
         return
@@ -334,13 +302,13 @@ def _pieces(raw: Any) -> Iterator[bytes]:
         while piece := raw.read1(65536, decode_content=True):
             yield piece
         return
-    # urllib3 before 2.1 waits until it has as much as it was asked for.
+    # urllib3 before 2.1 waits for the whole length that is asked for.
     while (received := raw._fp.fp) is not None:
         yield raw.read(len(received.peek()) or 1, decode_content=True)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Walk from an error to what it stands for, through the wrappers of requests and urllib3."""
+    """Go from an error to its causes, through the wrappers of requests and urllib3."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -356,15 +324,15 @@ def _unconnected(error: BaseException | None) -> bool:
 
 
 def _timed_out(error: BaseException | None) -> bool:
-    # An answer that stops in its middle is a ConnectionError to requests.
+    # requests raises a ConnectionError when an answer stops in its middle.
     return any(isinstance(item, urllib3.exceptions.ReadTimeoutError | TimeoutError) for item in _chain(error))
 
 
 def _reason(error: BaseException) -> str:
-    """Find the words of the innermost error, without the wrappers' own."""
+    """Return the message of the innermost error."""
     innermost: BaseException = error
     for item in _chain(error):
-        # Of what is no HTTP the wrapper's words are better; our own are those of an earlier attempt.
+        # The wrapper of a ValueError (not HTTP) explains more; our own errors are of an earlier attempt.
         if isinstance(item, ValueError | NbruntimeError):
             break
         innermost = item

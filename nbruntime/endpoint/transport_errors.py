@@ -1,4 +1,4 @@
-"""The errors of a connection, in the same words for both clients."""
+"""Errors of a connection, with the same words for both clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_REASON = 200
 
 
 def no_connection_in_time(settings: Settings, path: str) -> ServerTimeoutError:
-    """Make the error for: nobody took the connection."""
+    """Make the error for a connection that timed out."""
     return ServerTimeoutError(
         f"No connection within {settings.connect_timeout} s",
         sent=False,
@@ -28,17 +28,17 @@ def no_connection_in_time(settings: Settings, path: str) -> ServerTimeoutError:
 
 
 def no_answer_in_time(settings: Settings, path: str) -> ServerTimeoutError:
-    """Make the error for: the server has the request, and is silent."""
+    """Make the error for an answer that did not begin in time."""
     return ServerTimeoutError("No answer in time", where=settings.url(path))
 
 
 def no_more_in_time(settings: Settings, path: str) -> ServerTimeoutError:
-    """Make the error for: the server has begun its answer, and is silent."""
+    """Make the error for an answer that began and did not go on in time."""
     return ServerTimeoutError("Nothing more came in time", where=settings.url(path))
 
 
 def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> ServerConnectionError:
-    """Make the error for: the connection was refused, or broke before the answer."""
+    """Make the error for a connection that was refused, or broke before the answer."""
     return ServerConnectionError(
         f"No answer from the server: {_line(settings, reason)}",
         sent=sent,
@@ -48,7 +48,7 @@ def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> Serv
 
 
 def broken_off(settings: Settings, path: str, reason: str) -> ServerConnectionError:
-    """Make the error for: the connection broke in the middle of an answer."""
+    """Make the error for a connection that broke in the middle of an answer."""
     return ServerConnectionError(
         f"The connection broke: {_line(settings, reason)}",
         where=settings.url(path),
@@ -57,7 +57,7 @@ def broken_off(settings: Settings, path: str, reason: str) -> ServerConnectionEr
 
 
 def certificate_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
-    """Make the error for: the certificates do not vouch for the server."""
+    """Make the error for a server whose certificate is not accepted."""
     return ServerConnectionError(
         f"The server's certificate is not accepted: {_line(settings, reason)}",
         sent=False,
@@ -67,7 +67,7 @@ def certificate_refused(settings: Settings, path: str, reason: str) -> ServerCon
 
 
 def certificates_unreadable(verify: str | bool) -> ServerConnectionError:
-    """Make the error for: there is nothing to check a server by."""
+    """Make the error for certificates that cannot be read."""
     return ServerConnectionError(
         "The certificates to check the server by cannot be read",
         sent=False,
@@ -77,7 +77,7 @@ def certificates_unreadable(verify: str | bool) -> ServerConnectionError:
 
 
 def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
-    """Make the error for: a proxy of the environment stands between."""
+    """Make the error for a proxy of the environment that does not connect."""
     return ServerConnectionError(
         f"The proxy does not connect: {_line(settings, reason)}",
         sent=False,
@@ -87,7 +87,7 @@ def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectio
 
 
 def not_http(settings: Settings, path: str) -> ArgumentValueError:
-    """Make the error for: the request cannot be written."""
+    """Make the error for a host name that HTTP cannot hold."""
     return ArgumentValueError(
         "The request cannot be written as HTTP: the host has characters that it cannot have",
         where=settings.url(path),
@@ -98,7 +98,7 @@ def not_http(settings: Settings, path: str) -> ArgumentValueError:
 def bad_status(
     settings: Settings, path: str, status: int, body: str, location: str = ""
 ) -> ServerStatusError:
-    """Make the error for a status of 300 and more; redirects are not followed, for the sake of the key."""
+    """Make the error for a status of 300 or more; a redirect is not followed, to protect the key."""
     scrub = settings.secret.scrub
     hint = None
     if status < 400:
@@ -107,19 +107,19 @@ def bad_status(
 
 
 def not_json(settings: Settings, path: str, content: bytes) -> ProtocolError:
-    """Make the error for: JSON was expected."""
+    """Make the error for an answer that should be JSON."""
     excerpt = settings.secret.scrub(content[:_EXCERPT].decode("utf-8", "replace"))
     return ProtocolError(f"The answer is not JSON: {excerpt!r}", where=settings.url(path))
 
 
 def not_a_stream(settings: Settings, path: str, kind: str) -> ProtocolError:
-    """Make the error for: a stream was expected."""
+    """Make the error for an answer that should be a stream."""
     what = _line(settings, kind) or "of no type"
     return ProtocolError(f"The answer is not a stream but {what}", where=settings.url(path))
 
 
 def _line(settings: Settings, reason: str) -> str:
-    """Write somebody else's words as part of a line."""
+    """Put foreign text into one short line, with the key masked."""
     words = " ".join(settings.secret.scrub(reason).split())
     return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]}…"
 

@@ -13,10 +13,9 @@ from typing import Any
 from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.display.html import escape, shortened
 from nbruntime.display.live_text import CARET
+from nbruntime.display.numbers import duration, token_count
 from nbruntime.frontend.programs import Branch, Program, Step
 from nbruntime.frontend.transcript import Forks, Piece, Transcript, Turn
-from nbruntime.generation.answer_html import count
-from nbruntime.generation.record import seconds
 
 SHOWN_FORKS = 16
 """Forks of one place that are shown; of more, the first ones."""
@@ -104,9 +103,9 @@ def _figures(steps: Sequence[Step], branch: Branch) -> list[tuple[str, object]]:
     cached = sum(each.cached_tokens for each in answers)
     return [
         ("calls", len(steps) or None),
-        ("new", count(sum(each.completion_tokens for each in answers)) if answers else None),
-        ("cached", count(cached) if cached else None),
-        ("took", None if took is None else seconds(took)),
+        ("new", token_count(sum(each.completion_tokens for each in answers)) if answers else None),
+        ("cached", token_count(cached) if cached else None),
+        ("took", None if took is None else duration(took)),
         ("images", images or None),
     ]
 
@@ -187,14 +186,14 @@ def _notes_html(piece: Piece) -> str:
 def _step_line(piece: Piece, step: Step) -> str:
     parts = [piece.name or step.kind]
     if step.generations:
-        parts.append(count(sum(answer.completion_tokens for answer in step.generations)))
+        parts.append(token_count(sum(answer.completion_tokens for answer in step.generations)))
         ttft = step.generations[0].timings.ttft
-        parts.append("" if ttft is None else f"TTFT {seconds(ttft)}")
+        parts.append("" if ttft is None else f"TTFT {duration(ttft)}")
         reason = step.generations[0].finish_reason
         parts.append("" if reason is None else str(reason))
     if step.choices:
         parts.append(f"{len(step.choices)} choices")
-    parts.append("…" if step.seconds is None else seconds(step.seconds))
+    parts.append("…" if step.seconds is None else duration(step.seconds))
     return " · ".join(part for part in parts if part)
 
 

@@ -13,9 +13,10 @@ from nbruntime.display.cards import CLASSES, STYLE
 from nbruntime.display.html import escape, shortened, visible
 from nbruntime.display.live_text import text_html
 from nbruntime.display.markdown import safe_markdown, with_closed_fence
+from nbruntime.display.numbers import duration, token_count
 from nbruntime.errors import NbruntimeError
 from nbruntime.generation import Generation
-from nbruntime.generation.timings import decode_rate, seconds
+from nbruntime.generation.timings import decode_rate
 
 Ending = Literal["interrupted", "stopped"]
 """How a stream ended that was ended from here."""
@@ -119,11 +120,6 @@ def error_html(error: NbruntimeError) -> str:
     return f'<div class="nbr-foot" role="status">{said}</div>'
 
 
-def count(tokens: int) -> str:
-    """Write a number of tokens."""
-    return f"{tokens:,} token" + ("" if tokens == 1 else "s")
-
-
 def figures_line(*parts: object) -> str:
     """Write figures in one line, without those that are not known."""
     return " · ".join(str(part) for part in parts if part)
@@ -150,13 +146,13 @@ def foot_parts(
     """
     reason, timings = generation.finish_reason, generation.timings
     ended_itself = reason is not None and reason.type != "abort"
-    prompt = f"prompt {count(generation.prompt_tokens)}" if generation.prompt_tokens else ""
+    prompt = f"prompt {token_count(generation.prompt_tokens)}" if generation.prompt_tokens else ""
     if generation.cached_tokens:
         prompt += f", {generation.cached_tokens:,} cached"
     figures = figures_line(
-        count(generation.completion_tokens),
+        token_count(generation.completion_tokens),
         decode_rate(len(timings.itl), sum(timings.itl)),
-        "" if timings.ttft is None else f"TTFT {seconds(timings.ttft)}",
+        "" if timings.ttft is None else f"TTFT {duration(timings.ttft)}",
         prompt,
         reason if ended_itself else "",
     )

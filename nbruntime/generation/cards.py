@@ -7,7 +7,8 @@ from typing import Any
 
 from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.display.html import escape, shortened
-from nbruntime.generation.timings import decode_rate, seconds
+from nbruntime.display.numbers import duration
+from nbruntime.generation.timings import decode_rate
 
 PROMPT_WIDTH = 100
 """Characters of a prompt that a card shows while its details are folded."""
@@ -57,9 +58,9 @@ def figures(generation: Any) -> list[tuple[str, object]]:
         tokens += f" ({generation.cached_tokens} cached)"
     return [
         ("tokens", f"{tokens} + {generation.completion_tokens} new"),
-        ("TTFT", None if timings.ttft is None else seconds(timings.ttft)),
+        ("TTFT", None if timings.ttft is None else duration(timings.ttft)),
         ("decode", decode_rate(len(timings.itl), sum(timings.itl))),
-        ("total", None if timings.total is None else seconds(timings.total)),
+        ("total", None if timings.total is None else duration(timings.total)),
     ]
 
 

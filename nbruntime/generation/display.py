@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.views import in_kernel, view_class
 from nbruntime.generation.cards import stream_card
 
 
-class DisplayMixin:
+class DisplayMixin(CardMixin):
     """What both kinds of stream show of themselves."""
 
     _view: Any = None
@@ -45,7 +45,5 @@ class DisplayMixin:
             raise NotImplementedError  # IPython then takes the card
         self._view_of_it().show(block=False)
 
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return stream_card(self).mimebundle(include, exclude)
+    def _card(self) -> Card:
+        return stream_card(self)

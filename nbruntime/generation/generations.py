@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
+from nbruntime.display.cards import Card, CardMixin
 from nbruntime.generation.cards import generations_card
 from nbruntime.generation.record import Generation
 
 
-class Generations(list[Generation]):
+class Generations(CardMixin, list[Generation]):
     """A list of generations that shows itself as a table.
 
     Examples
@@ -27,7 +25,5 @@ class Generations(list[Generation]):
     def __repr__(self) -> str:
         return generations_card(self).text()
 
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return generations_card(self).mimebundle(include, exclude)
+    def _card(self) -> Card:
+        return generations_card(self)

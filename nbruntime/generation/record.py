@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from nbruntime.display.cards import Card, CardMixin
+from nbruntime.display.numbers import duration, rate
 from nbruntime.errors import ArgumentTypeError, MissingPackageError, ProtocolError
-from nbruntime.generation.timings import Timings, rate, seconds
+from nbruntime.generation.timings import Timings
 from nbruntime.protocol.answers import first_invalid_field
 from nbruntime.protocol.requests import Prompt
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["SERVER_TIMES", "FinishReason", "Generation", "Timings", "Token", "seconds"]
+__all__ = ["SERVER_TIMES", "FinishReason", "Generation", "Timings", "Token"]
 
 SERVER_TIMES = (
     "queue_time",
@@ -128,7 +130,7 @@ class FinishReason:
 
 
 @dataclass(frozen=True, repr=False)
-class Generation:
+class Generation(CardMixin):
     """What one request gave for one prompt and one sample.
 
     Parameters
@@ -371,12 +373,10 @@ class Generation:
     def __str__(self) -> str:
         return self.text
 
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
+    def _card(self) -> Card:
         from nbruntime.generation.cards import generation_card
 
-        return generation_card(self).mimebundle(include, exclude)
+        return generation_card(self)
 
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= _EXCERPT else self.text[: _EXCERPT - 1] + "…"
@@ -385,13 +385,13 @@ class Generation:
             counts += f"; prompt {_count(self.prompt_tokens, 'token')}, {self.cached_tokens} cached"
         lines = [f"Generation {shown!r}", f"  {counts}"]
         times = [
-            f"TTFT {seconds(self.timings.ttft)}" if self.timings.ttft is not None else None,
-            f"total {seconds(self.timings.total)}" if self.timings.total is not None else None,
+            f"TTFT {duration(self.timings.ttft)}" if self.timings.ttft is not None else None,
+            f"total {duration(self.timings.total)}" if self.timings.total is not None else None,
             f"{rate(self.tokens_per_second)} tokens/s"
             if self.timings.total is not None and self.tokens_per_second
             else None,
-            f"server {seconds(self.server_latency)}" if self.server_latency is not None else None,
-            f"queued {seconds(self._number('queue_time'))}" if self._number("queue_time") else None,
+            f"server {duration(self.server_latency)}" if self.server_latency is not None else None,
+            f"queued {duration(self._number('queue_time'))}" if self._number("queue_time") else None,
         ]
         if any(times):
             lines.append("  " + ", ".join(time for time in times if time))

@@ -109,7 +109,7 @@ class GenerationStream(BaseStream, Iterator[str]):
     started : float, optional
         `time.perf_counter` when the request was sent; default is now.
     cumulative_text : bool
-        See `nbruntime.protocol.deltas.DeltaDecoder`.
+        See `nbruntime.protocol.delta_decoder.DeltaDecoder`.
     scrub : callable, optional
         Masks secrets in the server's words about a failure.
     discard : callable, optional

@@ -18,7 +18,8 @@ from nbruntime.generation.display import DisplayMixin
 from nbruntime.generation.generations import Generations
 from nbruntime.generation.record import Generation
 from nbruntime.generation.timings import Timings
-from nbruntime.protocol.deltas import Delta, DeltaDecoder, Item
+from nbruntime.protocol.delta_decoder import DeltaDecoder
+from nbruntime.protocol.deltas import Delta, Item
 from nbruntime.protocol.failures import TOO_LONG_HINT, is_too_long
 from nbruntime.protocol.requests import GenerateRequest, Prompt
 

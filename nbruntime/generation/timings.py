@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from nbruntime.display.numbers import rate
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -81,31 +83,8 @@ class Timings:
         return times[:count]
 
 
-def seconds(duration: float) -> str:
-    """Write a time with its unit: in ms below a second.
-
-    Examples
-    --------
-    >>> seconds(0.2741), seconds(3.456)
-    ('274 ms', '3.46 s')
-    """
-    return f"{duration * 1000:.3g} ms" if duration < 0.9995 else f"{duration:.3g} s"
-
-
 FEWEST_INTERVALS = 3
 """Times between tokens that tell a rate."""
-
-
-def rate(per_second: float) -> str:
-    """Write a number of tokens per second, in three digits.
-
-    Examples
-    --------
-    >>> [rate(value) for value in (0, 9.164, 42, 1761.6)]
-    ['0', '9.16', '42', '1,760']
-    """
-    rounded = float(f"{per_second:.3g}")
-    return f"{rounded:g}" if rounded < 1000 else f"{rounded:,.0f}"
 
 
 def decode_rate(intervals: int, duration: float) -> str | None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nbruntime.display.numbers import duration
 from nbruntime.errors import ArgumentTypeError
 from nbruntime.generation.record import Generation
-from nbruntime.generation.timings import seconds
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,7 +63,7 @@ class Usage:
         return (
             f"Usage: {self.generations} {noun}\n"
             f"  {self.prompt_tokens} prompt tokens, {self.cached_tokens} cached"
-            f" + {self.completion_tokens} new = {self.total_tokens} tokens; {seconds(self.seconds)}"
+            f" + {self.completion_tokens} new = {self.total_tokens} tokens; {duration(self.seconds)}"
         )
 
 

@@ -6,11 +6,10 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from nbruntime.display.cards import Card, Tone
+from nbruntime.display.cards import Card, CardMixin, Tone
 
 __all__ = ["ENDED_PHASES", "FETCHING", "Phase", "Phases", "bar", "phase_of", "tone_of"]
 
@@ -37,7 +36,7 @@ _LINE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(CardMixin):
     """A phase of a launch, with its progress where that is known.
 
     Parameters
@@ -61,11 +60,8 @@ class Phase:
     total: float | None = None
     unit: str = ""
 
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        card = Card("Phase", state=str(self), tone=tone_of(self.name), body=bar(self))
-        return card.mimebundle(include, exclude)
+    def _card(self) -> Card:
+        return Card("Phase", state=str(self), tone=tone_of(self.name), body=bar(self))
 
     def __str__(self) -> str:
         if self.done is None:

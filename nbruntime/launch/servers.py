@@ -7,10 +7,10 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from nbruntime.display.cards import Card, table
-from nbruntime.endpoint.cards import model_name, span
+from nbruntime.display.cards import Card, CardMixin, table
+from nbruntime.display.numbers import elapsed
+from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
 from nbruntime.launch.server import open_server
@@ -54,7 +54,7 @@ class ServerInfo:
     pid: int | None
 
 
-class ServerList(list[ServerInfo]):
+class ServerList(CardMixin, list[ServerInfo]):
     """Servers, with a table as their repr.
 
     Examples
@@ -69,7 +69,7 @@ class ServerList(list[ServerInfo]):
             return "No servers"
         rows = [("name", "model", "engine", "url", "state", "owner", "age")]
         rows += [
-            (one.name, one.model or "default", one.engine, one.url, one.state, one.owner, _age(one.age))
+            (one.name, one.model or "default", one.engine, one.url, one.state, one.owner, elapsed(one.age))
             for one in self
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -78,10 +78,17 @@ class ServerList(list[ServerInfo]):
             for row in rows
         )
 
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return _card(self).mimebundle(include, exclude)
+    def _card(self) -> Card:
+        if not self:
+            return Card("No servers", plain="  Runtime(...) starts one.")
+        heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
+        rows = [
+            [each.name, model, each.engine, each.state, each.owner, elapsed(each.age), each.pid, each.url]
+            for each in self
+            for model in [model_name({"model_path": each.model}) if each.model else "default"]
+        ]
+        count = f"{len(self)} server" + ("" if len(self) == 1 else "s")
+        return Card(count, body=table([heads, *rows], heads=True), plain=repr(self))
 
 
 def servers() -> ServerList:
@@ -178,23 +185,3 @@ def _info(record: ServerRecord, state: str | None = None) -> ServerInfo:
         age=max(0.0, time.time() - record.started),
         pid=None if record.server is None else record.server.pid,
     )
-
-
-def _card(listed: ServerList) -> Card:
-    if not listed:
-        return Card("No servers", plain="  Runtime(...) starts one.")
-    heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
-    rows = [
-        [each.name, model, each.engine, each.state, each.owner, span(each.age), each.pid, each.url]
-        for each in listed
-        for model in [model_name({"model_path": each.model}) if each.model else "default"]
-    ]
-    count = f"{len(listed)} server" + ("" if len(listed) == 1 else "s")
-    return Card(count, body=table([heads, *rows], heads=True), plain=repr(listed))
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.display.charts import CHART_STYLE, Line, line_chart
 from nbruntime.display.html import escape
-from nbruntime.endpoint.cards import clock, model_name, server_pairs, span
+from nbruntime.display.numbers import duration, elapsed, percent, rate, time_of_day
+from nbruntime.endpoint.cards import model_name, server_pairs
 from nbruntime.errors import ServerStatusError
-from nbruntime.generation.timings import rate
 from nbruntime.profiling.monitor import LATENCIES, ServerMonitor
 from nbruntime.protocol.metrics import Histogram
 
@@ -58,7 +58,7 @@ def server_state(monitor: ServerMonitor, ended: str = "") -> tuple[str, Tone]:
     if ended:
         return ended, "bad" if ended.startswith("died") else "idle"
     if monitor.gone_since is not None:
-        since = clock(monitor.gone_since)
+        since = time_of_day(monitor.gone_since)
         if isinstance(monitor.error, ServerStatusError):
             return f"refuses to say how it is, since {since}", "bad"
         return f"no answer since {since}", "bad"
@@ -92,7 +92,7 @@ def charts(monitor: ServerMonitor) -> list[str]:
 
 def chart_note(monitor: ServerMonitor) -> str:
     """Return the caption of the charts: the time that their width covers."""
-    said = f"the last {span(monitor.steps * monitor.interval)}; gaps where there was no answer"
+    said = f"the last {elapsed(monitor.steps * monitor.interval)}; gaps where there was no answer"
     return f'<div class="nbr-quiet">{escape(said)}</div>'
 
 
@@ -156,37 +156,10 @@ def quantile(histogram: Histogram, share: float) -> str:
         return "–"
     lower, upper = bucket
     if math.isinf(upper):
-        return f"> {duration(lower)}"
+        return f"> {duration(lower, digits=2)}"
     estimate = histogram.estimate(share)
-    return f"< {duration(upper)}" if lower == 0 or estimate is None else duration(estimate)
-
-
-def duration(seconds: float) -> str:
-    """Write a duration in two digits: ms below a second.
-
-    Examples
-    --------
-    >>> [duration(seconds) for seconds in (0.0042, 0.16, 0.999, 1.234, 47.4)]
-    ['4.2 ms', '160 ms', '1 s', '1.2 s', '47 s']
-    """
-    seconds = float(f"{seconds:.2g}")
-    value, unit = (seconds * 1000, "ms") if seconds < 1 else (seconds, "s")
-    return f"{value:g} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
-
-
-def percent(share: float) -> str:
-    """Write a share in percent.
-
-    Examples
-    --------
-    >>> [percent(share) for share in (0, 0.004, 0.05, 0.37, 1)]
-    ['0 %', '0.4 %', '5 %', '37 %', '100 %']
-    """
-    value = share * 100
     return (
-        f"{value:.0f} %"
-        if value >= 10 or value == int(value)
-        else f"{value:.1f}".rstrip("0").rstrip(".") + " %"
+        f"< {duration(upper, digits=2)}" if lower == 0 or estimate is None else duration(estimate, digits=2)
     )
 
 

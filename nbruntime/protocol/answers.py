@@ -1,4 +1,4 @@
-"""The shape of an answer of ``/generate``: of a whole one, and of an event of a stream."""
+"""Checks of an answer of ``/generate``, whole or as an event of a stream."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ _KINDS: dict[str, type] = {"text": str, "output_ids": list, "prompt_token_ids": 
 
 
 def first_invalid_field(answer: Mapping[str, Any]) -> str | None:
-    """Find what cannot be read as SGLang means it.
-
-    Parameters
-    ----------
-    answer : mapping
-        One answer, or what an event of a stream holds.
-
-    Returns
-    -------
-    str or None
-        The name of the first field that has a wrong type; what is missing or null is not wrong.
+    """Find the first field of an answer that has a wrong type; a missing or null field is right.
 
     Examples
     --------
@@ -35,14 +25,14 @@ def first_invalid_field(answer: Mapping[str, Any]) -> str | None:
 
 
 def scrub_reason(meta_info: dict[str, Any], scrub: Callable[[str], str]) -> None:
-    """Mask secrets in the server's words about an abort, in place.
+    """Mask secrets in the server's message about an abort, in place.
 
     Parameters
     ----------
     meta_info : dict
-        Of an answer that is not `first_invalid_field`.
+        From an answer that `first_invalid_field` has checked.
     scrub : callable
-        Takes a text, and gives it without secrets.
+        Masks the secrets of a text.
 
     Examples
     --------

@@ -1,9 +1,6 @@
-"""The one decoder of event streams: bytes in, the payloads of the events out.
+"""The decoder of event streams (server-sent events, as the HTML standard defines them).
 
-What comes off a socket has no borders: an event may arrive in pieces, several may arrive at once, and a
-piece may end within a character or within a line end. `EventDecoder` puts the events together again by
-the rules of the HTML standard (server-sent events). What an event of ``/generate`` means is the matter of
-`nbruntime.protocol.deltas`.
+`nbruntime.protocol.delta_decoder` reads what the events of ``/generate`` mean.
 """
 
 from __future__ import annotations
@@ -18,16 +15,11 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class EventDecoder:
-    r"""Split the bytes of a ``text/event-stream`` into the data of its events.
+    r"""Splits the bytes of a ``text/event-stream`` into the data of its events.
 
-    Feed it whatever arrives. Lines may end in LF, CR LF or CR; comments, empty events and fields other
-    than ``data`` are passed over; several ``data`` lines of one event are joined by LF. Payloads stay
-    bytes: a whole event never holds half a character, and `json.loads` takes bytes.
-
-    Attributes
-    ----------
-    done : bool
-        Whether ``[DONE]`` has come; what follows it is ignored.
+    Chunks may end anywhere, also within a character or a line end. Lines end in LF, CR LF or CR. Comments,
+    empty events and fields other than ``data`` are ignored; several ``data`` lines of one event are joined
+    by LF. `done` is True once ``[DONE]`` has come; what follows it is ignored.
 
     Examples
     --------
@@ -44,23 +36,12 @@ class EventDecoder:
 
     def __init__(self) -> None:
         self.done = False
-        self._held: list[bytes] = []  # pieces of the event that is not complete yet
-        self._after_cr = False  # the last byte was CR: a LF that follows belongs to it
+        self._held: list[bytes] = []  # chunks of the event that is not complete yet
+        self._after_cr = False  # the last byte was CR: a LF after it belongs to it
         self._started = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes.
-
-        Parameters
-        ----------
-        chunk : bytes
-            As they came, of any length.
-
-        Returns
-        -------
-        list of bytes
-            The data of the events that are complete now, without ``[DONE]``.
-        """
+        """Take the next bytes, of any length; return the data of the events that are complete now."""
         if not chunk or self.done:
             return []
         if self._after_cr:
@@ -71,7 +52,7 @@ class EventDecoder:
             self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n" not in chunk:
-            # No event can end here. Long events come in many such pieces: they are joined only once.
+            # No event ends here. Long events come in many chunks, which are joined only once.
             self._held.append(chunk)
             return []
         if self._held:
@@ -88,13 +69,7 @@ class EventDecoder:
         return self._payloads(events)
 
     def close(self) -> list[bytes]:
-        """Take the end of the stream.
-
-        Returns
-        -------
-        list of bytes
-            The data of a last event that no empty line followed. It may be cut off.
-        """
+        """End the stream; return the data of a last event without an empty line, which may be cut off."""
         rest = b"".join(self._held)
         self._held.clear()
         if not self._started:

@@ -1,6 +1,6 @@
-"""What a server's error answer means: one reading for all the shapes that SGLang has.
+"""Turns error answers of a server into nbruntime's errors.
 
-``/generate`` alone answers in five: ``{"error": "..."}`` from the contract and from the key check,
+SGLang has five forms: ``{"error": "..."}`` from the contract and from the key check,
 ``{"error": {"message": ...}}`` from its own checks, ``{"object": "error", "message": ...}`` from FastAPI's,
 ``{"success": false, "message" | "error_message": ...}`` from control routes, and plain text.
 """
@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from nbruntime.errors import (
+    LONGEST_MESSAGE,
     AuthenticationError,
     BadRequestError,
     NotFoundError,
@@ -21,21 +22,9 @@ from nbruntime.errors import (
     ServerStatusError,
 )
 
-_LONGEST_MESSAGE = 2000
-
 
 def server_message(body: bytes | str) -> str:
-    r"""Find the server's own words in the body of an error answer.
-
-    Parameters
-    ----------
-    body : bytes or str
-        The body as it came.
-
-    Returns
-    -------
-    str
-        The message; empty when there is none.
+    r"""Return the message in the body of an error answer; empty if there is none.
 
     Examples
     --------
@@ -51,11 +40,11 @@ def server_message(body: bytes | str) -> str:
         found = _message_in(json.loads(text))
     except (ValueError, RecursionError):
         found = None
-    return (text if found is None else found).strip()[:_LONGEST_MESSAGE]
+    return (text if found is None else found).strip()[:LONGEST_MESSAGE]
 
 
 def error_class(status: int) -> type[ServerStatusError]:
-    """Choose the class of error for an HTTP status.
+    """Return the class of error for an HTTP status.
 
     Examples
     --------
@@ -80,7 +69,7 @@ def error_class(status: int) -> type[ServerStatusError]:
 def error_of_response(
     status: int, body: bytes | str, *, where: str | None = None, hint: str | None = None
 ) -> ServerStatusError:
-    """Make the error that stands for an answer without success.
+    """Make the error for an answer with an error status.
 
     Parameters
     ----------
@@ -89,14 +78,9 @@ def error_of_response(
     body : bytes or str
         Body of the answer.
     where : str, optional
-        URL that was asked.
+        URL of the request.
     hint : str, optional
-        What to do next, if the class has no better one.
-
-    Returns
-    -------
-    ServerStatusError
-        To be raised; its message holds the server's words.
+        What to do next, instead of the class's own hint.
 
     Examples
     --------
@@ -104,36 +88,36 @@ def error_of_response(
     The server answered 400 Bad Request: unknown field `foo` (http://localhost/generate)
     Change the request as the message says; sending it again will not help.
     """
-    words = server_message(body)
+    server_words = server_message(body)
     try:
         name = f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         name = str(status)
-    # Validation errors go on with the server's own file names after an empty line.
-    shown = words.split("\n\n", 1)[0].rstrip()
-    if hint is None and is_too_long(words):
+    # Validation errors list the server's own source files after an empty line.
+    shown = server_words.split("\n\n", 1)[0].rstrip()
+    if hint is None and is_too_long(server_words):
         hint = TOO_LONG_HINT
     message = f"The server answered {name}" + (f": {shown}" if shown and shown not in name else "")
-    return error_class(status)(message, status=status, server_message=words, where=where, hint=hint)
+    return error_class(status)(message, status=status, server_message=server_words, where=where, hint=hint)
 
 
 TOO_LONG_HINT = "Shorten the prompt or lower max_new_tokens, or serve the model with a larger context_length."
-"""What to do about a request that does not fit into the context."""
+"""Hint for a request that does not fit into the context."""
 
 _TOO_LONG = re.compile(
     r"(longer than|exceeds?) the model's (maximum )?context length|longer than the KV cache"
 )
 
 
-def is_too_long(words: str) -> bool:
-    """Tell from the server's words whether a request does not fit into the context.
+def is_too_long(message: str) -> bool:
+    """Tell from the server's message whether a request does not fit into the context.
 
     Examples
     --------
     >>> is_too_long("The input (9000 tokens) is longer than the model's context length (8192 tokens).")
     True
     """
-    return _TOO_LONG.search(words) is not None
+    return _TOO_LONG.search(message) is not None
 
 
 def _message_in(body: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""What the name of a host says about who can reach it."""
+"""Checks of host names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address.
+    """Return True if only this machine can reach an address.
 
     Examples
     --------

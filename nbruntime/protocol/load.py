@@ -1,4 +1,4 @@
-"""How busy a server is: one record for ``/v1/loads``, for older servers, and for the workers of a router."""
+"""The load of a server: one record for ``/v1/loads``, older servers, and the workers of a router."""
 
 from __future__ import annotations
 
@@ -11,34 +11,24 @@ from nbruntime.errors import ProtocolError
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one data-parallel rank of a server, or one worker of a router, is doing.
+    """The load of one data-parallel rank of a server, or of one worker of a router.
 
-    None is what an old server or a router does not say.
-
-    The names are those of SGLang 0.5.23's ``/v1/loads``.
+    The names are those of SGLang 0.5.23's ``/v1/loads``. A field is None if the server does not report it.
 
     Parameters
     ----------
     dp_rank : int
-        Data-parallel rank, or number of the worker; 0 where there is only one.
-    num_running_reqs, num_waiting_reqs : int or None
-        Requests that are computed, and that wait.
-    num_used_tokens : int or None
-        Tokens in the KV cache that requests hold.
-    num_total_tokens : int or None
-        The same, and the tokens of the requests that wait.
-    max_total_num_tokens : int or None
-        Size of the KV cache, in tokens.
-    max_running_requests : int or None
-        Requests that are computed together at most.
-    token_usage : float or None
-        Used part of the KV cache, from 0 to 1.
+        Data-parallel rank, or number of the worker.
+    num_running_reqs, num_waiting_reqs, max_running_requests : int or None
+        Running and waiting requests, and the most that run at once.
+    num_used_tokens, num_total_tokens, max_total_num_tokens : int or None
+        Tokens of running requests, tokens of all requests, and the size of the KV cache.
+    token_usage, cache_hit_rate : float or None
+        Used part of the KV cache, and part of the prompt tokens found in it, from 0 to 1.
     gen_throughput : float or None
         Generated tokens per second.
-    cache_hit_rate : float or None
-        Part of the prompt tokens that were in the cache, from 0 to 1.
     raw : dict
-        Everything that the server said.
+        The server's JSON.
     """
 
     dp_rank: int = 0
@@ -63,8 +53,8 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
     Parameters
     ----------
     body : object
-        The JSON: an object with ``loads``, a list of them, ``{"load": TOKENS}`` of SGLang up to 0.5.2, or the
-        ``workers`` of SGLang's router, which counts the requests that it has given to each.
+        The JSON: an object with ``loads``, a list of loads, ``{"load": TOKENS}`` of SGLang up to 0.5.2, or
+        the ``workers`` of SGLang's router with the number of requests that each has.
     where : str, optional
         URL, for errors.
 
@@ -76,7 +66,7 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
     Raises
     ------
     ProtocolError
-        If it is none of them.
+        If the body has none of these forms.
 
     Examples
     --------
@@ -84,9 +74,9 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
     120
     """
     match body:
-        case {"loads": [*entries]} | [*entries] if all(isinstance(entry, Mapping) for entry in entries):
-            return [_read(entry, rank) for rank, entry in enumerate(entries)]
-        case {"load": [*entries]} if all(isinstance(entry, Mapping) for entry in entries):
+        case {"loads": [*entries]} | [*entries] | {"load": [*entries]} if all(
+            isinstance(entry, Mapping) for entry in entries
+        ):
             return [_read(entry, rank) for rank, entry in enumerate(entries)]
         case {"workers": [*entries]} if all(isinstance(entry, Mapping) for entry in entries):
             return [_read_worker(entry, number) for number, entry in enumerate(entries)]
@@ -98,14 +88,14 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
 
 def _read_worker(entry: Mapping[str, Any], number: int) -> Load:
     given = entry.get("load")
-    known = isinstance(given, int) and given >= 0  # -1: the worker does not say
+    known = isinstance(given, int) and given >= 0  # -1: not reported
     return Load(number, num_running_reqs=given if known else None, raw=dict(entry))
 
 
 def _read(entry: Mapping[str, Any], rank: int) -> Load:
     own_rank = entry.get("dp_rank")
     known = {name: entry[name] for name in _NAMES if entry.get(name) is not None}
-    # Releases between 0.5.2 and 0.5.23 counted otherwise: both kinds of requests, and their tokens.
+    # Releases between 0.5.2 and 0.5.23 count running and waiting requests together, and their tokens.
     if "num_reqs" in entry:
         waiting = entry.get("num_waiting_reqs") or 0
         known.setdefault("num_running_reqs", max(entry["num_reqs"] - waiting, 0))

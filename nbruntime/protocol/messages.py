@@ -1,4 +1,4 @@
-"""Conversations: what may be given as messages, and the one form in which they are sent."""
+"""Conversations: the messages that callers give, and the form in which they are sent."""
 
 from __future__ import annotations
 
@@ -11,28 +11,23 @@ Message = Mapping[str, Any]
 """A message with ``role`` and ``content``."""
 
 Messages = str | Message | Sequence[str | Message]
-"""A conversation, as a caller may give it."""
+"""A conversation as callers give it."""
 
-_HINT = 'For example [{"role": "user", "content": "Hello"}], or a text, which is a user message.'
+_HINT = 'Give for example [{"role": "user", "content": "Hello"}], or a text as the user message.'
 
 
 def read_messages(messages: Messages) -> list[dict[str, Any]]:
-    """Check a conversation and bring it into one form.
+    """Check a conversation and copy it into a list of messages.
 
     Parameters
     ----------
     messages : str, mapping, or list of them
         Messages with ``role`` and ``content``; a text is a user message.
 
-    Returns
-    -------
-    list of dict
-        The messages, copied.
-
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        If there is no message, or one of them is none.
+        If there is no message, or one is not valid.
 
     Examples
     --------
@@ -63,12 +58,7 @@ def _read_message(message: Any, place: int) -> dict[str, Any]:
 
 
 def text_of(message: Message, place: int = 0) -> str:
-    """Give the text of a message; parts of other kinds have none.
-
-    Raises
-    ------
-    ArgumentTypeError
-        If the message holds more than text.
+    """Return the text of a message; raise ArgumentTypeError if it holds more than text.
 
     Examples
     --------
@@ -86,7 +76,7 @@ def text_of(message: Message, place: int = 0) -> str:
             raise ArgumentTypeError(
                 "A message holds more than text",
                 where=f"messages[{place}]",
-                hint="Images and sounds need a prompt of your own: complete(prompt, image_data=...).",
+                hint="Send images and sounds with a prompt: complete(prompt, image_data=...).",
             )
         texts.append(part["text"])
     return "".join(texts)

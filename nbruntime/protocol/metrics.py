@@ -1,4 +1,4 @@
-"""Prometheus' text format, as `/metrics` of a server has it: gauges, and quantiles of histograms."""
+"""Reads Prometheus' text format, as in `/metrics`: gauges, and quantiles of histograms."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ _BOUND = re.compile(r'(?:^|,)\s*le="(?P<bound>[^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often a measured value was at most so large.
-
-    Parameters
-    ----------
-    counts : mapping of float to float
-        Upper bounds, the last of them infinite, and the number of values up to each.
+    """The number of values up to each upper bound; the last bound is infinite.
 
     Examples
     --------
@@ -38,24 +33,13 @@ class Histogram:
         return max(self.counts.values(), default=0.0)
 
     def __sub__(self, earlier: Histogram) -> Histogram:
-        """Give what came since an earlier state; all of it if the server has started anew between them."""
+        """Return the values since an earlier histogram; all values if the server was restarted."""
         if earlier.total > self.total or earlier.counts.keys() != self.counts.keys():
             return self
         return Histogram({bound: count - earlier.counts[bound] for bound, count in self.counts.items()})
 
     def quantile(self, share: float) -> tuple[float, float] | None:
-        """Find the bucket that a quantile lies in.
-
-        Parameters
-        ----------
-        share : float
-            Such as 0.9 for the value that nine of ten do not exceed.
-
-        Returns
-        -------
-        (float, float) or None
-            Lower and upper bound; the histogram knows no more. None where there are no values.
-        """
+        """Return the bounds of the bucket with the `share` quantile, such as 0.9; None without values."""
         if self.total <= 0:
             return None
         lower = 0.0
@@ -66,12 +50,9 @@ class Histogram:
         return lower, math.inf
 
     def estimate(self, share: float) -> float | None:
-        """Estimate a quantile by a straight line through its bucket, as Prometheus does.
+        """Interpolate the `share` quantile in its bucket, as Prometheus does.
 
-        Returns
-        -------
-        float or None
-            None where there are no values, or where it lies above the last finite bound.
+        None without values, or if it lies above the last finite bound.
         """
         bucket = self.quantile(share)
         if bucket is None or math.isinf(bucket[1]):
@@ -83,19 +64,14 @@ class Histogram:
 
 
 def gauges(text: str, names: Sequence[str]) -> dict[str, float]:
-    """Read gauges and counters; those of several ranks are added up.
+    """Read gauges and counters, summed over ranks; missing ones are left out.
 
     Parameters
     ----------
     text : str
-        What `/metrics` answered.
+        The body of `/metrics`.
     names : sequence of str
-        Which to read, without ``sglang:``.
-
-    Returns
-    -------
-    dict of str to float
-        Those that are there.
+        Names without ``sglang:``.
 
     Examples
     --------
@@ -111,19 +87,14 @@ def gauges(text: str, names: Sequence[str]) -> dict[str, float]:
 
 
 def histograms(text: str, names: Sequence[str]) -> dict[str, Histogram]:
-    """Read histograms; those of several ranks and kinds of request are added up.
+    """Read histograms, summed over ranks and kinds of request; missing ones are left out.
 
     Parameters
     ----------
     text : str
-        What `/metrics` answered.
+        The body of `/metrics`.
     names : sequence of str
-        Which to read, without ``sglang:`` and ``_bucket``.
-
-    Returns
-    -------
-    dict of str to Histogram
-        Those that are there.
+        Names without ``sglang:`` and ``_bucket``.
     """
     wanted = {f"sglang:{name}_bucket": name for name in names}
     found: dict[str, dict[float, float]] = {}
@@ -140,11 +111,11 @@ def histograms(text: str, names: Sequence[str]) -> dict[str, Histogram]:
     return {name: Histogram(counts) for name, counts in found.items()}
 
 
-def _samples(text: str, starts: tuple[str, ...]) -> list[tuple[str, str, float]]:
-    """Give name, labels and value of the lines that begin so; what cannot be read is left out."""
+def _samples(text: str, prefixes: tuple[str, ...]) -> list[tuple[str, str, float]]:
+    """Return name, labels and value of the lines with these prefixes; skip invalid lines."""
     found = []
     for line in text.splitlines():
-        if not line.startswith(starts):
+        if not line.startswith(prefixes):
             continue
         match = _SAMPLE.match(line)
         if match is None:

@@ -1,7 +1,7 @@
-"""The fields of a ``/generate`` request besides prompt and sampling parameters, and what may stand in them.
+"""The types of the fields of a ``/generate`` request besides prompt and sampling parameters.
 
-The types are those of SGLang 0.5.23 (``api/v1/api_types.py`` of the wheel): the same check here costs no
-round trip, and names the argument.
+They are those of SGLang 0.5.23 (``api/v1/api_types.py`` of the wheel). Checking them here saves a round
+trip, and the error names the argument.
 """
 
 from __future__ import annotations
@@ -13,22 +13,12 @@ from nbruntime.errors import ArgumentTypeError
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What may stand in a field.
+class _FieldType:
+    """The type of a field."""
 
-    Parameters
-    ----------
-    type : type
-        Of the value; `object` for anything.
-    each : bool
-        Whether it may also be a list with one value, or None, for each prompt.
-    listed : bool
-        Whether the value is a list of that type.
-    """
-
-    type: type
-    each: bool = False
-    listed: bool = False
+    type: type  # object for any
+    each: bool = False  # True if it may also be a list with one value, or None, for each prompt
+    listed: bool = False  # True if the value is a list of `type`
 
     def fits(self, value: Any) -> bool:
         if self._is_one(value):
@@ -56,45 +46,45 @@ class _Kind:
 _WORDS = {bool: "a bool", int: "an int", str: "a text", dict: "a dict"}
 
 _OPTIONS = {
-    "return_logprob": _Kind(bool, each=True),
-    "logprob_start_len": _Kind(int, each=True),
-    "top_logprobs_num": _Kind(int, each=True),
-    "token_ids_logprob": _Kind(int, each=True, listed=True),
-    "return_text_in_logprobs": _Kind(bool),
-    "return_hidden_states": _Kind(bool, each=True),
-    "return_prompt_token_ids": _Kind(bool),
-    "lora_path": _Kind(str, each=True),
-    "session_params": _Kind(object),
-    "session_id": _Kind(str),
-    "image_data": _Kind(object),
-    "video_data": _Kind(object),
-    "audio_data": _Kind(object),
-    "modalities": _Kind(str, each=True),
-    "custom_logit_processor": _Kind(str, each=True),
-    "custom_labels": _Kind(dict),
-    "priority": _Kind(int),
-    "extra_key": _Kind(str, each=True),
-    "cache_salt": _Kind(str, each=True),
-    "routing_key": _Kind(str),
-    "conversation_id": _Kind(str),
-    "require_reasoning": _Kind(bool),
-    "max_thinking_tokens": _Kind(int),
-    "routed_dp_rank": _Kind(int),
-    "data_parallel_rank": _Kind(int),
-    "bootstrap_host": _Kind(str, each=True),
-    "bootstrap_port": _Kind(int, each=True),
-    "bootstrap_room": _Kind(int, each=True),
-    "log_metrics": _Kind(bool),
-    "no_logs": _Kind(bool),
+    "return_logprob": _FieldType(bool, each=True),
+    "logprob_start_len": _FieldType(int, each=True),
+    "top_logprobs_num": _FieldType(int, each=True),
+    "token_ids_logprob": _FieldType(int, each=True, listed=True),
+    "return_text_in_logprobs": _FieldType(bool),
+    "return_hidden_states": _FieldType(bool, each=True),
+    "return_prompt_token_ids": _FieldType(bool),
+    "lora_path": _FieldType(str, each=True),
+    "session_params": _FieldType(object),
+    "session_id": _FieldType(str),
+    "image_data": _FieldType(object),
+    "video_data": _FieldType(object),
+    "audio_data": _FieldType(object),
+    "modalities": _FieldType(str, each=True),
+    "custom_logit_processor": _FieldType(str, each=True),
+    "custom_labels": _FieldType(dict),
+    "priority": _FieldType(int),
+    "extra_key": _FieldType(str, each=True),
+    "cache_salt": _FieldType(str, each=True),
+    "routing_key": _FieldType(str),
+    "conversation_id": _FieldType(str),
+    "require_reasoning": _FieldType(bool),
+    "max_thinking_tokens": _FieldType(int),
+    "routed_dp_rank": _FieldType(int),
+    "data_parallel_rank": _FieldType(int),
+    "bootstrap_host": _FieldType(str, each=True),
+    "bootstrap_port": _FieldType(int, each=True),
+    "bootstrap_room": _FieldType(int, each=True),
+    "log_metrics": _FieldType(bool),
+    "no_logs": _FieldType(bool),
 }
 
 OPTION_NAMES = tuple(_OPTIONS)
-"""Fields of the request besides prompt, ``sampling_params``, ``rid`` and ``stream``."""
+"""Fields of the request besides the prompt, ``sampling_params``, ``rid`` and ``stream``."""
 
-_OF_OTHER_ROUTES = {
-    "dimensions": _Kind(int),
-    "add_special_tokens": _Kind(bool),
-    "skip_special_tokens": _Kind(bool),
+_OPTIONS_OF_OTHER_ROUTES = {
+    "dimensions": _FieldType(int),
+    "add_special_tokens": _FieldType(bool),
+    "skip_special_tokens": _FieldType(bool),
 }
 
 
@@ -106,12 +96,12 @@ def check_option(name: str, value: Any) -> None:
     name : str
         One of `OPTION_NAMES`, or an argument of another route.
     value : object
-        As JSON takes it: a list, not a tuple.
+        The value in JSON's types: a list, not a tuple.
 
     Raises
     ------
     ArgumentTypeError
-        If SGLang would refuse it.
+        If SGLang would refuse the type.
 
     Examples
     --------
@@ -122,6 +112,6 @@ def check_option(name: str, value: Any) -> None:
     nbruntime.errors.ArgumentTypeError: top_logprobs_num is '3'
     Nothing was sent: give an int, or a list with one for each prompt.
     """
-    kind = _OPTIONS.get(name) or _OF_OTHER_ROUTES[name]
-    if not kind.fits(value):
-        raise ArgumentTypeError(f"{name} is {value!r}", hint=f"Nothing was sent: give {kind}.")
+    expected = _OPTIONS.get(name) or _OPTIONS_OF_OTHER_ROUTES[name]
+    if not expected.fits(value):
+        raise ArgumentTypeError(f"{name} is {value!r}", hint=f"Nothing was sent: give {expected}.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
-from nbruntime.protocol.requests import nearest
+from nbruntime.protocol.nearest_names import nearest_name
 
 ACTIVITIES = ("CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER")
-"""What can be recorded."""
+"""What a profile can record."""
 
 _TYPES: dict[str, type] = {
     "output_dir": str,
@@ -30,24 +30,24 @@ PROFILE_OPTIONS = tuple(_TYPES)
 
 
 def build_profile_request(options: dict[str, Any]) -> dict[str, Any] | None:
-    """Check the options of a profile.
+    """Check the options of a profile and make the JSON object.
 
     Parameters
     ----------
     options : dict
-        By SGLang's names; None stands for "not given".
+        Options by SGLang's names; None stands for "not given".
 
     Returns
     -------
     dict or None
-        The JSON object; None when nothing was given, which old servers take as well.
+        The JSON object; None if no option is given, which old servers accept, too.
 
     Raises
     ------
     ArgumentTypeError
         For an unknown name or a wrong type.
     ArgumentValueError
-        For a value that SGLang does not have.
+        For a value that SGLang does not accept.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def build_profile_request(options: dict[str, Any]) -> dict[str, Any] | None:
     body = {}
     for name, value in options.items():
         if name not in _TYPES:
-            meant = nearest(name, PROFILE_OPTIONS)
+            meant = nearest_name(name, PROFILE_OPTIONS)
             raise ArgumentTypeError(
                 f"There is no profile option {name!r}",
                 hint=f"Did you mean {meant!r}?" if meant else f"There are: {', '.join(PROFILE_OPTIONS)}.",

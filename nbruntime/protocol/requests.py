@@ -1,13 +1,12 @@
-"""The body of a ``/generate`` request, made from what a caller gives and checked before it is sent.
+"""Makes and checks the body of a ``/generate`` request.
 
 SGLang refuses an unknown name or a wrong type under ``sampling_params`` (0.5.23,
-``api/v1/api_types.py``); the same check here costs no round trip and knows the name that was meant. Only
-what the caller gave is sent: everything else is the server's to decide.
+``api/v1/api_types.py``); the same check here costs no round trip and suggests the right name. Only what
+the caller gave is sent: the server has the defaults.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import operator
 import uuid
@@ -16,53 +15,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.options import OPTION_NAMES, check_option
 from nbruntime.protocol.sampling import PARAMETER_NAMES, ContractError, SamplingParams
 
 Prompt = str | Sequence[int]
 """One prompt: text, or token ids."""
 
-_OTHER_NAMES = {
-    "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
-    "max_length": "max_new_tokens",
-    "min_tokens": "min_new_tokens",
-    "seed": "sampling_seed",
-    "num_return_sequences": "n",
-    "stop_sequences": "stop",
-    "logprobs": "return_logprob",
-    "top_logprobs": "top_logprobs_num",
-}
-"""What other libraries call the same thing."""
-
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A request that is ready to be sent to ``/generate``.
+    """A checked request to ``/generate``."""
 
-    Parameters
-    ----------
-    body : dict
-        The JSON object.
-    prompts : tuple
-        The prompts, one or many.
-    samples : int
-        Answers to each prompt (``n``).
-    many : bool
-        Whether the server answers with a list.
-    rids : tuple of str
-        The names that were given to the requests, one per prompt. With ``n > 1`` the server gives others.
-    """
-
-    body: dict[str, Any]
+    body: dict[str, Any]  # the JSON object
     prompts: tuple[Prompt, ...]
-    samples: int
-    many: bool
-    rids: tuple[str, ...]
+    samples: int  # answers to each prompt (n)
+    many: bool  # True if the server answers with a list
+    rids: tuple[str, ...]  # one per prompt; with n > 1 the server makes others
 
     @property
     def prompt_of_answer(self) -> tuple[Prompt, ...]:
-        """The prompt of every answer, in the server's order: prompt by prompt, then sample by sample."""
+        """The prompt of each answer, in the server's order: all samples of a prompt, then the next prompt."""
         return tuple(prompt for prompt in self.prompts for _ in range(self.samples))
 
 
@@ -79,23 +52,16 @@ def build_generate_request(
     Parameters
     ----------
     prompt : str, sequence of str, sequence of int, or sequence of sequences of int
-        One prompt or a batch of them, as text or as token ids; also what a tokenizer of transformers
-        returns.
+        One prompt or a batch, as text, as token ids or as the output of a tokenizer of transformers.
     sampling_params : mapping, or one mapping per prompt, optional
         Sampling parameters by SGLang's names.
     rid : str or sequence of str, optional
-        Name of the request; a new one is made when not given. A batch gets ``rid_0``, ``rid_1``, …
+        Request id; made if not given. A batch gets ``rid_0``, ``rid_1``, …
     stream : bool
-        Whether the answer is to be streamed.
+        Whether to stream the answer.
     **arguments
-        Single sampling parameters, which go before `sampling_params`, and other fields of the request
-        (`OPTION_NAMES`). None stands for "not given", but for ``max_new_tokens``, where it means the rest
-        of the context.
-
-    Returns
-    -------
-    GenerateRequest
-        The body and what is needed to read the answer.
+        Sampling parameters, which override `sampling_params`, and other fields of the request
+        (`OPTION_NAMES`). None means "not given"; for ``max_new_tokens`` it means the rest of the context.
 
     Raises
     ------
@@ -143,7 +109,7 @@ def build_generate_request(
             raise ArgumentValueError(
                 "The prompts of one batch have different n",
                 where="sampling_params",
-                hint="Give all of them the same n, or send them as requests of their own.",
+                hint="Give all of them the same n, or send them as separate requests.",
             )
         samples = counts.pop()
     else:
@@ -163,24 +129,8 @@ def build_generate_request(
     return GenerateRequest(body, prompts, samples, batch or samples > 1, rids)
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Find the valid name that was most probably meant.
-
-    Examples
-    --------
-    >>> nearest("temprature", ("temperature", "top_p"))
-    'temperature'
-    """
-    names = tuple(names)
-    other = _OTHER_NAMES.get(name)
-    if other in names:
-        return other
-    close = difflib.get_close_matches(name, names, n=1)
-    return close[0] if close else None
-
-
 def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
-    meant = nearest(name, names)
+    meant = nearest_name(name, names)
     hint = f"Did you mean {meant!r}?" if meant else f"Sampling parameters are: {', '.join(PARAMETER_NAMES)}."
     return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
 
@@ -188,12 +138,12 @@ def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
 def read_prompt(
     prompt: Prompt | Sequence[Prompt],
 ) -> tuple[str, Any, tuple[Prompt, ...], bool]:
-    """Tell what a prompt is.
+    """Read a prompt or a batch of prompts.
 
     Parameters
     ----------
     prompt : str, sequence of str, sequence of int, or sequence of sequences of int
-        What a caller gave.
+        As in `build_generate_request`.
 
     Returns
     -------
@@ -203,13 +153,13 @@ def read_prompt(
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        If it is none, or empty.
+        If it is no prompt, or empty.
     """
     if isinstance(prompt, str):
         return "text", prompt, (prompt,), False
     items: Any = _plain(prompt)
     if isinstance(items, dict):
-        items = _plain(items.get("input_ids"))  # what transformers' tokenizers return
+        items = _plain(items.get("input_ids"))  # the output of a tokenizer of transformers
     if not isinstance(items, list):
         raise ArgumentTypeError(
             f"The prompt is a {type(prompt).__name__}",
@@ -230,12 +180,7 @@ def read_prompt(
 
 
 def read_token_ids(tokens: Any) -> list[int] | list[list[int]]:
-    """Read the tokens of one text, or of several.
-
-    Raises
-    ------
-    ArgumentTypeError
-        If it holds anything but token ids.
+    """Read the tokens of one text or of several; raise ArgumentTypeError for anything else.
 
     Examples
     --------
@@ -275,7 +220,7 @@ def _ids(items: list[Any]) -> list[int]:
 
 
 def _check_sampling(given: dict[str, Any]) -> dict[str, Any]:
-    """Check sampling parameters and put them into the form that JSON takes."""
+    """Check sampling parameters and convert them to JSON's types."""
     params: dict[str, Any] = {}
     for name, value in given.items():
         if name not in PARAMETER_NAMES:
@@ -306,7 +251,7 @@ _RANGE_HINT = "Nothing was sent: give a value within the range."
 
 
 def _schema_text(schema: Any) -> str:
-    # Pydantic models say their own schema, without pydantic being imported here.
+    # A pydantic model, without importing pydantic.
     describe = getattr(schema, "model_json_schema", None)
     if callable(describe):
         schema = describe()
@@ -331,18 +276,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def request_names(rid: str | Sequence[str] | None, count: int, batch: bool) -> tuple[str, ...]:
-    """Name the requests of one body, as given or anew; those of a batch are ``rid_0``, ``rid_1``, ….
-
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        If the names given do not fit.
-    """
+    """Return one request id per prompt; those of a batch are ``rid_0``, ``rid_1``, …, if not given."""
     if rid is None:
         rid = uuid.uuid4().hex
     if isinstance(rid, str):
         if not rid:
-            raise ArgumentValueError("rid is empty", where="rid", hint="Leave it out to have one made.")
+            raise ArgumentValueError("rid is empty", where="rid", hint="Give a name, or leave it out.")
         return tuple(f"{rid}_{i}" for i in range(count)) if batch else (rid,)
     if not isinstance(rid, list | tuple):
         raise ArgumentTypeError(f"rid is a {type(rid).__name__}", where="rid", hint=_RID_HINT)
@@ -356,11 +295,11 @@ def request_names(rid: str | Sequence[str] | None, count: int, batch: bool) -> t
     return rids
 
 
-_RID_HINT = "Give one text, or leave it out to have names made."
+_RID_HINT = "Give one text, or leave it out."
 
 
 def _plain(value: Any) -> Any:
-    """Turn tuples, sets, arrays and tensors into lists, and mappings into dicts."""
+    """Convert tuples, sets, arrays and tensors to lists, and mappings to dicts."""
     if isinstance(value, str | bytes | int | float | None):
         return value
     if isinstance(value, Mapping):

@@ -1,8 +1,7 @@
 """Sampling parameters as SGLang 0.5.23 defines them: names, types, ranges and messages.
 
-One table serves the clients, which check a request before they send it, and the embedded server, which
-answers what is wrong in SGLang's own words (``srt/sampling/sampling_params.py`` and
-``api/v1/api_types.py`` of the 0.5.23 wheel).
+The clients check a request with it before they send it; the embedded server answers with SGLang's own
+messages (``srt/sampling/sampling_params.py`` and ``api/v1/api_types.py`` of the 0.5.23 wheel).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 ALL_TOKENS = 1 << 30
-"""``top_k`` for "the whole vocabulary"."""
+"""``top_k`` for the whole vocabulary."""
 
 GREEDY_TEMPERATURE = 1e-6
 """Below this temperature the most likely token is taken."""
@@ -23,63 +22,16 @@ MAX_STOP_REGEXES = 32
 MAX_STOP_REGEX_BYTES = 256
 MAX_SEED = 2**63
 MAX_LOGIT_BIAS = 1e30
-"""Far beyond any logit, and finite in 32 bits after a division by the smallest temperature."""
+"""Far above any logit, and finite in 32 bits when divided by the smallest temperature."""
 
 
 class ContractError(ValueError):
-    """A value has the wrong type or an unknown name, as SGLang's JSON contract sees it."""
+    """A value with the wrong type or an unknown name, in the words of SGLang's JSON contract."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the tokens of one request are chosen and when it ends.
-
-    Parameters
-    ----------
-    max_new_tokens : int or None
-        Tokens to generate at most; 0 scores the prompt only, None fills the context.
-    stop : tuple of str
-        Texts that end the generation; they are cut off unless `no_stop_trim`.
-    stop_token_ids : tuple of int
-        Tokens that end the generation, besides the model's own.
-    stop_regex : tuple of str
-        Patterns that end the generation when the text matches.
-    temperature : float
-        0 takes the most likely token.
-    top_p, min_p : float
-        Nucleus mass in (0, 1]; least probability relative to the most likely token in [0, 1].
-    top_k : int
-        Number of candidates; -1 for all.
-    frequency_penalty, presence_penalty : float
-        In [-2, 2]; subtracted from the logits of tokens that were generated already, per occurrence or once.
-    repetition_penalty : float
-        In (0, 2]; divides positive and multiplies negative logits of tokens that were generated already.
-    min_new_tokens : int
-        No end before this many tokens.
-    n : int
-        Number of answers to each prompt.
-    json_schema, regex, ebnf, structural_tag : str or None
-        A grammar that the text must follow; at most one of them. A schema is a JSON string.
-    ignore_eos : bool
-        Go on after the model's end token.
-    skip_special_tokens, spaces_between_special_tokens : bool
-        How special tokens appear in the text.
-    no_stop_trim : bool
-        Keep the stop text or token in the answer.
-    stream_interval : int or None
-        Tokens per streamed event.
-    logit_bias : dict of int to float, or None
-        Added to the logits of single tokens.
-    sampling_seed : int or None
-        Makes the sampling of this request repeatable.
-    custom_params : object
-        Passed on to custom logit processors.
-    beam_width : int or None
-        More than 1 asks for beam search.
-    watermark : dict or None
-        Watermarking options.
-    choice : tuple of str
-        Texts to choose from.
+    """How the tokens of one request are chosen, and when it ends.
 
     Examples
     --------
@@ -93,53 +45,43 @@ class SamplingParams:
     """
 
     # The order is that of SGLang's own list of names, which its error message prints.
-    max_new_tokens: int | None = 128
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    stop_regex: tuple[str, ...] = ()
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = ALL_TOKENS
-    min_p: float = 0.0
+    max_new_tokens: int | None = 128  # 0 scores the prompt only, None fills the context
+    stop: tuple[str, ...] = ()  # texts that end the generation; cut off unless no_stop_trim
+    stop_token_ids: tuple[int, ...] = ()  # besides the model's own end tokens
+    stop_regex: tuple[str, ...] = ()  # patterns that end the generation when the text matches
+    temperature: float = 1.0  # 0 takes the most likely token
+    top_p: float = 1.0  # nucleus mass in (0, 1]
+    top_k: int = ALL_TOKENS  # number of candidates; -1 for all
+    min_p: float = 0.0  # least probability relative to the most likely token, in [0, 1]
+    # Penalties on tokens that were generated already: the first two, in [-2, 2], are subtracted from the
+    # logit (per occurrence, once); the third, in (0, 2], divides a positive and multiplies a negative one.
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
     min_new_tokens: int = 0
-    n: int = 1
+    n: int = 1  # answers to each prompt
+    # A grammar that the text must follow; at most one.
     json_schema: str | None = None
     regex: str | None = None
     ebnf: str | None = None
     structural_tag: str | None = None
-    ignore_eos: bool = False
+    ignore_eos: bool = False  # go on after the model's end token
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
-    no_stop_trim: bool = False
-    stream_interval: int | None = None
-    logit_bias: dict[int, float] | None = None
-    sampling_seed: int | None = None
-    custom_params: Any = None
-    beam_width: int | None = None
+    no_stop_trim: bool = False  # keep the stop text or token in the answer
+    stream_interval: int | None = None  # tokens per streamed event
+    logit_bias: dict[int, float] | None = None  # added to the logits of tokens
+    sampling_seed: int | None = None  # makes the sampling repeatable
+    custom_params: Any = None  # for custom logit processors
+    beam_width: int | None = None  # more than 1 for beam search
     watermark: dict[str, Any] | None = None
-    choice: tuple[str, ...] = ()
+    choice: tuple[str, ...] = ()  # texts to choose from
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SamplingParams:
-        """Read the JSON object of a request; null means the default.
+        """Read the object under ``sampling_params``; null means the default.
 
-        Parameters
-        ----------
-        values : mapping
-            The object under ``sampling_params``.
-
-        Returns
-        -------
-        SamplingParams
-            Typed, ranges not yet checked: see `verify`.
-
-        Raises
-        ------
-        ContractError
-            For an unknown name or a wrong type, in SGLang's words.
+        Raises ContractError for an unknown name or a wrong type; `verify` checks the ranges.
         """
         read: dict[str, Any] = {}
         for name, value in values.items():
@@ -152,19 +94,19 @@ class SamplingParams:
                 read[name] = None
         for name in ("json_schema", "regex", "ebnf", "structural_tag"):
             if read.get(name) == "":
-                read[name] = None  # an empty grammar means none, not "nothing may be said"
+                read[name] = None  # an empty grammar means none, not empty text
         if read.get("top_k") == -1:
             read["top_k"] = ALL_TOKENS
         return cls(**read)
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
+        """True if the most likely token is always taken."""
         return self.temperature < GREEDY_TEMPERATURE or self.top_k == 1
 
     @property
     def grammar(self) -> tuple[str, str] | None:
-        """The kind and the text of the grammar, or None."""
+        """Kind and text of the grammar, or None."""
         for kind in ("json_schema", "regex", "ebnf", "structural_tag"):
             text = getattr(self, kind)
             if text is not None:
@@ -172,17 +114,9 @@ class SamplingParams:
         return None
 
     def verify(self, vocab_size: int | None = None) -> None:
-        """Check every range.
+        """Raise a ValueError with SGLang's message for the first parameter out of range.
 
-        Parameters
-        ----------
-        vocab_size : int, optional
-            Size of the vocabulary, to check token ids against; unknown to a client.
-
-        Raises
-        ------
-        ValueError
-            For the first parameter out of range, in SGLang's words.
+        Token ids are checked only if `vocab_size` is given; a client does not know it.
         """
         if self.beam_width is not None and self.beam_width < 1:
             raise ValueError(f"beam_width must be at least 1, got {self.beam_width}.")
@@ -241,11 +175,11 @@ class SamplingParams:
 
 
 PARAMETER_NAMES = tuple(field.name for field in fields(SamplingParams))
-"""Every name that may stand in ``sampling_params``, in SGLang's order."""
+"""Names allowed in ``sampling_params``, in SGLang's order."""
 
 
 def _unexpected(value: Any) -> str:
-    """Name a JSON value the way SGLang's contract errors do."""
+    """Name a JSON value as SGLang's contract errors do."""
     match value:
         case None:
             return "null"
@@ -281,7 +215,7 @@ def _int(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    # The number is kept as it came, so that a message can show it as it was sent.
+    # The number stays as it was sent, so that messages show it unchanged.
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             float(value)

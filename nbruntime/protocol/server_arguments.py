@@ -1,8 +1,7 @@
-"""The arguments of the embedded server, in one table for both of its sides.
+"""The arguments of the embedded server.
 
-The server makes its command line from it; the launcher checks keyword arguments against it before a
-process is started. Names, meanings and defaults follow SGLang's ``ServerArgs`` wherever SGLang has the
-argument, so that a notebook moves between the two.
+The server makes its command line from this table, and the launcher checks keyword arguments against it.
+Names, meanings and defaults follow SGLang's ``ServerArgs`` where SGLang has the argument.
 """
 
 from __future__ import annotations
@@ -10,34 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 API_KEY_VARIABLE = "NBRUNTIME_API_KEY"
-"""Environment variable that brings the key to the server: a command line can be read by other users."""
+"""Environment variable with the API key: other users could read it on a command line."""
 
 ADMIN_API_KEY_VARIABLE = "NBRUNTIME_ADMIN_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of the embedded server.
+    """One argument of the embedded server."""
 
-    Parameters
-    ----------
-    name : str
-        As a Python keyword; the flag is ``--`` and the name with dashes.
-    type : type
-        ``str``, ``int``, ``float`` or ``bool``; a bool is a flag without a value.
-    default : object
-        Value when the argument is not given; None means that the server decides.
-    help : str
-        One line for ``--help``.
-    choices : tuple of str
-        The only values allowed, if any.
-    """
-
-    name: str
-    type: type
-    default: str | int | float | bool | None
-    help: str
-    choices: tuple[str, ...] = ()
+    name: str  # Python keyword
+    type: type  # str, int, float or bool; a bool is a flag without a value
+    default: str | int | float | bool | None  # None: the server decides
+    help: str  # one line for --help
+    choices: tuple[str, ...] = ()  # the allowed values, if they are limited
 
     @property
     def flag(self) -> str:

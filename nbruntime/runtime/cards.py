@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nbruntime.display.cards import Card, Details
-from nbruntime.endpoint.cards import model_name, server_pairs, span
-from nbruntime.generation.record import seconds
+from nbruntime.display.numbers import duration, elapsed
+from nbruntime.endpoint.cards import model_name, server_pairs
 from nbruntime.launch.phases import tone_of
 from nbruntime.secrets import MASK, is_secret_name
 
@@ -61,8 +61,8 @@ def runtime_card(
         ("engine", f"{engine}, because {why}" if why else engine),
         ("url", url),
         ("pid", pid),
-        ("ready after", None if ready_after is None else seconds(ready_after)),
-        ("up", None if uptime is None or uptime < 1 else span(uptime)),
+        ("ready after", None if ready_after is None else duration(ready_after)),
+        ("up", None if uptime is None or uptime < 1 else elapsed(uptime)),
     ]
     known = dict(server_pairs(server_info or {}))
     given = dict(arguments or {})

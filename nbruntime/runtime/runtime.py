@@ -7,13 +7,13 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 from urllib.parse import urlsplit
 
-from nbruntime.display.cards import Card
+from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 from nbruntime.errors import (
@@ -40,7 +40,7 @@ ERROR_LOG_LINES = 20
 """Lines of the log in the error that says that the server died."""
 
 
-class Runtime:
+class Runtime(CardMixin):
     """Start a server and talk to it; it ends with this object.
 
     A drop-in for SGLang's ``Runtime`` (``sglang/lang/backend/runtime_endpoint.py``). The server is SGLang
@@ -302,11 +302,6 @@ class Runtime:
         if hasattr(self, "url"):
             lines.append(f"  {self.url}")
         return "\n".join(lines)
-
-    def _repr_mimebundle_(
-        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        return self._card().mimebundle(include, exclude)
 
     def _card(self) -> Card:
         """Make the card from what is known here, without asking the server."""

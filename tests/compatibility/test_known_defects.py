@@ -46,7 +46,7 @@ from support.scripted_server import (
 )
 
 from nbruntime import AsyncRuntimeEndpoint, Runtime, RuntimeEndpoint, errors
-from nbruntime.protocol import deltas
+from nbruntime.protocol import delta_decoder
 from nbruntime.protocol.requests import OPTION_NAMES
 from nbruntime.protocol.sampling import PARAMETER_NAMES
 
@@ -501,14 +501,14 @@ def test_3_3_02_a_cumulative_stream_is_not_parsed_again_and_again(
     server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed = 0
-    read = deltas._from_json
+    read = delta_decoder._from_json
 
     def counting(text: str) -> Any:
         nonlocal parsed
         parsed += len(text)
         return read(text)
 
-    monkeypatch.setattr(deltas, "_from_json", counting)
+    monkeypatch.setattr(delta_decoder, "_from_json", counting)
     sizes = []
     for count in (200, 400):
         parsed = 0

@@ -17,30 +17,32 @@ RECORD = Path(__file__).parents[1] / "data" / "conformance.json"
 
 DIFFERENCES: dict[str, dict[str, str]] = {
     "answers: a JSON schema": {
-        f"answers/0/{field}": "the grammar libraries, xgrammar and llguidance, leave other white space open"
+        f"answers/0/{field}": "the grammar libraries, xgrammar and llguidance, allow different white space"
         for field in ("text", "output_ids", "completion_tokens")
     },
     "answers: a JSON schema that leaves other properties open": {
-        "properties": "xgrammar allows only the properties of the schema; llguidance goes by JSON Schema",
+        "properties": "xgrammar forbids them; llguidance allows them, as JSON Schema does",
     },
     "answers: a seed repeats": {
-        "same": "SGLang heeds sampling_seed only with --enable-deterministic-inference",
+        "same": "SGLang uses it only with `--enable-deterministic-inference`",
     },
     "answers: fields and their types": {
-        "first/meta_info/storage_prefetch_wait": "there is no cache on disk to wait for",
-        "first/meta_info/storage_staging_wait": "there is no cache on disk to wait for",
+        "first/meta_info/storage_prefetch_wait": "the embedded server has no cache on disk",
+        "first/meta_info/storage_staging_wait": "the embedded server has no cache on disk",
     },
     "other routes: OpenAI's, scores, sessions, pauses": {
-        "": "the embedded server answers 501 to routes that the clients here do not need",
+        "": "the embedded server answers 501 to routes that our clients do not need",
     },
     "service: model_info": {
         "form/embedding": "how a GPU server runs embedding models",
     },
     "service: server_info": {
-        "shows the key": "SGLang sends the API key to whoever has it; the embedded server never does",
+        "shows the key": (
+            "SGLang sends its API key to callers who have it; the embedded server never sends it"
+        ),
     },
     "streams: fields of the first, a middle and the last event": {
-        f"{event}/meta_info/{wait}": "there is no cache on disk to wait for"
+        f"{event}/meta_info/{wait}": "the embedded server has no cache on disk"
         for event in ("first", "middle", "last")
         for wait in ("storage_prefetch_wait", "storage_staging_wait")
     },

@@ -18,8 +18,9 @@ from support.scripted_server import CUT, MODEL_INFO, Reply, ScriptedServer
 
 from nbruntime import errors
 from nbruntime.display.cards import Card, Details
+from nbruntime.display.numbers import time_of_day
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
-from nbruntime.endpoint.cards import clock, server_pairs
+from nbruntime.endpoint.cards import server_pairs
 from nbruntime.errors import LaunchError, NbruntimeError, ServerStatusError, StreamError
 from nbruntime.generation import Generation
 from nbruntime.launch.phases import Phase
@@ -177,7 +178,7 @@ def test_an_endpoint_and_the_time_of_what_it_knows(server: ScriptedServer) -> No
     assert KEY not in said
     endpoint.settings.last_answer -= 3600  # type: ignore[operator]
     before = checked(endpoint._repr_mimebundle_())
-    assert f"answered at {clock(time.time() - 3600)[:-5]}" in before
+    assert f"answered at {time_of_day(time.time() - 3600)[:-5]}" in before
 
 
 def test_an_endpoint_whose_server_is_gone() -> None:

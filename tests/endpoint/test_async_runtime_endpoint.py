@@ -403,7 +403,7 @@ def test_one_after_the_other_and_at_once(server: ScriptedServer) -> None:
             thread.join()
         assert texts == ["hi"] * 4
         asyncio.run(endpoint.close())
-        assert endpoint._transport._rooms == {}
+        assert endpoint._transport._sessions == {}
         gc.collect()
     assert [str(one.message) for one in caught if str(one.message).startswith("Unclosed")] == []
 
@@ -553,7 +553,7 @@ async def test_a_stream_that_is_left_late_opens_nothing(server: ScriptedServer) 
         async for _ in await endpoint.stream("x", rid="leaver"):
             break
     await left(server, "leaver", time.monotonic())
-    assert endpoint._transport._rooms == {}
+    assert endpoint._transport._sessions == {}
 
 
 def test_nothing_is_left_open_without_a_word(
@@ -579,7 +579,7 @@ async def test_an_endpoint_that_is_forgotten_closes_its_connections(server: Scri
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         endpoint = await AsyncRuntimeEndpoint(server.url).connect()
-        session = endpoint._transport._room.session
+        session = endpoint._transport._loop_session.session
         del endpoint
         gc.collect()
         for _ in range(200):

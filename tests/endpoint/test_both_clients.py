@@ -21,7 +21,9 @@ from nbruntime.endpoint.base_client import BaseClient
 from nbruntime.frontend.backend import FrontendBackend
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import read_messages
+from nbruntime.protocol.options import OPTION_NAMES
 from nbruntime.protocol.profile import PROFILE_OPTIONS
+from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 RECORDS = Path(__file__).parents[1] / "data" / "sglang_records"
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
@@ -99,6 +101,23 @@ def test_what_a_client_says_of_its_server(client: Blocking | Async, server: Scri
         server.on("/v1/models", Reply(json=body))
         with pytest.raises(errors.ProtocolError, match="does not describe"):
             client.call("models")
+
+
+def test_signatures_name_every_option() -> None:
+    for name in ("complete", "stream", "chat", "stream_chat"):
+        shown = list(inspect.signature(getattr(RuntimeEndpoint, name)).parameters)[2:]
+        assert sorted(shown) == sorted(["sampling_params", "rid", *PARAMETER_NAMES, *OPTION_NAMES]), name
+
+
+@pytest.mark.parametrize("method", ["complete", "stream", "chat", "stream_chat"])
+@pytest.mark.parametrize("wrong", [{"stream": True}, {"stream": False}, {"max_tokens": 5}])
+def test_an_unknown_argument_is_refused_before_anything_is_sent(
+    client: Blocking | Async, server: ScriptedServer, method: str, wrong: dict[str, Any]
+) -> None:
+    sent = len(server.asked)
+    with pytest.raises(errors.ArgumentTypeError, match=f"There is no parameter '{next(iter(wrong))}'"):
+        client.call(method, "x", **wrong)
+    assert len(server.asked) == sent
 
 
 # Conversations
@@ -297,7 +316,7 @@ def test_tokens(client: Blocking | Async, server: ScriptedServer) -> None:
 
 
 def test_no_tokenizer_anywhere(client: Blocking | Async, server: ScriptedServer) -> None:
-    with pytest.raises(errors.NotFoundError, match="no tokenizer to ask") as caught:
+    with pytest.raises(errors.NotFoundError, match="does not tokenize") as caught:
         client.call("tokenize", "x")
     assert "/nowhere/scripted-model" in str(caught.value)
 
@@ -500,7 +519,7 @@ def test_the_key_never_shows(server: ScriptedServer, kind: str) -> None:
             "vars": str(vars(client)),
             "dict": str(client.__dict__),
             "settings": str(vars(client.settings)),
-            "known": str(vars(client._known)),
+            "known": str(vars(client._capabilities)),
             "error": f"{caught.value!r} {caught.value} {vars(caught.value)}",
             "pickle": repr(pickle.dumps(client)),
             "pickled error": repr(pickle.dumps(caught.value)),

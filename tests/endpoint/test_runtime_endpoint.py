@@ -434,10 +434,10 @@ def test_close_ends_the_thread(server: ScriptedServer) -> None:
     endpoint = RuntimeEndpoint(server.url)
     server.on("/generate", stream(*events()))
     before = {thread.name for thread in threading.enumerate()}
-    assert "nbruntime-cleaner" not in before
+    assert "nbruntime-closer" not in before
     list(endpoint.stream("x"))
     endpoint.close()
-    assert "nbruntime-cleaner" not in {thread.name for thread in threading.enumerate()}
+    assert "nbruntime-closer" not in {thread.name for thread in threading.enumerate()}
     assert "".join(endpoint.stream("x")) == "Once upon a time"  # opens again
     endpoint.close()
 

@@ -97,7 +97,7 @@ def test_table_of_servers() -> None:
     two = replace(one, name="a-longer-name", model="", owner="this kernel", age=3.4)
     assert repr(ServerList([one, two])).splitlines() == [
         "name           model       engine  url                     state  owner        age",
-        "chat           some/model  sglang  http://127.0.0.1:30000  ready  kept         2 h",
+        "chat           some/model  sglang  http://127.0.0.1:30000  ready  kept         2 h 1 min",
         "a-longer-name  default     sglang  http://127.0.0.1:30000  ready  this kernel  3 s",
     ]
 

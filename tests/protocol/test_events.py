@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nbruntime.protocol.deltas import Delta, DeltaDecoder
+from nbruntime.protocol.delta_decoder import DeltaDecoder
+from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.events import EventDecoder
 
 # What tokens of real models look like, and what is awkward: repeats, white space, quotes, escapes,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +14,7 @@ from nbruntime.embedded.models.cache import cache_folder, made_once
 from nbruntime.embedded.models.folder import check_folder, missing_parts
 from nbruntime.embedded.models.progress import Report, silent
 from nbruntime.errors import ModelNotFoundError
+from nbruntime.protocol.nearest_names import nearest_name
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 """The model that is taken when none is given."""
@@ -133,7 +132,7 @@ def _from_hub(repo_id: str, revision: str | None, report: Report) -> ResolvedMod
     try:
         folder = hub.download_snapshot(repo_id, revision, report=report)
     except ModelNotFoundError as error:
-        if near := _nearest(repo_id, (DEFAULT_MODEL, *_children(Path()))):
+        if near := nearest_name(repo_id, (DEFAULT_MODEL, *_children(Path()))):
             error.hint = f"Did you mean {near}? {error.hint}"
         raise
     check_folder(folder)
@@ -187,7 +186,7 @@ def _is_converted(folder: Path) -> bool:
 
 def _no_such_path(path: Path) -> ModelNotFoundError:
     existing = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
-    near = _nearest(path.name, _children(existing)) if existing == path.absolute().parent else None
+    near = nearest_name(path.name, _children(existing)) if existing == path.absolute().parent else None
     return ModelNotFoundError(
         "There is no such model folder",
         where=str(path.absolute()),
@@ -201,10 +200,6 @@ def _children(folder: Path) -> list[str]:
     if not os.access(folder, os.R_OK | os.X_OK):
         return []
     return [child.name for child in folder.iterdir() if child.is_dir() or child.suffix == ".gguf"]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def _first_line(error: ModelNotFoundError) -> str:

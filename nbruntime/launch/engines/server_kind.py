@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from nbruntime.launch.arguments import OWN_ARGUMENTS
 from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.process import ServerCommand
+from nbruntime.protocol.nearest_names import nearest_name
 
 __all__ = ["AcceptedArguments", "IgnoredArgumentsWarning", "ServerKind", "unknown_argument"]
 
@@ -104,6 +104,6 @@ def unknown_argument(name: str, known: Iterable[str]) -> ArgumentTypeError:
     Neither Runtime nor a server has an argument 'tp_sise'
     Did you mean 'tp_size'?
     """
-    near = difflib.get_close_matches(name, [*OWN_ARGUMENTS, *known], n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else "`python -m sglang.launch_server --help` lists SGLang's."
+    near = nearest_name(name, [*OWN_ARGUMENTS, *known])
+    hint = f"Did you mean {near!r}?" if near else "`python -m sglang.launch_server --help` lists SGLang's."
     return ArgumentTypeError(f"Neither Runtime nor a server has an argument {name!r}", hint=hint)

@@ -12,7 +12,7 @@ from IPython.core.error import UsageError
 
 from nbruntime.errors import ServerConnectionError
 from nbruntime.launch.phases import ENDED_PHASES
-from nbruntime.protocol.requests import nearest
+from nbruntime.protocol.nearest_names import nearest_name
 
 if TYPE_CHECKING:
     from nbruntime.endpoint import RuntimeEndpoint
@@ -171,7 +171,7 @@ class KnownServers:
 
                 return self.add(info.name, RuntimeEndpoint(info.url))
         names = self.names()
-        meant = nearest(name, names)
+        meant = nearest_name(name, names)
         if meant:
             hint = f"Did you mean {meant}?"
         else:

@@ -15,7 +15,7 @@ from IPython.core.magic_arguments import argument, argument_group, magic_argumen
 
 from nbruntime.notebook.magics.launch_line import take_server_arguments
 from nbruntime.notebook.magics.lines import Part, refuse_keys, split_line
-from nbruntime.protocol.requests import nearest
+from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 VIEWS = ("markdown", "plain", "none")
@@ -208,7 +208,7 @@ def nearest_options(word: str, options: Sequence[str]) -> list[str]:
     if begun := [option for option in options if option.startswith(given)]:
         return begun
     names = {option.lstrip("-").replace("-", "_"): option for option in options}
-    found = nearest(given.lstrip("-").replace("-", "_"), names)
+    found = nearest_name(given.lstrip("-").replace("-", "_"), names)
     return [names[found]] if found else []
 
 

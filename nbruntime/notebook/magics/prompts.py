@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from IPython.core.error import UsageError
+
+from nbruntime.protocol.nearest_names import nearest_name
 
 _PLACE = re.compile(r"\{\{\s*([^\s{}]+)\s*\}\}")
 
@@ -96,5 +97,4 @@ def _name_in(place: re.Match[str]) -> str | None:
 
 
 def _near(name: str, names: Iterable[str]) -> str | None:
-    found = difflib.get_close_matches(name, [each for each in names if not each.startswith("_")], n=1)
-    return found[0] if found else None
+    return nearest_name(name, (each for each in names if not each.startswith("_")))

@@ -7,8 +7,9 @@ from collections import deque
 from typing import Any
 
 from nbruntime.display.live_text import CARET, LiveText
-from nbruntime.generation.answer_html import count, figures_line, foot_html, head_html
-from nbruntime.generation.timings import decode_rate, seconds
+from nbruntime.display.numbers import duration, token_count
+from nbruntime.generation.answer_html import figures_line, foot_html, head_html
+from nbruntime.generation.timings import decode_rate
 from nbruntime.notebook.views.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 
@@ -116,7 +117,7 @@ class AnswerView:
             waited = time.perf_counter() - self._began
             return "waiting for the first token" + (f" · {waited:.0f} s" if waited >= 1 else "")
         return figures_line(
-            count(self._tokens),
+            token_count(self._tokens),
             decode_rate(self._tokens - 1, self._last - self._first),
-            f"TTFT {seconds(self._first - self._began)}",
+            f"TTFT {duration(self._first - self._began)}",
         )

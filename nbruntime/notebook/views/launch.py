@@ -17,9 +17,8 @@ from IPython.display import DisplayHandle, display
 
 from nbruntime.display.cards import CLASSES, STYLE, Card, Details
 from nbruntime.display.html import escape
-from nbruntime.endpoint.cards import span
+from nbruntime.display.numbers import duration, elapsed
 from nbruntime.errors import LaunchError
-from nbruntime.generation.record import seconds
 from nbruntime.launch.phases import Phase, bar, tone_of
 from nbruntime.notebook.views.output_context import OutputContext
 
@@ -93,7 +92,7 @@ class LaunchView:
 
     def live_card(self) -> Card:
         """Return the card that is shown while the launch runs."""
-        state = f"{self._phase}, {span(time.monotonic() - self._began)}"
+        state = f"{self._phase}, {elapsed(time.monotonic() - self._began)}"
         return replace(self._runtime._card(), state=state, tone="busy", body=bar(self._phase), details=())
 
     def ended_card(self, error: BaseException | None) -> Card:
@@ -110,7 +109,7 @@ class LaunchView:
             state, tone = f"failed: {type(error).__name__}", tone_of("failed")
         if not isinstance(error, LaunchError):
             pairs.append(("phase", self._phase))
-        pairs.append(("after", seconds(time.monotonic() - self._began)))
+        pairs.append(("after", duration(time.monotonic() - self._began)))
         card = self._runtime._card()
         own = [pair for pair in card.pairs if pair[0] == "engine"]
         arguments = [each for each in card.details if each.rows]

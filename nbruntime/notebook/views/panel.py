@@ -18,8 +18,8 @@ from IPython.display import DisplayHandle, display
 from nbruntime.display.cards import CLASSES, STYLE, Card, Details
 from nbruntime.display.charts import CHART_STYLE
 from nbruntime.display.html import escape
+from nbruntime.display.numbers import time_of_day
 from nbruntime.display.server_fields import fields_details, fields_html, fields_of
-from nbruntime.endpoint.cards import clock
 from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
@@ -189,7 +189,8 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
         card, monitor = self._head_card(details), self.monitor
         if card.tone == "good" and monitor.answered_at is not None:
-            card = replace(card, state=f"answered at {clock(monitor.answered_at, day=True)}", tone="idle")
+            answered = time_of_day(monitor.answered_at, day=True)
+            card = replace(card, state=f"answered at {answered}", tone="idle")
         return replace(card, body=static_body(monitor), plain=figures_line(monitor))
 
     def draw(self) -> None:
@@ -290,7 +291,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         """Record the end of an owned server, which does not come back."""
         runtime = self.runtime
         if runtime is not None and runtime.phase in ENDED_PHASES:
-            self._ended = f"{runtime.phase}, seen at {clock(time.time())}"
+            self._ended = f"{runtime.phase}, seen at {time_of_day(time.time())}"
             self._cause = runtime.exit_cause
 
     def _may_go_on(self) -> bool:

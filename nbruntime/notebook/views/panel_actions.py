@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from nbruntime.display.html import escape
-from nbruntime.endpoint.cards import clock
+from nbruntime.display.numbers import time_of_day
 from nbruntime.errors import NbruntimeError
 from nbruntime.notebook.views.widgets import WidgetKit
 
@@ -97,7 +97,7 @@ class ServerActions:
                 first = str(error).splitlines()[0]
                 said = f'<span class="nbr-bad">▲</span> {escape(first)}'
             else:
-                said = f'<span class="nbr-quiet">{escape(f"{clock(time.time())} {done}")}</span>'
+                said = f'<span class="nbr-quiet">{escape(f"{time_of_day(time.time())} {done}")}</span>'
             self.message.value = said
             self._on_result()
 
