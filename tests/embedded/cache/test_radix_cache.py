@@ -66,7 +66,7 @@ def test_a_long_run_is_shortened_from_its_end() -> None:
     assert tree.match([1, 2, 3, 4])[0] == [0, 1, 2]
 
 
-def test_locked_runs_stay() -> None:
+def test_locked_nodes_are_not_evicted() -> None:
     tree = RadixTree()
     tree.insert([1, 2, 3], [0, 1, 2])
     _, node = tree.match([1, 2])
@@ -77,7 +77,7 @@ def test_locked_runs_stay() -> None:
     assert sorted(tree.evict(3)) == [0, 1]
 
 
-def test_a_pool_does_not_hand_out_more_than_it_has() -> None:
+def test_a_pool_refuses_to_hand_out_more_slots_than_are_free() -> None:
     pool = SlotPool(2)
     with pytest.raises(AssertionError, match="3 slots wanted, 2 free"):
         pool.take(3)

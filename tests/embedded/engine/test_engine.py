@@ -125,14 +125,14 @@ def reason(update: Update) -> dict[str, object]:
     return update.finish_reason
 
 
-def test_an_answer(bench: Bench) -> None:
+def test_a_request_is_answered(bench: Bench) -> None:
     update = bench.submit([1, 2], 4).get(timeout=10)
     assert update.token_ids == [3, 4, 5, 6]
     assert update.text.split() == ["w3", "w4", "w5", "w6"]
     assert reason(update) == {"type": "length", "length": 4}
 
 
-def test_a_step_that_fails_ends_its_requests_and_no_other(bench: Bench) -> None:
+def test_a_failed_step_aborts_its_requests_only(bench: Bench) -> None:
     broken = bench.submit([1, 7]).get(timeout=10)
     assert reason(broken)["type"] == "abort"
     assert reason(broken)["status_code"] == 500
@@ -142,7 +142,7 @@ def test_a_step_that_fails_ends_its_requests_and_no_other(bench: Bench) -> None:
     assert bench.engine.call(lambda: bench.engine.scheduler.cache.pool.free).result(10) == 64
 
 
-def test_beyond_the_queue_s_limit_a_request_is_refused(tokenizer: Tokenizer) -> None:
+def test_a_request_beyond_the_queue_limit_is_refused(tokenizer: Tokenizer) -> None:
     bench = Bench(tokenizer, max_queued=2, max_running=1)
     bench.runner.gate.clear()
     first = bench.submit([1])
@@ -157,14 +157,14 @@ def test_beyond_the_queue_s_limit_a_request_is_refused(tokenizer: Tokenizer) -> 
     bench.engine.stop()
 
 
-def test_abort_by_prefix_keeps_what_has_come(bench: Bench) -> None:
+def test_abort_by_prefix(bench: Bench) -> None:
     aborted, other = bench.submit([1], 50, rid="a-1"), bench.submit([2], 5, rid="b-1")
     bench.engine.abort("a-")
     assert reason(aborted.get(timeout=10))["type"] == "abort"
     assert reason(other.get(timeout=10))["type"] == "length"
 
 
-def test_stopping_ends_whoever_still_waits(tokenizer: Tokenizer) -> None:
+def test_stopping_aborts_waiting_requests(tokenizer: Tokenizer) -> None:
     bench = Bench(tokenizer, max_running=1)
     bench.runner.gate.clear()
     updates = [bench.submit([number], 40) for number in range(1, 4)]
@@ -183,7 +183,7 @@ def test_stopping_ends_whoever_still_waits(tokenizer: Tokenizer) -> None:
     assert not bench.engine.failed
 
 
-def test_a_failure_of_the_engine_itself_is_told_and_leaves_nobody_waiting(
+def test_a_failure_of_the_engine_aborts_all_requests_and_calls_on_end(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tokenizer)
@@ -204,7 +204,7 @@ def test_a_failure_of_the_engine_itself_is_told_and_leaves_nobody_waiting(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failure_that_stays_is_told_too(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_during_cleanup_calls_on_end(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tokenizer)
 
     def broken(ended: set[Request]) -> None:
@@ -217,7 +217,7 @@ def test_a_failure_that_stays_is_told_too(tokenizer: Tokenizer, monkeypatch: pyt
     bench.engine._thread.join(10)  # it ends with the error, which must not be the next test's
 
 
-def test_what_a_call_raises_goes_to_the_caller(bench: Bench) -> None:
+def test_an_exception_in_a_call_reaches_the_caller(bench: Bench) -> None:
     with pytest.raises(ZeroDivisionError):
         bench.engine.call(lambda: 1 // 0).result(10)
     assert bench.submit([1]).get(timeout=10).token_ids == [2, 3, 4]
@@ -240,7 +240,7 @@ class AnyGrammar:
     def accept(self, token_id: int) -> None: ...
 
 
-def test_what_is_large_is_made_at_a_request_s_first_token_and_let_go_at_its_end(bench: Bench) -> None:
+def test_large_buffers_are_made_at_the_first_token_and_freed_at_the_end(bench: Bench) -> None:
     made: list[weakref.ref[AnyGrammar]] = []
 
     def grammar() -> Any:
@@ -262,7 +262,7 @@ def test_what_is_large_is_made_at_a_request_s_first_token_and_let_go_at_its_end(
     assert all(reference() is None for reference in made)
 
 
-def test_a_finished_grammar_ends_the_answer_before_its_least_length() -> None:
+def test_a_finished_grammar_ends_the_answer_before_min_new_tokens() -> None:
     end = 6
     params = SamplingParams(temperature=0, min_new_tokens=10)
     for allowed, chosen in (([end], end), ([3, end], 3)):
@@ -273,7 +273,7 @@ def test_a_finished_grammar_ends_the_answer_before_its_least_length() -> None:
         assert int(row.argmax()) == chosen
 
 
-def test_any_temperature_is_survived() -> None:
+def test_extreme_temperatures() -> None:
     states = [SamplingState(SamplingParams(temperature=each), VOCAB) for each in (1e300, 1e-5, 0)]
     logits = torch.tensor([[float("-inf"), 30.0, 40.0, *[0.0] * 5]] * 3)
     choice = Sampler(0).choose(logits, states, logprobs=True)
@@ -285,7 +285,7 @@ def test_any_temperature_is_survived() -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("last", ["Ã", "<end>"], ids=["length", "end token"])
-def test_the_end_shows_what_may_be_half_a_character(tmp_path: Path, last: str, kept: bool) -> None:
+def test_an_incomplete_character_is_shown_at_the_end(tmp_path: Path, last: str, kept: bool) -> None:
     backend = FastTokenizer(BPE({"a": 0, "Ã": 1, "<end>": 2}, []))
     backend.decoder = ByteLevel()
     backend.add_special_tokens(["<end>"])
@@ -353,7 +353,7 @@ async def face(tokenizer: Tokenizer) -> AsyncIterator[Face]:
 
 
 @pytest.mark.parametrize("abort", [{"rid": "early_32"}, {"abort_all": True}], ids=["one", "all"])
-async def test_an_abort_finds_requests_that_are_still_tokenized(face: Face, abort: dict[str, Any]) -> None:
+async def test_an_abort_reaches_requests_that_are_being_tokenized(face: Face, abort: dict[str, Any]) -> None:
     asked = await face.ask()
     doubled = await face.client.post("/generate", json={"text": "w1", "rid": "early_5"})
     assert doubled.status == 400
@@ -367,7 +367,7 @@ async def test_an_abort_finds_requests_that_are_still_tokenized(face: Face, abor
     assert not face.state.admission.active
 
 
-async def test_what_is_tokenized_when_the_server_stops_is_not_kept_waiting(face: Face) -> None:
+async def test_a_request_that_is_tokenized_while_the_server_stops_gets_503(face: Face) -> None:
     asked = await face.ask()
     face.state.stopping = True
     face.bench.engine.stop()
