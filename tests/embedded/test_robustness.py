@@ -1,4 +1,4 @@
-"""Whatever is sent to the embedded server: SGLang's status and body, nobody disturbed, nothing killed."""
+"""Bad input and load: the server answers with SGLang's status and body, and other requests continue."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def check_bad(server: EmbeddedServer, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def alone(server: EmbeddedServer) -> str:
-    """What a stream says that nobody disturbs."""
+    """The text of an undisturbed stream."""
     text: str = server.generate(PROMPT, max_new_tokens=WITNESS_TOKENS, ignore_eos=True)["text"]
     return text
 

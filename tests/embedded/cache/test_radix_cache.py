@@ -86,7 +86,7 @@ def test_a_pool_refuses_to_hand_out_more_slots_than_are_free() -> None:
 class CacheMachine(RuleBasedStateMachine):
     """Requests that open, grow, share and close in any order over a small cache.
 
-    Each slot remembers the tokens whose keys and values it holds; whoever reads one must find its own.
+    Each slot remembers the tokens whose keys and values it holds; a request that reads one must find its own.
     """
 
     spans = Bundle("spans")
@@ -157,7 +157,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert len(owned) + self.cache.pool.free == self.cache.capacity, "a slot is lost"
 
     @invariant()
-    def everybody_finds_its_own_tokens(self) -> None:
+    def every_request_finds_its_own_tokens(self) -> None:
         for span, tokens in self.open_spans:
             assert len(span.slots) == len(tokens)
             for position, slot in enumerate(span.slots):

@@ -1,4 +1,4 @@
-"""The scheduler: everybody is served, in turns, within the budget, on the right keys and values."""
+"""The scheduler: requests are served in turns, within the budget, on the right keys and values."""
 
 from __future__ import annotations
 
