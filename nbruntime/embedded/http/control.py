@@ -123,13 +123,13 @@ async def stop_profile(request: web.Request) -> web.Response:
     return await _profile(engine.call(engine.profiler.stop), "Stop profiling. This will take some time.\n")
 
 
-async def _profile(future: Any, said: str) -> web.Response:
+async def _profile(future: Any, reply: str) -> web.Response:
     try:
         await asyncio.wrap_future(future)
     except (ProfilerBusy, OSError) as error:
         # SGLang answers 500 and a bare text here; the text says why.
         return text_reply(f"Internal Server Error: {error}\n", status=500)
-    return text_reply(said)
+    return text_reply(reply)
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -140,9 +140,14 @@ async def tokenize(request: web.Request) -> web.Response:
     body = await read_object(request, _check_tokenize)
     prompt, messages = body.get("prompt"), body.get("messages")
     if (prompt is None) == (messages is None):
-        said = "Exactly one of 'prompt' or 'messages' must be provided."
+        problem = "Exactly one of 'prompt' or 'messages' must be provided."
         raise invalid_body(
-            {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}", "input": shortened(body)}
+            {
+                "type": "value_error",
+                "loc": ("body",),
+                "msg": f"Value error, {problem}",
+                "input": shortened(body),
+            }
         )
     special = messages is None and body.get("add_special_tokens", True)
 
