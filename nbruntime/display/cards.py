@@ -157,6 +157,31 @@ def table(rows: Sequence[Sequence[object]], *, labels: bool = False, heads: bool
     return f'<table class="{kind}"><tbody>{"".join(lines)}</tbody></table>'
 
 
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Write a table as text, with aligned columns.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+        Rows of the same length.
+
+    Returns
+    -------
+    str
+        A line for each row.
+
+    Examples
+    --------
+    >>> print(text_table([("name", "state"), ("chat", "ready")]))
+    name  state
+    chat  ready
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
 def _folded(details: Details) -> str:
     inner = table(details.rows, labels=not details.heads, heads=details.heads) if details.rows else ""
     inner += details.body

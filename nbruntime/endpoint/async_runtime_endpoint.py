@@ -35,8 +35,6 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     Examples
     --------
-    A server must be running, so these lines are not tested here; Jupyter's cells take them as they are:
-
     >>> async with AsyncRuntimeEndpoint("http://127.0.0.1:30000") as endpoint:  # doctest: +SKIP
     ...     answers = await asyncio.gather(*(endpoint.complete(p) for p in prompts))
     ...     async with await endpoint.stream("Once upon a time") as stream:

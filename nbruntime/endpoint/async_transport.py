@@ -176,7 +176,7 @@ class AsyncTransport:
         content = b""
         session = self._loop_session.session
         if not request.safe:
-            await _hear_of_ends()
+            await _notice_closed_connections()
         try:
             response = await session.request(
                 request.method,
@@ -248,7 +248,7 @@ def _abort_blocking(settings: Settings, rids: Sequence[str]) -> None:
         transport.close()
 
 
-async def _hear_of_ends() -> None:
+async def _notice_closed_connections() -> None:
     """Let the loop notice idle connections that the server has closed: a generation is never sent twice."""
     await asyncio.sleep(0)  # the loop looks at its sockets
     await asyncio.sleep(0)  # and after this one it has read them

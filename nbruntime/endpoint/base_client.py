@@ -15,13 +15,7 @@ from nbruntime.secrets import Secret
 
 
 class BaseClient(CardMixin):
-    """The settings and the known capabilities of one server.
-
-    Parameters
-    ----------
-    base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout
-        As in `nbruntime.RuntimeEndpoint`.
-    """
+    """The settings and the known capabilities of one server; arguments as in `RuntimeEndpoint`."""
 
     def __init__(
         self,

@@ -29,15 +29,12 @@ class HttpRequest:
 
     Parameters
     ----------
-    method, path : str
-        ``"POST"`` and ``"/generate"``, for example.
-    body : object, optional
-        Sent as JSON.
+    method, path, body
+        ``"POST"`` and ``"/generate"``, for example; the body is sent as JSON.
     streamed : bool
         Whether the answer is an event stream.
     safe : bool
-        Whether the request may be sent again if a kept connection turns out to be closed. A generation is
-        never sent twice.
+        Whether to send the request again if a kept connection turns out to be closed; never a generation.
     limits : (float or None, float or None)
         Seconds to wait at most for a connection and for the next bytes, besides those of the settings.
     """

@@ -155,9 +155,10 @@ def generate_request(
     prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any], *, stream: bool = False
 ) -> GenerateRequest:
     """Check the arguments of a generation, and make its request."""
-    if "stream" in options:
+    options = dict(options)
+    if options.pop("stream", stream) != stream:  # what the method does anyway may be said
         raise ArgumentTypeError(
-            "There is no parameter 'stream'",
+            f"This method takes no stream={not stream}",
             hint="Call stream() or stream_chat() for a stream, complete() or chat() for the whole answer.",
         )
     return build_generate_request(prompt, stream=stream, **options)
@@ -191,7 +192,7 @@ def _records(answer: HttpResponse, expected: int) -> list[dict[str, Any]]:
     body = answer.json()
     records = body if isinstance(body, list) else [body]
     if len(records) != expected or not all(isinstance(record, dict) for record in records):
-        raise ProtocolError(f"Not {expected} answers to {expected} questions", where=answer.url)
+        raise ProtocolError(f"The server did not send {expected} answers", where=answer.url)
     for record in records:
         wrong = first_invalid_field(record)
         if wrong is not None:
@@ -212,7 +213,7 @@ def chat_request(
 ) -> Operation[GenerateRequest]:
     """Make the request that continues a conversation."""
     conversation = read_messages(messages)
-    generate_request("", options)  # a wrong argument fails before anything is sent
+    generate_request("", options, stream=stream)  # a wrong argument fails before anything is sent
     prompt, stops = yield from _chat_prompt(capabilities, conversation)
     return generate_request(prompt, _with_stops(options, stops), stream=stream)
 

@@ -103,13 +103,7 @@ _SERVER_DEFAULT = _ServerDefault()
 
 
 def takes(options: type) -> Callable[[_Method], _Method]:
-    """Name the options in a method's signature in place of its ``**``, for tooltips and completion.
-
-    Parameters
-    ----------
-    options : type
-        The TypedDict that the method unpacks.
-    """
+    """Show a TypedDict's names in a method's signature instead of ``**``, for tooltips and completion."""
     named = [
         inspect.Parameter(
             name,

@@ -25,8 +25,7 @@ from nbruntime.protocol.requests import GenerateRequest, Prompt
 class RuntimeEndpoint(BaseClient, FrontendBackend):
     """A client of a running SGLang server, or of the embedded one.
 
-    Drop-in for SGLang's class of the same name; it also serves as the backend of SGLang's frontend
-    language (``sgl.set_default_backend(endpoint)``).
+    Replaces SGLang's class of the same name, also as a backend (``sgl.set_default_backend(endpoint)``).
 
     Parameters
     ----------
@@ -50,8 +49,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
 
     Examples
     --------
-    A server must be running, so these lines are not tested here:
-
     >>> endpoint = RuntimeEndpoint("http://127.0.0.1:30000")  # doctest: +SKIP
     >>> endpoint.complete("The capital of France is", temperature=0).text  # doctest: +SKIP
     ' Paris.'
@@ -108,16 +105,13 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         return self._transport.run(operations.read_load())
 
     def health(self) -> bool:
-        """Ask whether the server can generate, which takes SGLang a second or more.
-
-        False also means that no server answers; ``repr`` then has the reason.
-        """
+        """Ask whether the server can generate (SGLang: 1 s or more); False also if no server answers."""
         return self._transport.run(operations.is_healthy())
 
     # Generating
 
     @takes(GenerateOptions)
-    def complete(  # type: ignore[override] # FrontendBackend's passes on any name
+    def complete(  # type: ignore[override] # FrontendBackend's takes any name
         self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> Generation | list[Generation]:
         """Generate, and wait for the whole answer.
@@ -131,18 +125,13 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             (``session_id``, ``image_data``, …). None means "not given", except for ``max_new_tokens``,
             where it means the rest of the context. Among them:
 
-            ``sampling_params`` : mapping, or a list with one for each prompt
-                Sampling parameters; those given by name override them.
-            ``rid`` : str
-                Name of the request, for `abort`; one is made when not given.
-            ``return_logprob`` : bool
-                Also give logprobs: ``Generation.tokens`` and ``input_tokens``.
-            ``logprob_start_len`` : int
-                First token of the prompt with a logprob; by default the prompt has none.
-            ``top_logprobs_num`` : int
-                Number of likeliest tokens to give at each position.
-            ``lora_path`` : str
-                LoRA adapter.
+            - ``sampling_params`` (mapping, or a list with one for each prompt): sampling parameters; those
+              given by name override them;
+            - ``rid`` (str): name of the request, for `abort`; one is made when not given;
+            - ``return_logprob`` (bool): also give logprobs, in ``Generation.tokens`` and ``input_tokens``;
+            - ``logprob_start_len`` (int): first prompt token with a logprob; by default the prompt has none;
+            - ``top_logprobs_num`` (int): number of likeliest tokens to give at each position;
+            - ``lora_path`` (str): LoRA adapter.
 
         Returns
         -------
@@ -359,22 +348,13 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         output_dir : str, optional
             Folder of the traces, on the server's disk.
         **options
-            ``start_step``, ``num_steps`` : int
-                First step of the scheduler, and number of steps after which to stop.
-            ``activities`` : list of str
-                Of ``"CPU"``, ``"GPU"``, ``"MEM"``, ``"RPD"``, ``"CUDA_PROFILER"``; by default the first two.
-            ``profile_by_stage`` : bool
-                One trace for prefill and one for decode.
-            ``with_stack``, ``record_shapes`` : bool
-                Record Python stacks, and shapes of tensors.
-            ``profile_id``, ``profile_prefix`` : str
-                Parts of the file names.
-            ``merge_profiles`` : bool
-                Also write one trace of all ranks.
-            ``profile_stages`` : list of str
-                Stages to record; all by default.
-            ``detailed_annotations`` : bool
-                Record figures of the KV cache and of the requests with each step.
+            ``start_step``, ``num_steps`` (int): first step of the scheduler, number of steps to record;
+            ``activities`` (list of str): of ``"CPU"`` and ``"GPU"``, the default, ``"MEM"``, ``"RPD"`` and
+            ``"CUDA_PROFILER"``; ``profile_stages`` (list of str): stages to record, all by default;
+            ``profile_by_stage`` (bool): one trace for prefill and one for decode; ``with_stack``,
+            ``record_shapes`` (bool): record Python stacks, shapes of tensors; ``merge_profiles`` (bool): also
+            write one trace of all ranks; ``detailed_annotations`` (bool): record figures of the KV cache and
+            the requests with each step; ``profile_id``, ``profile_prefix`` (str): parts of the file names.
 
         Raises
         ------

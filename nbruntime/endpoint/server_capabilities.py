@@ -16,14 +16,8 @@ from nbruntime.errors import NotFoundError
 class ServerCapabilities:
     """What a client has learned of its server; None stands for "not asked yet".
 
-    Attributes
-    ----------
-    model_info, server_info : dict or None
-        The last answers of ``/model_info`` and ``/server_info``.
-    is_old : bool
-        Whether the server only has the route names of SGLang up to 0.5.2.
-    tokenizes, tokenizes_messages : bool or None
-        Whether the server tokenizes texts, and conversations.
+    `model_info` and `server_info` are the last answers of these routes. An old server only has the route
+    names of SGLang up to 0.5.2. `tokenizes` is about texts, `tokenizes_messages` about conversations.
     """
 
     def __init__(self, chat_template_name: str | None) -> None:

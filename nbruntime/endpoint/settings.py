@@ -18,19 +18,10 @@ class Settings:
 
     Parameters
     ----------
-    base_url : str
-        The server.
-    secret : Secret
-        Its API key.
-    verify : str, bool or None
-        File or folder of certificates to check the server by; None for the usual ones.
-    connect_timeout : float or None
-        Seconds to wait for a connection.
-    read_timeout : float or None
-        Seconds to wait for the next bytes of an answer.
+    base_url, secret, verify, connect_timeout, read_timeout
+        As in `RuntimeEndpoint`; the secret is the API key.
     diagnose : callable, optional
-        Explains why the server does not answer, or returns None: the hint of the error. The owner of a server
-        sets it.
+        Set by the owner of a server: explains in an error's hint why the server does not answer.
 
     Attributes
     ----------

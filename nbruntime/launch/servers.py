@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nbruntime.display.cards import Card, CardMixin, table
+from nbruntime.display.cards import Card, CardMixin, table, text_table
 from nbruntime.display.numbers import elapsed
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentValueError
@@ -61,7 +61,7 @@ class ServerList(CardMixin, list[ServerInfo]):
     --------
     >>> ServerList([ServerInfo("chat", "", "embedded", "http://127.0.0.1:30000", "ready", "kept", 75.0, 1)])
     name  model    engine    url                     state  owner  age
-    chat  default  embedded  http://127.0.0.1:30000  ready  kept   1 min
+    chat  default  embedded  http://127.0.0.1:30000  ready  kept   1 min 15 s
     """
 
     def __repr__(self) -> str:
@@ -72,11 +72,7 @@ class ServerList(CardMixin, list[ServerInfo]):
             (one.name, one.model or "default", one.engine, one.url, one.state, one.owner, elapsed(one.age))
             for one in self
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+        return text_table(rows)
 
     def _card(self) -> Card:
         if not self:

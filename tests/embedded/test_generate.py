@@ -133,7 +133,9 @@ def test_greedy_text_is_that_of_transformers(
 
 
 @pytest.mark.model
-def test_requests_at_once_answer_as_alone(server: EmbeddedServer, reference: Reference) -> None:
+def test_concurrent_requests_get_the_same_answers_as_alone(
+    server: EmbeddedServer, reference: Reference
+) -> None:
     prompts = [PROMPT, LONG[:900], CHAT, LONG[:1500] + "The moral is", "2+2="]
     expected = [reference.generate(prompt, 12) for prompt in prompts]
     server.post("/flush_cache")
@@ -259,7 +261,7 @@ def test_tokens_are_drawn_in_proportion(params: dict[str, float]) -> None:
     st.floats(0.01, 1),
     st.floats(0, 1),
 )
-def test_only_tokens_that_the_limits_leave_are_drawn(
+def test_only_tokens_within_the_limits_are_drawn(
     vocab: int, seed: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     logits = torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * 2
@@ -270,7 +272,7 @@ def test_only_tokens_that_the_limits_leave_are_drawn(
     assert (allowed[draw(logits, 50, **limits) > 0] > 0).all()
 
 
-def test_a_seed_repeats_whatever_else_is_drawn() -> None:
+def test_a_seed_repeats_independently_of_other_requests() -> None:
     def tokens(others: int) -> list[int]:
         state = SamplingState(SamplingParams.from_dict({"sampling_seed": 5}), len(LOGITS))
         rest = [SamplingState(SamplingParams(), len(LOGITS)) for _ in range(others)]
@@ -301,7 +303,7 @@ def test_seeds_repeat_over_http(server: EmbeddedServer) -> None:
 @pytest.mark.parametrize(
     "limit", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-7}], ids=str
 )
-def test_narrow_sampling_is_greedy(
+def test_sampling_from_one_candidate_is_greedy(
     server: EmbeddedServer, greedy: dict[str, Any], limit: dict[str, float]
 ) -> None:
     answer = server.generate(PROMPT, **{"temperature": 2.0, "max_new_tokens": 8, **limit})
@@ -376,7 +378,7 @@ def test_stop_strings_end_the_answer_and_are_never_shown(
 
 
 @pytest.mark.model
-def test_text_that_only_begins_like_a_stop_string_is_shown(
+def test_beginning_of_a_stop_string_is_shown_if_it_is_not_completed(
     server: EmbeddedServer, greedy: dict[str, Any]
 ) -> None:
     beginnings = [greedy["text"][at : at + 3] + "\0" for at in range(0, 40, 5)]
@@ -407,7 +409,9 @@ def test_stop_regex(server: EmbeddedServer, greedy: dict[str, Any]) -> None:
 
 
 @pytest.mark.model
-def test_a_stop_regex_that_never_ends_stalls_nobody(server: EmbeddedServer, greedy: dict[str, Any]) -> None:
+def test_a_slow_stop_regex_does_not_stall_other_requests(
+    server: EmbeddedServer, greedy: dict[str, Any]
+) -> None:
     with server.stream(PROMPT, max_new_tokens=24) as events:
         next(events)
         slow = server.post(
@@ -466,7 +470,7 @@ def test_answers_follow_their_grammars(server: EmbeddedServer) -> None:
 
 
 @pytest.mark.model
-def test_samples_stand_side_by_side(server: EmbeddedServer, greedy: dict[str, Any]) -> None:
+def test_samples_of_a_prompt_are_adjacent(server: EmbeddedServer, greedy: dict[str, Any]) -> None:
     prompts = [PROMPT, "2+2="]
     answers = server.generate(prompts, fields={"rid": "mine"}, n=3, max_new_tokens=4)
     assert len(answers) == 6
@@ -571,7 +575,7 @@ def rounded(value: Any) -> Any:
 
 
 @pytest.mark.model
-def test_half_a_character_is_never_shown(server: EmbeddedServer) -> None:
+def test_incomplete_characters_are_never_streamed(server: EmbeddedServer) -> None:
     emoji = "<|im_start|>user\nRepeat exactly: 😀🎉 日本語<|im_end|>\n<|im_start|>assistant\n"
     events = server.events(emoji, max_new_tokens=24)
     assert any(ord(character) > 0xFFFF for character in events[-1]["text"])
@@ -579,7 +583,7 @@ def test_half_a_character_is_never_shown(server: EmbeddedServer) -> None:
 
 
 @pytest.mark.model
-def test_streams_at_once_do_not_mix(server: EmbeddedServer) -> None:
+def test_concurrent_streams_do_not_mix(server: EmbeddedServer) -> None:
     prompts = [PROMPT, "2+2=", "My name is", "def add(a, b):"]
     alone = [server.generate(prompt, max_new_tokens=10)["output_ids"] for prompt in prompts]
     started = threading.Barrier(len(prompts))

@@ -280,7 +280,7 @@ def test_sampling_params_of_another_number_are_refused(server: EmbeddedServer) -
     assert "1 entries for 2 prompts" in answer.json()["error"]["message"]
 
 
-def test_only_pages_of_this_machine_may_ask_without_a_key(server: EmbeddedServer) -> None:
+def test_without_a_key_only_pages_of_this_machine_are_allowed(server: EmbeddedServer) -> None:
     exchange = load("options_cors")
     assert replay(server, exchange).status_code == 400
     local = server.request(

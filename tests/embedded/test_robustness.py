@@ -1,4 +1,4 @@
-"""Whatever is sent to the embedded server: SGLang's status and body, nobody disturbed, nothing killed."""
+"""Bad input and load: the server answers with SGLang's status and body, and other requests continue."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def check_bad(server: EmbeddedServer, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def alone(server: EmbeddedServer) -> str:
-    """What a stream says that nobody disturbs."""
+    """The text of an undisturbed stream."""
     text: str = server.generate(PROMPT, max_new_tokens=WITNESS_TOKENS, ignore_eos=True)["text"]
     return text
 
@@ -212,7 +212,7 @@ def test_bad_input(server: EmbeddedServer, name: str) -> None:
 
 
 @pytest.mark.model
-def test_bad_input_disturbs_nobody(server: EmbeddedServer, alone: str) -> None:
+def test_bad_input_does_not_disturb_other_requests(server: EmbeddedServer, alone: str) -> None:
     with witness(server, alone):
         for name in BAD:
             check_bad(server, name)
@@ -221,7 +221,7 @@ def test_bad_input_disturbs_nobody(server: EmbeddedServer, alone: str) -> None:
 
 
 @pytest.mark.model
-def test_bad_values_in_a_stream_are_an_event(server: EmbeddedServer) -> None:
+def test_bad_values_in_a_stream_are_reported_as_an_event(server: EmbeddedServer) -> None:
     (event,) = server.events(PROMPT, max_new_tokens=9000)
     assert event["error"].keys() == {"message", "type", "code", "retryable"}
     assert (event["error"]["type"], event["error"]["code"]) == ("invalid_request_error", 400)
@@ -394,7 +394,7 @@ def test_a_body_over_the_limit(guarded_server: EmbeddedServer) -> None:
 
 
 @pytest.mark.model
-def test_a_full_queue(guarded_server: EmbeddedServer) -> None:
+def test_a_full_queue_refuses_requests(guarded_server: EmbeddedServer) -> None:
     """Six run, four wait; the eleventh is told so."""
     prompts = [f"{number} and" for number in range(10)]
     with ThreadPoolExecutor(1) as pool:
@@ -416,7 +416,7 @@ def test_a_full_queue(guarded_server: EmbeddedServer) -> None:
 
 
 @pytest.mark.model
-def test_one_prompt_passes_the_rest_of_a_batch(guarded_server: EmbeddedServer) -> None:
+def test_one_prompt_overtakes_the_rest_of_a_batch(guarded_server: EmbeddedServer) -> None:
     prompts = [f"{number} and" for number in range(9)]
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(guarded_server.generate, prompts, max_new_tokens=24, ignore_eos=True)
@@ -452,7 +452,7 @@ def test_a_small_cache_answers_as_a_large_one(server: EmbeddedServer, guarded_se
 
 
 @pytest.mark.model
-async def test_two_hundred_at_once(server: EmbeddedServer) -> None:
+async def test_two_hundred_concurrent_requests(server: EmbeddedServer) -> None:
     server.post("/flush_cache")
     bodies = [generate_body(f"{number % 50}+1=", max_new_tokens=3) for number in range(200)]
     timeout = aiohttp.ClientTimeout(total=200)
@@ -477,7 +477,7 @@ async def test_two_hundred_at_once(server: EmbeddedServer) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
-def test_a_client_that_goes_ends_its_request(server: EmbeddedServer, stream: bool) -> None:
+def test_a_disconnected_client_s_request_is_aborted(server: EmbeddedServer, stream: bool) -> None:
     server.wait_idle()
     address = urlsplit(server.url)
     sent = json.dumps(
@@ -500,7 +500,7 @@ def test_a_client_that_goes_ends_its_request(server: EmbeddedServer, stream: boo
 
 
 @pytest.mark.model
-def test_aborts_keep_what_was_said(server: EmbeddedServer) -> None:
+def test_aborted_requests_keep_their_text(server: EmbeddedServer) -> None:
     def ask(rid: str) -> dict[str, Any]:
         answer: dict[str, Any] = server.generate(
             PROMPT, fields={"rid": rid}, max_new_tokens=4000, ignore_eos=True
@@ -561,7 +561,7 @@ def test_cached_prefixes_and_flushing(server: EmbeddedServer) -> None:
 
 
 @pytest.mark.model
-def test_nobody_stalls_a_stream(server: EmbeddedServer, alone: str) -> None:
+def test_other_requests_do_not_stall_a_stream(server: EmbeddedServer, alone: str) -> None:
     long = "".join(f"{number}. {STORY}" for number in range(40))
     slow = {"stop_regex": [f"(a|aa)+b{number}" for number in range(32)], "logit_bias": {"81": 100}}
     bodies = {
@@ -740,7 +740,7 @@ def test_other_machines_need_a_key() -> None:
     assert "NBRUNTIME_API_KEY" in done.stderr
 
 
-def test_a_key_is_no_argument() -> None:
+def test_keys_are_not_taken_from_the_command_line() -> None:
     done = refused("--api-key", "sk-test")
     assert done.returncode == 2
     assert "unrecognized arguments" in done.stderr
@@ -758,7 +758,7 @@ def test_a_taken_port() -> None:
 
 
 @pytest.mark.parametrize("port", ["99999", "-1"])
-def test_a_port_that_is_none(port: str) -> None:
+def test_an_invalid_port(port: str) -> None:
     done = refused("--port", port)
     assert done.returncode == 2
     assert f"--port must be in [0, 65535], got {port}" in done.stderr
@@ -773,7 +773,7 @@ def test_a_port_that_is_none(port: str) -> None:
         ("--max-body-bytes", 0, 1),
     ],
 )
-def test_a_number_that_is_too_small(
+def test_an_argument_below_its_minimum(
     flag: str, value: int, least: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -798,7 +798,7 @@ def test_a_number_that_is_too_small(
         ),
     ],
 )
-def test_what_cannot_be_started_is_told_in_two_lines(flag: str, value: str, said: str) -> None:
+def test_a_failed_start_is_reported_in_two_lines(flag: str, value: str, said: str) -> None:
     done = refused(flag, value, "--port", "0")
     assert done.returncode == 1
     assert said in done.stderr
@@ -807,7 +807,7 @@ def test_what_cannot_be_started_is_told_in_two_lines(flag: str, value: str, said
 
 @pytest.mark.model
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-def test_the_other_loopback() -> None:
+def test_ipv6_loopback() -> None:
     server = EmbeddedServer("--host", "::1")
     try:
         assert server.url.startswith("http://[::1]:")
@@ -817,7 +817,7 @@ def test_the_other_loopback() -> None:
 
 
 @pytest.mark.model
-def test_ended_while_loading() -> None:
+def test_sigterm_while_loading() -> None:
     for phase in ("starting", "loading weights"):
         server = EmbeddedServer("--dtype", "float32")
         try:
@@ -835,7 +835,7 @@ def test_ended_while_loading() -> None:
 
 
 @pytest.mark.model
-def test_ended_while_busy() -> None:
+def test_sigterm_while_generating() -> None:
     server = EmbeddedServer("--dtype", "float32").ready()
     try:
         long = generate_body(PROMPT, max_new_tokens=4000, ignore_eos=True)
@@ -862,7 +862,7 @@ def test_ended_while_busy() -> None:
 
 
 @pytest.mark.model
-def test_ended_while_tokenizing() -> None:
+def test_sigterm_while_tokenizing() -> None:
     server = EmbeddedServer("--dtype", "float32").ready()
     try:
         with ThreadPoolExecutor(8) as pool:

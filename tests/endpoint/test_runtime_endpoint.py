@@ -140,7 +140,7 @@ def test_batches_and_samples(server: ScriptedServer, endpoint: RuntimeEndpoint) 
     assert isinstance(endpoint.complete([[1, 2]]), list)
     server.on("/generate", Reply(json=answer("a", [1])))
     assert isinstance(endpoint.complete([1, 2]), Generation)
-    with pytest.raises(errors.ProtocolError, match="Not 2 answers"):
+    with pytest.raises(errors.ProtocolError, match="not send 2 answers"):
         endpoint.complete(["x", "y"])
 
 

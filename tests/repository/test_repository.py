@@ -22,8 +22,6 @@ from nbruntime.notebook.magics.sgl_magics import SglMagics
 
 ROOT = Path(__file__).parents[2]
 
-LOWEST_FLOOR = ("protocol", "errors", "generation")
-
 NOT_FOR_A_REPOSITORY = re.compile(
     r"/(?:work|root|home|farm)/|/opt/(?:wheels|pypi)|/tmp/"
     r"|pythonhosted\.org|pypi\.org|download\.pytorch\.org|registry\.npmjs\.org|deb\.debian\.org"
@@ -38,12 +36,9 @@ def _tracked(*patterns: str) -> list[Path]:
     return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def _modules(*rooms: str) -> list[str]:
-    paths = [path for room in rooms for path in ROOT.glob(f"nbruntime/{room}/**/*.py")]
-    paths += [ROOT / "nbruntime" / f"{room}.py" for room in rooms]
-    names = [
-        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in paths if path.exists()
-    ]
+def _modules() -> list[str]:
+    paths = [path for path in ROOT.glob("nbruntime/**/*.py") if path.name != "__main__.py"]
+    names = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in paths]
     return sorted(name.removesuffix(".__init__") for name in names)
 
 
@@ -119,8 +114,8 @@ def test_magics_and_their_options_in_a_document_exist(document: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", _modules(*LOWEST_FLOOR))
-def test_examples_of_the_lowest_floor_run(name: str) -> None:
+@pytest.mark.parametrize("name", _modules())
+def test_examples_in_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     print(f"{result.attempted} examples in {name}")
     assert result.failed == 0

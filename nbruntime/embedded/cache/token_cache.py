@@ -19,14 +19,7 @@ class Span:
 
 
 class TokenCache:
-    """Slots for running requests, and a radix tree of what earlier requests computed.
-
-    Parameters
-    ----------
-    capacity : int
-        Number of tokens that fit.
-    reuse : bool
-        Whether later requests use what earlier ones computed.
+    """Slots for up to `capacity` tokens, and, with `reuse`, a radix tree of what earlier requests computed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The web application: routes, keys, errors."""
+"""The web application: routes, keys, CORS, errors."""
 
 from __future__ import annotations
 
@@ -83,21 +83,11 @@ _UNSERVED = frozenset(
         "/api/show",
     }
 )
-"""SGLang's routes that this server does not have."""
+"""SGLang's routes that this server lacks."""
 
 
 def make_app(state: ServerState) -> web.Application:
-    """Make the application.
-
-    Parameters
-    ----------
-    state : ServerState
-        Shared by all handlers.
-
-    Returns
-    -------
-    web.Application
-    """
+    """Make the application; all handlers share `state`."""
     app = web.Application(
         middlewares=[_preflight, _errors, _keys], client_max_size=state.arguments.max_body_bytes
     )
@@ -172,7 +162,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as refusal:
         return json_reply({"detail": refusal.reason}, refusal.status)
     except (asyncio.CancelledError, ConnectionError):
-        raise  # the client has gone
+        raise  # the client has disconnected
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         return text_reply("Internal Server Error", status=500)
@@ -180,7 +170,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def _keys(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Ask for a key, by the rules of SGLang's ``srt/utils/auth.py``."""
+    """Require a key, by the rules of SGLang's ``srt/utils/auth.py``."""
     arguments = state_of(request).arguments
     api_key, admin_key = arguments.api_key, arguments.admin_api_key
     admin = request.path in _ADMIN_PATHS
@@ -188,7 +178,7 @@ async def _keys(request: web.Request, handler: Handler) -> web.StreamResponse:
     if needed is None or request.method == hdrs.METH_OPTIONS or request.path.startswith(_OPEN_PREFIXES):
         return await handler(request)
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    # A header may hold any bytes, and so may a variable of the environment.
+    # Headers and environment variables may hold any bytes.
     one, other = (text.encode(errors="surrogateescape") for text in (given, needed))
     if scheme.lower() == "bearer" and hmac.compare_digest(one, other):
         return await handler(request)
@@ -197,7 +187,7 @@ async def _keys(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def _preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a browser's question whether a page of another origin may ask."""
+    """Answer CORS preflight requests."""
     if request.method != hdrs.METH_OPTIONS or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
         return await handler(request)
     if not _origin_allowed(request):
@@ -220,10 +210,10 @@ async def _allow_origin(request: web.Request, response: web.StreamResponse) -> N
 
 
 def _origin_allowed(request: web.Request) -> bool:
-    """Tell whether a page may use this server.
+    """Tell whether a page of the request's origin may use this server.
 
-    SGLang lets every page. A server without a key answers whoever reaches it, and a page of the web that the
-    user happens to visit reaches loopback: without a key only pages of this machine are let.
+    SGLang allows every page. But any web page that the user visits reaches loopback, so without a key only
+    pages of this machine are allowed.
     """
     if state_of(request).arguments.api_key is not None:
         return True

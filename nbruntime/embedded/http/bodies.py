@@ -1,4 +1,4 @@
-"""Reading request bodies as JSON objects."""
+"""Reads request bodies as JSON objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbruntime.embedded.service.field_types import FieldTypes, check_types, shor
 Checked = TypeVar("Checked")
 
 _LARGE_BODY = 2**20
-"""Bytes from which a body is parsed and checked in a thread."""
+"""Size in bytes above which a body is parsed and checked in a thread."""
 
 _NOT_AN_OBJECT = "Input should be a dictionary, sent as application/json"
 
@@ -29,24 +29,18 @@ async def read_object(
     ----------
     request : web.Request
     check : callable
-        Takes the object and raises `ReplyError` if it is wrong; an empty body that is not required is an
-        empty object.
+        Takes the object, raises `ReplyError` if it is wrong, and gives the result.
     required : bool
-        Whether an empty body is an error.
-
-    Returns
-    -------
-    object
-        What `check` returns.
+        Whether an empty body is an error; otherwise it is an empty object.
 
     Raises
     ------
     ReplyError
-        When the body is missing, not JSON, not an object, or refused by `check`.
+        If the body is missing, not JSON, not an object, or refused by `check`.
     """
     declared = request.headers.get("Content-Type", "application/json").partition(";")[0].strip().lower()
     if not (declared == "application/json" or declared.endswith("+json")):
-        # As with FastAPI. It also keeps pages of the web from posting without a preflight.
+        # As in FastAPI; it also keeps web pages from posting without a preflight.
         raise invalid_body(
             {"type": "dataclass_type", "loc": ("body",), "msg": _NOT_AN_OBJECT, "input": declared}
         )
@@ -86,7 +80,7 @@ def parse_json(raw: bytes) -> Any:
     Raises
     ------
     ValueError
-        When it is not JSON.
+        If it is not JSON.
 
     Examples
     --------
@@ -112,7 +106,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def checker(fields: FieldTypes) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Make a check for `read_object` that looks at the types and gives the object as it is."""
+    """Make a check for `read_object` that checks the types and gives the object unchanged."""
 
     def check(body: dict[str, Any]) -> dict[str, Any]:
         check_types(body, fields)

@@ -1,4 +1,4 @@
-"""Routes that change what the server does: cache, aborts, profiling; and the tokenizer's two."""
+"""Routes for cache, aborts, profiling, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NOT_FLUSHED = (
 )
 
 _MOST_CHARACTERS = 2**20
-"""What ``/tokenize`` takes at once: it has no context length, and a character takes a hundred bytes."""
+"""Limit of ``/tokenize``, which needs about a hundred bytes of memory per character."""
 
 _check_abort = checker(
     {"rid": (("string_type", "str", is_str),), "abort_all": (("bool_type", "bool", is_bool),)}
@@ -88,10 +88,10 @@ def _timeout(request: web.Request) -> float:
 
 
 async def abort_request(request: web.Request) -> web.Response:
-    """Serve ``/abort_request``: the request ``rid``, or all; an unknown id is no error.
+    """Serve ``/abort_request``: abort the request ``rid`` and those whose ids begin with it, or all.
 
-    As with SGLang (``srt/managers/tokenizer_manager.py``) the id must be that of a request that runs, and
-    those whose ids begin with it end, too. The name that was given to a batch is none of them.
+    As in SGLang (``srt/managers/tokenizer_manager.py``), an id that is not active, such as the id given to a
+    batch, is ignored.
     """
     state = state_of(request)
     engine = state.service.engine
@@ -123,26 +123,31 @@ async def stop_profile(request: web.Request) -> web.Response:
     return await _profile(engine.call(engine.profiler.stop), "Stop profiling. This will take some time.\n")
 
 
-async def _profile(future: Any, said: str) -> web.Response:
+async def _profile(future: Any, reply: str) -> web.Response:
     try:
         await asyncio.wrap_future(future)
     except (ProfilerBusy, OSError) as error:
         # SGLang answers 500 and a bare text here; the text says why.
         return text_reply(f"Internal Server Error: {error}\n", status=500)
-    return text_reply(said)
+    return text_reply(reply)
 
 
 async def tokenize(request: web.Request) -> web.Response:
-    """Serve ``/tokenize``: the tokens of a text, of several, or of a conversation."""
+    """Serve ``/tokenize``: the tokens of a text, of several texts, or of a conversation."""
     _require_json(request)
     state = state_of(request)
     service = state.service
     body = await read_object(request, _check_tokenize)
     prompt, messages = body.get("prompt"), body.get("messages")
     if (prompt is None) == (messages is None):
-        said = "Exactly one of 'prompt' or 'messages' must be provided."
+        problem = "Exactly one of 'prompt' or 'messages' must be provided."
         raise invalid_body(
-            {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}", "input": shortened(body)}
+            {
+                "type": "value_error",
+                "loc": ("body",),
+                "msg": f"Value error, {problem}",
+                "input": shortened(body),
+            }
         )
     special = messages is None and body.get("add_special_tokens", True)
 

@@ -1,4 +1,4 @@
-"""Routes that tell how the server is and what it serves."""
+"""Routes about the server's state and model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def root(request: web.Request) -> web.Response:
 
 
 async def health(request: web.Request) -> web.Response:
-    """Serve ``/health``, ``/health_generate``, ``/ready`` and ``/ping``: 200 when requests are answered."""
+    """Serve ``/health``, ``/health_generate``, ``/ready`` and ``/ping``: 200 if ready, else 503."""
     return web.Response(status=200 if state_of(request).ready else 503)
 
 
@@ -133,7 +133,7 @@ def _card(state: ServerState) -> dict[str, Any]:
 
 
 async def loads(request: web.Request) -> web.Response:
-    """Serve ``/v1/loads``: what runs, what waits, and how full the cache is."""
+    """Serve ``/v1/loads``: running and waiting requests, use of the cache."""
     state = state_of(request)
     engine = state.service.engine
     scheduler, cache, stats = engine.scheduler, engine.scheduler.cache, engine.stats
@@ -180,13 +180,13 @@ async def loads(request: web.Request) -> web.Response:
 
 
 def _memory_gb(service: Service) -> tuple[float, float]:
-    """Give the memory of the weights and of the KV cache, in GiB, which SGLang calls GB."""
+    """Give the memory of weights and KV cache in GiB, which SGLang calls GB."""
     cache = service.engine.scheduler.cache.capacity * service.facts.kv_bytes_per_token
     return round(service.facts.weight_bytes / GIB, 3), round(cache / GIB, 3)
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Serve ``/metrics``; without ``--enable-metrics`` there are none, as with SGLang."""
+    """Serve ``/metrics``; 404 without ``--enable-metrics``, as in SGLang."""
     state = state_of(request)
     if not state.arguments.enable_metrics:
         raise ReplyError(

@@ -59,13 +59,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Counters, gauges and histograms of one server.
-
-    Parameters
-    ----------
-    model_name : str
-        Label of every metric.
-    """
+    """Counters, gauges and histograms of one server, labelled with `model_name`."""
 
     def __init__(self, model_name: str = "") -> None:
         self._registry = CollectorRegistry()

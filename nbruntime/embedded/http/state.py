@@ -1,4 +1,4 @@
-"""What the handlers of a running server share."""
+"""The state that the handlers of a server share."""
 
 from __future__ import annotations
 
@@ -18,19 +18,11 @@ from nbruntime.embedded.service.service import Service
 
 @dataclass(slots=True)
 class ServerState:
-    """A server from its start to its end.
-
-    Parameters
-    ----------
-    arguments : ServerArguments
-    metrics : Metrics
-    phase : str
-        What it is doing: ``starting``, ``downloading``, …, ``ready``.
-    """
+    """State of a server from start to stop."""
 
     arguments: ServerArguments
     metrics: Metrics
-    phase: str = "starting"
+    phase: str = "starting"  # "downloading", …, "ready"
     started: float = field(default_factory=time.time)
     startup_seconds: dict[str, float] = field(default_factory=dict)
     stopping: bool = False
@@ -52,7 +44,7 @@ class ServerState:
         Raises
         ------
         ReplyError
-            503 while it is being loaded, and when the server stops.
+            503 while the server starts or stops.
         """
         if self._service is None:
             raise http_error(
@@ -63,7 +55,7 @@ class ServerState:
         return self._service
 
     def open(self, service: Service) -> None:
-        """Begin to answer requests."""
+        """Start to answer requests."""
         self._service = service
         self.phase = "ready"
 
@@ -72,12 +64,12 @@ STATE: web.AppKey[ServerState] = web.AppKey("state", ServerState)
 
 
 def state_of(request: web.Request) -> ServerState:
-    """Give the state of the server that got a request."""
+    """Give the state of the server that received a request."""
     return request.app[STATE]
 
 
 def json_safe(value: Any) -> Any:
-    """Turn tuples and paths into what JSON has."""
+    """Turn tuples and sets into lists, and other objects into strings, for JSON."""
     if isinstance(value, dict):
         return {key: json_safe(each) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -59,23 +59,9 @@ def cached_attention(
 ) -> tuple[Tensor, None]:
     """Write the keys and values of a batch to the cache and attend over each request's past.
 
-    Parameters
-    ----------
-    module : Module
-        The attention layer, with its index.
-    query : Tensor, shape (1, heads, tokens, head size)
-    key, value : Tensor, shape (1, KV heads, tokens, head size)
-    attention_mask : None
-        Not used: the batch says what a token attends to.
-    batch : ForwardBatch
-        Maps tokens to requests and slots.
-    cache : KVCache
-    scaling : float, optional
-        Factor on the scores.
-    sliding_window : int, optional
-        Number of tokens that a token attends to, including itself.
-    **ignored
-        Arguments of other attention back ends.
+    `query` has the shape (1, heads, tokens, head size), `key` and `value` (1, KV heads, tokens, head size).
+    `sliding_window` is the number of tokens that a token attends to, including itself. `attention_mask` and
+    other arguments of back ends are not used.
 
     Returns
     -------

@@ -28,14 +28,7 @@ logger = logging.getLogger(__name__)
 class TransformersRunner:
     """A causal language model of transformers over a shared KV cache; made by `load_model`.
 
-    Parameters
-    ----------
-    model : Module
-        A model ``…ForCausalLM`` that uses `cached_attention`.
-    precision : str
-        What its linear layers compute in.
-    weight_bytes : int
-        Memory of its weights.
+    Its members are those of `ModelRunner`.
     """
 
     def __init__(self, model: nn.Module, precision: str, weight_bytes: int) -> None:
@@ -80,7 +73,7 @@ class TransformersRunner:
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch) -> Tensor:
-        """Run one step and return logits, float32, shape (rows, vocabulary)."""
+        """Run one step and return logits; see `ModelRunner`."""
         logits: Tensor = self._run(self._model, batch, logits_to_keep=batch.logit_rows).logits
         return logits[0].float()
 

@@ -60,17 +60,7 @@ Grammar = Callable[[], GrammarMatcher]
 
 
 class GrammarCompiler:
-    """Compiles grammars and caches them.
-
-    Parameters
-    ----------
-    tokenizer : Tokenizer
-        The model's tokenizer.
-    vocab_size : int
-        Width of the logits.
-    eos_token_ids : iterable of int
-        Tokens that end an answer.
-    """
+    """Compiles grammars for a model's tokenizer, width of logits and end tokens, and caches them."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""Checks bodies of requests, turns them into requests of the engine, and submits them."""
+"""Turns request bodies into requests of the engine and submits them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Admission:
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
 
     async def in_worker(self, function: Callable[[], Result]) -> Result:
-        """Run a long function in a thread, so that streams go on meanwhile; only a few run at a time."""
+        """Run a long function in a thread, so that streams continue; only a few run at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
 
     def note_abort(self, prefix: str | None) -> None:
@@ -74,7 +74,7 @@ class Admission:
     async def submit(
         self, service: Service, body: dict[str, Any], params: list[SamplingParams], received: float
     ) -> AsyncIterator[Submission]:
-        """Run the requests of a body; requests that have not ended when the context is left are aborted.
+        """Run the requests of a body; on leaving the context, unfinished requests are aborted.
 
         Their ids are active from the beginning, so that an abort finds them while their texts are tokenized.
 
@@ -82,10 +82,8 @@ class Admission:
         ----------
         service : Service
             The loaded model.
-        body : dict
-            As `check_body` gives it.
-        params : list of SamplingParams
-            As `check_body` gives them.
+        body, params
+            The result of `check_body`.
         received : float
             When the request came, by `clock.now`.
 
@@ -97,7 +95,7 @@ class Admission:
         Raises
         ------
         ReplyError
-            400 if the request has a wrong value, 503 while the server stops.
+            400 for a wrong value, 503 while the server stops.
         """
         generate_input = read_generate_input(body, params, most=service.most_sequences)
         with self._activated([sequence.rid for sequence in generate_input.sequences]):
@@ -182,7 +180,7 @@ def _takes_long(generate_input: GenerateReqInput) -> bool:
 
 
 def _encode(service: Service, text: str) -> list[int]:
-    """Tokenize a prompt, unless its length shows that it is too long: tokenizing takes much memory."""
+    """Tokenize a prompt, unless its length alone shows that it is too long: tokenizing takes much memory."""
     limit = service.context_length
     if len(text) > limit and (least := service.tokenizer.least_tokens(text)) >= limit:
         raise bad_value(
@@ -212,7 +210,7 @@ def _deliver_to(updates: UpdateQueue, number: int) -> Callable[[Update], None]:
 
 
 def _with_length(params: SamplingParams, room: int) -> SamplingParams:
-    """Put a number where "as much as fits" was asked for."""
+    """Set `max_new_tokens` to `room` if it is None."""
     if params.max_new_tokens is not None:
         return params
     values = {name: getattr(params, name) for name in SamplingParams.__slots__}
@@ -220,7 +218,7 @@ def _with_length(params: SamplingParams, room: int) -> SamplingParams:
 
 
 def _check_prompt(service: Service, ids: list[int], sequence: SequenceInput) -> None:
-    """Refuse what the model cannot take, before it reaches the engine."""
+    """Refuse what the model cannot take."""
     facts, limit = service.facts, service.context_length
     params = sequence.params
     if not ids:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ReplyError(Exception):
-    """An error to be answered with its status and body.
+    """An error with the HTTP status and JSON body of its reply.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class ReplyError(Exception):
 
 
 def bad_value(message: str) -> ReplyError:
-    """Make the error of a request that is well formed and asks for what cannot be."""
+    """Make the error of a well-formed request with an invalid value."""
     return ReplyError(400, {"error": {"message": message}}, message)
 
 
@@ -34,7 +34,7 @@ def broken_contract(message: str) -> ReplyError:
 
 
 def http_error(status: int, message: str, kind: str | None = None) -> ReplyError:
-    """Make an error in the flat shape; its type is the status where nothing better is known."""
+    """Make an error in the flat shape; its type defaults to the status."""
     body = {
         "object": "error",
         "message": message,
@@ -46,7 +46,7 @@ def http_error(status: int, message: str, kind: str | None = None) -> ReplyError
 
 
 def invalid_body(*problems: dict[str, Any]) -> ReplyError:
-    """Make the error of a body whose fields have wrong types, as pydantic reports it through SGLang."""
+    """Make the error of fields with wrong types, as pydantic reports it through SGLang."""
     plural = "s" if len(problems) > 1 else ""
     lines = "".join(f"\n  {problem}" for problem in problems)
     return http_error(400, f"{len(problems)} validation error{plural}:{lines}", "Bad Request")

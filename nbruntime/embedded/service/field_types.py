@@ -17,22 +17,22 @@ _SHORT.maxstring = _SHORT.maxlong = 200
 
 
 def is_str(value: Any) -> bool:
-    """Tell a string."""
+    """Tell whether a value is a string."""
     return isinstance(value, str)
 
 
 def is_int(value: Any) -> bool:
-    """Tell an integer; a bool is none."""
+    """Tell whether a value is an integer; a bool is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_bool(value: Any) -> bool:
-    """Tell a bool."""
+    """Tell whether a value is a bool."""
     return isinstance(value, bool)
 
 
 def is_object(value: Any) -> bool:
-    """Tell a JSON object."""
+    """Tell whether a value is a JSON object."""
     return isinstance(value, dict)
 
 
@@ -59,12 +59,12 @@ _MESSAGES = {
 
 
 def check_types(body: Mapping[str, Any], fields: FieldTypes) -> None:
-    """Check the types of the fields that are there; null passes.
+    """Check the types of the given fields; null passes.
 
     Raises
     ------
     ReplyError
-        Naming every type that the first wrong field may have.
+        Lists the types that the first wrong field may have.
     """
     for name, types in fields.items():
         value = body.get(name)
@@ -84,7 +84,7 @@ def check_types(body: Mapping[str, Any], fields: FieldTypes) -> None:
 
 
 def shortened(value: Any) -> Any:
-    """Give a value as an error shows it: what is long is cut, and not looked at as a whole.
+    """Give a value as an error shows it: long values are cut, without reading them whole.
 
     Examples
     --------

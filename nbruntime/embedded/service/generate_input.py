@@ -1,7 +1,7 @@
 """The body of ``/generate`` and ``/encode``, read into one input per sequence.
 
-The rules are those of SGLang's ``srt/managers/io_struct.py``: scalars are broadcast over a batch, a string
-request id gets a number per prompt, and n samples of a prompt stand side by side.
+The rules are those of SGLang's ``srt/managers/io_struct.py``: scalars apply to the whole batch, a string
+request id gets a number per prompt, and n samples of a prompt are adjacent.
 """
 
 from __future__ import annotations
@@ -55,70 +55,43 @@ _NEITHER = "Either text, input_ids or input_embeds should be provided."
 
 @dataclass(frozen=True, slots=True)
 class SequenceInput:
-    """One sequence of a request.
-
-    Parameters
-    ----------
-    rid : str
-        Its request id.
-    text : str or None
-        The prompt, if it came as text.
-    input_ids : list of int or None
-        The prompt, if it came as tokens.
-    params : SamplingParams
-    return_logprob : bool
-    logprob_start_len : int
-        -1 for none of the prompt.
-    top_logprobs_num : int
-    token_ids_logprob : tuple of int
-    """
+    """One sequence of a request; its prompt is `text` or `input_ids`."""
 
     rid: str
     text: str | None
     input_ids: list[int] | None
     params: SamplingParams
     return_logprob: bool = False
-    logprob_start_len: int = -1
+    logprob_start_len: int = -1  # -1: no prompt tokens
     top_logprobs_num: int = 0
     token_ids_logprob: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateReqInput:
-    """What a body asks for.
+    """A body of ``/generate``, named as in SGLang."""
 
-    Parameters
-    ----------
-    sequences : list of SequenceInput
-        Prompt by prompt, the n samples of each side by side.
-    single : bool
-        Whether the answer is an object and not a list.
-    stream : bool
-        Whether the answer is wanted piece by piece.
-    text_in_logprobs, prompt_token_ids : bool
-        Whether answers hold the text of tokens in log-probabilities, and the prompt's tokens.
-    """
-
-    sequences: list[SequenceInput]
-    single: bool
+    sequences: list[SequenceInput]  # by prompt, the n samples of each adjacent
+    single: bool  # the answer is an object instead of a list
     stream: bool
     text_in_logprobs: bool
     prompt_token_ids: bool
 
 
 def check_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[SamplingParams]]:
-    """Check names and types: what is refused before a stream begins.
+    """Check names and types, which are refused before a stream begins.
 
     Returns
     -------
     body : dict
-        As given.
+        The same object.
     params : list of SamplingParams
         One for all prompts, or one for each.
 
     Raises
     ------
     ReplyError
+        If a name or type is wrong.
     """
     check_types(body, _FIELDS)
     given = body.get("sampling_params") or {}
@@ -132,24 +105,12 @@ def check_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[SamplingParam
 def read_generate_input(
     body: Mapping[str, Any], params: list[SamplingParams], *, most: int
 ) -> GenerateReqInput:
-    """Read a body whose types are checked.
-
-    Parameters
-    ----------
-    body : mapping
-    params : list of SamplingParams
-        From `check_body`.
-    most : int
-        Sequences that one request may ask for.
-
-    Returns
-    -------
-    GenerateReqInput
+    """Read a body and its parameters from `check_body`; at most `most` sequences.
 
     Raises
     ------
     ReplyError
-        For whatever does not fit together, in SGLang's words where it has some.
+        If values do not fit together, in SGLang's words where it has some.
     """
     texts, ids, single = _prompts(body)
     count = len(texts if texts is not None else ids or [])
@@ -206,7 +167,7 @@ def read_generate_input(
 
 
 def _prompts(body: Mapping[str, Any]) -> tuple[list[str] | None, list[list[int]] | None, bool]:
-    """Give texts and token ids, one per prompt, and whether the request is for a single prompt."""
+    """Give texts and token ids, one per prompt, and whether there is a single prompt."""
     text, ids = body.get("text"), body.get("input_ids")
     if text is None and ids is None:
         raise bad_value(_NEITHER)
@@ -267,7 +228,7 @@ def _check_supported(params: SamplingParams) -> None:
 
 
 def _refuse_unserved(body: Mapping[str, Any]) -> None:
-    """Refuse, as SGLang does, what a server without the matching flag cannot give."""
+    """Refuse what SGLang refuses without the matching flag, and what this server lacks."""
     lora = body.get("lora_path")
     names = [lora] if isinstance(lora, str) else lora or []
     wanted = next((name for name in names if name), None)

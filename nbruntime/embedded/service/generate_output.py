@@ -17,13 +17,13 @@ class SequenceOutput:
     Parameters
     ----------
     request : Request
-        Whose answer it is.
+        The sequence's request.
     weight_version : str
         Name of the weights.
     tokenizer : Tokenizer or None
         Gives the text of tokens in log-probabilities; None leaves it out.
     prompt_token_ids : bool
-        Whether the prompt's tokens are wanted in the answer.
+        Whether the body holds the prompt's tokens.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SequenceOutput:
         self._first_sent = 0.0
 
     def add(self, update: Update) -> None:
-        """Take in what is new."""
+        """Add an update."""
         self._text = update.text
         self._output_ids.extend(update.token_ids)
         self.finish_reason = update.finish_reason
@@ -57,7 +57,7 @@ class SequenceOutput:
                 self._output[name].extend(rows)
 
     def embedding(self) -> dict[str, Any]:
-        """Give the answer of ``/encode``."""
+        """Give the body of ``/encode``."""
         request = self.request
         return {
             "embedding": request.hidden_state,
@@ -72,18 +72,14 @@ class SequenceOutput:
         }
 
     def body(self, *, incremental: bool = False, index: int | None = None) -> dict[str, Any]:
-        """Give the answer so far.
+        """Give the body so far.
 
         Parameters
         ----------
         incremental : bool
-            Text, tokens and their log-probabilities since the last call only.
+            Give only text, tokens and log-probabilities since the last call.
         index : int, optional
-            Place in the batch, for an event of a stream.
-
-        Returns
-        -------
-        dict
+            Index of the sequence, for an event of a stream.
         """
         text_from, ids_from = (self._sent_text, self._sent_ids) if incremental else (0, 0)
         body: dict[str, Any] = {
@@ -165,7 +161,7 @@ class SequenceOutput:
         return info
 
     def _written(self, record: LogprobRecord) -> dict[str, list[Any]]:
-        """Write a record the way it is sent."""
+        """Write a record in the form of the body."""
         return {
             "token": [self._entry(entry) for entry in record.tokens],
             "top": [row and [self._entry(entry) for entry in row] for row in record.top],

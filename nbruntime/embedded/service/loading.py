@@ -1,4 +1,4 @@
-"""From arguments to a model that can answer."""
+"""Loads the model and starts its engine."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from nbruntime.errors import ModelNotFoundError
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 384 * 2**20
-"""Memory of the KV cache where no size is given; pages that were never used take none."""
+"""Default memory of the KV cache; unused pages take none."""
 
 MOST_SLOTS = 2**18
-"""Tokens in the KV cache at most where no size is given: small models would get millions."""
+"""Limit of the default size of the KV cache: small models would get millions of tokens."""
 
 MAX_RUNNING = 32
 MAX_QUEUED = 4096
@@ -59,20 +59,16 @@ def load_service(
     startup_seconds : dict of str to float
         Filled with the seconds of each phase.
     post : callable
-        Runs a function in the thread that delivers updates.
+        Runs a function in the thread that receives updates.
     on_finished : callable
         Takes each request that has ended, in the engine's thread.
     on_end : callable
         Called by `post` when the engine has ended.
 
-    Returns
-    -------
-    Service
-
     Raises
     ------
     LaunchError
-        When there is no such model, or it cannot be served.
+        If the model does not exist or is not supported.
     """
 
     def report(phase: str, done: float | None, total: float | None, unit: str) -> None:
@@ -132,25 +128,14 @@ def load_service(
 
 
 def cache_size(arguments: ServerArguments, facts: ModelFacts) -> int:
-    """Decide how many tokens the KV cache holds.
-
-    Parameters
-    ----------
-    arguments : ServerArguments
-    facts : ModelFacts
-
-    Returns
-    -------
-    int
-        As asked for, else what fits `CACHE_BYTES`.
-    """
+    """Give the capacity of the KV cache in tokens: as asked for, or what fits in `CACHE_BYTES`."""
     if arguments.max_total_tokens is not None:
         return arguments.max_total_tokens
     return max(1, min(MOST_SLOTS, CACHE_BYTES // facts.kv_bytes_per_token))
 
 
 def context_length(arguments: ServerArguments, facts: ModelFacts, capacity: int) -> int:
-    """Decide how many tokens a prompt and its answer may have together: as many as the KV cache holds."""
+    """Give the most tokens of prompt and answer together, limited by the KV cache."""
     wanted = arguments.context_length or facts.context_length
     if wanted > capacity:
         logger.info("context length: %d tokens, as many as the KV cache holds (of %d)", capacity, wanted)
@@ -158,7 +143,7 @@ def context_length(arguments: ServerArguments, facts: ModelFacts, capacity: int)
 
 
 def _loadable_name(model: ResolvedModel) -> str:
-    """Give what transformers loads the model by: a hub id where there is one, else the folder."""
+    """Give the name that transformers can load: a hub id if there is one, else the folder."""
     if not model.source.startswith("hub"):
         return str(model.folder)
     return DEFAULT_REPO if model.name == DEFAULT_MODEL else model.name

@@ -12,22 +12,7 @@ from nbruntime.embedded.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Service:
-    """A loaded model that can answer.
-
-    Parameters
-    ----------
-    engine : Engine
-        Runs requests.
-    tokenizer : Tokenizer
-    grammars : GrammarCompiler
-    facts : ModelFacts
-    model_path, tokenizer_path, served_name : str
-        As the server tells them.
-    context_length : int
-        Tokens that prompt and answer may have together.
-    most_sequences : int
-        Answers that one request may ask for: more would not fit the queue.
-    """
+    """A loaded model that can answer requests."""
 
     engine: Engine
     tokenizer: Tokenizer
@@ -36,5 +21,5 @@ class Service:
     model_path: str
     tokenizer_path: str
     served_name: str
-    context_length: int
-    most_sequences: int
+    context_length: int  # tokens of prompt and answer together
+    most_sequences: int  # of one request: more would not fit into the queue

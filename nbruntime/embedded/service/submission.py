@@ -16,22 +16,18 @@ UpdateQueue = asyncio.Queue[tuple[int, Update]]
 
 
 class Submission:
-    """Requests that the engine works on, and their outputs.
+    """Requests in the engine, and their outputs.
 
     Parameters
     ----------
     requests : list of Request
         One for each sequence.
     updates : UpdateQueue
-        Gets the updates of these requests.
-    weight_version : str
-        Name of the weights.
-    tokenizer : Tokenizer or None
-        Gives the text of tokens in log-probabilities; None leaves it out.
+        Receives the updates of these requests.
+    weight_version, tokenizer, prompt_token_ids
+        For `SequenceOutput`.
     single : bool
         Whether the answer is an object instead of a list.
-    prompt_token_ids : bool
-        Whether answers hold the prompt's tokens.
     """
 
     def __init__(
@@ -52,13 +48,7 @@ class Submission:
         ]
 
     async def collect(self) -> Any:
-        """Wait for the end of all requests and give the body of the answer.
-
-        Raises
-        ------
-        ReplyError
-            If a request failed.
-        """
+        """Wait for the end of all requests and give the body of the answer; ReplyError if one failed."""
         outputs = self._outputs
         for _ in outputs:
             number, update = await self._updates.get()
@@ -70,15 +60,7 @@ class Submission:
     async def stream(self, *, incremental: bool) -> AsyncIterator[dict[str, Any]]:
         """Give bodies as updates come; waiting updates of a sequence are joined into one body.
 
-        Parameters
-        ----------
-        incremental : bool
-            Whether a body holds only what is new since the last one of its sequence.
-
-        Yields
-        ------
-        dict
-            One body, with the sequence's index if there are several.
+        With `incremental`, a body holds only what is new since the last one of its sequence.
         """
         outputs, updates = self._outputs, self._updates
         unfinished = len(outputs)

@@ -59,14 +59,7 @@ def compile_stop_regex(pattern: str) -> Any:
 class TextStream:
     """Decodes an answer token by token and looks for stop strings.
 
-    Parameters
-    ----------
-    tokenizer : Tokenizer
-        The model's tokenizer.
-    prompt_ids : sequence of int
-        The prompt, as context of the first tokens.
-    params : SamplingParams
-        Stop strings and patterns, and whether special tokens are shown.
+    The first tokens are decoded in the context of `prompt_ids`.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nbruntime.display.cards import Card, table
+from nbruntime.display.cards import Card, table, text_table
 from nbruntime.display.server_fields import fields_details, fields_of
 from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.magics.known_servers import HOW_TO_GET_ONE, KnownServer
@@ -41,7 +41,7 @@ def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
     return Card(
         f"{len(rows)} server" + ("" if len(rows) == 1 else "s"),
         body=table([_HEADS, *rows], heads=True),
-        plain=_columns([_HEADS, *rows]),
+        plain=text_table([_HEADS, *rows]),
     )
 
 
@@ -56,11 +56,4 @@ def info_card(known: KnownServer, info: Mapping[str, Any]) -> Card:
         "good",
         pairs=[("model", known.model), ("url", known.url), *server_pairs(info)],
         details=[fields_details(fields_of(info))],
-    )
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

@@ -189,9 +189,8 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
         card, monitor = self._head_card(details), self.monitor
         if card.tone == "good" and monitor.answered_at is not None:
-            card = replace(
-                card, state=f"answered at {time_of_day(monitor.answered_at, day=True)}", tone="idle"
-            )
+            answered = time_of_day(monitor.answered_at, day=True)
+            card = replace(card, state=f"answered at {answered}", tone="idle")
         return replace(card, body=static_body(monitor), plain=figures_line(monitor))
 
     def draw(self) -> None:

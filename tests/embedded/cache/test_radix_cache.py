@@ -66,7 +66,7 @@ def test_a_long_run_is_shortened_from_its_end() -> None:
     assert tree.match([1, 2, 3, 4])[0] == [0, 1, 2]
 
 
-def test_locked_runs_stay() -> None:
+def test_locked_nodes_are_not_evicted() -> None:
     tree = RadixTree()
     tree.insert([1, 2, 3], [0, 1, 2])
     _, node = tree.match([1, 2])
@@ -77,7 +77,7 @@ def test_locked_runs_stay() -> None:
     assert sorted(tree.evict(3)) == [0, 1]
 
 
-def test_a_pool_does_not_hand_out_more_than_it_has() -> None:
+def test_a_pool_refuses_to_hand_out_more_slots_than_are_free() -> None:
     pool = SlotPool(2)
     with pytest.raises(AssertionError, match="3 slots wanted, 2 free"):
         pool.take(3)
@@ -86,7 +86,7 @@ def test_a_pool_does_not_hand_out_more_than_it_has() -> None:
 class CacheMachine(RuleBasedStateMachine):
     """Requests that open, grow, share and close in any order over a small cache.
 
-    Each slot remembers the tokens whose keys and values it holds; whoever reads one must find its own.
+    Each slot remembers the tokens whose keys and values it holds; a request that reads one must find its own.
     """
 
     spans = Bundle("spans")
@@ -157,7 +157,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert len(owned) + self.cache.pool.free == self.cache.capacity, "a slot is lost"
 
     @invariant()
-    def everybody_finds_its_own_tokens(self) -> None:
+    def every_request_finds_its_own_tokens(self) -> None:
         for span, tokens in self.open_spans:
             assert len(span.slots) == len(tokens)
             for position, slot in enumerate(span.slots):

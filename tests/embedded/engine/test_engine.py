@@ -1,4 +1,4 @@
-"""The engine's thread: what fails in it ends those whom it concerns, and nobody waits for ever."""
+"""The engine's thread: failures abort the requests they concern, and no request waits for ever."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from nbruntime.embedded.http.state import ServerState
 from nbruntime.embedded.runner.batch import ForwardBatch
 from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.sampling.sampler import Sampler, SamplingState
+from nbruntime.embedded.service.admission import Admission
+from nbruntime.embedded.service.generate_input import check_body
 from nbruntime.embedded.service.service import Service
 from nbruntime.embedded.text.stream import TextStream
 from nbruntime.embedded.text.tokenizer import Tokenizer
@@ -72,7 +74,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(folder)
 
 
-class Bench:
+class EngineHarness:
     def __init__(
         self,
         tokenizer: Tokenizer,
@@ -113,11 +115,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tokenizer: Tokenizer) -> Iterator[Bench]:
-    bench = Bench(tokenizer)
-    yield bench
-    bench.runner.gate.set()
-    bench.engine.stop()
+def harness(tokenizer: Tokenizer) -> Iterator[EngineHarness]:
+    harness = EngineHarness(tokenizer)
+    yield harness
+    harness.runner.gate.set()
+    harness.engine.stop()
 
 
 def reason(update: Update) -> dict[str, object]:
@@ -125,102 +127,102 @@ def reason(update: Update) -> dict[str, object]:
     return update.finish_reason
 
 
-def test_an_answer(bench: Bench) -> None:
-    update = bench.submit([1, 2], 4).get(timeout=10)
+def test_a_request_is_answered(harness: EngineHarness) -> None:
+    update = harness.submit([1, 2], 4).get(timeout=10)
     assert update.token_ids == [3, 4, 5, 6]
     assert update.text.split() == ["w3", "w4", "w5", "w6"]
     assert reason(update) == {"type": "length", "length": 4}
 
 
-def test_a_step_that_fails_ends_its_requests_and_no_other(bench: Bench) -> None:
-    broken = bench.submit([1, 7]).get(timeout=10)
+def test_a_failed_step_aborts_its_requests_only(harness: EngineHarness) -> None:
+    broken = harness.submit([1, 7]).get(timeout=10)
     assert reason(broken)["type"] == "abort"
     assert reason(broken)["status_code"] == 500
     assert "cannot read 7" in str(reason(broken)["message"])
-    assert bench.submit([1, 2]).get(timeout=10).token_ids == [3, 4, 5]
-    assert bench.engine.call(bench.engine.flush_cache).result(10)
-    assert bench.engine.call(lambda: bench.engine.scheduler.cache.pool.free).result(10) == 64
+    assert harness.submit([1, 2]).get(timeout=10).token_ids == [3, 4, 5]
+    assert harness.engine.call(harness.engine.flush_cache).result(10)
+    assert harness.engine.call(lambda: harness.engine.scheduler.cache.pool.free).result(10) == 64
 
 
-def test_beyond_the_queue_s_limit_a_request_is_refused(tokenizer: Tokenizer) -> None:
-    bench = Bench(tokenizer, max_queued=2, max_running=1)
-    bench.runner.gate.clear()
-    first = bench.submit([1])
-    while not bench.engine.scheduler.extending:
+def test_a_request_beyond_the_queue_limit_is_refused(tokenizer: Tokenizer) -> None:
+    harness = EngineHarness(tokenizer, max_queued=2, max_running=1)
+    harness.runner.gate.clear()
+    first = harness.submit([1])
+    while not harness.engine.scheduler.extending:
         pass  # until the first has left the queue
-    waiting = [bench.submit([number]) for number in (2, 3, 4)]
-    bench.runner.gate.set()
+    waiting = [harness.submit([number]) for number in (2, 3, 4)]
+    harness.runner.gate.set()
     results = [updates.get(timeout=10) for updates in (first, *waiting)]
     assert [reason(result)["type"] for result in results] == ["length", "length", "length", "abort"]
     assert reason(results[-1])["message"] == QUEUE_FULL
     assert reason(results[-1])["status_code"] == 503
-    bench.engine.stop()
+    harness.engine.stop()
 
 
-def test_abort_by_prefix_keeps_what_has_come(bench: Bench) -> None:
-    aborted, other = bench.submit([1], 50, rid="a-1"), bench.submit([2], 5, rid="b-1")
-    bench.engine.abort("a-")
+def test_abort_by_prefix(harness: EngineHarness) -> None:
+    aborted, other = harness.submit([1], 50, rid="a-1"), harness.submit([2], 5, rid="b-1")
+    harness.engine.abort("a-")
     assert reason(aborted.get(timeout=10))["type"] == "abort"
     assert reason(other.get(timeout=10))["type"] == "length"
 
 
-def test_stopping_ends_whoever_still_waits(tokenizer: Tokenizer) -> None:
-    bench = Bench(tokenizer, max_running=1)
-    bench.runner.gate.clear()
-    updates = [bench.submit([number], 40) for number in range(1, 4)]
-    while not bench.runner.steps:
+def test_stopping_aborts_waiting_requests(tokenizer: Tokenizer) -> None:
+    harness = EngineHarness(tokenizer, max_running=1)
+    harness.runner.gate.clear()
+    updates = [harness.submit([number], 40) for number in range(1, 4)]
+    while not harness.runner.steps:
         pass  # until the first is being computed
-    stopper = threading.Thread(target=bench.engine.stop)
+    stopper = threading.Thread(target=harness.engine.stop)
     stopper.start()
-    while bench.engine._inbox.empty():
+    while harness.engine._inbox.empty():
         pass
-    bench.runner.gate.set()
+    harness.runner.gate.set()
     stopper.join(10)
     assert not stopper.is_alive()
     assert {reason(each.get(timeout=10))["status_code"] for each in updates} == {503}
-    assert bench.runner.steps == 1  # whoever has asked for the end does not wait for one more
-    assert bench.ended.is_set()
-    assert not bench.engine.failed
+    assert harness.runner.steps == 1  # stopping does not wait for another step
+    assert harness.ended.is_set()
+    assert not harness.engine.failed
 
 
-def test_a_failure_of_the_engine_itself_is_told_and_leaves_nobody_waiting(
+def test_a_failure_of_the_engine_aborts_all_requests_and_calls_on_end(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(tokenizer)
+    harness = EngineHarness(tokenizer)
 
     late: list[queue.SimpleQueue[Update]] = []
 
     def broken() -> None:
-        late.append(bench.submit([2]))
+        late.append(harness.submit([2]))
         raise AssertionError("a slot is lost")
 
-    monkeypatch.setattr(bench.engine.scheduler, "next_step", broken)
-    update = bench.submit([1]).get(timeout=10)
+    monkeypatch.setattr(harness.engine.scheduler, "next_step", broken)
+    update = harness.submit([1]).get(timeout=10)
     assert reason(update)["status_code"] == 503
-    assert bench.ended.wait(10)
+    assert harness.ended.wait(10)
     assert reason(late[0].get(timeout=10))["status_code"] == 503
-    assert bench.engine.failed
-    assert not bench.engine.alive
+    assert harness.engine.failed
+    assert not harness.engine.alive
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failure_that_stays_is_told_too(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(tokenizer)
+def test_a_failure_during_cleanup_calls_on_end(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = EngineHarness(tokenizer)
 
     def broken(ended: set[Request]) -> None:
         raise AssertionError("a slot is lost")
 
-    monkeypatch.setattr(bench.engine.scheduler, "release", broken)
-    bench.submit([1])
-    assert bench.ended.wait(10)
-    assert bench.engine.failed
-    bench.engine._thread.join(10)  # it ends with the error, which must not be the next test's
+    monkeypatch.setattr(harness.engine.scheduler, "release", broken)
+    harness.submit([1])
+    assert harness.ended.wait(10)
+    assert harness.engine.failed
+    harness.engine._thread.join(10)  # it ends with the error, which must not be the next test's
 
 
-def test_what_a_call_raises_goes_to_the_caller(bench: Bench) -> None:
+def test_an_exception_in_a_call_reaches_the_caller(harness: EngineHarness) -> None:
     with pytest.raises(ZeroDivisionError):
-        bench.engine.call(lambda: 1 // 0).result(10)
-    assert bench.submit([1]).get(timeout=10).token_ids == [2, 3, 4]
+        harness.engine.call(lambda: 1 // 0).result(10)
+    assert harness.submit([1]).get(timeout=10).token_ids == [2, 3, 4]
 
 
 class AnyGrammar:
@@ -240,7 +242,7 @@ class AnyGrammar:
     def accept(self, token_id: int) -> None: ...
 
 
-def test_what_is_large_is_made_at_a_request_s_first_token_and_let_go_at_its_end(bench: Bench) -> None:
+def test_large_buffers_are_made_at_the_first_token_and_freed_at_the_end(harness: EngineHarness) -> None:
     made: list[weakref.ref[AnyGrammar]] = []
 
     def grammar() -> Any:
@@ -252,17 +254,17 @@ def test_what_is_large_is_made_at_a_request_s_first_token_and_let_go_at_its_end(
         SamplingState(SamplingParams(temperature=0, frequency_penalty=0.5), VOCAB, grammar=grammar)
         for _ in range(8)
     ]
-    bench.runner.gate.clear()
-    updates = [bench.submit([1, 2], sampling=state) for state in states]
+    harness.runner.gate.clear()
+    updates = [harness.submit([1, 2], sampling=state) for state in states]
     assert not made
-    bench.runner.gate.set()
+    harness.runner.gate.set()
     assert [each.get(timeout=10).token_ids for each in updates] == [[3, 4, 5]] * 8
-    bench.engine.call(lambda: None).result(10)
+    harness.engine.call(lambda: None).result(10)
     assert len(made) == 8
     assert all(reference() is None for reference in made)
 
 
-def test_a_finished_grammar_ends_the_answer_before_its_least_length() -> None:
+def test_a_finished_grammar_ends_the_answer_before_min_new_tokens() -> None:
     end = 6
     params = SamplingParams(temperature=0, min_new_tokens=10)
     for allowed, chosen in (([end], end), ([3, end], 3)):
@@ -273,7 +275,7 @@ def test_a_finished_grammar_ends_the_answer_before_its_least_length() -> None:
         assert int(row.argmax()) == chosen
 
 
-def test_any_temperature_is_survived() -> None:
+def test_extreme_temperatures() -> None:
     states = [SamplingState(SamplingParams(temperature=each), VOCAB) for each in (1e300, 1e-5, 0)]
     logits = torch.tensor([[float("-inf"), 30.0, 40.0, *[0.0] * 5]] * 3)
     choice = Sampler(0).choose(logits, states, logprobs=True)
@@ -285,7 +287,7 @@ def test_any_temperature_is_survived() -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("last", ["Ã", "<end>"], ids=["length", "end token"])
-def test_the_end_shows_what_may_be_half_a_character(tmp_path: Path, last: str, kept: bool) -> None:
+def test_an_incomplete_character_is_shown_at_the_end(tmp_path: Path, last: str, kept: bool) -> None:
     backend = FastTokenizer(BPE({"a": 0, "Ã": 1, "<end>": 2}, []))
     backend.decoder = ByteLevel()
     backend.add_special_tokens(["<end>"])
@@ -298,6 +300,26 @@ def test_the_end_shows_what_may_be_half_a_character(tmp_path: Path, last: str, k
             request.append(backend.token_to_id(token), frozenset({2}))
     assert request.finish_reason is not None
     assert stream.text == "a\ufffd"
+
+
+def service_of(harness: EngineHarness) -> Service:
+    no_grammars: Any = None
+    return Service(harness.engine, harness.tokenizer, no_grammars, harness.runner.facts, "", "", "", 64, 40)
+
+
+async def test_requests_are_admitted_and_answered_without_http(tokenizer: Tokenizer) -> None:
+    harness = EngineHarness(tokenizer, post=asyncio.get_running_loop().call_soon_threadsafe)
+    service = service_of(harness)
+    admission = Admission(ServerArguments(), lambda: service)
+    params = {"max_new_tokens": 3, "temperature": 0}
+    checked = check_body({"text": ["w1", "w2"], "rid": "r", "sampling_params": params})
+    async with admission.submit(service, *checked, received=0.0) as submission:
+        assert admission.active == {"r_0": False, "r_1": False}
+        answers = await submission.collect()
+    assert [answer["output_ids"] for answer in answers] == [[2, 3, 4], [3, 4, 5]]
+    assert not admission.active
+    admission.close()
+    harness.engine.stop()
 
 
 # --- over HTTP -----------------------------------------------------------------------------------------
@@ -316,21 +338,16 @@ class GatedTokenizer(Tokenizer):
         return super().encode(text, add_special_tokens=add_special_tokens)
 
 
-class Face:
-    """The server's routes over a bench, in this process."""
+class HttpServer:
+    """The server's routes over an engine harness, in this process."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = GatedTokenizer(tokenizer.folder)
-        self.bench = Bench(
+        self.harness = EngineHarness(
             self.tokenizer, max_queued=40, post=asyncio.get_running_loop().call_soon_threadsafe
         )
         self.state = ServerState(ServerArguments(), Metrics())
-        no_grammars: Any = None
-        self.state.open(
-            Service(
-                self.bench.engine, self.tokenizer, no_grammars, self.bench.runner.facts, "", "", "", 64, 40
-            )
-        )
+        self.state.open(service_of(self.harness))
         self.client = TestClient(TestServer(make_app(self.state)))
 
     async def ask(self) -> asyncio.Task[ClientResponse]:
@@ -343,36 +360,38 @@ class Face:
 
 
 @pytest.fixture
-async def face(tokenizer: Tokenizer) -> AsyncIterator[Face]:
-    face = Face(tokenizer)
-    async with face.client:
-        yield face
-    face.tokenizer.gate.set()
-    face.bench.engine.stop()
-    face.state.admission.close()
+async def http_server(tokenizer: Tokenizer) -> AsyncIterator[HttpServer]:
+    http_server = HttpServer(tokenizer)
+    async with http_server.client:
+        yield http_server
+    http_server.tokenizer.gate.set()
+    http_server.harness.engine.stop()
+    http_server.state.admission.close()
 
 
 @pytest.mark.parametrize("abort", [{"rid": "early_32"}, {"abort_all": True}], ids=["one", "all"])
-async def test_an_abort_finds_requests_that_are_still_tokenized(face: Face, abort: dict[str, Any]) -> None:
-    asked = await face.ask()
-    doubled = await face.client.post("/generate", json={"text": "w1", "rid": "early_5"})
+async def test_an_abort_reaches_requests_that_are_being_tokenized(
+    http_server: HttpServer, abort: dict[str, Any]
+) -> None:
+    asked = await http_server.ask()
+    doubled = await http_server.client.post("/generate", json={"text": "w1", "rid": "early_5"})
     assert doubled.status == 400
     assert "Duplicate request ID detected: early_5" in await doubled.text()
-    assert (await face.client.post("/abort_request", json=abort)).status == 200
-    face.tokenizer.gate.set()
+    assert (await http_server.client.post("/abort_request", json=abort)).status == 200
+    http_server.tokenizer.gate.set()
     answers = await (await asked).json()
     kinds = [answer["meta_info"]["finish_reason"]["type"] for answer in answers]
     assert kinds == (["abort"] * 33 if "abort_all" in abort else ["length"] * 32 + ["abort"])
     assert answers[-1]["output_ids"] == []
-    assert not face.state.admission.active
+    assert not http_server.state.admission.active
 
 
-async def test_what_is_tokenized_when_the_server_stops_is_not_kept_waiting(face: Face) -> None:
-    asked = await face.ask()
-    face.state.stopping = True
-    face.bench.engine.stop()
-    face.tokenizer.gate.set()
+async def test_a_request_that_is_tokenized_while_the_server_stops_gets_503(http_server: HttpServer) -> None:
+    asked = await http_server.ask()
+    http_server.state.stopping = True
+    http_server.harness.engine.stop()
+    http_server.tokenizer.gate.set()
     answer = await asyncio.wait_for(asked, 10)
     assert answer.status == 503
     assert "The server shuts down." in await answer.text()
-    assert (await face.client.post("/generate", json={"text": "w1"})).status == 503
+    assert (await http_server.client.post("/generate", json={"text": "w1"})).status == 503

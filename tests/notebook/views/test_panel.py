@@ -112,7 +112,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # What it shows
 
 
-def test_making_a_panel_asks_nobody(server: Server) -> None:
+def test_creating_a_panel_sends_no_request(server: Server) -> None:
     endpoint = RuntimeEndpoint(server.url)
     before = len(server.asked)
     made = ServerPanel(endpoint)
@@ -167,7 +167,7 @@ def test_old_servers(panel: ServerPanel, server: Server) -> None:
     assert (load.num_running_reqs, load.num_waiting_reqs, load.gen_throughput) == (3, 2, None)
 
 
-def test_a_server_without_loads_tells_by_its_metrics(panel: ServerPanel, server: Server) -> None:
+def test_metrics_replace_missing_loads(panel: ServerPanel, server: Server) -> None:
     server.on("/v1/loads", Reply(json={"detail": "Not Found"}, status=404))
     server.on("/metrics", Reply(body=b'sglang:num_running_reqs{a="b"} 2.0\nsglang:num_used_tokens 5'))
     monitor = panel.monitor
@@ -293,7 +293,7 @@ def test_a_server_that_refuses(panel: ServerPanel, server: Server) -> None:
     assert "refuses" in text(panel)
 
 
-def test_nonsense_is_no_answer_and_no_end(panel: ServerPanel, server: Server) -> None:
+def test_invalid_answers_are_handled(panel: ServerPanel, server: Server) -> None:
     for body in (b"<html>", b"[" * 100_000, b"null", b'{"loads":[{"num_running_reqs":"<b>"}]}', b"\xff"):
         server.on("/v1/loads", Reply(body=body))
         look(panel)
@@ -312,7 +312,7 @@ def await_polls(server: Server, more: int = 3) -> None:
     await_true(lambda: server.asked_for("/v1/loads") >= before + more)
 
 
-def test_it_asks_only_while_it_is_shown(panel: ServerPanel, server: Server) -> None:
+def test_polls_only_while_shown(panel: ServerPanel, server: Server) -> None:
     assert not panel.polling
     panel._view_count = 1
     await_polls(server)
@@ -330,7 +330,7 @@ def test_it_asks_only_while_it_is_shown(panel: ServerPanel, server: Server) -> N
     await_true(lambda: not panel.polling)
 
 
-def test_before_a_front_end_has_spoken_it_counts_as_shown_for_a_while(
+def test_panel_counts_as_shown_before_a_front_end_reports(
     panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show(panel, monkeypatch)
@@ -350,7 +350,7 @@ def test_it_keeps_its_interval(server: Server) -> None:
     assert took > 0.9
 
 
-def test_what_has_not_changed_is_not_sent(
+def test_only_changes_are_sent(
     panel: ServerPanel, server: Server, sent: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(step=panel.monitor.interval)
@@ -375,7 +375,7 @@ def test_what_has_not_changed_is_not_sent(
     assert len(sent[0]) < 3000
 
 
-def test_the_memory_is_bounded() -> None:
+def test_history_is_bounded() -> None:
     monitor = ServerMonitor(lambda path: json.dumps([] if "load" in path else {}), steps=10)
     for _ in range(1000):
         monitor.poll()
@@ -534,13 +534,13 @@ def test_running_the_cell_again_closes_the_panel(server: Server, monkeypatch: py
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("interval", [0, -1, 0.01, float("nan"), float("inf"), "1", None])
-def test_an_interval_that_makes_no_sense(server: Server, interval: Any) -> None:
+def test_invalid_interval(server: Server, interval: Any) -> None:
     with pytest.raises(ArgumentValueError, match=r"interval must be between 0\.05 and 3600"):
         RuntimeEndpoint(server.url).panel(interval=interval)
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_an_option_that_there_is_not(server: Server) -> None:
+def test_unknown_option(server: Server) -> None:
     with pytest.raises(TypeError, match="colour"):
         RuntimeEndpoint(server.url).panel(colour=1)
     gc.collect()  # what was not made is not closed
@@ -593,7 +593,7 @@ def test_a_runtime_that_died_says_how(runtime: Runtime) -> None:
         each.close()
 
 
-def test_it_is_found_by_name(server: Server) -> None:
+def test_panel_class_is_found_by_name(server: Server) -> None:
     made = RuntimeEndpoint(server.url).panel(interval=5)
     assert isinstance(made, ServerPanel)
     assert made.monitor.interval == 5

@@ -107,7 +107,7 @@ def test_a_transcript_with_forks_and_scores(endpoint: RuntimeEndpoint) -> None:
     assert state.text() in said, "the whole text can be unfolded"
 
 
-def test_what_is_shown_means_no_harm(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
+def test_hostile_text_in_a_program_is_escaped(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
     hostile = HOSTILE.replace("\ud800", "")
 
     def harm(asked: Asked) -> Reply:
@@ -157,7 +157,7 @@ def test_variables_of_speculative_calls_are_marked(endpoint: RuntimeEndpoint, se
     assert lines[1:3] == ["  Name:«name:  Ann»", "    Age:«age:  17»"]
 
 
-def test_what_is_too_long_to_show_is_cut(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
+def test_long_transcripts_are_cut(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
     server.on("/generate", Reply(json=answer("y" * 100_000)))
 
     @sgl.function
@@ -170,7 +170,7 @@ def test_what_is_too_long_to_show_is_cut(endpoint: RuntimeEndpoint, server: Scri
     assert max(sizes.values()) < 100_000
 
 
-def test_many_forks_are_known_by_one_look(endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_forks_are_found_at_once(endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     @sgl.function
     def wide(s: Any) -> None:
         s += "Once"
@@ -207,7 +207,7 @@ def test_a_failed_program_says_why_and_raises(
     parsed(card_of(state).html())
 
 
-def test_another_backend_is_shown_as_far_as_it_can_be_seen() -> None:
+def test_program_of_another_backend() -> None:
     class Foreign:
         support_concate_and_append = False
 
@@ -233,7 +233,7 @@ def test_another_backend_is_shown_as_far_as_it_can_be_seen() -> None:
     ]
 
 
-def test_nothing_is_kept_of_a_state_that_is_gone(endpoint: RuntimeEndpoint) -> None:
+def test_collected_states_leave_nothing(endpoint: RuntimeEndpoint) -> None:
     gc.collect()
     before = dict(programs._programs)
     states = [tips.run(topic=str(number)) for number in range(3)]
@@ -381,7 +381,7 @@ def test_the_extension_imports_no_sglang() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nothing_is_kept_of_a_program_that_failed(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
+def test_failed_programs_leave_nothing(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
     server.on("/generate", Reply(json={"detail": "no room"}, status=400))
 
     @sgl.function

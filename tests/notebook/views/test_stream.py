@@ -190,7 +190,7 @@ def test_bytes_of_a_whole_answer_in_code(sent: Sent, size: int) -> None:
 
 
 @pytest.mark.parametrize("draws", [0, -1, 0.1, 21, 1000, float("nan"), float("inf"), "10", None])
-def test_a_number_of_draws_that_makes_no_sense(endpoint: RuntimeEndpoint, draws: Any) -> None:
+def test_invalid_number_of_draws(endpoint: RuntimeEndpoint, draws: Any) -> None:
     with endpoint.stream("Why?") as stream, pytest.raises(ArgumentValueError, match=r"between 0\.5 and 20"):
         stream.widget(draws_per_second=draws)
 
@@ -236,7 +236,7 @@ def test_what_arrives_at_once_is_shown_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("text", DANGEROUS)
-def test_nothing_dangerous_in_any_form(text: str) -> None:
+def test_html_of_an_answer_is_sanitized(text: str) -> None:
     view = StreamView(given_body(events(*text, done=True)))
     view.run()
     bundle = answer_bundle(view.stream.generations, view.stream.error)
@@ -261,7 +261,7 @@ def test_nothing_dangerous_in_any_form(text: str) -> None:
     assert not set(rendered) & set("\u202e\u2066\u200e\u200f")
 
 
-def test_the_end_is_a_status_and_what_grows_is_none(sent: Sent) -> None:
+def test_aria_status_is_set_at_the_end_only(sent: Sent) -> None:
     def body() -> Iterator[bytes]:
         yield from events(*WORDS)
         await_true(lambda: any("nbr-foot" in value for value in sent.values()))
@@ -291,7 +291,7 @@ def test_markdown_of_several_answers_stays_apart() -> None:
     assert stopped == "x\n\n[stopped]"
 
 
-def test_safe_markdown_leaves_alone_what_harms_nothing() -> None:
+def test_harmless_markdown_is_unchanged() -> None:
     for text in (WHOLE, "a < b", "`<script>`", "[x](https://example.org)", "```html\n<b>\n```"):
         assert safe_markdown(text) == text
     assert safe_markdown("```{=html}\n<script>\n```").startswith("````text\n")
@@ -343,7 +343,7 @@ def test_closing_a_running_view_leaves_nothing(server: ScriptedServer, endpoint:
     server.wait_for("/abort_request", 2)
 
 
-def test_an_error_keeps_what_came(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_error_keeps_the_text_received_so_far(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", stream(*cumulative(WORDS)[:2], CUT, done=False))
     view = StreamView(endpoint.stream("x"))
     with pytest.raises(StreamError) as caught:
@@ -483,7 +483,7 @@ async def test_a_view_in_a_task(server: ScriptedServer) -> None:
         view.close()
 
 
-async def test_a_task_of_its_own_is_stopped(server: ScriptedServer) -> None:
+async def test_started_async_view_is_stopped(server: ScriptedServer) -> None:
     wait = Wait()
     server.on("/generate", stream(*cumulative(WORDS)[:2], wait, done=False))
     async with AsyncRuntimeEndpoint(server.url) as endpoint:

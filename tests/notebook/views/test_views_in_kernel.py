@@ -51,7 +51,7 @@ def test_a_launch_lands_in_its_cell_and_freezes(front_end: FrontEnd, tmp_path: P
     assert not [each for each in after if each["msg_type"] == "display_data"]
 
 
-def test_a_failed_launch_is_told_in_two_lines(front_end: FrontEnd) -> None:
+def test_launch_error_has_two_lines(front_end: FrontEnd) -> None:
     messages = front_end.run("Runtime(engine='fake', port=0, fail='RuntimeError: no memory', say=['a line'])")
     (error,) = [each["content"] for each in messages if each["msg_type"] == "error"]
     assert len(error["traceback"]) == 1
@@ -63,7 +63,7 @@ def test_a_failed_launch_is_told_in_two_lines(front_end: FrontEnd) -> None:
     assert "a line" in card["text/html"]
 
 
-def test_a_panel_asks_while_it_is_shown(front_end: FrontEnd) -> None:
+def test_panel_polls_while_shown(front_end: FrontEnd) -> None:
     front_end.run("runtime = Runtime(engine='fake', port=0, progress=False)")
     messages = front_end.run("panel = runtime.panel(interval=0.05)\npanel", "shown")
     (shown,) = [each["content"]["data"] for each in messages if each["msg_type"] == "display_data"]

@@ -1,0 +1,62 @@
+"""Help and Tab completion of the magics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from support.ipython_shell import completions
+
+from nbruntime.chat.conversation import Conversation
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.parametrize("name", ["%%sgl_generate", "%%sgl_chat", "%sgl_launch", "%sgl_connect", "%sgl_stop"])
+def test_magics_explain_themselves(name: str, shell: InteractiveShell) -> None:
+    info = shell.object_inspect(name)
+    assert info["found"]
+    assert name in info["docstring"]
+    assert "Examples::" in info["docstring"]
+    assert "--" in info["docstring"] or name == "%sgl_stop"
+
+
+def test_completion(connected: InteractiveShell) -> None:
+    connected.push({"shape": {"type": "object"}, "talk": Conversation(), "text": "x"})
+    Path("shape.json").write_text("{}")
+    Path("sub").mkdir()
+    Path("sub/deep.json").write_text("{}")
+    expected = {
+        "%%sgl_generate --max": ["--max-new-tokens"],
+        "%%sgl_generate --temperature 0 --sy": ["--system"],
+        "%%sgl_generate --endpoint m": ["main"],
+        "%%sgl_generate --endpoint=m": ["main"],
+        "%%sgl_generate --view ": ["markdown", "none", "plain"],
+        "%%sgl_generate --json-schema s": ["shape", "shape.json"],
+        "%%sgl_generate --json-schema sub/": ["sub/deep.json"],
+        "%%sgl_generate -o sh": ["shape"],
+        "%%sgl_chat --conversation ": ["talk"],
+        "%sgl_use ": ["main"],
+        "%sgl_stop ": ["all", "main", "orphans"],
+        "%sgl_info m": ["main"],
+        "server = %sgl_use m": ["main"],
+        "x = 1\n%sgl_use m": ["main"],
+        "%sgl_launch --tp-s": ["--tp-size"],
+        "%sgl_launch --engine s": ["sglang"],
+    }
+    for text, choices in expected.items():
+        offered = [whole.replace("=", " ").split(" ")[-1] for whole in completions(connected, text)]
+        assert sorted(offered) == choices, text
+    assert "%%sgl_generate --temperature --top-p" not in completions(
+        connected, "%%sgl_generate --temperature "
+    )
+    everything = completions(connected, "%%sgl_generate ")
+    assert "%%sgl_generate --temperature" in everything
+    assert "%sgl_launch --api-key" not in completions(connected, "%sgl_launch --api")
+
+
+def test_completion_leaves_other_lines_alone(connected: InteractiveShell) -> None:
+    connected.push({"sgl_value": 1})
+    assert completions(connected, "sgl_v") == ["sgl_value"]
+    assert "%timeit" in completions(connected, "%timei")

@@ -1,0 +1,222 @@
+"""Magics that launch, inspect and stop servers, and their keys."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from support.ipython_shell import completions, failure, run
+from support.magics import usage_error
+from support.scripted_server import ScriptedServer
+
+from nbruntime import errors
+from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.launch import registry
+from nbruntime.launch.supervisor.record import LOG
+from nbruntime.notebook.magics import known_servers
+from nbruntime.runtime import Runtime
+
+
+def test_key_on_the_line_is_refused(
+    shell: InteractiveShell,
+    server: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.api_key = "sk-1234"
+    for line in ("--api-key sk-1234", "--api_key=sk-1234", "--token sk-1234"):
+        for start in (f"%sgl_connect {server.url}", "%sgl_launch"):
+            error = usage_error(shell, f"{start} {line}", capsys)
+            assert "--api-key-env VARIABLE" in error
+            assert "sk-1234" not in error
+    error = usage_error(shell, f"%sgl_connect {server.url} --api-key-env sk-1234", capsys)
+    assert "sk-1234" not in error
+    assert isinstance(failure(shell, f"%sgl_connect {server.url}"), errors.AuthenticationError)
+    monkeypatch.setenv("MY_KEY", "sk-1234")
+    run(shell, f"%sgl_connect {server.url} --api-key-env MY_KEY -o endpoint")
+    run(shell, "%%sgl_generate\nx")
+    run(shell, "%sgl_servers")
+    run(shell, "%sgl_info")
+    shown = capsys.readouterr()
+    assert "sk-1234" not in shown.out + shown.err
+
+
+def test_launch_use_log_and_stop(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    launch = "%sgl_launch --engine fake --name first --say hello --children 1 -o runtime"
+    run(shell, launch)
+    runtime = shell.user_ns["runtime"]
+    assert isinstance(runtime, Runtime)
+    assert f"first is ready ({runtime.url})." in capsys.readouterr().out
+    run(shell, launch)  # again: the same server
+    assert shell.user_ns["runtime"].pid == runtime.pid
+    run(shell, "%%sgl_generate\nx")
+    assert "Hello world, grüße!" in capsys.readouterr().out
+    run(shell, "%sgl_info")
+    assert "--say=hello" not in capsys.readouterr().err
+    run(shell, "%sgl_logs -n 100")
+    assert "hello" in capsys.readouterr().out.splitlines()
+    run(shell, "%sgl_logs -n 1")
+    assert "hello" not in capsys.readouterr().out.splitlines()
+    for none in (0, -3):
+        run(shell, f"%sgl_logs -n {none}")
+        assert capsys.readouterr().out == ""
+    run(shell, "%sgl_servers")
+    assert "this kernel" in capsys.readouterr().out
+    error = failure(shell, "%sgl_launch --engine fake --name first --say other")
+    assert "first" in str(error)
+    run(shell, "%sgl_use first")
+    run(shell, "%sgl_stop first")
+    assert runtime.phase == "stopped"
+    assert "Ended: first." in capsys.readouterr().out
+    run(shell, "%sgl_stop runtime")
+    assert "Ended: none." in capsys.readouterr().out
+    run(shell, "%sgl_logs runtime -n 100")  # the variable is still there
+    assert "hello" in capsys.readouterr().out.splitlines()
+    assert isinstance(failure(shell, "%%sgl_generate\nx"), errors.ServerConnectionError)
+    assert "%sgl_logs runtime" in capsys.readouterr().out
+
+
+def test_stop_all(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    run(shell, "%sgl_launch --engine fake --name one")
+    run(shell, "%sgl_launch --engine fake --name two --say x")
+    capsys.readouterr()
+    run(shell, "%sgl_stop orphans")
+    assert "none" in capsys.readouterr().out
+    run(shell, "%sgl_stop all")
+    shown = capsys.readouterr().out
+    assert "one" in shown
+    assert "two" in shown
+    assert known_servers._named == {}
+    assert isinstance(failure(shell, "%sgl_stop one"), errors.ArgumentValueError)
+
+
+def test_stop_by_the_name_of_a_variable(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    run(shell, "%sgl_launch --engine fake --name one -o runtime")
+    run(shell, "%sgl_stop runtime")
+    assert "Ended: one." in capsys.readouterr().out
+    assert shell.user_ns["runtime"].phase == "stopped"
+
+
+def test_ended_server_does_not_hide_a_running_one(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Runtime(engine="fake", name="same", port=0)
+    before.shutdown()
+    with Runtime(engine="fake", name="same", port=before.port) as runtime:
+        shell.push({"before": before, "runtime": runtime})
+        run(shell, "%%sgl_generate\nx")
+        run(shell, "%%sgl_generate --endpoint same\nx")
+        run(shell, f"%%sgl_generate --endpoint {runtime.url}\nx")
+        capsys.readouterr()
+        run(shell, "%sgl_stop before")
+        assert "Ended: none." in capsys.readouterr().out
+        assert runtime.phase == "ready"
+        del shell.user_ns["runtime"]  # as if it were one of another kernel
+        run(shell, "%sgl_servers")
+        shown = capsys.readouterr().out
+        assert "2 servers" in shown
+        assert "stopped" in shown
+        assert "ready" in shown
+        shell.push({"runtime": runtime})
+        run(shell, "%sgl_stop same")
+        assert "Ended: same." in capsys.readouterr().out
+        assert runtime.phase == "stopped"
+
+
+def test_connecting_does_not_stop_a_server_of_the_same_name(
+    shell: InteractiveShell, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(shell, "%sgl_launch --engine fake --name one")
+    runtime = known_servers._named["one"]
+    assert isinstance(runtime, Runtime)
+    run(shell, f"%sgl_connect {runtime.url}")
+    run(shell, f"%sgl_connect {runtime.url} --name one")
+    assert known_servers._named == {"one": runtime}
+    error = usage_error(shell, f"%sgl_connect {server.url} --name one", capsys)
+    assert "%sgl_stop one" in error
+    assert (runtime.phase, known_servers._named["one"]) == ("ready", runtime)
+    runtime.shutdown()
+    run(shell, f"%sgl_connect {server.url} --name one")
+    assert isinstance(known_servers._named["one"], RuntimeEndpoint)
+
+
+def test_a_server_of_another_kernel(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    with Runtime(engine="fake", name="elsewhere") as runtime:
+        assert "%sgl_use elsewhere" in completions(shell, "%sgl_use e")
+        assert "No server is known" in usage_error(shell, "%%sgl_generate\nx", capsys)
+        run(shell, "%sgl_use elsewhere")
+        run(shell, "%%sgl_generate\nx")
+        assert "Hello world" in capsys.readouterr().out
+        run(shell, "%sgl_stop elsewhere")
+        assert "Ended: elsewhere." in capsys.readouterr().out
+        assert runtime.phase in known_servers.ENDED_PHASES
+    assert run(shell, "%config SglMagics.endpoint") == ""
+    assert known_servers._named == {}
+
+
+def test_follow_ends_with_the_server(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    run(shell, "%sgl_launch --engine fake --name one --say hello -o runtime")
+    stopper = threading.Timer(0.5, shell.user_ns["runtime"].shutdown)
+    stopper.start()
+    run(shell, "%sgl_logs --follow")  # ends with the server
+    stopper.join()
+    assert "hello" in capsys.readouterr().out
+
+
+def test_follow_shows_every_log_line_once(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(shell, "%sgl_launch --engine fake --name one -o runtime")
+    runtime = shell.user_ns["runtime"]
+    (record,) = [each for each in registry.records() if each.name == "one"]
+    log = Path(record.directory, LOG)
+
+    looks, look = threading.Semaphore(0), runtime.logs_since
+
+    def logs_since(*position: int) -> tuple[str, int]:
+        seen: tuple[str, int] = look(*position)
+        looks.release()
+        return seen
+
+    def write() -> None:
+        try:
+            for text in ("one\ntw", "o\nbar 1%\rbar 2%", "\rbar 3%\nthree\n", "x\nx\nx\nthe rest"):
+                assert looks.acquire(timeout=20), "what was written before has not been looked at"
+                with log.open("a") as file:
+                    file.write(text)
+        finally:
+            runtime.shutdown()
+
+    monkeypatch.setattr(runtime, "logs_since", logs_since)
+    capsys.readouterr()
+    writer = threading.Thread(target=write)
+    writer.start()
+    run(shell, "%sgl_logs -n 0 --follow")
+    writer.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:7] == ["one", "two", "bar 3%", "three", "x", "x", "x"]
+    assert lines[7].startswith("the rest")
+
+
+def test_launch_failure(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    error = failure(shell, "%sgl_launch --engine fake --fail 'no such model'")
+    assert isinstance(error, errors.LaunchError)
+    shown = capsys.readouterr().out
+    assert "no such model" in shown
+    assert "Traceback" not in shown
+    assert isinstance(failure(shell, "%sgl_launch --engine embedded --tp-sise 2"), errors.ArgumentTypeError)
+    assert "Did you mean 'tp_size'?" in capsys.readouterr().out
+
+
+def test_model_path_option(shell: InteractiveShell) -> None:
+    run(shell, "%sgl_launch --engine fake --model-path some/model -o runtime")
+    assert shell.user_ns["runtime"]._model == "some/model"
+
+
+def test_server_arguments_reach_the_server(shell: InteractiveShell) -> None:
+    run(shell, "%sgl_launch --engine fake --say 'a b' --children 0 --ignore-sigterm --port 0 -o runtime")
+    argv = shell.user_ns["runtime"].endpoint.get_server_info()["argv"]
+    print(argv)
+    assert {"--say=a b", "--children=0", "--ignore-sigterm"} <= set(argv)
