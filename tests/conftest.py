@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -90,6 +91,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("conformance")
         for line in conformance.table(outcomes):
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_is_no_garbage() -> None:
+    """Keep the objects of imported packages out of the garbage collector's way.
+
+    Tests call `gc.collect` often. With torch and transformers imported each call took half a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
