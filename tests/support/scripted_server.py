@@ -23,6 +23,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+WORDS = ["Once", " upon", " a", " time"]
+KEY = "sk-very-secret-1234"
+
 WAIT = 20.0
 """Seconds that a scripted wait lasts at most, so that a broken test ends."""
 
@@ -129,7 +132,23 @@ def cumulative(words: list[str], rid: str = "scripted", **meta: Any) -> list[dic
     return events
 
 
+def events(rid: str = "scripted", **meta: Any) -> list[dict[str, Any]]:
+    """Make the events of a cumulative stream of `WORDS`."""
+    return cumulative(WORDS, rid, **meta)
+
+
 Handler = Callable[[Asked], Reply]
+
+
+def endless(wait: Wait | None = None, words: int = 2) -> Handler:
+    """Make a stream of `WORDS` that stops in its middle until the test says go, or the client is gone."""
+    place = wait or Wait()
+
+    def reply(asked: Asked) -> Reply:
+        made = events(asked.json["rid"])
+        return stream(*made[:words], place, *made[words:])
+
+    return reply
 
 
 class ScriptedServer:
