@@ -106,7 +106,7 @@ def test_a_full_queue_refuses_requests(guarded_server: EmbeddedServer) -> None:
 
 
 @pytest.mark.model
-def test_one_prompt_overtakes_the_rest_of_a_batch(guarded_server: EmbeddedServer) -> None:
+def test_a_single_prompt_is_admitted_before_the_rest_of_a_batch(guarded_server: EmbeddedServer) -> None:
     prompts = [f"{number} and" for number in range(9)]
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(guarded_server.generate, prompts, max_new_tokens=24, ignore_eos=True)

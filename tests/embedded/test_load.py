@@ -44,7 +44,7 @@ async def test_two_hundred_concurrent_requests(server: EmbeddedServer) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
-def test_a_disconnected_client_s_request_is_aborted(server: EmbeddedServer, stream: bool) -> None:
+def test_a_request_is_aborted_when_its_client_disconnects(server: EmbeddedServer, stream: bool) -> None:
     server.wait_idle()
     address = urlsplit(server.url)
     sent = json.dumps(

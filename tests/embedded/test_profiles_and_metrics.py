@@ -74,7 +74,7 @@ def test_a_profile_that_cannot_be_written_fails_no_step(
 
 
 @pytest.mark.model
-def test_metrics_count(server: EmbeddedServer) -> None:
+def test_metrics_count_requests_and_tokens(server: EmbeddedServer) -> None:
     def read() -> dict[str, float]:
         answer = server.get("/metrics")
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")

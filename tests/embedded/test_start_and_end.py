@@ -39,7 +39,7 @@ def test_keys_are_not_taken_from_the_command_line() -> None:
 
 
 @pytest.mark.model
-def test_a_taken_port() -> None:
+def test_a_taken_port_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = refused("--port", str(port))
@@ -50,7 +50,7 @@ def test_a_taken_port() -> None:
 
 
 @pytest.mark.parametrize("port", ["99999", "-1"])
-def test_an_invalid_port(port: str) -> None:
+def test_an_invalid_port_is_refused(port: str) -> None:
     done = refused("--port", port)
     assert done.returncode == 2
     assert f"--port must be in [0, 65535], got {port}" in done.stderr

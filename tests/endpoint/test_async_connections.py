@@ -24,7 +24,7 @@ from support.scripted_server import (
 from nbruntime import AsyncRuntimeEndpoint, errors
 
 
-async def test_making_one_sends_nothing(server: ScriptedServer) -> None:
+async def test_the_constructor_sends_nothing(server: ScriptedServer) -> None:
     endpoint = AsyncRuntimeEndpoint(server.url)
     assert "unknown model, not asked yet" in repr(endpoint)
     with pytest.raises(errors.ServerConnectionError, match=r"endpoint\.connect\(\)"):
@@ -59,7 +59,7 @@ async def test_a_thousand_streams_at_once(server: ScriptedServer) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_a_thousand_streams_are_open_together_and_left_together(server: ScriptedServer) -> None:
+async def test_a_thousand_open_streams_are_aborted_on_close(server: ScriptedServer) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     count = 1000
@@ -85,7 +85,7 @@ async def test_connections_are_kept(server: ScriptedServer) -> None:
     assert server.connections == 1
 
 
-async def test_a_kept_connection_that_the_server_has_closed(server: ScriptedServer) -> None:
+async def test_only_reads_are_retried_on_a_kept_connection_that_was_closed(server: ScriptedServer) -> None:
     asked: list[Any] = []
 
     def drop_first(one: Asked) -> Reply:

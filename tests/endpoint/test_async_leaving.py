@@ -128,7 +128,7 @@ WAYS: list[Read] = [
 
 
 @pytest.mark.parametrize("leave", WAYS)
-async def test_leaving_closes_and_aborts(server: ScriptedServer, leave: Read) -> None:
+async def test_leaving_closes_the_connection_and_aborts(server: ScriptedServer, leave: Read) -> None:
     server.on("/generate", endless())
     async with AsyncRuntimeEndpoint(server.url) as endpoint:
         running = await leave(endpoint)
@@ -141,7 +141,7 @@ async def test_leaving_closes_and_aborts(server: ScriptedServer, leave: Read) ->
             assert running.error is None
 
 
-async def test_a_reader_that_ends_well_leaves_the_stream_to_the_next(server: ScriptedServer) -> None:
+async def test_another_task_can_go_on_reading(server: ScriptedServer) -> None:
     wait = Wait()
     made = cumulative(WORDS)
     server.on("/generate", stream(*made[:2], wait, *made[2:]))
@@ -203,7 +203,7 @@ async def complete(endpoint: AsyncRuntimeEndpoint) -> None:
 
 
 @pytest.mark.parametrize("wait_for_it", [read_a_stream, complete])
-async def test_a_silent_server_does_not_hold_a_cancelled_task(
+async def test_a_cancelled_task_does_not_wait_for_a_silent_server(
     server: ScriptedServer, wait_for_it: Callable[[AsyncRuntimeEndpoint], Coroutine[Any, Any, None]]
 ) -> None:
     go = threading.Event()
@@ -226,7 +226,7 @@ async def test_a_silent_server_does_not_hold_a_cancelled_task(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-async def test_a_fork_leaves_its_parents_streams_alone(server: ScriptedServer) -> None:
+async def test_a_fork_does_not_close_its_parents_streams(server: ScriptedServer) -> None:
     wait = Wait()
     server.on("/generate", stream(*cumulative(WORDS)[:2], wait, *cumulative(WORDS)[2:]))
     async with AsyncRuntimeEndpoint(server.url) as endpoint:
@@ -241,7 +241,7 @@ async def test_a_fork_leaves_its_parents_streams_alone(server: ScriptedServer) -
         assert server.to("/abort_request") == []
 
 
-async def test_a_stream_that_is_left_as_its_connection_is_lost(
+async def test_leaving_while_the_connection_is_lost_aborts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make_certificate(tmp_path)
@@ -263,7 +263,7 @@ async def test_a_stream_that_is_left_as_its_connection_is_lost(
             assert asked[0].json == {"rid": "leaver"}
 
 
-async def test_samples_without_names_are_left_with_the_connection(server: ScriptedServer) -> None:
+async def test_unnamed_samples_are_stopped_by_closing_the_connection(server: ScriptedServer) -> None:
     first = {**cumulative(WORDS, "given-0")[0], "index": 0}
     server.on("/generate", stream(first, Wait()))
     async with AsyncRuntimeEndpoint(server.url) as endpoint:

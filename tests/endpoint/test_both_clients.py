@@ -83,7 +83,7 @@ def test_both_have_the_same_names_and_arguments() -> None:
     print(f"{len(set(ours) & set(theirs))} names in both")
 
 
-def test_what_a_client_says_of_its_server(client: Blocking | Async, server: ScriptedServer) -> None:
+def test_information_about_the_server(client: Blocking | Async, server: ScriptedServer) -> None:
     server.on("/v1/models", Reply(json=recorded("get_v1_models")))
     assert client.client.model_info == MODEL_INFO
     assert client.call("get_model_name") == "scripted-model"
@@ -122,7 +122,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_sent(
     assert len(server.asked) == sent
 
 
-def test_a_method_may_be_told_what_it_does_anyway(client: Blocking | Async, server: ScriptedServer) -> None:
+def test_a_method_accepts_its_own_stream_value(client: Blocking | Async, server: ScriptedServer) -> None:
     server.on("/generate", Reply(json=answer("Paris", [1])))
     assert client.call("complete", "x", stream=False).text == "Paris"
     server.on("/generate", stream(*cumulative(["Par", "is"])))
@@ -262,7 +262,7 @@ def test_the_first_servers_that_tokenize_know_no_conversations(
         assert client.call("tokenize", "hello") == [9]
 
 
-def test_a_refusal_of_the_template_is_the_servers_word(
+def test_a_refusal_by_the_template_is_the_servers_error(
     client: Blocking | Async, server: ScriptedServer
 ) -> None:
     words = "The chat template refused the messages: roles must alternate"
@@ -276,7 +276,7 @@ def test_a_refusal_of_the_template_is_the_servers_word(
     "messages",
     ["", [], [{}], [{"role": "user"}], [{"content": "x"}], [5], 5, None, [{"role": 1, "content": "x"}]],
 )
-def test_conversations_that_are_none(messages: Any) -> None:
+def test_invalid_conversations_are_refused(messages: Any) -> None:
     if messages == "":
         assert read_messages(messages) == [{"role": "user", "content": ""}]
         return

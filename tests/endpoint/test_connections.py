@@ -17,7 +17,7 @@ from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 @pytest.mark.parametrize(
     "url", ["localhost:30000", "ftp://host", "", "http://", "http://user:pw@host", 30000]
 )
-def test_addresses_that_are_none(url: Any) -> None:
+def test_invalid_addresses_are_refused(url: Any) -> None:
     with pytest.raises(errors.ArgumentError) as caught:
         RuntimeEndpoint(url)
     assert "pw" not in str(caught.value)
@@ -25,7 +25,7 @@ def test_addresses_that_are_none(url: Any) -> None:
 
 @pytest.mark.parametrize("kind", [RuntimeEndpoint, AsyncRuntimeEndpoint])
 @pytest.mark.parametrize("verify", ["", 0, 5, b"ca.pem", Path("ca.pem")])
-def test_certificates_that_are_none(kind: type[Any], verify: Any) -> None:
+def test_invalid_verify_is_refused(kind: type[Any], verify: Any) -> None:
     with pytest.raises(errors.ArgumentError, match="Give the path"):
         kind("https://127.0.0.1:9", KEY, verify=verify)
 
@@ -33,13 +33,13 @@ def test_certificates_that_are_none(kind: type[Any], verify: Any) -> None:
 @pytest.mark.parametrize("kind", [RuntimeEndpoint, AsyncRuntimeEndpoint])
 @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout"])
 @pytest.mark.parametrize("seconds", [0, -1, "5", True, float("nan"), float("inf"), 2**32 / 1000, 1e300])
-def test_time_outs_that_are_none(kind: type[Any], name: str, seconds: Any) -> None:
+def test_invalid_timeouts_are_refused(kind: type[Any], name: str, seconds: Any) -> None:
     with pytest.raises(errors.ArgumentError, match=f"{name} is .*\n.*None to wait for ever"):
         kind("http://127.0.0.1:9", **{name: seconds})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_paths_and_time_outs_that_are_none_are_not_sent(server: ScriptedServer, kind: str) -> None:
+def test_invalid_paths_and_timeouts_are_not_sent(server: ScriptedServer, kind: str) -> None:
     with connected(kind, server.url) as client:
         count = len(server.asked)
         for path in ("metrics", "@elsewhere.example/", "", 5):
@@ -61,7 +61,7 @@ def test_redirects_are_not_followed(server: ScriptedServer) -> None:
         assert other.asked == []
 
 
-def test_proxies_of_the_environment_are_not_for_this_machine(
+def test_proxies_of_the_environment_are_not_used_for_this_machine(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -80,7 +80,7 @@ def test_proxies_of_the_environment_are_not_for_this_machine(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scheme", ["http://", ""])
-def test_proxies_of_the_environment_are_for_servers_elsewhere(
+def test_proxies_of_the_environment_are_used_for_other_machines(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, kind: str, scheme: str
 ) -> None:
     for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -92,7 +92,9 @@ def test_proxies_of_the_environment_are_for_servers_elsewhere(
     assert [asked.path for asked in server.asked] == ["http://sglang.example/model_info"]
 
 
-def test_verify_is_honoured_everywhere(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_holds_for_streams_and_async_requests(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ScriptedServer(certificate=certificate) as server:
         server.on("/generate", stream(*events()))
         with pytest.raises(errors.ServerConnectionError, match=r"(?s)certificate is not accepted.*verify="):
@@ -112,7 +114,7 @@ def test_verify_is_honoured_everywhere(certificate: tuple[str, str], monkeypatch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_certificates_of_the_environment_are_for_servers_elsewhere(
+def test_certificates_of_the_environment_are_used_for_other_machines(
     certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate[0])
@@ -128,7 +130,7 @@ def test_certificates_of_the_environment_are_for_servers_elsewhere(
             assert client.client.model_info == MODEL_INFO
 
 
-def test_a_kept_connection_that_the_server_has_closed(
+def test_only_reads_are_retried_on_a_kept_connection_that_was_closed(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     dropped = []

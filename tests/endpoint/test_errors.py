@@ -39,7 +39,7 @@ def test_a_stream_that_breaks_off_keeps_its_text(server: ScriptedServer, endpoin
         running.result()
 
 
-def test_a_stream_without_its_end(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_a_stream_that_ends_early_is_an_error(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", stream(*events()[:2], b'data: {"text":"On', done=False))
     with pytest.raises(errors.StreamError, match="broke off after 2 tokens: the server closed it"):
         endpoint.stream("x").result()
@@ -47,7 +47,7 @@ def test_a_stream_without_its_end(server: ScriptedServer, endpoint: RuntimeEndpo
     assert endpoint.stream("x").result().text == "Once upon a time"  # type: ignore[union-attr]
 
 
-def test_an_error_in_the_stream(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_an_error_event_is_raised(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", stream(events()[0], {"error": {"message": "out of memory", "code": 500}}))
     running = endpoint.stream("x")
     assert next(running) == "Once"
@@ -57,7 +57,7 @@ def test_an_error_in_the_stream(server: ScriptedServer, endpoint: RuntimeEndpoin
     assert "failed" in repr(running)
 
 
-def test_an_abort_by_somebody_else(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_an_abort_by_the_server_is_raised(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     reason = {"type": "abort", "message": "no room", "status_code": 503, "err_type": None}
     server.on("/generate", stream(events()[0], answer("Once", [100], finish_reason=reason)))
     with pytest.raises(errors.GenerationAbortedError, match="no room") as caught:
@@ -65,7 +65,9 @@ def test_an_abort_by_somebody_else(server: ScriptedServer, endpoint: RuntimeEndp
     assert (caught.value.status, caught.value.text) == (503, "Once")
 
 
-def test_answers_that_are_no_stream(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_answers_of_another_form_are_protocol_errors(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
     server.on("/generate", Reply(json=answer("x")))
     with pytest.raises(errors.ProtocolError, match="not a stream but application/json"):
         endpoint.stream("x")
@@ -91,7 +93,7 @@ def test_answers_that_are_no_stream(server: ScriptedServer, endpoint: RuntimeEnd
     ],
 )
 @pytest.mark.parametrize("streamed", [True, False])
-def test_statuses(
+def test_each_status_has_its_error(
     server: ScriptedServer, endpoint: RuntimeEndpoint, status: int, kind: type[Exception], streamed: bool
 ) -> None:
     server.on("/generate", Reply(json={"error": {"message": "because"}}, status=status))
@@ -101,7 +103,7 @@ def test_statuses(
     assert f"{server.url}/generate" in str(caught.value)
 
 
-def test_no_server() -> None:
+def test_a_refused_connection_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -111,7 +113,7 @@ def test_no_server() -> None:
     assert isinstance(caught.value, ConnectionError)
 
 
-def test_something_else_listens(server: ScriptedServer) -> None:
+def test_another_http_service_is_refused(server: ScriptedServer) -> None:
     server.on("/model_info", Reply(body=b"<html>"))
     with pytest.raises(errors.ProtocolError):
         RuntimeEndpoint(server.url)
@@ -123,7 +125,7 @@ def test_something_else_listens(server: ScriptedServer) -> None:
         RuntimeEndpoint(server.url)
 
 
-def test_time_out(server: ScriptedServer) -> None:
+def test_a_read_timeout_aborts_the_request(server: ScriptedServer) -> None:
     wait = Wait()
     server.on("/generate", endless(wait))
     with RuntimeEndpoint(server.url, read_timeout=0.2) as endpoint:
@@ -139,7 +141,7 @@ def test_time_out(server: ScriptedServer) -> None:
         assert server.wait_for("/abort_request", 2)[1].json == {"rid": "slow"}
 
 
-def test_words_of_a_server_steer_no_terminal(server: ScriptedServer) -> None:
+def test_control_characters_of_the_server_are_not_printed(server: ScriptedServer) -> None:
     server.on("/model_info", Reply(json={**MODEL_INFO, "served_model_name": "evil\x1b[2J"}))
     with RuntimeEndpoint(server.url) as endpoint:
         long = "bad\x1b[31m\nsecond line " + "x" * 5000

@@ -22,7 +22,7 @@ from support.scripted_server import WORDS, Reply, ScriptedServer, answer, cumula
 from nbruntime import AsyncRuntimeEndpoint, RuntimeEndpoint, errors
 
 
-def test_one_after_the_other_and_at_once(server: ScriptedServer) -> None:
+def test_one_client_serves_several_event_loops(server: ScriptedServer) -> None:
     server.on("/generate", Reply(json=answer("hi", [1])))
     endpoint = AsyncRuntimeEndpoint(server.url)
 
@@ -45,7 +45,7 @@ def test_one_after_the_other_and_at_once(server: ScriptedServer) -> None:
     assert [str(one.message) for one in caught if str(one.message).startswith("Unclosed")] == []
 
 
-def test_a_stream_of_another_loop_is_left_there(server: ScriptedServer) -> None:
+def test_close_leaves_streams_of_another_loop_in_that_loop(server: ScriptedServer) -> None:
     server.on("/generate", endless())
     endpoint = AsyncRuntimeEndpoint(server.url)
     opened, closed = threading.Event(), threading.Event()
@@ -131,7 +131,7 @@ async def read_in_a_task_that_ends_with_the_loop(url: str) -> None:
         read_in_a_task_that_ends_with_the_loop,
     ],
 )
-def test_a_stream_that_is_left_as_its_loop_ends(
+def test_a_stream_left_at_the_end_of_its_loop_is_aborted(
     server: ScriptedServer, leave: Callable[[str], Coroutine[Any, Any, None]]
 ) -> None:
     server.on("/generate", endless())
@@ -144,7 +144,7 @@ def test_a_stream_that_is_left_as_its_loop_ends(
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_an_answer_that_nobody_waits_for_as_its_loop_ends(
+def test_a_request_given_up_at_the_end_of_its_loop_is_aborted(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect = aiohttp.TCPConnector.connect
@@ -167,7 +167,7 @@ def test_an_answer_that_nobody_waits_for_as_its_loop_ends(
     assert server.wait_for("/abort_request")[0].json == {"rid": "leaver"}
 
 
-def test_a_stream_that_is_left_as_the_program_ends(server: ScriptedServer) -> None:
+def test_a_stream_left_at_the_end_of_the_program_is_aborted(server: ScriptedServer) -> None:
     server.on("/generate", endless())
     program = f"""
 import asyncio
@@ -184,7 +184,7 @@ asyncio.run(main())
     assert [asked.json for asked in server.to("/abort_request")] == [{"rid": "leaver"}]
 
 
-async def test_a_stream_that_is_left_late_opens_nothing(server: ScriptedServer) -> None:
+async def test_leaving_a_stream_after_close_opens_no_session(server: ScriptedServer) -> None:
     server.on("/generate", endless())
     async with AsyncRuntimeEndpoint(server.url) as endpoint:
         async for _ in await endpoint.stream("x", rid="leaver"):
@@ -193,9 +193,7 @@ async def test_a_stream_that_is_left_late_opens_nothing(server: ScriptedServer) 
     assert endpoint._transport._sessions == {}
 
 
-def test_nothing_is_left_open_without_a_word(
-    server: ScriptedServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_unclosed_session_is_reported(server: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
     """asyncio's log says what aiohttp finds unclosed."""
 
     async def refused() -> None:
@@ -212,7 +210,7 @@ def test_nothing_is_left_open_without_a_word(
     assert caplog.messages == []
 
 
-async def test_an_endpoint_that_is_forgotten_closes_its_connections(server: ScriptedServer) -> None:
+async def test_a_collected_endpoint_closes_its_connections(server: ScriptedServer) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         endpoint = await AsyncRuntimeEndpoint(server.url).connect()
@@ -227,7 +225,7 @@ async def test_an_endpoint_that_is_forgotten_closes_its_connections(server: Scri
     assert [str(one.message) for one in caught] == []
 
 
-async def test_the_blocking_client_within_a_running_loop(server: ScriptedServer) -> None:
+async def test_the_blocking_client_works_within_a_running_loop(server: ScriptedServer) -> None:
     server.on("/generate", stream(*cumulative(WORDS)))
     with RuntimeEndpoint(server.url) as endpoint:
         assert list(endpoint.stream("x")) == WORDS

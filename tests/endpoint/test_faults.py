@@ -93,7 +93,7 @@ def check(fault: Fault, error: Exception | None, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_streamed(server: ScriptedServer, client: Blocking | Async, name: str) -> None:
+def test_a_faulty_stream(server: ScriptedServer, client: Blocking | Async, name: str) -> None:
     fault = STREAMED[name]
     replies: list[Reply] = []
     server.on("/generate", lambda asked: replies.append(fault.reply(asked)) or replies[-1])
@@ -116,7 +116,7 @@ def test_streamed(server: ScriptedServer, client: Blocking | Async, name: str) -
 
 
 @pytest.mark.parametrize("name", WHOLE_ANSWERS)
-def test_whole(server: ScriptedServer, client: Blocking | Async, name: str) -> None:
+def test_a_faulty_answer(server: ScriptedServer, client: Blocking | Async, name: str) -> None:
     fault = WHOLE_ANSWERS[name]
     server.on("/generate", fault.reply)
     before = time.monotonic()
@@ -140,9 +140,7 @@ def test_whole(server: ScriptedServer, client: Blocking | Async, name: str) -> N
     "name",
     [name for name, fault in STREAMED.items() if fault.error in (BROKEN, LATE) and "error" not in name],
 )
-def test_what_nobody_waits_for_is_aborted(
-    server: ScriptedServer, client: Blocking | Async, name: str
-) -> None:
+def test_a_broken_stream_is_aborted(server: ScriptedServer, client: Blocking | Async, name: str) -> None:
     server.on("/generate", STREAMED[name].reply)
     with impatient(client, name):
         client.read("x", rid="faulty")
@@ -152,7 +150,7 @@ def test_what_nobody_waits_for_is_aborted(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("streamed", [True, False])
-def test_refused(server: ScriptedServer, kind: str, streamed: bool) -> None:
+def test_a_refused_connection(server: ScriptedServer, kind: str, streamed: bool) -> None:
     with connected(kind, server.url) as client:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
@@ -181,7 +179,7 @@ def ask(client: Blocking | Async) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nobody_takes_the_connection(server: ScriptedServer, kind: str) -> None:
+def test_a_connection_that_is_not_accepted_times_out(server: ScriptedServer, kind: str) -> None:
     with connected(kind, server.url, connect_timeout=0.3) as client, socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -203,7 +201,7 @@ def test_nobody_takes_the_connection(server: ScriptedServer, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_host_that_there_is_not(server: ScriptedServer, kind: str) -> None:
+def test_an_unknown_host(server: ScriptedServer, kind: str) -> None:
     with connected(kind, server.url) as client:
         client.client.settings.base_url = "http://no-such-host.invalid:30000"
         error = client.read("x").error
@@ -212,7 +210,7 @@ def test_a_host_that_there_is_not(server: ScriptedServer, kind: str) -> None:
         note("unknown host", "streamed", client, error, "")
 
 
-def test_the_clock_jumps(
+def test_times_are_right_when_the_clock_jumps(
     server: ScriptedServer, client: Blocking | Async, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, jumps = time.time, iter(range(10**9))
@@ -234,9 +232,7 @@ def test_the_clock_jumps(
 
 
 @pytest.mark.parametrize("end", [CUT, RESET], ids=["closed", "reset"])
-def test_what_came_before_the_end_is_not_dropped(
-    server: ScriptedServer, client: Blocking | Async, end: Any
-) -> None:
+def test_text_before_a_broken_end_is_kept(server: ScriptedServer, client: Blocking | Async, end: Any) -> None:
     """The reader is busy with the first text while the rest comes and the connection ends."""
     sent = threading.Event()
     first = Wait()
@@ -283,7 +279,7 @@ def test_a_connection_that_holds_more_than_the_answer_is_not_used_again(server: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_owner_knows_is_not_waited_for_in_the_loop(server: ScriptedServer, kind: str) -> None:
+def test_diagnose_does_not_block_the_event_loop(server: ScriptedServer, kind: str) -> None:
     with connected(kind, server.url) as client:
         threads = []
         client.client.settings.diagnose = lambda: threads.append(threading.current_thread())

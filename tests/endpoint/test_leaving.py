@@ -84,7 +84,7 @@ def leave_by_break_from_a_temporary(endpoint: RuntimeEndpoint) -> str:
         leave_by_break_from_a_temporary,
     ],
 )
-def test_leaving_closes_and_aborts(
+def test_leaving_closes_the_connection_and_aborts(
     server: ScriptedServer, endpoint: RuntimeEndpoint, leave: Callable[[RuntimeEndpoint], str]
 ) -> None:
     server.on("/generate", endless(Wait()))
@@ -221,7 +221,7 @@ def test_close_from_another_thread_wakes_the_reader(
         assert server.wait_for("/abort_request")[0].json == {"rid": "closed"}
 
 
-def test_a_stream_that_is_closed_at_its_end_disturbs_no_other_request(
+def test_closing_a_finished_stream_keeps_the_pooled_connection(
     server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.on("/generate", stream(*events(), done=False))
@@ -238,7 +238,7 @@ def test_a_stream_that_is_closed_at_its_end_disturbs_no_other_request(
     assert list(running) == WORDS
 
 
-def test_samples_are_aborted_by_the_names_that_the_server_gave(
+def test_samples_are_aborted_by_the_rids_of_the_server(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     made = [{**cumulative(WORDS, f"given-{index}")[0], "index": index} for index in (0, 1)]
@@ -260,7 +260,7 @@ def test_close_leaves_the_streams(server: ScriptedServer) -> None:
     assert server.wait_for("/abort_request")[0].json == {"rid": "left"}
 
 
-def test_a_stream_that_is_opened_while_the_endpoint_closes_is_left_as_well(server: ScriptedServer) -> None:
+def test_a_stream_opened_while_the_endpoint_closes_is_aborted_when_collected(server: ScriptedServer) -> None:
     asked, go = threading.Event(), threading.Event()
 
     def slow(_: Asked) -> Reply:
@@ -285,7 +285,7 @@ def test_a_stream_that_is_opened_while_the_endpoint_closes_is_left_as_well(serve
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_is_left_together(server: ScriptedServer, kind: str) -> None:
+def test_a_batch_is_aborted_concurrently(server: ScriptedServer, kind: str) -> None:
     together = threading.Barrier(4)
 
     def slow(asked: Asked) -> Reply:
@@ -301,7 +301,7 @@ def test_a_batch_is_left_together(server: ScriptedServer, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_is_left_wholly_though_one_abort_is_refused(server: ScriptedServer, kind: str) -> None:
+def test_a_refused_abort_does_not_stop_the_others(server: ScriptedServer, kind: str) -> None:
     names = [f"r_{number}" for number in range(60)]
 
     def refuse_one(asked: Asked) -> Reply:
@@ -317,7 +317,7 @@ def test_a_batch_is_left_wholly_though_one_abort_is_refused(server: ScriptedServ
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_where_only_the_admins_key_aborts_the_connection_is_closed(server: ScriptedServer, kind: str) -> None:
+def test_abort_closes_the_connection_if_the_key_may_not_abort(server: ScriptedServer, kind: str) -> None:
     server.on("/generate", lambda asked: stream(*events()[:2], Wait()))
     server.on("/abort_request", Reply(json={"error": "Unauthorized"}, status=401))
 
@@ -330,9 +330,7 @@ def test_where_only_the_admins_key_aborts_the_connection_is_closed(server: Scrip
         assert server.gone.wait(10)
 
 
-def test_an_error_does_not_keep_its_callers_streams(
-    server: ScriptedServer, endpoint: RuntimeEndpoint
-) -> None:
+def test_a_kept_error_does_not_keep_streams_alive(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     def cell() -> None:
         running = endpoint.stream("x", rid="left")
         next(running)

@@ -14,7 +14,7 @@ from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.generation import Generation
 
 
-def test_attributes_and_methods_of_sglang(server: ScriptedServer) -> None:
+def test_attributes_and_methods_are_those_of_sglang(server: ScriptedServer) -> None:
     server.api_key = KEY
     with RuntimeEndpoint(
         base_url=server.url, api_key=KEY, verify=None, chat_template_name="chatml"
@@ -89,7 +89,7 @@ def test_nothing_is_sent_when_an_argument_is_wrong(server: ScriptedServer, endpo
     assert server.to("/generate") == []
 
 
-def test_old_servers(server: ScriptedServer) -> None:
+def test_older_routes_are_tried(server: ScriptedServer) -> None:
     server.forget("/model_info")
     server.forget("/server_info")
     server.on(
@@ -101,20 +101,20 @@ def test_old_servers(server: ScriptedServer) -> None:
         assert endpoint.get_server_info() == {"version": "0.5.2"}
 
 
-def test_health(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_health_is_false_on_503(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     assert endpoint.health()
     server.on("/health", Reply(body=b"", status=503))
     assert not endpoint.health()
     assert "503" in repr(endpoint)
 
 
-def test_abort_of_nothing(endpoint: RuntimeEndpoint) -> None:
+def test_abort_refuses_an_empty_rid(endpoint: RuntimeEndpoint) -> None:
     with pytest.raises(errors.ArgumentValueError):
         endpoint.abort("")
     endpoint.abort("unknown")
 
 
-def test_what_is_ill_typed_is_not_sent(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_arguments_of_wrong_types_are_not_sent(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     count = len(server.asked)
     calls: list[Callable[[], Any]] = [
         lambda: endpoint.embed("x", dimensions="big"),  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_what_is_ill_typed_is_not_sent(server: ScriptedServer, endpoint: Runtime
     assert len(server.asked) == count
 
 
-def test_repr_asks_nobody(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_repr_sends_no_request(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     count = len(server.asked)
     text = repr(endpoint)
     assert len(text.splitlines()) <= 3
@@ -137,6 +137,6 @@ def test_repr_asks_nobody(server: ScriptedServer, endpoint: RuntimeEndpoint) -> 
     assert len(server.asked) == count
 
 
-def test_the_backend_has_no_endpoint_of_its_own(endpoint: RuntimeEndpoint) -> None:
+def test_there_is_no_endpoint_attribute(endpoint: RuntimeEndpoint) -> None:
     # SGLang's frontend language would take `backend.endpoint` for the backend.
     assert not hasattr(endpoint, "endpoint")

@@ -140,7 +140,7 @@ def test_a_password_in_a_url_does_not_show(url: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("key", [KEY, None])
-def test_passwords_of_netrc_are_for_nobody(
+def test_passwords_of_netrc_are_not_sent(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, key: str | None
 ) -> None:
     netrc = tmp_path / "netrc"

@@ -10,7 +10,7 @@ from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.generation import Generation
 
 
-def test_streams_come_as_they_are_made(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_texts_arrive_as_they_are_made(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     wait = Wait()
     server.on("/generate", endless(wait))
     with endpoint.stream("Tell me a story", max_new_tokens=4) as running:
@@ -40,7 +40,9 @@ def test_a_finished_stream_leaves_its_connection_to_the_next(
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_streams_of_every_transfer(server: ScriptedServer, endpoint: RuntimeEndpoint, chunked: bool) -> None:
+def test_texts_arrive_chunked_or_not(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, chunked: bool
+) -> None:
     wait = Wait()
     server.on("/generate", stream(*events()[:1], wait, *events()[1:], chunked=chunked))
     with endpoint.stream("x") as running:

@@ -67,7 +67,7 @@ def test_a_fork_opens_connections_of_its_own(server: ScriptedServer, endpoint: R
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_leaves_its_parents_streams_alone(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_a_fork_does_not_close_its_parents_streams(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     wait = Wait()
     server.on("/generate", endless(wait))
     running = endpoint.stream("x")

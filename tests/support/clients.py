@@ -24,7 +24,7 @@ KINDS = ("blocking", "async")
 
 @dataclass
 class Reading:
-    """What came of a stream that was read to its end."""
+    """The texts and the error of a stream that was read to its end."""
 
     texts: list[str] = field(default_factory=list)
     error: Exception | None = None

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from nbruntime.protocol.server_arguments import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
-from support.server_client import HttpFace
+from support.server_client import ServerClient
 
 PROMPT = "The capital of France is"
 STORY = "Once upon a time there was a little robot who wanted to learn how to paint. "
@@ -28,7 +28,7 @@ START_SECONDS = 280
 """Time to start, with the model's download."""
 
 
-class EmbeddedServer(HttpFace):
+class EmbeddedServer(ServerClient):
     """A running ``python -m nbruntime.embedded`` on a free port."""
 
     def __init__(self, *flags: str, api_key: str | None = None, admin_api_key: str | None = None) -> None:

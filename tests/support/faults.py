@@ -1,4 +1,4 @@
-"""Faults of a server and of the network, and what each client has to make of them."""
+"""Faults of a server and of the network, each with the error and the text that a client must end with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.scripted_server import CUT, RESET, Asked, Reply, Wait, answer, cumu
 WORDS = ["Grüße", " an", " die", " 世界"]
 WHOLE = "".join(WORDS)
 READ_TIMEOUT = 0.4
-"""Seconds that a client waits for a server that is going to stall."""
+"""Read time-out in seconds of a client whose server stalls."""
 
 LONGEST = 8.0
 """Seconds after which a client counts as hanging."""
@@ -35,7 +35,7 @@ HALF = DATA[2][: DATA[2].index("ü".encode()) + 1]
 
 @dataclass
 class Fault:
-    """What the server does, and what has to come of it.
+    """What the server does, and what the client must raise and keep.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ class Fault:
     error : type or None
         What the client raises; None when it gets everything.
     text : str
-        What it has then.
+        Text that it has then.
     words : str
-        What stands in the error.
+        Part of the error's message.
     """
 
     reply: Callable[[Asked], Reply]
@@ -144,10 +144,10 @@ STREAMED: dict[str, Fault] = {
         "out of memory",
     ),
     "not JSON": Fault(sse(*DATA[:2], b"data: {oops\n\n"), BROKEN, "Grüße an", "not a JSON object"),
-    "JSON of somebody else": Fault(
+    "JSON of another service": Fault(
         sse(*DATA[:2], b'data: {"choices": []}\n\n'), BROKEN, "Grüße an", "not an event of /generate"
     ),
-    "bytes that are no text": Fault(
+    "bytes that are not UTF-8": Fault(
         sse(*DATA[:2], b'data: {"text":"\xff\xfe","meta_info":5}\n\n'), BROKEN, "Grüße an", "not an event"
     ),
     "gzip, in chunks": Fault(

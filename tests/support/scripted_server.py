@@ -1,4 +1,4 @@
-"""A small HTTP server that answers as a test tells it to, and keeps what it was asked.
+"""A small HTTP server that sends scripted answers and records its requests.
 
 Standard library only. Streams are sent piece by piece, with a wait for an event wherever a test needs to
 look in between, so that no test sleeps.
@@ -40,7 +40,7 @@ MODEL_INFO = {
 
 @dataclass
 class Asked:
-    """One request, as it came."""
+    """One request that the server received."""
 
     method: str
     path: str
@@ -64,7 +64,7 @@ CUT = object()
 """In a stream: close the connection here."""
 
 RESET = object()
-"""In a stream: reset the connection here, so that the client gets no orderly end."""
+"""In a stream: reset the connection here."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ def dump(value: Any) -> bytes:
 
 
 def answer(text: str, ids: list[int] | None = None, **meta: Any) -> dict[str, Any]:
-    """Make the object that `/generate` answers with."""
+    """Make an answer of `/generate`."""
     ids = list(range(100, 100 + len(text.split()))) if ids is None else ids
     info = {
         "id": "scripted",
@@ -204,24 +204,26 @@ class ScriptedServer:
         self._handlers.pop(path, None)
 
     def to(self, path: str) -> list[Asked]:
-        """The requests to one route."""
+        """Return the requests to one route."""
         with self._lock:
             return [asked for asked in self.asked if asked.path.partition("?")[0] == path]
 
     def wait_for(self, path: str, count: int = 1) -> list[Asked]:
-        """Wait until a route was asked so many times."""
+        """Wait until a route has received `count` requests, and return them."""
 
         def there() -> bool:
             return sum(asked.path.partition("?")[0] == path for asked in self.asked) >= count
 
         with self._arrived:
-            assert self._arrived.wait_for(there, WAIT), f"{path} was not asked {count} times"
+            assert self._arrived.wait_for(there, WAIT), f"{path} did not receive {count} requests"
         return self.to(path)
 
     def wait_for_closed(self, count: int) -> None:
-        """Wait until the server has closed so many connections."""
+        """Wait until the server has closed `count` connections."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: self.closed >= count, WAIT), "the server closes nothing"
+            assert self._arrived.wait_for(lambda: self.closed >= count, WAIT), (
+                "the server did not close its connections"
+            )
 
     def note_closed(self) -> None:
         with self._arrived:
@@ -266,7 +268,7 @@ class _Listener(ThreadingHTTPServer):
         self.script.note_closed()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away are what is tested."""
+        """Print nothing: tests disconnect clients on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):

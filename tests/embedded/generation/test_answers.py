@@ -28,7 +28,7 @@ def test_samples_of_a_prompt_are_adjacent(server: EmbeddedServer, greedy: dict[s
 
 
 @pytest.mark.model
-def test_request_ids_come_back(server: EmbeddedServer) -> None:
+def test_answers_have_the_request_ids(server: EmbeddedServer) -> None:
     assert server.generate("Hi", fields={"rid": "mine ✓"}, max_new_tokens=1)["meta_info"]["id"] == "mine ✓"
     batch = server.generate(["Hi", "Ho"], fields={"rid": "mine"}, max_new_tokens=1)
     assert [answer["meta_info"]["id"] for answer in batch] == ["mine_0", "mine_1"]
@@ -49,7 +49,7 @@ def test_no_new_tokens_scores_the_prompt(server: EmbeddedServer) -> None:
 
 
 @pytest.mark.model
-def test_where_logprobs_begin(server: EmbeddedServer) -> None:
+def test_logprobs_begin_at_logprob_start_len(server: EmbeddedServer) -> None:
     fields: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": 2, "return_text_in_logprobs": True}
     whole = server.generate(PROMPT, fields=fields | {"logprob_start_len": 0}, max_new_tokens=3)["meta_info"]
     count = whole["prompt_tokens"]

@@ -76,7 +76,7 @@ def test_folder_whose_record_has_no_sizes_is_good_enough(index: Path) -> None:
     assert resolve_model().source == "cache"
 
 
-def test_damaged_cache_is_made_again(index: Path) -> None:
+def test_damaged_folder_is_made_again(index: Path) -> None:
     (resolve_model().folder / "model.safetensors").unlink()
     assert resolve_model().source == "wheel"
     assert missing_parts(cache_folder() / DEFAULT_MODEL) == []
