@@ -214,14 +214,9 @@ async def test_a_collected_endpoint_closes_its_connections(server: ScriptedServe
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         endpoint = await AsyncRuntimeEndpoint(server.url).connect()
-        session = endpoint._transport._loop_session.session
         del endpoint
         gc.collect()
-        for _ in range(200):
-            if session.closed:
-                break
-            await asyncio.sleep(0.005)
-        assert session.closed
+        await asyncio.to_thread(server.wait_for_closed, 1)
     assert [str(one.message) for one in caught] == []
 
 

@@ -59,6 +59,49 @@ def test_the_key_never_shows(server: ScriptedServer, caplog: pytest.LogCaptureFi
         client.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_key_shows_in_no_representation_of_either_client(server: ScriptedServer, kind: str) -> None:
+    server.api_key = KEY
+    server.on("/generate", lambda asked: Reply(json={"error": f"you sent {asked.headers}"}, status=400))
+    with connected(kind, server.url, api_key=KEY) as driver:
+        client = driver.client
+        assert client.api_key == KEY
+        with pytest.raises(errors.BadRequestError, match="you sent") as caught:
+            driver.call("complete", "x")
+        shown = {
+            "repr": repr(client),
+            "vars": str(vars(client)),
+            "dict": str(client.__dict__),
+            "settings": str(vars(client.settings)),
+            "known": str(vars(client._capabilities)),
+            "error": f"{caught.value!r} {caught.value} {vars(caught.value)}",
+            "pickle": repr(pickle.dumps(client)),
+            "pickled error": repr(pickle.dumps(caught.value)),
+            "state": str(client.__getstate__()),
+        }
+        assert [name for name, text in shown.items() if KEY in text] == []
+        assert pickle.loads(pickle.dumps(client)).api_key is None
+        assert copy.deepcopy(client).api_key == KEY  # stays in the process
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_and_invalid_keys_are_refused(server: ScriptedServer, kind: str) -> None:
+    server.api_key = KEY
+    for key in ("sk-wrong", None):
+        with (
+            pytest.raises(errors.AuthenticationError, match="api_key"),
+            connected(kind, server.url, api_key=key),
+        ):
+            pass
+    for key in ("sk\nwrong", "schlüssel☂"):
+        with (
+            pytest.raises(errors.ArgumentValueError, match="api_key"),
+            connected(kind, server.url, api_key=key),
+        ):
+            pass
+    print([asked.path for asked in server.asked])
+
+
 def shown_with_variables(error: BaseException) -> str:
     """Write a traceback as IPython does with %xmode Verbose; this module's own frames know the key."""
     error.__traceback__ = None if error.__traceback__ is None else error.__traceback__.tb_next
