@@ -1,4 +1,4 @@
-"""How generations show themselves."""
+"""The cards of generations and streams."""
 
 from __future__ import annotations
 
@@ -18,19 +18,15 @@ PROMPT_WIDTH = 100
 
 
 def generation_card(generation: Any, *, body: str | None = None, state: str = "") -> Card:
-    """Make the card of one generation: the text first, its figures below.
+    """Make the card of one generation: its text, and its figures below.
 
     Parameters
     ----------
     generation : Generation
     body : str, optional
-        The text as HTML, where it has been rendered already; by default it is shown as it is.
+        The text as HTML; the default is plain text.
     state : str
-        How it ended, where that is not its finish reason.
-
-    Returns
-    -------
-    Card
+        How it ended, if not by its finish reason.
     """
     if body is None:
         body = _as_it_is(generation.text)
@@ -51,7 +47,7 @@ def generation_card(generation: Any, *, body: str | None = None, state: str = ""
 
 
 def figures(generation: Any) -> list[tuple[str, object]]:
-    """Give the figures of a generation, as labels and values."""
+    """Return a generation's figures as (label, value)."""
     timings = generation.timings
     tokens = f"{generation.prompt_tokens} prompt"
     if generation.cached_tokens:
@@ -83,16 +79,7 @@ def generations_card(generations: Sequence[Any]) -> Card:
 
 
 def stream_card(stream: Any) -> Card:
-    """Make the card of a stream: how far it is, and the texts so far.
-
-    Parameters
-    ----------
-    stream : GenerationStream or AsyncGenerationStream
-
-    Returns
-    -------
-    Card
-    """
+    """Make the card of a stream of either kind: its state, and the texts so far."""
     generations, error = stream.generations, stream.error
     reasons = [each.finish_reason for each in generations]
     state: str

@@ -1,4 +1,4 @@
-"""Several generations: what a batch gives, or one prompt with ``n > 1``."""
+"""The list of generations that a batch returns, or one prompt with ``n > 1``."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""Interrupts, and the streams that would outlive them.
+"""SIGINT closes the open streams of the main thread.
 
 After an interrupt in the body of ``for text in stream``, the traceback that Python and IPython keep for
-debuggers holds the loop's frame, and a stream with a name stays alive besides: nobody reads it, and the
-server goes on. So while blocking streams are open in the main thread, a handler of this module stands
-before the one that SIGINT had. It lets that one do its work, and when that ends the program's flow, leaves
-the streams. It is gone with the last stream.
+debuggers still holds the stream, so the server would go on generating. While blocking streams are open in
+the main thread, a handler of this module wraps the previous one: it calls it, and if that raises, closes
+the streams. It is removed with the last stream.
 
-Only streams that were opened or read since the handler came are left. ipykernel sets the handler of SIGINT
-anew for every cell, so a stream of an earlier cell outlives the interrupt of a later one.
+Only streams that were opened or read since the handler was set are closed. ipykernel sets its handler anew
+for every cell, so a stream of an earlier cell survives the interrupt of a later one.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
 
 
 class Interruptible(Protocol):
-    """What can be left in the middle of anything: without waiting, without locks."""
+    """An object that can be closed in a signal handler, without waiting and without locks."""
 
     def interrupted(self) -> None:
-        """Leave it."""
+        """Close it."""
 
 
 class _Watch:
-    """A handler of SIGINT before another one."""
+    """A SIGINT handler that wraps another one."""
 
     def __init__(self, previous: Callable[[int, FrameType | None], Any]) -> None:
         self.previous = previous
@@ -61,7 +60,7 @@ class _Watch:
         self._settle()
 
     def _settle(self) -> None:
-        """Put the previous handler back when nothing is watched any more."""
+        """Restore the previous handler when no stream is watched any more."""
         if not self.streams and _in_main_thread():
             current = _handler(_SIGINT)
             if current is self:
@@ -78,13 +77,14 @@ class _Watch:
 
 
 def watch(stream: Interruptible) -> None:
-    """Have the next interrupt leave a stream; called whenever it is opened or read.
+    """Let the next interrupt close a stream; called whenever it is opened or read.
+
+    Has no effect outside of the main thread, or where SIGINT is ignored or not handled by Python.
 
     Parameters
     ----------
     stream : Interruptible
-        Nothing happens outside of the main thread, which alone gets interrupts, or where SIGINT is ignored
-        or handled outside of Python.
+        Kept by a weak reference.
     """
     if not _in_main_thread():
         return
@@ -100,7 +100,7 @@ def watch(stream: Interruptible) -> None:
 
 
 def unwatch(stream: Interruptible) -> None:
-    """Forget a stream that is over."""
+    """Stop watching a stream that has ended."""
     handler = _handler(_SIGINT)
     if isinstance(handler, _Watch):
         handler.drop(id(stream))

@@ -37,7 +37,7 @@ SERVER_TIMES = (
 """Times in ``meta_info``; SGLang sends most of them only with ``--enable-metrics``."""
 
 _EXCERPT = 76
-"""Characters of the text that a repr shows."""
+"""Most characters of the text in a repr."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,7 +55,7 @@ class Token:
     top : tuple of Token
         The most likely tokens at this place, the likeliest first (``top_logprobs_num``).
     asked : tuple of Token
-        The tokens that were asked for at this place (``token_ids_logprob``).
+        The requested tokens at this place (``token_ids_logprob``).
 
     Examples
     --------
@@ -89,13 +89,13 @@ class FinishReason:
     type : str
         ``"stop"``, ``"length"`` or ``"abort"``.
     matched : int, str, list of int, or None
-        The token id, the text or the pattern that stopped it.
+        The token id, text or pattern that stopped it.
     length : int or None
         The limit that was reached.
     message : str or None
-        The server's words about an abort.
+        The server's message about an abort.
     status_code : int or None
-        The status of an abort that is an error.
+        The HTTP status of an abort that is an error.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class FinishReason:
 
     @classmethod
     def from_dict(cls, reason: Mapping[str, Any]) -> FinishReason:
-        """Read SGLang's object; keys that are not known are left out."""
+        """Read SGLang's object; unknown keys are ignored."""
         known = {item.name: reason[item.name] for item in fields(cls) if reason.get(item.name) is not None}
         return cls(**{"type": "unknown", **known})
 
@@ -131,34 +131,29 @@ class FinishReason:
 
 @dataclass(frozen=True, repr=False)
 class Generation(CardMixin):
-    """What one request gave for one prompt and one sample.
+    """The answer to one prompt, one sample.
 
     Parameters
     ----------
     text : str
         The generated text.
     output_ids : list of int
-        The generated tokens.
+        The generated token ids.
     meta_info : dict
-        The server's own record, as it came.
+        The server's own record, unchanged.
     prompt : str or sequence of int, optional
-        What was asked.
+        The prompt.
     index : int
         Place among the answers of its request.
     timings : Timings
-        What the client measured.
+        Times that the client measured.
     prompt_token_ids : list of int, optional
-        The prompt as tokens, if the request asked for them.
+        The prompt as token ids, if the request asked for them.
 
     Examples
     --------
-    >>> answer = Generation.from_dict({
-    ...     "text": " Paris.",
-    ...     "output_ids": [7042, 30],
-    ...     "meta_info": {
-    ...         "id": "r", "finish_reason": {"type": "length", "length": 2},
-    ...         "prompt_tokens": 5, "completion_tokens": 2, "cached_tokens": 4,
-    ...     },
+    >>> answer = Generation(" Paris.", [7042, 30], {
+    ...     "finish_reason": {"type": "length", "length": 2}, "prompt_tokens": 5, "cached_tokens": 4,
     ... })
     >>> answer.finish_reason.type, answer.prompt_tokens, answer.cached_tokens
     ('length', 5, 4)
@@ -181,19 +176,19 @@ class Generation(CardMixin):
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], **others: Any) -> Generation:
-        """Read what `to_dict` wrote, or one answer of a server as it is.
+        """Read a dict of `to_dict`, or one answer of a server.
 
         Parameters
         ----------
         record : mapping
-            Keys ``text``, ``output_ids`` and ``meta_info`` as SGLang sends them; the others are optional.
+            Keys ``text``, ``output_ids`` and ``meta_info`` as SGLang sends them; all are optional.
         **others
-            Fields that go before those of the record.
+            Fields that replace those of the record.
 
         Raises
         ------
         ArgumentTypeError
-            If it is something else.
+            If a field has the wrong type.
         """
         record = {name: value for name, value in record.items() if name not in others}
         wrong = first_invalid_field(record) or next(
@@ -213,7 +208,7 @@ class Generation(CardMixin):
         return cls(**{**values, **others})
 
     def to_dict(self) -> dict[str, Any]:
-        """Give a dict that JSON takes and `from_dict` reads."""
+        """Return a dict that JSON takes and `from_dict` reads."""
         prompt = self.prompt
         return {
             "text": self.text,
@@ -226,28 +221,23 @@ class Generation(CardMixin):
         }
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write the record as JSON, which `from_json` reads.
+        """Write the record as ASCII JSON, which `from_json` reads.
 
         Parameters
         ----------
         indent : int, optional
-            Spaces for each level; all in one line by default.
-
-        Returns
-        -------
-        str
-            ASCII, so that it survives any encoding.
+            Spaces for each level; one line by default.
         """
         return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Generation:
-        """Read what `to_json` wrote.
+        """Read the JSON of `to_json`.
 
         Raises
         ------
         ArgumentTypeError
-            If it is something else.
+            If it is not the record of a generation.
 
         Examples
         --------
@@ -264,18 +254,15 @@ class Generation(CardMixin):
         return cls.from_dict(record)
 
     def to_frame(self) -> pandas.DataFrame:
-        """Give the generated tokens as a table of pandas, which must be installed.
+        """Return the generated tokens as a pandas table.
 
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each token: ``id``, ``text``, ``logprob``, ``probability`` and ``seconds``, the time of
-            its arrival since the request was sent.
+        Its columns are ``id``, ``text``, ``logprob``, ``probability`` and ``seconds`` (the arrival time since
+        the request was sent).
 
         Raises
         ------
         MissingPackageError
-            If there is no pandas.
+            If pandas is not installed.
         """
         try:
             import pandas
@@ -300,34 +287,34 @@ class Generation(CardMixin):
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None when it was left before its end."""
+        """Why it ended; None if it was left before its end."""
         reason = self.meta_info.get("finish_reason")
         return FinishReason.from_dict(reason) if isinstance(reason, Mapping) else None
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
+        """Number of prompt tokens."""
         return self._number("prompt_tokens") or 0
 
     @property
     def completion_tokens(self) -> int:
-        """Generated tokens."""
+        """Number of generated tokens."""
         counted = self._number("completion_tokens")
         return len(self.output_ids) if counted is None else counted
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt that the server had in its cache."""
+        """Number of prompt tokens that the server had in its cache."""
         return self._number("cached_tokens") or 0
 
     def _number(self, name: str) -> Any:
-        """Give a figure of the server's record; None also if it is no number."""
+        """Return a number of the server's record; None if it is missing or not a number."""
         figure = self.meta_info.get(name)
         return figure if isinstance(figure, int | float) else None
 
     @property
     def usage(self) -> dict[str, int]:
-        """The counts of tokens together."""
+        """The token counts as a dict."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -337,12 +324,12 @@ class Generation(CardMixin):
 
     @property
     def server_times(self) -> dict[str, float]:
-        """What the server measured, by SGLang's names (`SERVER_TIMES`); as far as it says."""
+        """Times that the server measured, by SGLang's names (`SERVER_TIMES`)."""
         return {name: self.meta_info[name] for name in SERVER_TIMES if self.meta_info.get(name) is not None}
 
     @property
     def server_latency(self) -> float | None:
-        """Seconds from end to end as the server measured them."""
+        """Seconds from end to end, measured by the server."""
         latency: float | None = self._number("e2e_latency")
         return latency
 
@@ -354,7 +341,7 @@ class Generation(CardMixin):
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """Generated tokens per second after the first one; None when not streamed."""
+        """Generated tokens per second after the first one; None if not streamed."""
         decoding = sum(self.timings.itl)
         return len(self.timings.itl) / decoding if decoding else None
 
@@ -367,7 +354,7 @@ class Generation(CardMixin):
 
     @cached_property
     def input_tokens(self) -> list[Token]:
-        """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has none."""
+        """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has no logprob."""
         return _tokens(self.meta_info, "input")
 
     def __str__(self) -> str:

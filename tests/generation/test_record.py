@@ -405,7 +405,7 @@ def test_what_comes_after_a_stream_was_left_adds_nothing() -> None:
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(list, stream)
         assert waiting.wait(10)
-        with stream._progress._lock:  # the reader is behind
+        with stream._state._lock:  # the reader is behind
             stream.close()
         assert reader.result(10) == ["Once"]
     assert stream.text == "Once"
