@@ -1,4 +1,4 @@
-"""What a program's ``sgl.gen`` asks for, as arguments of `RuntimeEndpoint.complete`."""
+"""Turn a program's ``sgl.gen`` into arguments of `RuntimeEndpoint.complete`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from nbruntime.errors import ArgumentValueError
 
 _DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
-    # The pattern that a value follows, and the texts that end it; as in SGLang's lang/ir.py.
+    # The pattern of a value, and the texts that end it, from SGLang's lang/ir.py.
     "int": (r"[-+]?[0-9]+[ \n]*", (" ", "\n")),
     "float": (r"[-+]?[0-9]*\.?[0-9]+[ \n]*", (" ", "\n")),
     "bool": (r"(True|False)", ()),
@@ -19,7 +19,7 @@ _DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
 _OPTIONS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
 
 _UNSET = (None,)
-"""What SGLang 0.5.2 has for options that nobody gave: a comma too much in its source."""
+"""SGLang 0.5.2's value of omitted options, by a stray comma in its source."""
 
 
 def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
@@ -30,16 +30,12 @@ def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
     s : StreamExecutor
         State of the program.
     sampling_params : SglSamplingParams
-        How to generate; it is not changed.
-
-    Returns
-    -------
-    dict
+        Not changed.
 
     Raises
     ------
     ArgumentValueError
-        For a dtype that there is not.
+        For an unknown dtype.
     """
     params: dict[str, Any] = {**_output_settings(), **sampling_params.to_srt_kwargs()}
     stop = params.get("stop") or ()
@@ -62,13 +58,13 @@ def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
 
 
 def images_of(s: Any) -> Any:
-    """Give a state's images as a request takes them: base64 text, or a list of it."""
+    """Return a state's images for a request: base64 text, a list of it, or None."""
     data = [encoded for _, encoded in getattr(s, "images_", None) or ()]
     return data[0] if len(data) == 1 else data or None
 
 
 def _output_settings() -> dict[str, bool]:
-    """Read the frontend's own settings of how tokens become text."""
+    """Read the frontend's settings of how tokens become text."""
     for module in ("sglang.lang.global_config", "sglang.global_config"):
         settings = getattr(sys.modules.get(module), "global_config", None)
         if settings is not None:

@@ -1,9 +1,8 @@
-"""Those who read a stream of the frontend language, and the end of it that they would miss.
+"""Keep a stream open until its readers have taken the last piece.
 
-SGLang's iterators, ``state.text_iter`` and ``text_async_iter``, hand on what is new and stop if the variable
-is complete when they come back for more: what came meanwhile is lost (0.4.10 to 0.5.23,
-``lang/interpreter.py``). A variable is complete when its stream ends, so a stream that is read ends here only
-when the last of it has been taken.
+SGLang's iterators, ``state.text_iter`` and ``text_async_iter``, stop if the variable is complete when they
+come back for more, and lose what has arrived meanwhile (0.4.10 to 0.5.23, ``lang/interpreter.py``). A
+variable is complete when its stream ends, so a stream ends only when its readers have taken the last piece.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import weakref
 from typing import Any
 
 PATIENCE = 2.0
-"""Seconds that the end of a stream waits for a reader, who may have left the loop for good."""
+"""Seconds that the end of a stream waits for a reader, which may have left its loop."""
 
 LOOK_SECONDS = 0.005
-"""How often it is looked whether a reader has come back."""
+"""Seconds between checks whether a reader has come back."""
 
 
 class Readers:
-    """Finds out who reads a stream: the interpreter sets events at each piece, and a reader clears its own.
+    """Detects the readers of a stream: the interpreter sets events at each piece, and readers clear them.
 
     Parameters
     ----------
@@ -38,12 +37,14 @@ class Readers:
             for name, event in list(of_variables.items())  # the thread of the program may enter more
             if name in s.variables and not complete[name].is_set()
         ]
-        _set_before.update(self._events)  # when the gen began; that of the text only by an earlier gen
+        _set_before.update(
+            self._events
+        )  # set when the gen began; the event of the text only by an earlier gen
         if of_text is not None:
             self._events.append(of_text)
 
     def look(self) -> None:
-        """Note which events have been cleared; to be called before each piece, which sets them all."""
+        """Note the cleared events; to be called before each piece, which sets them all."""
         _followed.update(event for event in self._events if event in _set_before and not event.is_set())
         _set_before.update(self._events)
 
@@ -60,7 +61,7 @@ class Readers:
 
 
 _set_before: weakref.WeakSet[threading.Event] = weakref.WeakSet()
-"""Events that have been set: if one is not now, a reader has cleared it."""
+"""Events that were set: a reader has cleared those that are not set now."""
 
 _followed: weakref.WeakSet[threading.Event] = weakref.WeakSet()
 """Events that have a reader."""

@@ -851,7 +851,7 @@ def test_a_hub_out_of_reach_is_asked_once() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
     )
-    assert ran.stdout.startswith("it is not in the cache, and not to be had from the hub: "), ran
+    assert ran.stdout.startswith("it is not in the cache, and the hub cannot provide it: "), ran
     assert "Retrying" not in ran.stderr
 
 
