@@ -75,10 +75,10 @@ class InFlightRequests:
             _log.debug("abort of %s: %s", rids, error)
 
     def _refuse_interrupted(self) -> None:
-        left = self._interrupted
-        if left is None:
+        outermost = self._interrupted
+        if outermost is None:
             return
-        if left in _outwards(sys._current_frames().get(threading.main_thread().ident or 0)):
+        if outermost in _outwards(sys._current_frames().get(threading.main_thread().ident or 0)):
             raise GenerationAbortedError("The program was interrupted", hint="Run it again.")
         self._interrupted = None
 

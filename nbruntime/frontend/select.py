@@ -79,7 +79,7 @@ def select(
     choices = list(choices)
     if not choices or not all(choices):
         raise ArgumentValueError(
-            "There is no choice" if not choices else "A choice is empty",
+            "There is nothing to choose from" if not choices else "A choice is empty",
             where="choices",
             hint="Pass texts of at least one character.",
         )

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.numbers import duration, rate
-from nbruntime.errors import ArgumentTypeError, MissingPackageError, ProtocolError
+from nbruntime.errors import ArgumentTypeError, MissingPackageError
+from nbruntime.generation.finish_reason import FinishReason
 from nbruntime.generation.timings import Timings
+from nbruntime.generation.tokens import Token, read_tokens
 from nbruntime.protocol.answers import first_invalid_field
 from nbruntime.protocol.requests import Prompt
 
 if TYPE_CHECKING:
     import pandas
-
-__all__ = ["SERVER_TIMES", "FinishReason", "Generation", "Timings", "Token"]
 
 SERVER_TIMES = (
     "queue_time",
@@ -38,95 +37,6 @@ SERVER_TIMES = (
 
 _EXCERPT = 76
 """Most characters of the text in a repr."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Token:
-    """One token, with its logprob if the request asked for logprobs.
-
-    Parameters
-    ----------
-    id : int
-        Id in the vocabulary.
-    text : str or None
-        The token as text, if the server sent it.
-    logprob : float or None
-        Natural logarithm of its probability; None for the first token of a prompt.
-    top : tuple of Token
-        The most likely tokens at this place, the likeliest first (``top_logprobs_num``).
-    asked : tuple of Token
-        The requested tokens at this place (``token_ids_logprob``).
-
-    Examples
-    --------
-    >>> Token(7042, " Paris", -0.5).probability
-    0.6065306597126334
-    """
-
-    id: int
-    text: str | None = None
-    logprob: float | None = None
-    top: tuple[Token, ...] = ()
-    asked: tuple[Token, ...] = ()
-
-    def __repr__(self) -> str:
-        logprob = "" if self.logprob is None else f", logprob={self.logprob:.4g}"
-        top = f", top={[(token.text, token.logprob) for token in self.top]}" if self.top else ""
-        return f"Token({self.id}, {self.text!r}{logprob}{top})"
-
-    @property
-    def probability(self) -> float | None:
-        """Probability of the token, between 0 and 1."""
-        return None if self.logprob is None else math.exp(self.logprob)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishReason:
-    """Why a generation ended.
-
-    Parameters
-    ----------
-    type : str
-        ``"stop"``, ``"length"`` or ``"abort"``.
-    matched : int, str, list of int, or None
-        The token id, text or pattern that stopped it.
-    length : int or None
-        The limit that was reached.
-    message : str or None
-        The server's message about an abort.
-    status_code : int or None
-        The HTTP status of an abort that is an error.
-
-    Examples
-    --------
-    >>> str(FinishReason("stop", matched=13))
-    'stop (token 13)'
-    """
-
-    type: str
-    matched: int | str | list[int] | None = None
-    length: int | None = None
-    message: str | None = None
-    status_code: int | None = None
-
-    @classmethod
-    def from_dict(cls, reason: Mapping[str, Any]) -> FinishReason:
-        """Read SGLang's object; unknown keys are ignored."""
-        known = {item.name: reason[item.name] for item in fields(cls) if reason.get(item.name) is not None}
-        return cls(**{"type": "unknown", **known})
-
-    def __str__(self) -> str:
-        match self:
-            case FinishReason(type="stop", matched=int(token_id)):
-                return f"stop (token {token_id})"
-            case FinishReason(type="stop", matched=matched) if matched is not None:
-                return f"stop ({matched!r})"
-            case FinishReason(type="length", length=int(length)):
-                return f"length ({length})"
-            case FinishReason(message=str(message)):
-                return f"{self.type} ({message})"
-            case _:
-                return self.type
 
 
 @dataclass(frozen=True, repr=False)
@@ -348,14 +258,14 @@ class Generation(CardMixin):
     @cached_property
     def tokens(self) -> list[Token]:
         """The generated tokens; with logprobs if the request asked for them."""
-        tokens = _tokens(self.meta_info, "output")
+        tokens = read_tokens(self.meta_info, "output")
         # With max_new_tokens=0 there is a logprob of a token that was not generated.
         return tokens[: len(self.output_ids)] if tokens else [Token(token_id) for token_id in self.output_ids]
 
     @cached_property
     def input_tokens(self) -> list[Token]:
         """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has no logprob."""
-        return _tokens(self.meta_info, "input")
+        return read_tokens(self.meta_info, "input")
 
     def __str__(self) -> str:
         return self.text
@@ -402,29 +312,3 @@ def _read_timings(timings: Mapping[str, Any]) -> Timings:
         return Timings(**{**timings, "itl": tuple(timings.get("itl") or ())})
     except TypeError:
         raise _no_record("its timings are none") from None
-
-
-def _tokens(meta_info: Mapping[str, Any], side: str) -> list[Token]:
-    """Read the logprob lists of one side, ``input`` or ``output``."""
-    try:
-        return list(_triples(meta_info, side))
-    except (TypeError, ValueError, LookupError):
-        raise ProtocolError(f"The {side} logprobs are not in SGLang's form") from None
-
-
-def _triples(meta_info: Mapping[str, Any], side: str) -> Iterator[Token]:
-    chosen = meta_info.get(f"{side}_token_logprobs") or []
-    top = meta_info.get(f"{side}_top_logprobs") or []
-    asked = meta_info.get(f"{side}_token_ids_logprobs") or []
-    for place, (logprob, token_id, text) in enumerate(chosen):
-        yield Token(
-            token_id,
-            text,
-            logprob,
-            _alternatives(top[place] if place < len(top) else None),
-            _alternatives(asked[place] if place < len(asked) else None),
-        )
-
-
-def _alternatives(entries: Any) -> tuple[Token, ...]:
-    return tuple(Token(token_id, text, logprob) for logprob, token_id, text in entries or ())
