@@ -59,7 +59,7 @@ def test_named_templates_are_those_of_sglang() -> None:
         assert guess_chat_template(model).name == get_chat_template_by_model_path(model).name
 
 
-def test_a_template_of_a_wrong_name(server: ScriptedServer) -> None:
+def test_unknown_template_name_suggests_a_similar_one(server: ScriptedServer) -> None:
     with pytest.raises(ArgumentValueError, match="Did you mean 'llama-3-instruct'"):
         RuntimeEndpoint(server.url, chat_template_name="llama3-instruct")
     assert server.asked == []
@@ -212,7 +212,7 @@ def test_a_tokenizers_own_template(
         assert ("<s>" if adds_bos else "") + text == whole
 
 
-def test_the_order_of_templates(server: ScriptedServer, save_tokenizer: Any) -> None:
+def test_named_template_before_tokenizer_before_guess(server: ScriptedServer, save_tokenizer: Any) -> None:
     path = save_tokenizer(CHATML, adds_bos=False, special=["<|im_end|>"], eos="<|im_end|>")
     info = {**MODEL_INFO, "model_path": "some/llama-3-instruct", "tokenizer_path": path}
     server.on("/model_info", Reply(json=info))
@@ -234,7 +234,7 @@ def test_the_order_of_templates(server: ScriptedServer, save_tokenizer: Any) -> 
     assert caught[0].filename == __file__
 
 
-def test_a_tokenizer_s_own_code_is_not_run(
+def test_code_of_a_tokenizer_is_not_run(
     server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = {"AutoTokenizer": ["code.Own", None], "AutoConfig": "code.Own"}
@@ -247,7 +247,7 @@ def test_a_tokenizer_s_own_code_is_not_run(
         assert endpoint.chat_template.name == "default"
 
 
-def test_a_hub_out_of_reach_is_asked_once() -> None:
+def test_unreachable_hub_is_asked_once() -> None:
     code = (
         "from nbruntime.chat.tokenizer import load_tokenizer\n"
         "try: load_tokenizer('nobody/nothing')\n"
@@ -261,7 +261,7 @@ def test_a_hub_out_of_reach_is_asked_once() -> None:
     assert "Retrying" not in ran.stderr
 
 
-def test_endpoints_do_not_wait_for_each_other_s_templates(
+def test_endpoints_do_not_wait_for_each_others_templates(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chatml = get_chat_template("chatml")

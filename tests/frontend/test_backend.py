@@ -151,7 +151,7 @@ def test_a_slow_reader_of_the_text_gets_a_short_answer(
     assert seen == "One and two."
 
 
-def test_who_has_left_the_loop_is_not_waited_for_again(
+def test_stream_does_not_wait_again_for_a_reader_that_left(
     server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "PATIENCE", 0.2)
@@ -166,7 +166,7 @@ def test_who_has_left_the_loop_is_not_waited_for_again(
     assert state["response"] == "Learning by machine."
 
 
-def test_a_program_may_go_on_to_ask_while_a_stream_begins(
+def test_program_may_submit_calls_while_a_stream_begins(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     class Submitting(threading.Event):
@@ -183,7 +183,7 @@ def test_a_program_may_go_on_to_ask_while_a_stream_begins(
     assert [text for text, _ in endpoint.generate_stream(s, SglSamplingParams())] == ["Learning", "."]
 
 
-def test_a_streaming_program_that_fails_says_so(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_failed_streaming_program_warns(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", stream({"error": {"message": "no room", "code": 503}}))
     with pytest.warns(ProgramWarning, match="no room") as caught:
         failed = run_to_the_end(chatbot, user_message="x", stream=True)
@@ -202,7 +202,7 @@ def run_to_the_end(program: Any, **arguments: Any) -> Any:
     return state
 
 
-def test_an_error_is_told_again_but_once_for_a_batch(
+def test_every_error_warns_but_once_for_a_batch(
     server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.on("/generate", Reply(json={"detail": "no"}, status=400))
@@ -307,7 +307,7 @@ def test_the_endpoint_is_a_backend_of_sglang(endpoint: RuntimeEndpoint) -> None:
         endpoint.concatenate_and_append(["a"], "b")
 
 
-def test_the_caller_s_stop_texts_do_not_grow(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_repeated_gen_sends_each_stop_text_once(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", Reply(json=answer("x")))
     stop = ["\n"]
 
@@ -346,7 +346,7 @@ def state(text: str, images: list[tuple[str, str]] | None = None) -> SimpleNames
 @pytest.mark.parametrize(
     ("dtype", "regex"), [(int, r"[-+]?[0-9]+[ \n]*"), ("float", None), (bool, "(True|False)")]
 )
-def test_dtypes_leave_the_parameters_alone(
+def test_dtype_does_not_change_the_parameters_object(
     server: ScriptedServer, endpoint: RuntimeEndpoint, stop: Any, dtype: Any, regex: str | None
 ) -> None:
     server.on("/generate", Reply(json=answer("7")))
@@ -430,7 +430,7 @@ def test_select_through_a_router_that_takes_no_batches(
     assert decision.meta_info["normalized_prompt_logprobs"] == [-1.5, -0.5, pytest.approx(-1.55)]
 
 
-def test_select_caches_a_prompt_that_is_worth_it(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_select_caches_a_long_prompt(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", ScriptedModel())
     server.on("/tokenize", lambda asked: Reply(json={"tokens": [*map(tokenize, asked.json["prompt"])]}))
     prompt = "The" + " answer" * 150
@@ -455,7 +455,9 @@ def test_select_asks_once_whether_a_server_tokenizes(
     "method", [token_length_normalized, greedy_token_selection, unconditional_likelihood_normalized]
 )
 @pytest.mark.parametrize("text", ["The answer is", "A", "no!!"])
-def test_every_method_of_choice(endpoint: RuntimeEndpoint, tokenizes: bool, method: Any, text: str) -> None:
+def test_select_with_every_choices_method(
+    endpoint: RuntimeEndpoint, tokenizes: bool, method: Any, text: str
+) -> None:
     decision = choose(endpoint, text, [" no", " yes"], method)
     assert decision.decision in (" no", " yes")
     assert [len(tokens) for tokens in decision.meta_info["input_token_logprobs"]] == [1, 1]
@@ -490,7 +492,7 @@ def test_select_when_the_first_token_merges(endpoint: RuntimeEndpoint, tokenizes
 
 @pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
 @pytest.mark.parametrize(("text", "choices"), [("A", [" no", "A"]), ("", [" no", " yes"])])
-def test_select_does_not_take_the_first_token_of_all_for_certain(
+def test_select_refuses_a_choice_that_is_the_very_first_token(
     endpoint: RuntimeEndpoint, tokenizes: bool, text: str, choices: list[str]
 ) -> None:
     with pytest.raises(ArgumentValueError, match=r"one token, '(AA| no)', the very first"):
@@ -498,7 +500,7 @@ def test_select_does_not_take_the_first_token_of_all_for_certain(
 
 
 @pytest.mark.filterwarnings("ignore::nbruntime.frontend.failures.ProgramWarning")
-def test_select_refuses(endpoint: RuntimeEndpoint) -> None:
+def test_select_refuses_wrong_arguments(endpoint: RuntimeEndpoint) -> None:
     with pytest.raises(ArgumentValueError, match="nothing to choose"):
         choose(endpoint, "x", [])
     with pytest.raises(ArgumentValueError, match="empty"):
@@ -598,7 +600,7 @@ def test_an_interrupt_reaches_the_calls_of_every_endpoint(
     assert asked[0].json == {"rid": rid}
 
 
-def test_the_rest_of_a_backend(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_remaining_backend_methods(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     sgl.flush_cache()
     assert sgl.get_server_info()["tp_size"] == 1
     server.on("/generate", Reply(json=answer("")))
