@@ -72,9 +72,9 @@ def get_chat_template(name: str) -> ChatTemplate:
     if template is None:
         meant = nearest_name(name, (*TEMPLATES, *registered))
         raise ArgumentValueError(
-            f"There is no chat template {name!r}",
+            f"Unknown chat template: {name!r}",
             where="chat_template_name",
-            hint=f"Did you mean {meant!r}?" if meant else f"There are: {', '.join(TEMPLATES)}.",
+            hint=f"Did you mean {meant!r}?" if meant else f"Use one of: {', '.join(TEMPLATES)}.",
         )
     return template
 

@@ -110,8 +110,8 @@ class TokenizerTemplate:
     def default_system_prompt(self) -> str | None:
         """The system message that the template writes by itself, or None."""
         marker = _marker(0)
-        alone = self._write(["user"])
-        given = self._write(["system", "user"])
+        alone = self._render_markers(["user"])
+        given = self._render_markers(["system", "user"])
         if alone is None or given is None:
             return None
         before, after = given.split(marker, 1)
@@ -139,42 +139,46 @@ class TokenizerTemplate:
         spoken = roles[1:] if roles[0] == "system" and len(roles) > 1 else roles
         alone = ("user", roles[-1]) if roles[-1] == "assistant" else (roles[-1],)
         for each in dict.fromkeys((roles, spoken, alone)):
-            found = self._cut(each)
+            found = self._text_around(each)
             if found is not None and not any(_marker(place) in "".join(found) for place in range(len(each))):
                 return found
         return None
 
-    def _cut(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
+    def _text_around(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
         own = _marker(len(roles) - 1)
-        before, found, end = (self._write(roles) or "").rpartition(own)
-        suffix = self._common(end, _after(own, self._write((*roles, _answering(roles[-1])))))
+        before, found, end = (self._render_markers(roles) or "").rpartition(own)
+        suffix = self._common_suffix(
+            end, _text_after(own, self._render_markers((*roles, _next_role(roles[-1]))))
+        )
         if not found and roles[-1] == "system":
             # Some templates write it only with a user's message, whose own text then has the rest.
-            before, found, _ = (self._write((*roles, "user")) or "").rpartition(own)
+            before, found, _ = (self._render_markers((*roles, "user")) or "").rpartition(own)
             suffix = ""
         if not found:
             return None
         # The text after the previous message is that message's suffix.
         last = _marker(len(roles) - 2) if len(roles) > 1 else ""
         earlier = self._around(roles[:-1])[1] if last else ""
-        prefix = _after(last, before).removeprefix(earlier)
+        prefix = _text_after(last, before).removeprefix(earlier)
         if roles[-1] == "assistant" and last:
             # Take the generation prompt: the template may write finished answers in another way.
-            begun = _after(last, self._write(roles[:-1], begin_answer=True)).removeprefix(earlier)
+            begun = _text_after(last, self._render_markers(roles[:-1], begin_answer=True)).removeprefix(
+                earlier
+            )
             prefix = begun or prefix.rstrip(" ")
         return prefix, suffix
 
-    def _common(self, end: str, going_on: str) -> str:
+    def _common_suffix(self, end: str, continued: str) -> str:
         """Return the text after a message that does not depend on whether the conversation goes on."""
-        if not going_on:
+        if not continued:
             return end  # the template refuses to go on
         whole = "|".join([*map(re.escape, self.special), "."])
         parts = re.findall(whole, end, re.DOTALL)
-        while not going_on.startswith("".join(parts)):
+        while not continued.startswith("".join(parts)):
             parts.pop()
         return "".join(parts)
 
-    def _write(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
+    def _render_markers(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
         """Render a conversation of markers; None if the template refuses."""
         messages = [{"role": role, "content": _marker(place)} for place, role in enumerate(roles)]
         try:
@@ -186,12 +190,12 @@ class TokenizerTemplate:
         return text.removeprefix(self.bos)
 
 
-def _after(marker: str, text: str | None) -> str:
+def _text_after(marker: str, text: str | None) -> str:
     """Return the text after a marker, or all of it without a marker."""
     return (text or "").rpartition(marker)[2] if marker else text or ""
 
 
-def _answering(role: str) -> str:
+def _next_role(role: str) -> str:
     return "user" if role in ("system", "assistant") else "assistant"
 
 

@@ -45,10 +45,10 @@ def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
         name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
         if name not in _DTYPES:
             raise ArgumentValueError(
-                f"There is no dtype {dtype!r}", where="dtype", hint=f"There are: {', '.join(_DTYPES)}."
+                f"Unknown dtype: {dtype!r}", where="dtype", hint=f"Use one of: {', '.join(_DTYPES)}."
             )
         if params.get("regex") is not None:
-            warnings.warn(f"dtype={name} goes before regex={params['regex']!r}", stacklevel=4)
+            warnings.warn(f"dtype={name} replaces regex={params['regex']!r}", stacklevel=4)
         params["regex"], ends = _DTYPES[name]
     # The interpreter adds the template's stop texts to the caller's own list, again for every gen.
     params["stop"] = list(dict.fromkeys((*((stop,) if isinstance(stop, str) else stop), *ends)))

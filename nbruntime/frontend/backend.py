@@ -15,7 +15,7 @@ from nbruntime.errors import ArgumentValueError, NotFoundError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of
 from nbruntime.frontend.failures import mark_finished, warn_on_error
-from nbruntime.frontend.interruption import calls
+from nbruntime.frontend.interruption import in_flight
 from nbruntime.frontend.readers import Readers
 from nbruntime.frontend.select import select
 from nbruntime.generation import Generation, GenerationStream
@@ -59,7 +59,7 @@ class FrontendBackend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As pickle's default, which fails because __class__ is not the type.
-        return _blank, (type(self),), self.__getstate__()
+        return _new, (type(self),), self.__getstate__()
 
     @property
     def chat_template(self) -> ChatTemplate:
@@ -109,12 +109,16 @@ class FrontendBackend:
         (str or list of str, dict or list of dict)
             Text and ``meta_info``; lists for ``n > 1``.
         """
-        with warn_on_error("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
+        with (
+            warn_on_error("sgl.gen", s),
+            in_flight.track(self) as rid,
+            programs.record_step(s, "gen") as step,
+        ):
             answer = self.complete(s.text_, rid=rid, **gen_arguments(s, sampling_params))
             if isinstance(answer, list):
-                step.wrote(answer, [single.meta_info for single in answer])
+                step.set_answers(answer, [single.meta_info for single in answer])
                 return [single.text for single in answer], step.meta_info
-            step.wrote([answer], answer.meta_info)
+            step.set_answers([answer], answer.meta_info)
             return answer.text, answer.meta_info
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,7 +136,11 @@ class FrontendBackend:
         (str, dict)
             New text, and ``meta_info`` with the logprobs of the new tokens.
         """
-        with warn_on_error("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
+        with (
+            warn_on_error("sgl.gen", s),
+            in_flight.track(self) as rid,
+            programs.record_step(s, "gen") as step,
+        ):
             arguments = gen_arguments(s, sampling_params)
             if (arguments["sampling_params"].get("n") or 1) > 1:
                 raise ArgumentValueError(
@@ -144,11 +152,11 @@ class FrontendBackend:
             with self.stream(s.text_, rid=rid, **arguments) as stream:
                 for delta in stream.deltas():
                     step.meta_info = meta_info = delta.meta_info
-                    readers.look()
+                    readers.update()
                     yield delta.text, meta_info
                 answer = stream.result()
                 assert isinstance(answer, Generation)
-                step.wrote([answer], step.meta_info)
+                step.set_answers([answer], step.meta_info)
         readers.wait_until_consumed()
 
     def select(self, s: Any, choices: Sequence[str], temperature: float, choices_method: Any) -> Any:
@@ -170,15 +178,19 @@ class FrontendBackend:
         ChoicesDecision
             The rule's result: ``decision`` and ``meta_info``.
         """
-        with warn_on_error("sgl.select", s), calls.one(self), programs.noted(s, "select", choices) as step:
+        with (
+            warn_on_error("sgl.select", s),
+            in_flight.track(self),
+            programs.record_step(s, "select", choices) as step,
+        ):
             decision = select(self, s.text_, choices, temperature, choices_method, images_of(s))
-            step.chose(decision)
+            step.set_decision(decision)
             return decision
 
     def commit_lazy_operations(self, s: Any) -> None:
         """Compute the state's text and images into the KV cache, before it is forked."""
         if s.text_:
-            with warn_on_error("fork", s), calls.one(self) as rid:
+            with warn_on_error("fork", s), in_flight.track(self) as rid:
                 self.complete(s.text_, rid=rid, max_new_tokens=0, image_data=images_of(s))
 
     def fill_image(self, s: Any) -> None:
@@ -190,7 +202,7 @@ class FrontendBackend:
 
     def end_program(self, s: Any) -> None:
         """Record how a program or a fork ended; also called while it is being deleted."""
-        programs.ended(s)
+        programs.record_end(s)
         mark_finished(s)
 
     def fork_program(self, src: Any, dst: Any, position_ids_offset: Sequence[int] | None = None) -> None:
@@ -211,9 +223,9 @@ class FrontendBackend:
             Always.
         """
         raise NotFoundError(
-            "No server joins the KV caches of forks",
+            "SGLang's server cannot join the KV caches of forks",
             where="concatenate_and_append",
-            hint="Let forks.join('concate_and_append') join their texts.",
+            hint="Use forks.join('concate_and_append'), which joins their texts.",
         )
 
     def shutdown(self) -> None:
@@ -221,7 +233,7 @@ class FrontendBackend:
         self.close()
 
 
-def _blank(cls: type) -> object:
+def _new(cls: type) -> object:
     return object.__new__(cls)
 
 

@@ -47,42 +47,44 @@ def warn_on_error(call: str, s: Any) -> Iterator[None]:
         with contextlib.suppress(ProgramWarning):  # where warnings are errors, prefer the error itself
             _warn(call, f"{type(error).__name__}: {error}")
         if threading.current_thread() is getattr(s, "worker", None):
-            sweep = threading.Thread(target=_sweep, args=(s, error), name="nbruntime-sweep", daemon=True)
+            sweep = threading.Thread(
+                target=_discard_submissions, args=(s, error), name="nbruntime-sweep", daemon=True
+            )
             sweep.start()
         raise
 
 
 def mark_finished(s: Any) -> None:
     """Note that a program submits nothing more."""
-    _over.add(s)
+    _finished.add(s)
 
 
 _lock = threading.Lock()
-_told: dict[str, float] = {}
-_over: weakref.WeakSet[Any] = weakref.WeakSet()
+_reported: dict[str, float] = {}
+_finished: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _warn(call: str, text: str) -> None:
     now = time.monotonic()
     with _lock:
-        for old in [each for each, at in _told.items() if now - at > QUIET_SECONDS]:
-            del _told[old]
-        again = text in _told
-        _told.setdefault(text, now)
-    if not again:
+        for old in [each for each, at in _reported.items() if now - at > QUIET_SECONDS]:
+            del _reported[old]
+        known = text in _reported
+        _reported.setdefault(text, now)
+    if not known:
         # Without a registry: Python would suppress the second warning of the same text.
         warnings.warn_explicit(text, ProgramWarning, call, 0)
 
 
-def _sweep(s: Any, error: Exception) -> None:
+def _discard_submissions(s: Any, error: Exception) -> None:
     """Discard what a program submits to a state whose thread has ended, until the program ends."""
     s.worker.join()
     if not s.is_finished:
         _finish(s, error)
-    programs.ended(s)  # only now it is known to have failed
+    programs.record_end(s)  # only now it is known to have failed
     last = False
     while not last:
-        last = s in _over
+        last = s in _finished
         with contextlib.suppress(queue.Empty):
             while True:
                 s.queue.get(timeout=None if last else LOOK_SECONDS, block=not last)

@@ -39,7 +39,7 @@ class InFlightRequests:
         self._interrupted: FrameType | None = None
 
     @contextlib.contextmanager
-    def one(self, endpoint: _Aborts) -> Iterator[str]:
+    def track(self, endpoint: _Aborts) -> Iterator[str]:
         """Register a request while it runs, and give its id.
 
         Raises
@@ -57,7 +57,7 @@ class InFlightRequests:
 
     def interrupted(self) -> None:
         """Abort the running requests without waiting; called in a signal handler."""
-        ours = [frame for frame in _outwards(sys._getframe()) if _in_sglang(frame)]
+        ours = [frame for frame in _callers(sys._getframe()) if _in_sglang(frame)]
         self._interrupted = ours[-1] if ours else None
         by_endpoint: dict[_Aborts, list[str]] = defaultdict(list)
         for rid, endpoint in list(self._running.items()):
@@ -78,15 +78,15 @@ class InFlightRequests:
         outermost = self._interrupted
         if outermost is None:
             return
-        if outermost in _outwards(sys._current_frames().get(threading.main_thread().ident or 0)):
+        if outermost in _callers(sys._current_frames().get(threading.main_thread().ident or 0)):
             raise GenerationAbortedError("The program was interrupted", hint="Run it again.")
         self._interrupted = None
 
 
-calls = InFlightRequests()
+in_flight = InFlightRequests()
 
 
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back

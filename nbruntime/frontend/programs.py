@@ -56,13 +56,13 @@ class Step:
     failed: bool = False
     name: str | None = None
 
-    def wrote(self, generations: Sequence[Generation], meta_info: Any) -> None:
+    def set_answers(self, generations: Sequence[Generation], meta_info: Any) -> None:
         """Record the answers of a ``gen``."""
         self.generations = list(generations)
         self.text = generations[0].text
         self.meta_info = meta_info
 
-    def chose(self, decision: Any) -> None:
+    def set_decision(self, decision: Any) -> None:
         """Record the decision of a ``select``."""
         self.text = decision.decision
         self.meta_info = decision.meta_info
@@ -116,8 +116,8 @@ class Branch:
         if s is None:
             self.finished = True
             return
-        self.finished = _is_over(s)
-        self.failure = () if s.error_ is None else _lines(s.error_)
+        self.finished = _is_done(s)
+        self.failure = () if s.error_ is None else _error_lines(s.error_)
         self.role, self.role_start = s.cur_role, s.cur_role_begin_pos
         self.text = s.text_
 
@@ -135,7 +135,7 @@ class Branch:
         A fork is open until it is joined; it runs while its queue is not empty.
         """
         s = self._executor()
-        if s is None or _is_over(s):
+        if s is None or _is_done(s):
             return False
         return self.start is None or s.queue.unfinished_tasks > 0
 
@@ -199,11 +199,11 @@ class Program:
         if branch is None:
             branch = self._living.setdefault(id(s), Branch(s))
             # No lock here and below: garbage collection may run anywhere.
-            gone = weakref.finalize(s, self._gone, id(s))
+            gone = weakref.finalize(s, self._state_deleted, id(s))
             gone.atexit = False
         return branch
 
-    def _gone(self, name: int) -> None:
+    def _state_deleted(self, name: int) -> None:
         branch = self._living.pop(name, None)
         if branch is not None:
             branch.look()
@@ -240,7 +240,7 @@ def program_of(s: Any) -> Program | None:
 
 
 @contextlib.contextmanager
-def noted(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -> Iterator[Step]:
+def record_step(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -> Iterator[Step]:
     """Record a call of the model while it runs.
 
     Parameters
@@ -271,7 +271,7 @@ def noted(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -
         step.seconds = time.perf_counter() - step.began
 
 
-def ended(s: Any) -> None:
+def record_end(s: Any) -> None:
     """Record the end of a state, which may be its deletion."""
     program = program_of(s)
     if program is None:
@@ -283,12 +283,12 @@ def ended(s: Any) -> None:
         branch.look(s)
 
 
-def _is_over(s: Any) -> bool:
+def _is_done(s: Any) -> bool:
     """Return whether a state is done; one without a thread always is when it can be looked at."""
     return s.is_finished or not s.use_thread
 
 
-def _lines(error: BaseException) -> tuple[str, ...]:
+def _error_lines(error: BaseException) -> tuple[str, ...]:
     """Write an error as it is shown, with the type of one that is not ours."""
     text = str(error) if isinstance(error, NbruntimeError) else f"{type(error).__name__}: {error}"
     return tuple(text.split("\n"))

@@ -37,31 +37,29 @@ class Readers:
             for name, event in list(of_variables.items())  # the thread of the program may enter more
             if name in s.variables and not complete[name].is_set()
         ]
-        _set_before.update(
-            self._events
-        )  # set when the gen began; the event of the text only by an earlier gen
+        _once_set.update(self._events)  # set when the gen began; the event of the text only by an earlier gen
         if of_text is not None:
             self._events.append(of_text)
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Note the cleared events; to be called before each piece, which sets them all."""
-        _followed.update(event for event in self._events if event in _set_before and not event.is_set())
-        _set_before.update(self._events)
+        _with_reader.update(event for event in self._events if event in _once_set and not event.is_set())
+        _once_set.update(self._events)
 
     def wait_until_consumed(self) -> None:
         """Wait until the readers have taken the last piece."""
-        self.look()
+        self.update()
         deadline = time.monotonic() + PATIENCE
-        for event in _followed.intersection(self._events):
+        for event in _with_reader.intersection(self._events):
             while event.is_set():
                 if time.monotonic() > deadline:
-                    _followed.discard(event)
+                    _with_reader.discard(event)
                     break
                 time.sleep(LOOK_SECONDS)
 
 
-_set_before: weakref.WeakSet[threading.Event] = weakref.WeakSet()
+_once_set: weakref.WeakSet[threading.Event] = weakref.WeakSet()
 """Events that were set: a reader has cleared those that are not set now."""
 
-_followed: weakref.WeakSet[threading.Event] = weakref.WeakSet()
+_with_reader: weakref.WeakSet[threading.Event] = weakref.WeakSet()
 """Events that have a reader."""

@@ -102,7 +102,7 @@ def select(
         scored = _complete(
             endpoint, [[entry[1] for entry in of_choice] for of_choice in tokens], logprob_start_len=0
         )
-        unconditional = [_known(_input_logprobs(answer), first=0.0) for answer in scored]
+        unconditional = [_fill_missing(_input_logprobs(answer), first=0.0) for answer in scored]
 
     return choices_method(
         choices=choices,
@@ -118,17 +118,17 @@ def select(
 _Scored = tuple[list[list[_Entry]], list[Generation]]
 """The tokens of each choice, and the server's answers."""
 
-_tokenless: weakref.WeakSet[Any] = weakref.WeakSet()
+_without_tokenizer: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _token_ids(endpoint: _Completes, texts: list[str]) -> list[list[int]] | None:
     """Request the token ids of texts; None if the server cannot tokenize, which is asked only once."""
-    if endpoint in _tokenless:
+    if endpoint in _without_tokenizer:
         return None
     try:
         ids: list[list[int]] = endpoint.tokenize(texts)
     except NotFoundError:
-        _tokenless.add(endpoint)
+        _without_tokenizer.add(endpoint)
         return None
     return ids
 
@@ -136,7 +136,7 @@ def _token_ids(endpoint: _Completes, texts: list[str]) -> list[list[int]] | None
 def _score(endpoint: _Completes, ids: list[list[int]]) -> _Scored:
     """Score each text but the first, the prompt, from the last token that it shares with the prompt."""
     prompt, *of_texts = ids
-    starts = [max(_shared(prompt, tokens) - 1, 0) for tokens in of_texts]
+    starts = [max(_common_length(prompt, tokens) - 1, 0) for tokens in of_texts]
     if len(prompt) * (len(of_texts) - 1) > WORTH_CACHING:
         endpoint.complete(prompt[: max(starts) + 1], max_new_tokens=0)
     answers = _complete(endpoint, of_texts, logprob_start_len=starts)
@@ -186,7 +186,7 @@ def _complete(endpoint: _Completes, prompts: list[Any], **arguments: Any) -> lis
     return answers
 
 
-def _shared(prompt: Sequence[int], tokens: Sequence[int]) -> int:
+def _common_length(prompt: Sequence[int], tokens: Sequence[int]) -> int:
     """Count the common tokens at the beginning; the second text has at least one more."""
     shared = 0
     while shared < min(len(prompt), len(tokens) - 1) and prompt[shared] == tokens[shared]:
@@ -204,7 +204,7 @@ def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Ent
     >>> _tokens_of_choice([7, 8], [[None, 7, "the"], [-1.5, 9, " yes"], [-0.5, 3, "!"]])
     [[-1.5, 9, ' yes'], [-0.5, 3, '!']]
     """
-    shared = _shared(prompt, [entry[1] for entry in entries])
+    shared = _common_length(prompt, [entry[1] for entry in entries])
     scored = entries[max(shared, 1) :]  # the first token has no logprob
     if not scored:
         raise ArgumentValueError(
@@ -212,10 +212,10 @@ def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Ent
             where="choices",
             hint="Begin the prompt with more text.",
         )
-    return _known(scored, first=-math.inf)
+    return _fill_missing(scored, first=-math.inf)
 
 
-def _known(entries: Sequence[_Entry], *, first: float) -> list[_Entry]:
+def _fill_missing(entries: Sequence[_Entry], *, first: float) -> list[_Entry]:
     """Replace missing logprobs: minus infinity is null in JSON."""
     return [
         [(first if place == 0 else -math.inf) if entry[0] is None else entry[0], *entry[1:]]

@@ -54,7 +54,7 @@ class _AsyncStreamCloser:
     async def abort(self) -> None:
         self.state.aborted = True
         known = self.state.rids
-        close_instead = self.state.nameless
+        close_instead = self.state.has_unnamed_samples
         if known:
             try:
                 await self._abort(known)
@@ -153,7 +153,7 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         self._finalizer.atexit = False
 
     async def __anext__(self) -> str:
-        self._state.only()
+        self._state.require_one_answer()
         while True:
             text = (await self._next_delta()).text
             if text:
@@ -189,9 +189,9 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         self._note_reader()
         async with self._reading:
             if not self._state.over:  # another task may have read to the end meanwhile
-                await self._receive_alone()
+                await self._receive_chunk()
 
-    async def _receive_alone(self) -> None:
+    async def _receive_chunk(self) -> None:
         state = self._state
         try:
             chunk = await anext(self._chunks, None)

@@ -29,7 +29,7 @@ def generation_card(generation: Any, *, body: str | None = None, state: str = ""
         How it ended, if not by its finish reason.
     """
     if body is None:
-        body = _as_it_is(generation.text)
+        body = _plain_html(generation.text)
     details = []
     if isinstance(generation.prompt, str):
         details.append(Details("prompt", text=generation.prompt))
@@ -94,7 +94,7 @@ def stream_card(stream: Any) -> Card:
         state, tone = "stopped", "idle"
     texts = [each.text for each in generations]
     one = len(texts) == 1
-    body = _as_it_is(texts[0]) if one else ""
+    body = _plain_html(texts[0]) if one else ""
     return Card(
         type(stream).__name__,
         stream.rid,
@@ -107,7 +107,7 @@ def stream_card(stream: Any) -> Card:
     )
 
 
-def _as_it_is(text: str) -> str:
+def _plain_html(text: str) -> str:
     style = "white-space:pre-wrap;overflow-wrap:anywhere;max-height:30em;overflow:auto"
     return f'<div style="{style}">{escape(text)}</div>'
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 _SIGINT = int(signal.SIGINT)
 
-# Asked at every read, and signal.getsignal makes enums of handlers, which takes longer than all the rest.
+# Called at every read: signal.getsignal would convert handlers to enums, which is slow.
 _handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
 
 
@@ -34,7 +34,7 @@ class Interruptible(Protocol):
         """Close it."""
 
 
-class _Watch:
+class _SigintHandler:
     """A SIGINT handler that wraps another one."""
 
     def __init__(self, previous: Callable[[int, FrameType | None], Any]) -> None:
@@ -45,10 +45,10 @@ class _Watch:
         try:
             self.previous(number, frame)
         except BaseException:
-            self._leave()
+            self._close_streams()
             raise
         if _has_running_loop():
-            self._leave()  # the handlers of event loops cancel a task, and return
+            self._close_streams()  # an event loop's handler cancels a task, and returns
 
     def add(self, stream: Interruptible) -> None:
         key = id(stream)
@@ -57,19 +57,19 @@ class _Watch:
 
     def drop(self, key: int) -> None:
         self.streams.pop(key, None)
-        self._settle()
+        self._restore_if_unused()
 
-    def _settle(self) -> None:
+    def _restore_if_unused(self) -> None:
         """Restore the previous handler when no stream is watched any more."""
         if not self.streams and _in_main_thread():
             current = _handler(_SIGINT)
             if current is self:
                 signal.signal(_SIGINT, self.previous)
 
-    def _leave(self) -> None:
+    def _close_streams(self) -> None:
         streams = list(self.streams.values())
         self.streams.clear()
-        self._settle()
+        self._restore_if_unused()
         for reference in streams:
             stream = reference()
             if stream is not None:
@@ -89,20 +89,20 @@ def watch(stream: Interruptible) -> None:
     if not _in_main_thread():
         return
     handler = _handler(_SIGINT)
-    if isinstance(handler, _Watch):
+    if isinstance(handler, _SigintHandler):
         handler.add(stream)
     elif callable(handler):
-        watching = _Watch(handler)
-        watching.add(stream)
-        # Only the main interpreter has signals.
+        wrapper = _SigintHandler(handler)
+        wrapper.add(stream)
+        # Only the main interpreter handles signals.
         with contextlib.suppress(ValueError):
-            signal.signal(_SIGINT, watching)
+            signal.signal(_SIGINT, wrapper)
 
 
 def unwatch(stream: Interruptible) -> None:
     """Stop watching a stream that has ended."""
     handler = _handler(_SIGINT)
-    if isinstance(handler, _Watch):
+    if isinstance(handler, _SigintHandler):
         handler.drop(id(stream))
 
 

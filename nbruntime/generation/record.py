@@ -102,10 +102,11 @@ class Generation(CardMixin):
         """
         record = {name: value for name, value in record.items() if name not in others}
         wrong = first_invalid_field(record) or next(
-            (name for name, kind in _OWN_KINDS.items() if not isinstance(record.get(name), kind | None)), None
+            (name for name, kind in _FIELD_TYPES.items() if not isinstance(record.get(name), kind | None)),
+            None,
         )
         if wrong is not None:
-            raise _no_record(f"its {wrong} has the wrong type")
+            raise _invalid_record(f"its {wrong} has the wrong type")
         values = {
             "text": record.get("text") or "",
             "output_ids": list(record.get("output_ids") or ()),
@@ -160,7 +161,7 @@ class Generation(CardMixin):
         except (ValueError, TypeError, RecursionError) as error:
             raise ArgumentTypeError(f"Not JSON: {error}", hint=_RECORD_HINT) from None
         if not isinstance(record, dict):
-            raise _no_record(f"it is a {type(record).__name__}")
+            raise _invalid_record(f"it is a {type(record).__name__}")
         return cls.from_dict(record)
 
     def to_frame(self) -> pandas.DataFrame:
@@ -299,11 +300,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-_OWN_KINDS: dict[str, Any] = {"prompt": str | list | tuple, "index": int, "timings": Mapping}
-_RECORD_HINT = "Give what to_json() or to_dict() wrote."
+_FIELD_TYPES: dict[str, Any] = {"prompt": str | list | tuple, "index": int, "timings": Mapping}
+_RECORD_HINT = "Pass the result of to_json() or to_dict()."
 
 
-def _no_record(why: str) -> ArgumentTypeError:
+def _invalid_record(why: str) -> ArgumentTypeError:
     return ArgumentTypeError(f"Not the record of a generation: {why}", hint=_RECORD_HINT)
 
 
@@ -311,4 +312,4 @@ def _read_timings(timings: Mapping[str, Any]) -> Timings:
     try:
         return Timings(**{**timings, "itl": tuple(timings.get("itl") or ())})
     except TypeError:
-        raise _no_record("its timings are none") from None
+        raise _invalid_record("its timings have the wrong type") from None

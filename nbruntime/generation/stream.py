@@ -47,7 +47,7 @@ class _StreamCloser:
             return
         self.state.aborted = True
         known = self.state.rids
-        close_instead = self.state.nameless
+        close_instead = self.state.has_unnamed_samples
         if known:
             try:
                 self._abort(known)
@@ -153,7 +153,7 @@ class GenerationStream(BaseStream, Iterator[str]):
         watch(self)
 
     def __next__(self) -> str:
-        self._state.only()
+        self._state.require_one_answer()
         while True:
             text = self._next_delta().text
             if text:
@@ -189,9 +189,9 @@ class GenerationStream(BaseStream, Iterator[str]):
         watch(self)
         with self._reading:
             if not self._state.over:  # another thread may have read to the end meanwhile
-                self._receive_alone()
+                self._receive_chunk()
 
-    def _receive_alone(self) -> None:
+    def _receive_chunk(self) -> None:
         state = self._state
         try:
             chunk = next(self._chunks, None)

@@ -82,7 +82,7 @@ class StreamState:
                 return
             self._add(self._decoder.close() if cause is None else [])
             self._ended = time.perf_counter()
-            self.error = self._why(cause)
+            self.error = self._find_error(cause)
             self.over = True
 
     def _add(self, deltas: list[Delta]) -> None:
@@ -94,11 +94,11 @@ class StreamState:
             if count:
                 arrivals = self._arrivals.setdefault(delta.index, [])
                 if arrivals and arrivals[-1][0] == now:
-                    count += arrivals.pop()[1]  # came in the same piece: one arrival
+                    count += arrivals.pop()[1]  # same chunk: one arrival
                 arrivals.append((now, count))
         self.pending.extend(deltas)
 
-    def _why(self, cause: BaseException | None) -> NbruntimeError | None:
+    def _find_error(self, cause: BaseException | None) -> NbruntimeError | None:
         """Return the error that the stream ended with, if any."""
         failure = self._decoder.failure
         items = self._decoder.items
@@ -125,7 +125,7 @@ class StreamState:
         if cause is not None or not ended:
             if self.aborted:
                 return None
-            reason, hint = _reason(cause)
+            reason, hint = _describe_cause(cause)
             tokens = sum(generation.completion_tokens for generation in partial)
             return StreamError(
                 f"The stream broke off after {tokens} tokens: {reason}",
@@ -145,12 +145,12 @@ class StreamState:
         """The rids to abort, as far as they are known; the server names samples itself."""
         if self.request.samples == 1:
             return self.request.rids
-        items = list(self._decoder.items.values())  # at once: another thread may be reading
+        items = list(self._decoder.items.values())  # a copy: another thread may be reading
         names = [item.rid for item in items]
         return tuple(name for name in names if name is not None)
 
     @property
-    def nameless(self) -> bool:
+    def has_unnamed_samples(self) -> bool:
         """True if the server runs samples whose rids have not arrived yet."""
         return self.request.samples > 1 and len(self._decoder.items) < self.expected
 
@@ -162,7 +162,7 @@ class StreamState:
     def texts_read(self) -> list[str]:
         """Return the texts so far without those in `pending`."""
         texts = self.texts()
-        for delta in reversed(tuple(self.pending)):  # at once: another thread may be reading
+        for delta in reversed(tuple(self.pending)):  # a copy: another thread may be reading
             texts[delta.index] = texts[delta.index].removesuffix(delta.text)
         return texts
 
@@ -186,7 +186,7 @@ class StreamState:
             prompt_token_ids=item.prompt_token_ids,
         )
 
-    def only(self) -> None:
+    def require_one_answer(self) -> None:
         """Raise if the stream has several answers."""
         if self.request.many:
             raise ArgumentTypeError(
@@ -209,7 +209,7 @@ class StreamState:
         return f"{kind} {self.request.rids[0]}: {state}, {tokens} tokens{many}\n  {shown!r}"
 
 
-def _reason(cause: BaseException | None) -> tuple[str, str | None]:
+def _describe_cause(cause: BaseException | None) -> tuple[str, str | None]:
     """Return why a stream broke off, and a hint if the cause has one of its own."""
     if not isinstance(cause, NbruntimeError):
         return "the server closed it" if cause is None else str(cause), None
@@ -236,7 +236,7 @@ class BaseStream(DisplayMixin):
     @property
     def text(self) -> str:
         """The text so far; it stays when the stream is closed or fails."""
-        self._state.only()
+        self._state.require_one_answer()
         return self.texts[0]
 
     @property

@@ -96,7 +96,7 @@ def usage(generations: Generation | Iterable[Any]) -> Usage:
         )
     if isinstance(generations, str) or not isinstance(generations, Iterable):
         raise ArgumentTypeError(
-            f"Among the generations is a {type(generations).__name__}",
+            f"Not a generation: {type(generations).__name__}",
             where="generations",
             hint="Pass what complete() and result() return.",
         )

@@ -593,7 +593,7 @@ def test_an_interrupt_reaches_the_calls_of_every_endpoint(
     running = InFlightRequests()
     with ScriptedServer() as other, RuntimeEndpoint(other.url) as router:
         other.forget("/abort_request")
-        with running.one(router), running.one(endpoint) as rid:
+        with running.track(router), running.track(endpoint) as rid:
             running.interrupted()
             asked = server.wait_for("/abort_request")
             other.wait_for("/abort_request")

@@ -104,7 +104,7 @@ def test_previous_handler_is_restored(server: ScriptedServer, endpoint: RuntimeE
     with handling(signal.default_int_handler):
         first, second = endpoint.stream("x"), endpoint.stream("y")
         ours = signal.getsignal(signal.SIGINT)
-        assert isinstance(ours, interrupts._Watch)
+        assert isinstance(ours, interrupts._SigintHandler)
         first.close()
         assert signal.getsignal(signal.SIGINT) is ours
         del second  # collected

@@ -259,7 +259,7 @@ def test_tokens_that_arrive_together_are_one_arrival() -> None:
     ],
 )
 def test_from_json_refuses_wrong_types(text: str) -> None:
-    with pytest.raises(errors.ArgumentTypeError, match="Give what to_json"):
+    with pytest.raises(errors.ArgumentTypeError, match="Pass the result of to_json"):
         Generation.from_json(text)
 
 
