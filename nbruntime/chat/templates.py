@@ -18,15 +18,7 @@ from nbruntime.protocol.messages import Message, text_of
 
 
 def find_chat_template(name: str | None, model_info: Mapping[str, Any]) -> ChatTemplate:
-    """Choose the template of a model: the named one, else the tokenizer's own, else a guess.
-
-    Parameters
-    ----------
-    name : str or None
-        Name of a template.
-    model_info : mapping
-        From the server; ``tokenizer_path`` and ``model_path`` are read.
-    """
+    """Choose a model's template: the named one, else the tokenizer's own, else a guess by `model_info`."""
     if name is not None:
         return get_chat_template(name)
     model_path = str(model_info.get("model_path") or "")

@@ -10,14 +10,9 @@ HUB_SECONDS = 3.0
 
 
 def load_tokenizer(path: str) -> Any:
-    """Load a transformers tokenizer, without running code that comes with it.
+    """Load a transformers tokenizer from a folder, the cache, or the Hugging Face hub.
 
-    The path comes from a server, which is not trusted to run code here.
-
-    Parameters
-    ----------
-    path : str
-        Folder, or id on the Hugging Face hub; the cache is tried before the network.
+    The path comes from a server, so code that comes with the tokenizer is not run.
 
     Raises
     ------

@@ -24,16 +24,12 @@ class TokenizerTemplate:
 
     Parameters
     ----------
-    name : str
-        Path of the tokenizer.
+    name, stop_str, image_token
+        As in `nbruntime.chat.named_templates.NamedTemplate`; the name is the tokenizer's path.
     render : callable
         Writes messages as a prompt.
     bos : str
         BOS text that the server adds by itself.
-    stop_str : tuple of str
-        Texts that end a message.
-    image_token : str
-        Text that stands for an image.
     special : tuple of str
         Texts of special tokens, which are not cut.
     """
@@ -51,13 +47,6 @@ class TokenizerTemplate:
     @classmethod
     def load(cls, path: str, *, image_token: str = "<image>") -> TokenizerTemplate | None:
         """Load the template of a tokenizer; None if it has no template.
-
-        Parameters
-        ----------
-        path : str
-            Folder, or id on the Hugging Face hub; the cache is tried before the network.
-        image_token : str
-            Text that stands for an image.
 
         Raises
         ------

@@ -23,14 +23,7 @@ _UNSET = (None,)
 
 
 def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
-    """Turn the frontend's objects into arguments of `complete`.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-        State of the program.
-    sampling_params : SglSamplingParams
-        Not changed.
+    """Turn the frontend's objects, which are not changed, into arguments of `complete`.
 
     Raises
     ------

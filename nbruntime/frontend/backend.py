@@ -95,14 +95,7 @@ class FrontendBackend:
         return self.chat_template
 
     def generate(self, s: Any, sampling_params: Any, **_: Any) -> tuple[str | list[str], Any]:
-        """Run ``sgl.gen`` without a stream, with the state's text as the prompt.
-
-        Parameters
-        ----------
-        s : StreamExecutor
-            State of the program.
-        sampling_params : SglSamplingParams
-            Not changed.
+        """Run ``sgl.gen`` without a stream, with the text of the state `s` as the prompt.
 
         Returns
         -------
@@ -122,14 +115,7 @@ class FrontendBackend:
             return answer.text, answer.meta_info
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Run ``sgl.gen`` with a stream.
-
-        Parameters
-        ----------
-        s : StreamExecutor
-            State of the program.
-        sampling_params : SglSamplingParams
-            ``n`` must be 1.
+        """Run ``sgl.gen`` with a stream; ``n`` must be 1.
 
         Yields
         ------
@@ -171,12 +157,7 @@ class FrontendBackend:
         temperature : float
             Must be at most 1e-5.
         choices_method : ChoicesSamplingMethod
-            SGLang's rule of choice.
-
-        Returns
-        -------
-        ChoicesDecision
-            The rule's result: ``decision`` and ``meta_info``.
+            Makes the decision, which is returned.
         """
         with (
             warn_on_error("sgl.select", s),
@@ -215,13 +196,7 @@ class FrontendBackend:
         """Do nothing: no state is kept for a request."""
 
     def concatenate_and_append(self, src_rids: list[str], dst_rid: str) -> None:
-        """Raise `NotFoundError`: SGLang's server can no longer join KV caches.
-
-        Raises
-        ------
-        NotFoundError
-            Always.
-        """
+        """Raise `NotFoundError`: SGLang's server can no longer join KV caches."""
         raise NotFoundError(
             "SGLang's server cannot join the KV caches of forks",
             where="concatenate_and_append",

@@ -32,15 +32,7 @@ class ProgramWarning(UserWarning):
 
 @contextlib.contextmanager
 def warn_on_error(call: str, s: Any) -> Iterator[None]:
-    """Warn of every error that leaves this block, and raise it again.
-
-    Parameters
-    ----------
-    call : str
-        The function that the program called, such as ``sgl.gen``.
-    s : StreamExecutor
-        State of the program.
-    """
+    """Warn of every error that leaves this block, and raise it again; `call` is what the program called."""
     try:
         yield
     except Exception as error:

@@ -40,13 +40,7 @@ class InFlightRequests:
 
     @contextlib.contextmanager
     def track(self, endpoint: _Aborts) -> Iterator[str]:
-        """Register a request while it runs, and give its id.
-
-        Raises
-        ------
-        GenerationAbortedError
-            If its program was interrupted.
-        """
+        """Register a request while it runs, and give its id; refuse it if its program was interrupted."""
         rid = uuid.uuid4().hex
         self._running[rid] = endpoint
         try:

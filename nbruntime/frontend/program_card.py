@@ -45,16 +45,7 @@ font-size:inherit;margin:0}
 
 
 def program_card(transcript: Transcript, program: Program | None, *, whole: bool = True) -> Card:
-    """Make the card of a program.
-
-    Parameters
-    ----------
-    transcript : Transcript
-    program : Program or None
-        Knows the arguments.
-    whole : bool
-        False for title and state only.
-    """
+    """Make the card of a program, whose arguments `program` knows; only title and state if not `whole`."""
     branch, steps = transcript.branch, list(transcript.steps())
     state, tone = _state(branch)
     name = "" if program is None else shortened(_arguments(program.arguments), 120)

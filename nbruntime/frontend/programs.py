@@ -22,27 +22,10 @@ from nbruntime.generation import Generation
 
 @dataclass(eq=False)
 class Step:
-    """One call of the model.
+    """One call of the model: a ``gen`` or a ``select``.
 
-    Parameters
-    ----------
-    kind : str
-        ``gen`` or ``select``.
-    start : int
-        Where its text begins in the text of the state.
-    choices : tuple of str
-        The texts to choose from.
-
-    Attributes
-    ----------
-    text : str or None
-        The text that the model wrote; None while it runs.
-    meta_info : object
-        The same object that the interpreter got, which identifies the variable.
-    name : str or None
-        The variable, once it is known.
-    seconds : float or None
-        How long it took; None while it runs.
+    Its text begins at `start` in the text of the state. `text` and `seconds` are None while it runs, `name`
+    until the variable is known. `meta_info` is the interpreter's own object, which identifies the variable.
     """
 
     kind: Literal["gen", "select"]
@@ -69,12 +52,7 @@ class Step:
 
 
 class Branch:
-    """The record of one state: of a program, or of one of its forks.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-        The interpreter's object; not kept alive.
+    """The record of one state of the interpreter: of a program, or of one of its forks.
 
     Attributes
     ----------
@@ -82,8 +60,6 @@ class Branch:
         Where in the text it was forked off; None for a program.
     number : int
         Rank in the order of creation.
-    steps : list of Step
-        Its calls of the model.
     messages, variables, meta_info
         The interpreter's own objects.
     text, finished, role, role_start
@@ -147,13 +123,7 @@ class Branch:
 
 
 class Program:
-    """The branches of a program: its own, and its forks' at every depth.
-
-    Parameters
-    ----------
-    arguments : dict
-        The program's arguments: one object that all branches share.
-    """
+    """The branches of a program, its own and its forks'; all of them share one `arguments` dict."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.arguments = arguments  # kept, so that no other object gets its id
@@ -241,22 +211,7 @@ def program_of(s: Any) -> Program | None:
 
 @contextlib.contextmanager
 def record_step(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -> Iterator[Step]:
-    """Record a call of the model while it runs.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-        The calling state.
-    kind : str
-        ``gen`` or ``select``.
-    choices : sequence of str
-        The texts to choose from.
-
-    Yields
-    ------
-    Step
-        To be filled with the result.
-    """
+    """Record a call of the model while it runs; the caller fills in the result."""
     step = Step(kind, len(s.text_), tuple(choices))
     if hasattr(s, "arguments"):
         branch = _programs.setdefault(id(s.arguments), Program(s.arguments)).add(s)

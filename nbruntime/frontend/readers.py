@@ -20,13 +20,7 @@ LOOK_SECONDS = 0.005
 
 
 class Readers:
-    """Detects the readers of a stream: the interpreter sets events at each piece, and readers clear them.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-        State of the program, whose ``gen`` has begun.
-    """
+    """Detects the readers of a stream: the interpreter sets events at each piece, and readers clear them."""
 
     def __init__(self, s: Any) -> None:
         complete = getattr(s, "variable_event", None) or {}

@@ -48,27 +48,7 @@ def select(
     choices_method: Any,
     images: Any = None,
 ) -> Any:
-    """Let the model choose one of several texts.
-
-    Parameters
-    ----------
-    endpoint : RuntimeEndpoint
-        The client to use.
-    text : str
-        The prompt.
-    choices : sequence of str
-        The texts to choose from.
-    temperature : float
-        Must be at most 1e-5.
-    choices_method : ChoicesSamplingMethod
-        Decides by the logprobs of every choice's tokens.
-    images : optional
-        The prompt's images.
-
-    Returns
-    -------
-    ChoicesDecision
-        The result of `choices_method`.
+    """Let the model choose one of several texts; return the decision of `choices_method`.
 
     Raises
     ------

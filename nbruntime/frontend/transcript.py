@@ -14,17 +14,7 @@ from nbruntime.frontend.programs import Branch, Program, Step
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a turn.
-
-    Parameters
-    ----------
-    text : str
-        As in the program's text.
-    name : str or None
-        The variable with this value; None for text of the program itself.
-    step : Step or None
-        The call of the model that wrote it.
-    """
+    """A part of a turn: the value of variable `name`, text of the call `step`, or the program's own text."""
 
     text: str
     name: str | None = None
@@ -38,16 +28,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Turn:
-    """The text of one role, or outside of roles.
-
-    Parameters
-    ----------
-    role : str
-        Empty outside of roles.
-    pieces : list of Piece
-    continued : bool
-        True if it began before a fork.
-    """
+    """The text of one role (empty outside of roles); `continued` if it began before a fork."""
 
     role: str
     pieces: list[Piece]

@@ -35,19 +35,7 @@ def answer_bundle(
     markdown: bool = True,
     ending: Ending | None = None,
 ) -> dict[str, Any]:
-    """Make the MIME bundle (plain text, HTML, markdown) of answers that have ended.
-
-    Parameters
-    ----------
-    generations : sequence of Generation
-        The answers of one request.
-    error : NbruntimeError, optional
-        The error that ended them.
-    markdown : bool
-        True if the texts are markdown.
-    ending : str, optional
-        How the client ended the stream.
-    """
+    """Make the MIME bundle (text, HTML, markdown) of the answers of one request, which have ended."""
     longest = LONGEST_ANSWER // len(generations)
     texts = [_shown(each.text, longest) for each in generations]
     heads = [head(each, generations) for each in generations]

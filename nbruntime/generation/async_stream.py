@@ -108,23 +108,15 @@ class _AsyncStreamCloser:
 class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
     """A `GenerationStream` for ``async for`` and ``async with``.
 
-    It also closes when it is garbage-collected, and when the task that reads it is cancelled.
+    It also closes when it is garbage-collected, and when the task that reads it is cancelled. Its arguments
+    are those of `GenerationStream`, with async functions, and two more.
 
     Parameters
     ----------
-    chunks : async iterator of bytes
-        The body of the answer as it arrives.
-    request : GenerateRequest
-    close : async callable
-        Closes the answer.
-    abort : async callable
-        Aborts rids on the server.
     abandon : callable
         Closes the answer and aborts rids, from any thread, without waiting and without the event loop.
     spawn : callable
         Starts a task for a coroutine, and keeps a reference until it is done.
-    where, started, cumulative_text, scrub
-        As in `GenerationStream`.
     """
 
     def __init__(

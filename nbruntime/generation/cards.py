@@ -18,16 +18,7 @@ PROMPT_WIDTH = 100
 
 
 def generation_card(generation: Any, *, body: str | None = None, state: str = "") -> Card:
-    """Make the card of one generation: its text, and its figures below.
-
-    Parameters
-    ----------
-    generation : Generation
-    body : str, optional
-        The text as HTML; the default is plain text.
-    state : str
-        How it ended, if not by its finish reason.
-    """
+    """Make the card of one generation: its text (or `body`, as HTML), and its figures below."""
     if body is None:
         body = _plain_html(generation.text)
     details = []

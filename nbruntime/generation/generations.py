@@ -12,10 +12,7 @@ class Generations(CardMixin, list[Generation]):
 
     Examples
     --------
-    >>> answers = Generations([Generation("4"), Generation("four")])
-    >>> answers == [Generation("4"), Generation("four")]
-    True
-    >>> answers
+    >>> Generations([Generation("4"), Generation("four")])
     2 generations
       [0] 4
       [1] four

@@ -80,11 +80,6 @@ def watch(stream: Interruptible) -> None:
     """Let the next interrupt close a stream; called whenever it is opened or read.
 
     Has no effect outside of the main thread, or where SIGINT is ignored or not handled by Python.
-
-    Parameters
-    ----------
-    stream : Interruptible
-        Kept by a weak reference.
     """
     if not _in_main_thread():
         return

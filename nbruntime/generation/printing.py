@@ -9,15 +9,7 @@ from nbruntime.generation import Generation, GenerationStream
 def print_stream(stream: GenerationStream) -> Generation | list[Generation]:
     """Print a stream as it arrives, several answers one after the other, and return its result.
 
-    Parameters
-    ----------
-    stream : GenerationStream
-        If it was read in part, the whole text is printed.
-
-    Raises
-    ------
-    GenerationError, KeyboardInterrupt
-        As the stream raises; the text so far stays printed.
+    If it was read in part, the whole text is printed. If it raises, the text so far stays printed.
     """
     from nbruntime.generation.answer_html import figures_line, foot_parts, head
 

@@ -132,13 +132,7 @@ class Generation(CardMixin):
         }
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write the record as ASCII JSON, which `from_json` reads.
-
-        Parameters
-        ----------
-        indent : int, optional
-            Spaces for each level; one line by default.
-        """
+        """Write the record as ASCII JSON, which `from_json` reads; `indent` as in `json.dumps`."""
         return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
@@ -149,12 +143,6 @@ class Generation(CardMixin):
         ------
         ArgumentTypeError
             If it is not the record of a generation.
-
-        Examples
-        --------
-        >>> answer = Generation(" Paris.", [7042, 30], prompt="The capital of France is")
-        >>> Generation.from_json(answer.to_json()) == answer
-        True
         """
         try:
             record = json.loads(text)

@@ -32,16 +32,7 @@ class Timings:
     def from_arrivals(
         cls, started: float, arrivals: Sequence[tuple[float, int]], ended: float | None
     ) -> Timings:
-        """Compute the record from arrival times, in seconds of any clock.
-
-        Parameters
-        ----------
-        started : float
-            When the request was sent.
-        arrivals : sequence of (float, int)
-            When tokens arrived, and how many.
-        ended : float or None
-            When the stream ended.
+        """Compute the record from the times of arrivals and their token counts.
 
         Examples
         --------

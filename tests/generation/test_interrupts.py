@@ -1,4 +1,4 @@
-"""Streams after an interrupt: nobody reads them, and no traceback keeps the server at work."""
+"""An interrupt closes the open streams, and the server stops generating."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nbruntime.generation import interrupts
 
 WORDS = ["Once", " upon", " a", " time"]
 SOON = 0.5
-"""Seconds within which the server knows that nobody waits any more."""
+"""Seconds within which the server gets the abort."""
 
 
 def endless(asked: Asked) -> Reply:

@@ -358,7 +358,7 @@ def test_errors_inherit_from_builtin_errors() -> None:
 
 
 def test_result_while_other_threads_read() -> None:
-    """As somebody does who asks for the result in one cell while a view in another is showing it."""
+    """As when a cell asks for the result while a view reads the stream."""
     events = [
         {"text": "ab" * count, "output_ids": [1] * count, "meta_info": {"completion_tokens": count}}
         for count in range(1, 41)
