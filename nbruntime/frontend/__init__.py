@@ -1,7 +1,7 @@
-"""What SGLang's frontend language calls on its backend.
+"""A backend for SGLang's frontend language.
 
-Floor 2. Nothing here imports sglang: the frontend language brings its own objects, and asks for no more
-than the names and the behaviour.
+Floor 2. Nothing here imports sglang: the frontend language passes its own objects, and only their attributes
+are read.
 """
 
 from nbruntime.chat.named_templates import get_chat_template
