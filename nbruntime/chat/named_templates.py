@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nbruntime.chat.template import ChatTemplate
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.errors import ArgumentValueError
 from nbruntime.protocol.messages import Message
 from nbruntime.protocol.nearest_names import nearest_name

@@ -4,7 +4,7 @@ Floor 2. Nothing here imports sglang: the frontend language passes its own objec
 are read.
 """
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.chat.named_templates import get_chat_template
-from nbruntime.chat.template import ChatTemplate
 
 __all__ = ["ChatTemplate", "get_chat_template"]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbruntime.chat.template import ChatTemplate
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.errors import ArgumentValueError, NotFoundError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of

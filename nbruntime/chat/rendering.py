@@ -1,7 +1,7 @@
 """Choose the chat template of a model, and write messages as a prompt.
 
 The frontend language writes a conversation piece by piece, so a template returns the text before and after
-one message (`nbruntime.chat.template.ChatTemplate`). The tokenizer's own template is better than a guess by
+one message (`nbruntime.chat.chat_template.ChatTemplate`). The tokenizer's own template is better than a guess by
 the model's name.
 """
 
@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.chat.named_templates import get_chat_template, guess_chat_template
-from nbruntime.chat.template import ChatTemplate
 from nbruntime.chat.tokenizer_template import TokenizerTemplate
 from nbruntime.protocol.messages import Message, text_of
 
