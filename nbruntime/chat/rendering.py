@@ -1,8 +1,8 @@
 """Choose the chat template of a model, and write messages as a prompt.
 
 The frontend language writes a conversation piece by piece, so a template returns the text before and after
-one message (`nbruntime.chat.chat_template.ChatTemplate`). The tokenizer's own template is better than a guess by
-the model's name.
+one message (`nbruntime.chat.chat_template.ChatTemplate`). The tokenizer's own template is better than a guess
+by the model's name.
 """
 
 from __future__ import annotations
