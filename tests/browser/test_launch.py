@@ -1,4 +1,4 @@
-"""Launches in JupyterLab, as somebody sees them."""
+"""Launches as JupyterLab shows them."""
 
 from __future__ import annotations
 

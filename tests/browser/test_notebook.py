@@ -1,4 +1,4 @@
-"""What a reader sees: JupyterLab and Notebook 7 in a real browser, and files that are read without a kernel.
+"""What notebooks show: JupyterLab and Notebook 7 in a real browser, and files that are read without a kernel.
 
 Pictures of it are left in ``artifacts/``, for a person to look at.
 """

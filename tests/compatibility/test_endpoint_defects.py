@@ -155,7 +155,7 @@ def test_3_1_11_the_template_is_the_tokenizers_own(server: ScriptedServer, tmp_p
         assert tuple(endpoint.get_chat_template().stop_str) == ("<end>",)
 
 
-def test_3_1_12_no_promise_of_a_route_that_is_gone(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_3_1_12_no_request_goes_to_a_removed_route(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", Reply(json=answer("x", [1])))
 
     @sgl.function
@@ -170,7 +170,7 @@ def test_3_1_12_no_promise_of_a_route_that_is_gone(server: ScriptedServer, endpo
     assert {asked.path for asked in server.asked} == {"/model_info", "/generate"}
 
 
-def test_3_1_13_as_many_images_as_there_are(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_3_1_13_a_prompt_may_have_several_images(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     server.on("/generate", Reply(json=answer("two cats")))
     endpoint.generate(state("x", [("a.png", "QUE="), ("b.png", "QkI=")]), SglSamplingParams())
     assert server.to("/generate")[0].json["image_data"] == ["QUE=", "QkI="]
@@ -212,7 +212,7 @@ def test_3_1_16_every_parameter_and_an_abort(server: ScriptedServer, endpoint: R
     assert server.to("/abort_request")[0].json == {"rid": "mine"}
 
 
-def test_3_1_18_many_threads_share_connections_and_ours_hold_nobody(
+def test_3_1_18_many_threads_share_connections_and_ours_are_daemons(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     server.on("/generate", lambda asked: Reply(json=answer(asked.json["text"], [1])))
@@ -227,7 +227,7 @@ def test_3_1_18_many_threads_share_connections_and_ours_hold_nobody(
     assert all(thread.daemon for thread in ours)
 
 
-def test_3_1_19_the_routes_new_name_first(server: ScriptedServer) -> None:
+def test_3_1_19_the_current_route_is_tried_first(server: ScriptedServer) -> None:
     server.on("/get_model_info", Reply(json=MODEL_INFO))
     RuntimeEndpoint(server.url).close()
     assert [asked.path for asked in server.asked] == ["/model_info"]

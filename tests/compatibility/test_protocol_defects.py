@@ -45,7 +45,7 @@ def test_3_3_02_a_cumulative_stream_is_not_parsed_again_and_again(
     assert sizes[1] < 3 * sizes[0]  # four times would be O(n^2)
 
 
-def test_3_3_03_samples_go_by_the_names_that_the_server_gave(
+def test_3_3_03_samples_are_aborted_by_the_rids_of_the_server(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     made = [{**cumulative(WORDS, f"given-{index}")[0], "index": index} for index in (0, 1)]
@@ -106,7 +106,7 @@ def left_with_the_connection(endpoint: RuntimeEndpoint) -> None:
 
 
 @pytest.mark.parametrize("leave", [left_by_with, left_by_collection, left_with_the_connection])
-def test_3_3_09_the_server_is_told_at_once(
+def test_3_3_09_a_left_stream_is_aborted_at_once(
     server: ScriptedServer, endpoint: RuntimeEndpoint, leave: Callable[[RuntimeEndpoint], None]
 ) -> None:
     def reply(asked: Asked) -> Reply:

@@ -38,7 +38,7 @@ def runtime(_fake_engines: None) -> Iterator[Runtime]:
         yield started
 
 
-def test_3_2_01_a_deleted_runtime_takes_its_server_along(tmp_path: Path) -> None:
+def test_3_2_01_a_deleted_runtime_ends_its_server(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     started = start(pids=str(pids))
     tree = read_pids(pids)
@@ -101,7 +101,7 @@ def test_3_2_04_answers_are_checked(runtime: Runtime) -> None:
 
 @pytest.mark.parametrize("call", [Runtime.generate, Runtime.encode])
 @pytest.mark.parametrize("prompt", ["x", ["x", "y"]])
-def test_3_2_04_nobody_waits_for_ever_and_what_nobody_waits_for_is_stopped(
+def test_3_2_04_requests_time_out_and_are_aborted(
     redirected: Runtime, server: ScriptedServer, call: Callable[..., str], prompt: str | list[str]
 ) -> None:
     settings = redirected.endpoint.settings
@@ -137,7 +137,7 @@ def test_3_2_05_high_ports_and_taken_ones() -> None:
             start(port=port)
 
 
-def test_3_2_07_ready_at_once_with_a_log() -> None:
+def test_3_2_07_a_start_is_noticed_at_once_and_logged() -> None:
     phases: list[str] = []
     with start(progress=lambda phase: phases.append(phase.name)) as runtime:
         late = time.time() - float(runtime.logs(1).rpartition(" ")[2])
@@ -146,7 +146,7 @@ def test_3_2_07_ready_at_once_with_a_log() -> None:
     assert "loading weights" in phases
 
 
-def test_3_2_08_a_failure_says_why() -> None:
+def test_3_2_08_a_failed_start_says_why() -> None:
     with pytest.raises(errors.LaunchError, match="RuntimeError: out of luck") as caught:
         start(fail="RuntimeError: out of luck")
     assert "phase: loading weights" in str(caught.value)  # the log's last lines
@@ -167,7 +167,7 @@ def test_3_2_09_a_script_needs_no_main_guard(tmp_path: Path) -> None:
     assert ran.stdout == "once fake/model\n", ran.stderr
 
 
-def test_3_2_10_shutdown_waits_until_all_is_gone(tmp_path: Path) -> None:
+def test_3_2_10_shutdown_waits_until_all_processes_ended(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     with start(pids=str(pids), children=2) as runtime:
         port, tree = runtime.port, read_pids(pids)
@@ -175,7 +175,7 @@ def test_3_2_10_shutdown_waits_until_all_is_gone(tmp_path: Path) -> None:
     socket.create_server(("127.0.0.1", port)).close()  # the port is free
 
 
-def test_3_2_11_no_orphan_of_a_killed_parent(tmp_path: Path) -> None:
+def test_3_2_11_a_killed_parent_leaves_no_process(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     tests = Path(__file__).parents[1]
     code = (

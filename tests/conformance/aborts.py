@@ -1,4 +1,4 @@
-"""Checks of ends before the end."""
+"""Checks of aborts."""
 
 from __future__ import annotations
 

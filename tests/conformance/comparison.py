@@ -1,4 +1,4 @@
-"""What two servers are found to do, side by side."""
+"""Compares the findings about two servers."""
 
 from __future__ import annotations
 

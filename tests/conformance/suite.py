@@ -1,4 +1,4 @@
-"""What a check is, what it finds, and what holds of every right answer."""
+"""How checks are registered and reported, and the rules that every right answer keeps."""
 
 from __future__ import annotations
 

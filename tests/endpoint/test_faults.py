@@ -152,9 +152,9 @@ def test_a_broken_stream_is_aborted(server: ScriptedServer, client: Blocking | A
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_refused_connection(server: ScriptedServer, kind: str, streamed: bool) -> None:
     with connected(kind, server.url) as client:
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            client.client.settings.base_url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            client.client.settings.base_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
             error = (client.read("x") if streamed else ask(client)).error
         assert isinstance(error, errors.ServerConnectionError)
         assert not error.sent
@@ -185,7 +185,7 @@ def test_a_connection_that_is_not_accepted_times_out(server: ScriptedServer, kin
         deaf.listen(0)
         port = deaf.getsockname()[1]
         filling = [socket.socket() for _ in range(4)]
-        for each in filling:  # fill the queue of connections that nobody accepts
+        for each in filling:  # fill the queue of connections that are not accepted
             each.setblocking(False)
             each.connect_ex(("127.0.0.1", port))
         client.client.settings.base_url = f"http://127.0.0.1:{port}"

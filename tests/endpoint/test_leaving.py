@@ -232,7 +232,7 @@ def test_closing_a_finished_stream_keeps_the_pooled_connection(
         put(kept, connection)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(running.close).result(10)
-        assert connection.sock is not None  # somebody else may use it by now
+        assert connection.sock is not None  # another request may use it by now
 
     monkeypatch.setattr(urllib3.HTTPConnectionPool, "_put_conn", put_and_close)
     assert list(running) == WORDS

@@ -1,4 +1,4 @@
-"""`import nbruntime` is light, and still shows everything it has."""
+"""`import nbruntime` loads little and offers every public name."""
 
 from __future__ import annotations
 
