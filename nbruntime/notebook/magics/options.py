@@ -45,7 +45,7 @@ ENDPOINT = argument(
     help="server to ask: a name from %%sgl_servers, or a variable that holds a Runtime or RuntimeEndpoint",
 )
 
-SERVER = argument("server", nargs="?", metavar="NAME", help="server; needed only if several are known")
+SERVER = argument("server", nargs="?", metavar="NAME", help="needed only if several servers are known")
 
 KEY = argument(
     "--api-key-env",
@@ -77,22 +77,12 @@ SAMPLING: tuple[Option, ...] = (
     argument("--temperature", type=float, metavar="T", help="randomness; 0 always takes the likeliest token"),
     argument("--max-new-tokens", type=int, metavar="N", help="maximum number of tokens to generate"),
     argument("--min-new-tokens", type=int, metavar="N", help="minimum number of tokens to generate"),
-    argument(
-        "--top-p",
-        type=float,
-        metavar="P",
-        help="share of the probability to sample from, in (0, 1]",
-    ),
+    argument("--top-p", type=float, metavar="P", help="share of the probability to sample from, in (0, 1]"),
     argument("--top-k", type=int, metavar="K", help="number of tokens to sample from; -1 for all"),
-    argument(
-        "--min-p",
-        type=float,
-        metavar="P",
-        help="minimum probability relative to the likeliest token",
-    ),
-    argument("--frequency-penalty", type=float, metavar="X", help="for each use of a token, in [-2, 2]"),
-    argument("--presence-penalty", type=float, metavar="X", help="for used tokens, in [-2, 2]"),
-    argument("--repetition-penalty", type=float, metavar="X", help="factor for used tokens, in (0, 2]"),
+    argument("--min-p", type=float, metavar="P", help="minimum probability relative to the likeliest token"),
+    argument("--frequency-penalty", type=float, metavar="X", help="penalty per use of a token, in [-2, 2]"),
+    argument("--presence-penalty", type=float, metavar="X", help="penalty for used tokens, in [-2, 2]"),
+    argument("--repetition-penalty", type=float, metavar="X", help="factor against repetition, in (0, 2]"),
     argument(
         "--stop",
         type=typed_text,
@@ -117,12 +107,7 @@ SAMPLING: tuple[Option, ...] = (
         metavar="NAME|FILE",
         help="variable (dict, text or pydantic model) or file with a JSON schema for the answer",
     ),
-    argument(
-        "--logprobs",
-        type=int,
-        metavar="K",
-        help="return logprobs, also of the K likeliest tokens",
-    ),
+    argument("--logprobs", type=int, metavar="K", help="return logprobs, also of the K likeliest tokens"),
     argument("--lora", "--lora-path", dest="lora_path", metavar="NAME", help="LoRA adapter to use"),
 )
 

@@ -56,7 +56,7 @@ PANEL_STYLE = """
 .nbr-panel .nbr-head tr{display:flex;break-inside:avoid}
 .nbr-panel .nbr-head th{flex:0 0 7em}
 .nbr-panel .jupyter-widgets-disconnected::before{display:none}
-.nbr-panel.jupyter-widgets-disconnected::before{content:"The kernel has gone: this is what it saw last.";
+.nbr-panel.jupyter-widgets-disconnected::before{content:"The kernel has stopped. This is the last state.";
 color:inherit;font:inherit;opacity:.7;padding:0}
 .nbr-panel .jupyter-button{background:none;color:inherit;height:auto;line-height:1.7;padding:0 .8em;
 margin:0 .5em 0 0;border:1px solid var(--jp-border-color1,rgba(128,128,128,.5));border-radius:2px;
