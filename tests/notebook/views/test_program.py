@@ -128,7 +128,7 @@ def test_hostile_text_in_a_program_is_escaped(endpoint: RuntimeEndpoint, server:
         s += sgl.select(hostile, choices=[hostile, "b"])
         s += sgl.gen("wrong", dtype=hostile)
 
-    with pytest.warns(UserWarning, match="no dtype"):
+    with pytest.warns(UserWarning, match="Unknown dtype"):
         state = run_to_the_end(hostile_program, given=HOSTILE)
     said = checked(card_of(state).mimebundle())
     assert said.count("<script>") >= 8
