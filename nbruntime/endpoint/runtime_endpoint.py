@@ -342,7 +342,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         self._transport.run(operations.stop_profile())
 
     def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
-        """Read any route that changes nothing, and give the answer's text; only the client's own key is masked.
+        """Read any route that changes nothing, and give its text; only the client's own key is masked.
 
         Parameters
         ----------
