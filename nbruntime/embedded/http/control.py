@@ -22,12 +22,8 @@ from nbruntime.embedded.service.field_types import (
     shortened,
 )
 
-_FLUSHED = (
-    "Cache flushed.\nPlease check backend logs for more details. "
-    "(When there are running or waiting requests, the operation will not be performed.)\n"
-)
-_NOT_FLUSHED = (
-    "Flush cache failed.\nPlease check backend logs for more details. "
+_FLUSH_REPLY = (
+    "{}\nPlease check backend logs for more details. "
     "(When there are running or waiting requests, the operation will not be performed.)\n"
 )
 
@@ -62,9 +58,9 @@ async def flush_cache(request: web.Request) -> web.Response:
     deadline = time.monotonic() + _timeout(request)
     while True:
         if await asyncio.wrap_future(engine.call(engine.flush_cache)):
-            return text_reply(_FLUSHED)
+            return text_reply(_FLUSH_REPLY.format("Cache flushed."))
         if time.monotonic() >= deadline:
-            return text_reply(_NOT_FLUSHED, status=400)
+            return text_reply(_FLUSH_REPLY.format("Flush cache failed."), status=400)
         await asyncio.sleep(0.02)
 
 
@@ -88,11 +84,7 @@ def _timeout(request: web.Request) -> float:
 
 
 async def abort_request(request: web.Request) -> web.Response:
-    """Serve ``/abort_request``: abort the request ``rid`` and those whose ids begin with it, or all.
-
-    As in SGLang (``srt/managers/tokenizer_manager.py``), an id that is not active, such as the id given to a
-    batch, is ignored.
-    """
+    """Serve ``/abort_request``: abort an active request and those whose ids begin with its id, or all."""
     state = state_of(request)
     engine = state.service.engine
     body = await read_object(request, _check_abort)
@@ -140,14 +132,9 @@ async def tokenize(request: web.Request) -> web.Response:
     body = await read_object(request, _check_tokenize)
     prompt, messages = body.get("prompt"), body.get("messages")
     if (prompt is None) == (messages is None):
-        problem = "Exactly one of 'prompt' or 'messages' must be provided."
+        message = "Value error, Exactly one of 'prompt' or 'messages' must be provided."
         raise invalid_body(
-            {
-                "type": "value_error",
-                "loc": ("body",),
-                "msg": f"Value error, {problem}",
-                "input": shortened(body),
-            }
+            {"type": "value_error", "loc": ("body",), "msg": message, "input": shortened(body)}
         )
     special = messages is None and body.get("add_special_tokens", True)
 
