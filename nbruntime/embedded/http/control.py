@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import chain
 from typing import Any
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from nbruntime.embedded.engine.profiler import ProfileOptions, ProfilerBusy, pro
 from nbruntime.embedded.http.bodies import checker, read_object
 from nbruntime.embedded.http.replies import json_reply, text_reply
 from nbruntime.embedded.http.state import state_of
-from nbruntime.embedded.service.errors import ReplyError, bad_value, http_error, invalid_body
+from nbruntime.embedded.service.errors import bad_value, http_error, invalid_body
 from nbruntime.embedded.service.field_types import (
     is_bool,
     is_int,
@@ -177,14 +178,12 @@ async def detokenize(request: web.Request) -> web.Response:
     skip = body.get("skip_special_tokens", True)
     nested = bool(given) and isinstance(given[0], list)
     lists = given if nested else [given]
-    vocab = service.facts.vocab_size
 
     def texts() -> list[str]:
-        foreign = next((value for each in lists for value in each if not 0 <= value < vocab), None)
+        foreign = service.facts.foreign_token(chain.from_iterable(lists))
         if foreign is not None:
-            raise bad_value(
-                f"tokens contains out-of-vocabulary token id {foreign}; valid range is [0, {vocab})."
-            )
+            valid = f"valid range is [0, {service.facts.vocab_size})"
+            raise bad_value(f"tokens contains out-of-vocabulary token id {foreign}; {valid}.")
         return [service.tokenizer.decode(each, skip_special_tokens=skip) for each in lists]
 
     found = await state.admission.in_worker(texts)
@@ -194,5 +193,4 @@ async def detokenize(request: web.Request) -> web.Response:
 def _require_json(request: web.Request) -> None:
     if request.content_type != "application/json":
         message = "Unsupported Media Type: Only 'application/json' is allowed"
-        body = {"object": "error", "message": message, "type": "Bad Request", "param": None, "code": 400}
-        raise ReplyError(400, body, message)
+        raise http_error(400, message, "Bad Request")
