@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
-from nbruntime.chat.template import ChatTemplate
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.background_closer import BackgroundCloser

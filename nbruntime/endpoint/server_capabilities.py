@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.chat.named_templates import get_chat_template
-from nbruntime.chat.template import ChatTemplate
-from nbruntime.chat.templates import find_chat_template
+from nbruntime.chat.rendering import find_chat_template
 from nbruntime.chat.tokenizer import load_tokenizer
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import NotFoundError

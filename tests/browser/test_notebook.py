@@ -224,7 +224,7 @@ def test_interrupt_stops_a_cell_that_waits(lab: NotebookPage, server: Server) ->
     assert server.aborted_at - begun < 2.0
     assert ended - begun < 5.0  # with all that the page draws
     expect(answer).to_contain_text("What has come stays.")
-    expect(answer).to_contain_text("what had come is in partial")
+    expect(answer).to_contain_text("the text received so far is in partial")
     expect(answer).not_to_contain_text("Traceback")
     is_static(answer)
     (asked,) = server.to("/generate")
