@@ -13,7 +13,7 @@ from nbruntime.display.numbers import elapsed
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
-from nbruntime.launch.server import open_server
+from nbruntime.launch.server import end_server
 from nbruntime.launch.supervisor.processes import identify, is_running, send
 from nbruntime.launch.supervisor.record import ServerRecord
 
@@ -26,22 +26,16 @@ class ServerInfo:
 
     Parameters
     ----------
-    name : str
-        Its name.
-    model : str
-        Model that was asked for; empty for the default.
-    engine : str
-        ``"sglang"`` or ``"embedded"``.
-    url : str
-        Where it answers.
+    name, url : str
+        Its name, and where it answers.
+    model, engine : str
+        Model that was asked for, empty for the default; ``sglang`` or ``embedded``.
     state : str
         ``starting``, ``ready``, ``stopping``, ``stopped``, or ``left over`` when its supervisor was killed.
     owner : str
         ``this kernel``, ``another kernel``, ``kept`` for one that outlives its kernel, or ``orphan``.
-    age : float
-        Seconds since it was started.
-    pid : int or None
-        Process id; None before it is started.
+    age, pid : float, int or None
+        Seconds since it was started; process id, None before it is started.
     """
 
     name: str
@@ -79,9 +73,12 @@ class ServerList(CardMixin, list[ServerInfo]):
             return Card("No servers", plain="  Runtime(...) starts one.")
         heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
         rows = [
-            [each.name, model, each.engine, each.state, each.owner, elapsed(each.age), each.pid, each.url]
+            [
+                each.name,
+                model_name({"model_path": each.model}) if each.model else "default",
+                *(each.engine, each.state, each.owner, elapsed(each.age), each.pid, each.url),
+            ]
             for each in self
-            for model in [model_name({"model_path": each.model}) if each.model else "default"]
         ]
         count = f"{len(self)} server" + ("" if len(self) == 1 else "s")
         return Card(count, body=table([heads, *rows], heads=True), plain=repr(self))
@@ -157,10 +154,7 @@ def _end(records: Iterable[ServerRecord]) -> ServerList:
         if record.supervisor is not None:
             send(record.supervisor, signal.SIGTERM)
     for record, _ in ended:
-        own = open_server(record.directory)
-        if own is not None:
-            own.stop()
-        registry.end(record)
+        end_server(record)
     return ServerList(info for _, info in ended)
 
 
