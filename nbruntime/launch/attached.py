@@ -14,13 +14,7 @@ __all__ = ["AttachedServer"]
 
 
 class AttachedServer(Server):
-    """A server that another process started; it ends when it is stopped, not with this object.
-
-    Parameters
-    ----------
-    record : ServerRecord
-        Record of a started server; OSError if the server has ended.
-    """
+    """A server that another process started; it ends when it is stopped, not with this object."""
 
     def __init__(self, record: ServerRecord) -> None:
         assert record.supervisor is not None

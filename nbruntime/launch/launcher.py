@@ -230,7 +230,7 @@ class Launcher:
 
     def _start_on(self, claim: PortClaim) -> Launched:
         """Start the server on a claimed port and wait until it is ready; stop it on failure."""
-        try:
+        with claim:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
             spec = self.kind.command(self.arguments, claim)
@@ -241,8 +241,6 @@ class Launcher:
                 record=self._claim_name(claim.url),
                 hold=[claim.reservation] if claim.reservation else [],
             )
-        finally:
-            claim.close()
         try:
             self.on_start(claim.url, server)
             await_ready(server, self.kind, claim.url, timeout=self.timeout, on_phase=self.on_phase)
