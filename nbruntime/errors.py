@@ -62,11 +62,9 @@ __all__ = [
     "TransportError",
 ]
 
+# What `str` of an error shows at most: characters of the message, and lines of a server's log.
 LONGEST_MESSAGE = 2000
-"""Most characters of a message that ``str`` of an error shows; `NbruntimeError.message` has all."""
-
 LOG_LINES_SHOWN = 20
-"""Lines of the server's log that ``str`` of a `LaunchError` shows."""
 
 
 class NbruntimeError(CardMixin, Exception):
@@ -137,8 +135,6 @@ class TransportError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
     sent : bool
         False if the server cannot have got the request, so that sending it again is safe.
     """
@@ -167,12 +163,8 @@ class ServerStatusError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
-    status : int
-        HTTP status.
-    server_message : str
-        The server's own message.
+    status, server_message : int, str
+        HTTP status; the server's own message.
     """
 
     def __init__(
@@ -275,14 +267,10 @@ class GenerationError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
     generations : sequence of Generation
         The partial generations, one for each prompt and sample.
-    status : int, optional
-        The server's status inside the stream.
-    server_message : str
-        The server's own message.
+    status, server_message : int, str, optional
+        The server's status inside the stream; its own message.
     """
 
     default_hint = "The text up to here is in the error's .text and .generation."
@@ -329,8 +317,6 @@ class LaunchError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
     cause : str, optional
         The reason found in the log or the exit status.
     log_lines : sequence of str
@@ -355,16 +341,19 @@ class LaunchError(NbruntimeError):
         self.log_lines = tuple(log_lines)
 
     def __str__(self) -> str:
-        first = f"{self.message}: {self.cause}" if self.cause else self.message
-        if self.where:
-            first += f" ({self.where})"
-        shown = self.log_lines[-LOG_LINES_SHOWN:]
-        log = [f"Last {len(shown)} lines of the log:", *(f"  {line}" for line in shown)] if shown else []
-        return visible("\n".join([first, *([self.hint] if self.hint else []), *log]))
+        lines = [self._summary() + (f" ({self.where})" if self.where else "")]
+        if self.hint:
+            lines.append(self.hint)
+        if shown := self.log_lines[-LOG_LINES_SHOWN:]:
+            lines += [f"Last {len(shown)} lines of the log:", *(f"  {line}" for line in shown)]
+        return visible("\n".join(lines))
+
+    def _summary(self) -> str:
+        return f"{self.message}: {self.cause}" if self.cause else self.message
 
     def _card(self) -> Card:
-        state = f"{self.message}: {self.cause}" if self.cause else self.message
-        return replace(super()._card(), state=state, details=[Details("log", text="\n".join(self.log_lines))])
+        log = Details("log", text="\n".join(self.log_lines))
+        return replace(super()._card(), state=self._summary(), details=[log])
 
 
 class LaunchTimeoutError(LaunchError, TimeoutError):

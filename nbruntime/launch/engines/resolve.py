@@ -18,8 +18,7 @@ from nbruntime.launch.engines.sglang import SglangServerKind
 
 __all__ = ["resolve_engine"]
 
-PROBE_TIMEOUT = 120.0
-"""Seconds that another interpreter may take to look for SGLang and a device."""
+PROBE_TIMEOUT = 120.0  # seconds for another interpreter to look for SGLang and a device
 
 
 def resolve_engine(
@@ -92,9 +91,8 @@ def _look(interpreter: str, *, own: bool, env: Mapping[str, str | None]) -> dict
             why = "SGLang is installed, but there is no GPU"
         if why:
             return {"folder": folder, "device": "", "why": why}
-    environment = {**os.environ, **{name: value for name, value in env.items() if value is not None}}
-    for name in (name for name, value in env.items() if value is None):
-        environment.pop(name, None)
+    changed = {**os.environ, **env}
+    environment = {name: value for name, value in changed.items() if value is not None}
     nothing = {"folder": "", "device": ""}
     try:
         answer = subprocess.run(
