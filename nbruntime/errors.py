@@ -219,47 +219,31 @@ class ProtocolError(NbruntimeError):
     default_hint = "Check that the URL is that of an SGLang server, and that no proxy rewrites its answers."
 
 
-class PartialFinishReason(Protocol):
+class _FinishReason(Protocol):
     """The part of `nbruntime.FinishReason` that type checkers see in an error."""
 
     @property
-    def type(self) -> str:
-        """Such as ``"abort"``."""
-
+    def type(self) -> str: ...
     @property
-    def message(self) -> str | None:
-        """The server's message about an abort."""
+    def message(self) -> str | None: ...
 
 
-class PartialGeneration(Protocol):
+class _Generation(Protocol):
     """The part of `nbruntime.Generation` that type checkers see in an error."""
 
     @property
-    def text(self) -> str:
-        """The text so far."""
-
+    def text(self) -> str: ...
     @property
-    def output_ids(self) -> list[int]:
-        """The generated tokens so far."""
-
+    def output_ids(self) -> list[int]: ...
     @property
-    def meta_info(self) -> dict[str, Any]:
-        """The server's own record."""
-
+    def meta_info(self) -> dict[str, Any]: ...
     @property
-    def prompt(self) -> str | Sequence[int] | None:
-        """The prompt, as text or token ids."""
-
+    def prompt(self) -> str | Sequence[int] | None: ...
     @property
-    def finish_reason(self) -> PartialFinishReason | None:
-        """Why the server ended the generation, if it did."""
-
+    def finish_reason(self) -> _FinishReason | None: ...
     @property
-    def completion_tokens(self) -> int:
-        """Number of generated tokens."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dict for JSON."""
+    def completion_tokens(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class GenerationError(NbruntimeError):
@@ -279,7 +263,7 @@ class GenerationError(NbruntimeError):
         self,
         message: str,
         *,
-        generations: Sequence[PartialGeneration] = (),
+        generations: Sequence[_Generation] = (),
         status: int | None = None,
         server_message: str = "",
         where: str | None = None,
@@ -291,7 +275,7 @@ class GenerationError(NbruntimeError):
         self.server_message = server_message
 
     @property
-    def generation(self) -> PartialGeneration | None:
+    def generation(self) -> _Generation | None:
         """The first partial generation, the only one for a single prompt."""
         return self.generations[0] if self.generations else None
 

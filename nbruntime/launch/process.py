@@ -196,6 +196,7 @@ class ServerProcess(Server):
         except BaseException:
             shutil.rmtree(record.directory, ignore_errors=True)
             raise
+        self.supervisor_pid = process.pid
         handle = self._handle = _Handle(process, record, spec.grace, self._end)
         _running.add(handle)
         self._finalizer = weakref.finalize(self, _stop_quickly, handle)
@@ -203,7 +204,7 @@ class ServerProcess(Server):
         threading.Thread(target=_follow, args=(handle,), name="nbruntime-server", daemon=True).start()
         handle.say(spec.to_line())
         try:
-            self._await_start()
+            self.pid = self._await_start()
         except BaseException:  # an interrupt, too
             self.stop()
             raise
@@ -211,7 +212,8 @@ class ServerProcess(Server):
             self._finalizer.detach()
         self._register()
 
-    def _await_start(self) -> None:
+    def _await_start(self) -> int:
+        """Return the server's pid."""
         handle = self._handle
         while handle.server_pid is None and handle.failure is None and not self.gone:
             handle.lines.get()
@@ -221,17 +223,7 @@ class ServerProcess(Server):
                 cause=handle.failure or "its supervisor ended",
                 log_lines=self.logs().splitlines(),
             )
-
-    @property
-    def pid(self) -> int:
-        """Process id of the server."""
-        assert self._handle.server_pid is not None
-        return self._handle.server_pid
-
-    @property
-    def supervisor_pid(self) -> int:
-        """Process id of the supervisor, which is the server's parent."""
-        return self._handle.process.pid
+        return handle.server_pid
 
     @property
     def running(self) -> bool:

@@ -58,6 +58,9 @@ class ExitNotifier:
 class Server(ABC):
     """A server under its supervisor: its state, its log and its end; OSError if its log no longer exists."""
 
+    pid: int
+    supervisor_pid: int  # of the supervisor, which is the server's parent
+
     def __init__(self, record: ServerRecord, end: ExitNotifier) -> None:
         self.record = record
         self._owner = os.getpid()
@@ -68,16 +71,6 @@ class Server(ABC):
     def _register(self) -> None:
         """Let `open_server` return this object: the last step of its constructor."""
         _open_servers[self.record.directory] = self
-
-    @property
-    @abstractmethod
-    def pid(self) -> int:
-        """Process id of the server."""
-
-    @property
-    @abstractmethod
-    def supervisor_pid(self) -> int:
-        """Process id of the supervisor, which is the server's parent."""
 
     @property
     @abstractmethod

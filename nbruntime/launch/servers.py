@@ -49,14 +49,7 @@ class ServerInfo:
 
 
 class ServerList(CardMixin, list[ServerInfo]):
-    """Servers, with a table as their repr.
-
-    Examples
-    --------
-    >>> ServerList([ServerInfo("chat", "", "embedded", "http://127.0.0.1:30000", "ready", "kept", 75.0, 1)])
-    name  model    engine    url                     state  owner  age
-    chat  default  embedded  http://127.0.0.1:30000  ready  kept   1 min 15 s
-    """
+    """Servers, with a table as their repr."""
 
     def __repr__(self) -> str:
         if not self:
@@ -85,12 +78,9 @@ class ServerList(CardMixin, list[ServerInfo]):
 
 
 def servers() -> ServerList:
-    """List this user's servers on this machine, of other kernels too.
+    """List this user's servers on this machine, of other kernels too, the oldest first.
 
-    Returns
-    -------
-    ServerList
-        The oldest first, from records and the process table; no server is asked.
+    The list comes from records and the process table; no server is asked.
 
     Examples
     --------
@@ -123,13 +113,6 @@ def stop(which: str) -> ServerList:
     ------
     ArgumentValueError
         If there is no server of that name or URL.
-
-    Examples
-    --------
-    >>> import nbruntime
-    >>> nbruntime.stop("chat")  # doctest: +SKIP
-    name  model                  engine    url                     state    owner  age
-    chat  SmolLM2-135M-Instruct  embedded  http://127.0.0.1:30000  stopped  kept   3 h
     """
     with registry.exclusive():
         swept = registry.sweep()

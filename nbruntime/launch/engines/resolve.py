@@ -26,16 +26,7 @@ def resolve_engine(
     python: str | os.PathLike[str] | None = None,
     env: Mapping[str, str | None] | None = None,
 ) -> ServerKind:
-    """Choose the kind of server.
-
-    Parameters
-    ----------
-    engine : str
-        ``"sglang"``, ``"embedded"``, or ``"auto"``: SGLang where it is installed and has a device.
-    python : path, optional
-        Interpreter of the environment that has the server; default is this one.
-    env : mapping, optional
-        Additions to the server's environment.
+    """Choose the kind of server by the arguments of `Runtime`.
 
     Raises
     ------
