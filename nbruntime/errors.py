@@ -62,11 +62,9 @@ __all__ = [
     "TransportError",
 ]
 
+# What `str` of an error shows at most: characters of the message, and lines of a server's log.
 LONGEST_MESSAGE = 2000
-"""Most characters of a message that ``str`` of an error shows; `NbruntimeError.message` has all."""
-
 LOG_LINES_SHOWN = 20
-"""Lines of the server's log that ``str`` of a `LaunchError` shows."""
 
 
 class NbruntimeError(CardMixin, Exception):
@@ -137,8 +135,6 @@ class TransportError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
     sent : bool
         False if the server cannot have got the request, so that sending it again is safe.
     """
@@ -167,12 +163,8 @@ class ServerStatusError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
-    status : int
-        HTTP status.
-    server_message : str
-        The server's own message.
+    status, server_message : int, str
+        HTTP status; the server's own message.
     """
 
     def __init__(
@@ -227,47 +219,31 @@ class ProtocolError(NbruntimeError):
     default_hint = "Check that the URL is that of an SGLang server, and that no proxy rewrites its answers."
 
 
-class PartialFinishReason(Protocol):
+class _FinishReason(Protocol):
     """The part of `nbruntime.FinishReason` that type checkers see in an error."""
 
     @property
-    def type(self) -> str:
-        """Such as ``"abort"``."""
-
+    def type(self) -> str: ...
     @property
-    def message(self) -> str | None:
-        """The server's message about an abort."""
+    def message(self) -> str | None: ...
 
 
-class PartialGeneration(Protocol):
+class _Generation(Protocol):
     """The part of `nbruntime.Generation` that type checkers see in an error."""
 
     @property
-    def text(self) -> str:
-        """The text so far."""
-
+    def text(self) -> str: ...
     @property
-    def output_ids(self) -> list[int]:
-        """The generated tokens so far."""
-
+    def output_ids(self) -> list[int]: ...
     @property
-    def meta_info(self) -> dict[str, Any]:
-        """The server's own record."""
-
+    def meta_info(self) -> dict[str, Any]: ...
     @property
-    def prompt(self) -> str | Sequence[int] | None:
-        """The prompt, as text or token ids."""
-
+    def prompt(self) -> str | Sequence[int] | None: ...
     @property
-    def finish_reason(self) -> PartialFinishReason | None:
-        """Why the server ended the generation, if it did."""
-
+    def finish_reason(self) -> _FinishReason | None: ...
     @property
-    def completion_tokens(self) -> int:
-        """Number of generated tokens."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dict for JSON."""
+    def completion_tokens(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class GenerationError(NbruntimeError):
@@ -275,14 +251,10 @@ class GenerationError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
     generations : sequence of Generation
         The partial generations, one for each prompt and sample.
-    status : int, optional
-        The server's status inside the stream.
-    server_message : str
-        The server's own message.
+    status, server_message : int, str, optional
+        The server's status inside the stream; its own message.
     """
 
     default_hint = "The text up to here is in the error's .text and .generation."
@@ -291,7 +263,7 @@ class GenerationError(NbruntimeError):
         self,
         message: str,
         *,
-        generations: Sequence[PartialGeneration] = (),
+        generations: Sequence[_Generation] = (),
         status: int | None = None,
         server_message: str = "",
         where: str | None = None,
@@ -303,7 +275,7 @@ class GenerationError(NbruntimeError):
         self.server_message = server_message
 
     @property
-    def generation(self) -> PartialGeneration | None:
+    def generation(self) -> _Generation | None:
         """The first partial generation, the only one for a single prompt."""
         return self.generations[0] if self.generations else None
 
@@ -329,8 +301,6 @@ class LaunchError(NbruntimeError):
 
     Parameters
     ----------
-    message, where, hint : str
-        As in `NbruntimeError`.
     cause : str, optional
         The reason found in the log or the exit status.
     log_lines : sequence of str
@@ -355,16 +325,19 @@ class LaunchError(NbruntimeError):
         self.log_lines = tuple(log_lines)
 
     def __str__(self) -> str:
-        first = f"{self.message}: {self.cause}" if self.cause else self.message
-        if self.where:
-            first += f" ({self.where})"
-        shown = self.log_lines[-LOG_LINES_SHOWN:]
-        log = [f"Last {len(shown)} lines of the log:", *(f"  {line}" for line in shown)] if shown else []
-        return visible("\n".join([first, *([self.hint] if self.hint else []), *log]))
+        lines = [self._summary() + (f" ({self.where})" if self.where else "")]
+        if self.hint:
+            lines.append(self.hint)
+        if shown := self.log_lines[-LOG_LINES_SHOWN:]:
+            lines += [f"Last {len(shown)} lines of the log:", *(f"  {line}" for line in shown)]
+        return visible("\n".join(lines))
+
+    def _summary(self) -> str:
+        return f"{self.message}: {self.cause}" if self.cause else self.message
 
     def _card(self) -> Card:
-        state = f"{self.message}: {self.cause}" if self.cause else self.message
-        return replace(super()._card(), state=state, details=[Details("log", text="\n".join(self.log_lines))])
+        log = Details("log", text="\n".join(self.log_lines))
+        return replace(super()._card(), state=self._summary(), details=[log])
 
 
 class LaunchTimeoutError(LaunchError, TimeoutError):

@@ -14,31 +14,15 @@ __all__ = ["AttachedServer"]
 
 
 class AttachedServer(Server):
-    """A server that another process started; it ends when it is stopped, not with this object.
-
-    Parameters
-    ----------
-    record : ServerRecord
-        Record of a started server; OSError if the server has ended.
-    """
+    """A server that another process started; it ends when it is stopped, not with this object."""
 
     def __init__(self, record: ServerRecord) -> None:
         assert record.supervisor is not None
         assert record.server is not None
         super().__init__(record, _end_of(record.supervisor))
-        self._supervisor = record.supervisor
-        self._server = record.server
+        self.pid = record.server.pid
+        self.supervisor_pid = record.supervisor.pid
         self._register()
-
-    @property
-    def pid(self) -> int:
-        """Process id of the server."""
-        return self._server.pid
-
-    @property
-    def supervisor_pid(self) -> int:
-        """Process id of the supervisor, which is the server's parent."""
-        return self._supervisor.pid
 
     @property
     def running(self) -> bool:

@@ -19,7 +19,7 @@ ENDED_PHASES = ("stopped", "died")
 """Phases of a Runtime whose server no longer runs."""
 
 FETCHING = frozenset({"downloading", "converting", "waiting"})
-"""Phases that happen once per model and take as long as the network does: no launch time-out counts them."""
+"""Phases that take as long as the network does; the launch time-out does not count them."""
 
 _FINAL_TONES: dict[str, Tone] = {
     "ready": "good",
@@ -95,19 +95,12 @@ def phase_of(line: str) -> Phase | None:
     --------
     >>> phase_of("phase: downloading 12.1/92.9 MB")
     Phase(name='downloading', done=12.1, total=92.9, unit='MB')
-    >>> phase_of("phase: loading weights").name
-    'loading weights'
     """
     match = _LINE.match(line)
     if match is None:
         return None
-    done, total = match["done"], match["total"]
-    return Phase(
-        match["name"],
-        None if done is None else float(done),
-        None if total is None else float(total),
-        match["unit"] or "",
-    )
+    done, total = (None if match[key] is None else float(match[key]) for key in ("done", "total"))
+    return Phase(match["name"], done, total, match["unit"] or "")
 
 
 class Phases:
@@ -123,9 +116,6 @@ class Phases:
     >>> phases.enter(Phase("loading weights"))
     loading weights
     >>> forget()
-    >>> phases.enter(Phase("ready"))
-    >>> phases.current.name, [name for name, _ in phases.history]
-    ('ready', ['starting', 'loading weights', 'ready'])
     """
 
     def __init__(self) -> None:

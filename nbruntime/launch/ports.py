@@ -7,7 +7,7 @@ import errno
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from nbruntime.errors import ArgumentValueError, PortInUseError
 
@@ -19,37 +19,26 @@ FIRST_PORT = 30000
 _PORTS_TRIED = 10_000
 _CHOICES_TRIED = 8
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 
 @dataclass
 class PortClaim:
-    """A claimed port.
+    """A claimed port, and the address that the server listens on.
 
-    Parameters
-    ----------
-    host, port : str, int
-        Address that the server listens on.
-    listener : socket.socket or None
-        Listening socket, for a server that takes one over.
-    reservation : socket.socket or None
-        Keeps other runtimes off while a server that binds the port itself is loading.
+    Examples
+    --------
+    >>> PortClaim("0.0.0.0", 30000).url
+    'http://127.0.0.1:30000'
     """
 
     host: str
     port: int
-    listener: socket.socket | None = None
+    listener: socket.socket | None = None  # for a server that takes over a listening socket
+    # Keeps other runtimes off while a server that binds the port itself is loading.
     reservation: socket.socket | None = None
 
     @property
     def url(self) -> str:
-        """URL at which a client on this machine reaches the server.
-
-        Examples
-        --------
-        >>> PortClaim("0.0.0.0", 30000).url
-        'http://127.0.0.1:30000'
-        """
+        """URL at which a client on this machine reaches the server."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
@@ -71,10 +60,8 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
 
     Parameters
     ----------
-    host : str
-        Address to listen on.
-    port : int or None
-        The port; 0 for one that the system chooses, None for the first free one from `above`.
+    host, port : str, int or None
+        Address to listen on; port, 0 for one that the system chooses, None for the first free from `above`.
     listen : bool
         Whether the server takes over a listening socket. Otherwise the port is tried and released, and a
         reservation keeps other runtimes off.
@@ -103,9 +90,7 @@ def claim_port(host: str, port: int | None, *, listen: bool, above: int = FIRST_
 
 def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortClaim:
     try:
-        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
-            0
-        ]
+        family = _addresses(host, port)[0][0]
     except socket.gaierror as error:
         raise ArgumentValueError(f"host={host!r} is not an address: {error.strerror}") from error
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -122,7 +107,8 @@ def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortCla
         if reservation is not None:
             reservation.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(_taken(host, port) if explain else f"Port {port} is taken") from error
+            holder = _holder(host, port) if explain else ""
+            raise PortInUseError(f"Port {port} is taken{holder}") from error
         if error.errno == errno.EACCES:
             raise PortInUseError(f"Port {port} may only be used by the administrator") from error
         raise ArgumentValueError(f"Cannot listen on {host!r}, port {port}: {error.strerror}") from error
@@ -130,6 +116,10 @@ def _try(host: str, port: int, listen: bool, *, explain: bool = True) -> PortCla
         return PortClaim(host, port, listener, reservation)
     listener.close()
     return PortClaim(host, port, None, reservation)
+
+
+def _addresses(host: str, port: int) -> list[tuple[Any, ...]]:
+    return list(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
 
 
 def _reserve(port: int) -> socket.socket:
@@ -143,41 +133,33 @@ def _reserve(port: int) -> socket.socket:
     return reservation
 
 
-def _taken(host: str, port: int) -> str:
+def _holder(host: str, port: int) -> str:
     import psutil
 
     for pid in holders_of(host, port):
         with contextlib.suppress(psutil.Error):
             # Its name alone: its arguments may hold secrets.
-            return f"Port {port} is taken by process {pid} ({psutil.Process(pid).name()})"
-    return f"Port {port} is taken"
+            return f" by process {pid} ({psutil.Process(pid).name()})"
+    return ""
 
 
 def holders_of(host: str, port: int) -> list[int]:
-    """Return the pids that listen on a port at an address, or at all addresses.
+    """Return the pids of this user that listen on a port at an address, or at all addresses.
 
-    Processes of other users are left out; of those that share a socket, one is returned.
+    Of processes that share a socket, one is returned.
     """
     import psutil
+
+    ours = [ipaddress.ip_address(found[4][0]) for found in _addresses(host, port)]
+
+    def receives(address: str) -> bool:
+        """Return True if a socket listening on an address receives connections to the host."""
+        theirs = ipaddress.ip_address(address)
+        return theirs.is_unspecified or any(one.is_unspecified or one == theirs for one in ours)
 
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):  # a sandbox may hide them
         return []
-    return sorted(
-        {
-            each.pid
-            for each in connections
-            if each.pid is not None
-            and each.status == psutil.CONN_LISTEN
-            and each.laddr.port == port
-            and _overlap(ipaddress.ip_address(each.laddr.ip), host, port)
-        }
-    )
-
-
-def _overlap(address: Address, host: str, port: int) -> bool:
-    """Return True if a socket listening on an address receives connections to a host."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    ours = [ipaddress.ip_address(one[4][0]) for one in found]
-    return address.is_unspecified or any(one.is_unspecified or one == address for one in ours)
+    listening = [one for one in connections if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
+    return sorted({one.pid for one in listening if one.pid is not None and receives(one.laddr.ip)})

@@ -35,7 +35,6 @@ from nbruntime.secrets import MIN_SCRUBBED_LENGTH
 __all__ = ["ServerProcess"]
 
 PROGRAM = str(Path(SUPERVISOR).with_name("__main__.py"))
-"""The supervisor."""
 
 QUICK = 1.5
 """Seconds that a finalizer or the interpreter's exit waits for servers; the supervisors end them anyway."""
@@ -58,8 +57,8 @@ class _Handle:
         self.server_pid: int | None = None
         self.exit_code: int | None = None
         self.failure: str | None = None
+        # Watched lines; a None wakes the reader when the server's state has changed.
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        """Watched lines; a None wakes the reader when the server's state has changed."""
 
     def follow(self) -> None:
         """Handle the supervisor's events until it ends."""
@@ -88,10 +87,10 @@ class _Handle:
 
     def ask_to_stop(self) -> None:
         """Tell the supervisor to stop the server, without waiting."""
+        assert self.process.stdin is not None
         self.end.asked = True
         self.say(b"stop\n")
         with contextlib.suppress(OSError, ValueError):
-            assert self.process.stdin is not None
             self.process.stdin.close()
 
     def say(self, words: bytes) -> None:
@@ -128,9 +127,8 @@ def _stop_quickly(handle: _Handle) -> None:
 
 def _stop_all() -> None:
     """Stop all servers at exit except those that are kept alive."""
-    handles = [
-        handle for handle in list(_running) if handle.owner == os.getpid() and not handle.record.keep_alive
-    ]
+    own = [handle for handle in list(_running) if handle.owner == os.getpid()]
+    handles = [handle for handle in own if not handle.record.keep_alive]
     for handle in handles:
         handle.ask_to_stop()
     deadline = time.monotonic() + QUICK
@@ -142,13 +140,18 @@ def _stop_all() -> None:
 atexit.register(_stop_all)
 
 
+def _maskable(secrets: Sequence[str]) -> list[str]:
+    """Leave out short secrets, which are parts of words; the longest first: it may begin with another."""
+    return sorted((one for one in secrets if len(one) >= MIN_SCRUBBED_LENGTH), key=len, reverse=True)
+
+
 class ServerProcess(Server):
     """A server that runs under a supervisor, and ends with this object or with this process.
 
     Parameters
     ----------
     spec : LaunchSpec
-        What to execute. Its short secrets are not masked, since they would mask parts of words.
+        What to execute.
     record : ServerRecord, optional
         From `registry.claim`; with ``keep_alive`` the server ends only when it is stopped.
     hold : sequence of socket.socket
@@ -179,12 +182,7 @@ class ServerProcess(Server):
                 log=str(log),
                 record=asdict(record),
                 cwd=os.getcwd(),
-                # The longest first: one may be the beginning of another.
-                secrets=sorted(
-                    (secret for secret in spec.secrets if len(secret) >= MIN_SCRUBBED_LENGTH),
-                    key=len,
-                    reverse=True,
-                ),
+                secrets=_maskable(spec.secrets),
             )
             with log.open("ab") as errors:
                 process = subprocess.Popen(
@@ -198,6 +196,7 @@ class ServerProcess(Server):
         except BaseException:
             shutil.rmtree(record.directory, ignore_errors=True)
             raise
+        self.supervisor_pid = process.pid
         handle = self._handle = _Handle(process, record, spec.grace, self._end)
         _running.add(handle)
         self._finalizer = weakref.finalize(self, _stop_quickly, handle)
@@ -205,7 +204,7 @@ class ServerProcess(Server):
         threading.Thread(target=_follow, args=(handle,), name="nbruntime-server", daemon=True).start()
         handle.say(spec.to_line())
         try:
-            self._await_start()
+            self.pid = self._await_start()
         except BaseException:  # an interrupt, too
             self.stop()
             raise
@@ -213,7 +212,8 @@ class ServerProcess(Server):
             self._finalizer.detach()
         self._register()
 
-    def _await_start(self) -> None:
+    def _await_start(self) -> int:
+        """Return the server's pid."""
         handle = self._handle
         while handle.server_pid is None and handle.failure is None and not self.gone:
             handle.lines.get()
@@ -223,17 +223,7 @@ class ServerProcess(Server):
                 cause=handle.failure or "its supervisor ended",
                 log_lines=self.logs().splitlines(),
             )
-
-    @property
-    def pid(self) -> int:
-        """Process id of the server."""
-        assert self._handle.server_pid is not None
-        return self._handle.server_pid
-
-    @property
-    def supervisor_pid(self) -> int:
-        """Process id of the supervisor, which is the server's parent."""
-        return self._handle.process.pid
+        return handle.server_pid
 
     @property
     def running(self) -> bool:
@@ -260,9 +250,8 @@ class ServerProcess(Server):
         if code >= 0:
             return f"it exited with code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        if code == -signal.SIGKILL and not self.stopped:
-            return f"it was killed by {name}, as when the machine runs out of memory"
-        return f"it was killed by {name}"
+        memory = code == -signal.SIGKILL and not self.stopped
+        return f"it was killed by {name}" + (", as when the machine runs out of memory" if memory else "")
 
     def next_line(self, timeout: float) -> str | None:
         """Wait up to `timeout` seconds for a watched line; None if there is none or the state changed."""

@@ -16,13 +16,10 @@ if TYPE_CHECKING:
     from nbruntime.launch.engines.server_kind import ServerKind
     from nbruntime.launch.process import ServerProcess
 
-__all__ = ["LOG_LINES", "await_ready", "http_status", "launch_error"]
+__all__ = ["await_ready", "http_status", "launch_error"]
 
 FETCHING_STALL = 120.0
 """Seconds without news after which a download or conversion counts against the time-out after all."""
-
-LOG_LINES = 200
-"""Lines of the log that an error keeps."""
 
 _ERROR_LINE = re.compile(
     r"^(?:error: )?(?:[\w.]*\.)?(?P<error>\w*(?:Error|Exception|Exit)): .+|^(?:\S+: )?error: .+"
@@ -38,23 +35,12 @@ def await_ready(
     timeout: float,
     on_phase: Callable[[Phase], None],
 ) -> None:
-    """Return as soon as a server takes requests.
-
-    Parameters
-    ----------
-    process, kind : ServerProcess, ServerKind
-        The server; its kind, which reads its output and asks it.
-    url : str
-        Where it is going to answer.
-    timeout : float
-        Seconds; downloading and converting a model do not count.
-    on_phase : callable
-        Called with every new `Phase`, in this thread.
+    """Return as soon as a server takes requests; calls `on_phase` with every new phase.
 
     Raises
     ------
     LaunchError
-        If the process ends or takes too long; a subclass where the log tells the reason.
+        If the process ends, or takes longer than `timeout` seconds without downloading and converting.
     """
     phase = Phase("starting")
     before = last_news = time.monotonic()
@@ -81,7 +67,7 @@ def await_ready(
             raise LaunchTimeoutError(
                 f"The {kind.name} server was not ready within {timeout:g} s",
                 cause=f"its last phase was {str(phase)!r}",
-                log_lines=process.logs(LOG_LINES).splitlines(),
+                log_lines=process.log_lines(),
             )
         if phase.name == "ready" or now >= next_probe:
             if kind.is_ready(url, deadline - now):
@@ -93,7 +79,7 @@ def await_ready(
 def launch_error(process: ServerProcess, kind: ServerKind, phase: Phase) -> LaunchError:
     """Make the error for a server that ended in `phase`: a subclass where its log tells the reason."""
     process.wait(1.0)  # for the last lines of its log
-    log_lines = process.logs(LOG_LINES).splitlines()
+    log_lines = process.log_lines()
     if process.stopped:
         return LaunchError(
             f"The {kind.name} server was stopped before it was ready, in the phase {str(phase)!r}",

@@ -14,7 +14,6 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,9 @@ __all__ = ["RESERVED", "NameTaken", "claim", "clear", "end", "find", "folder", "
 RESERVED = ("all", "orphans")
 """Words for `nbruntime.stop` that cannot be names."""
 
-STOP_SECONDS = 6.0
-"""Seconds that a supervisor may take to end its process tree before it is killed itself."""
-
-START_SECONDS = 60.0
-"""Seconds that an owner may take to start a supervisor; it may have been interrupted."""
-
-CLEAR_SECONDS = 1.5
-"""Seconds to look for processes that a killed supervisor left behind."""
+STOP_SECONDS = 6.0  # for a supervisor to end its process tree, before it is killed itself
+START_SECONDS = 60.0  # for an owner to start a supervisor; it may have been interrupted
+CLEAR_SECONDS = 1.5  # to look for processes that a killed supervisor left behind
 
 
 class NameTaken(Exception):
@@ -55,13 +49,7 @@ class NameTaken(Exception):
 
 
 def folder() -> Path:
-    """Return the folder of this user's servers, which is made if needed.
-
-    Raises
-    ------
-    LaunchError
-        If other users can read it or write to it.
-    """
+    """Return the folder of this user's servers, made if needed; LaunchError if other users can read it."""
     path = Path(tempfile.gettempdir(), f"nbruntime-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -78,17 +66,8 @@ def folder() -> Path:
 def claim(name: str | None = None, *, stem: str = "server", **description: Any) -> ServerRecord:
     """Make the folder of a server that is about to start, with an empty log; it claims the server's name.
 
-    Parameters
-    ----------
-    name, stem : str
-        Name that the user gave; base of a generated name if there is none.
-    **description
-        Fields of the `ServerRecord`: ``url``, ``engine``, ``model``, ``arguments``, ``keep_alive``.
-
-    Raises
-    ------
-    NameTaken
-        If a running server has the name.
+    Raises `NameTaken` if a running server has the name; without a name, makes one from `stem`. The
+    description is fields of the `ServerRecord`.
     """
     owner = identify(os.getpid())
     assert owner is not None
@@ -123,12 +102,7 @@ def exclusive() -> contextlib.AbstractContextManager[None]:
 
 
 def check_name(name: str) -> None:
-    """Raise ArgumentValueError if the name is not valid for a server.
-
-    Examples
-    --------
-    >>> check_name("chat-2")
-    """
+    """Raise ArgumentValueError if the name is not valid for a server."""
     if name in RESERVED or not re.fullmatch(r"[\w][\w.+ -]{0,63}", name):
         raise ArgumentValueError(
             f"name={name!r} cannot be a server's name",
@@ -168,16 +142,12 @@ def is_held(record: ServerRecord) -> bool:
 
 def is_orphan(record: ServerRecord) -> bool:
     """Return True if the supervisor is gone, or stuck although the owner has ended."""
-    if not is_held(record):
-        return True
-    return not record.keep_alive and not is_running(record.owner)
+    return not is_held(record) or not (record.keep_alive or is_running(record.owner))
 
 
-def _folders() -> Iterator[Path]:
+def _folders() -> list[Path]:
     with os.scandir(folder()) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield Path(entry.path)
+        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def sweep() -> list[ServerRecord]:
@@ -196,10 +166,7 @@ def sweep() -> list[ServerRecord]:
 
 
 def clear(record: ServerRecord) -> None:
-    """Kill the process tree and remove the folder that a killed supervisor left behind.
-
-    A process that has reused the server's pid is left alone.
-    """
+    """Kill the process tree and remove the folder that a killed supervisor left behind."""
     record = ServerRecord.read(record.directory) or record
     deadline = time.monotonic() + CLEAR_SECONDS
     while kill_orphans(record.directory, record.server) and time.monotonic() < deadline:
@@ -223,9 +190,7 @@ def _await_supervisor(record: ServerRecord) -> ProcessId | None:
     """Wait for the supervisor of a server that is being started; None if it has none."""
     deadline = time.monotonic() + STOP_SECONDS
     current: ServerRecord | None = record
-    while current is not None and current.supervisor is None and is_held(current):
-        if time.monotonic() > deadline:
-            break
+    while current and not current.supervisor and is_held(current) and time.monotonic() <= deadline:
         time.sleep(0.02)
         current = ServerRecord.read(record.directory)
-    return None if current is None else current.supervisor
+    return current.supervisor if current else None

@@ -8,11 +8,15 @@ import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from nbruntime.launch import registry
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
 
-__all__ = ["ExitNotifier", "Server", "open_server"]
+__all__ = ["ExitNotifier", "Server", "end_server", "open_server"]
+
+ERROR_LOG_LINES = 200
+"""Lines of the log that an error keeps."""
 
 _TAIL_BLOCK = 1 << 16
 
@@ -24,10 +28,8 @@ class ExitNotifier:
     """
 
     def __init__(self) -> None:
-        self.gone = threading.Event()
-        """Set when nothing is left of the server."""
-        self.asked = False
-        """True if the server was asked to stop."""
+        self.gone = threading.Event()  # set when nothing is left of the server
+        self.asked = False  # whether the server was asked to stop
         self._lock = threading.Lock()
         # Weakly: many cells may use one server, and the phases of earlier cells are not needed.
         self._observers: weakref.WeakSet[Phases] = weakref.WeakSet()
@@ -54,15 +56,10 @@ class ExitNotifier:
 
 
 class Server(ABC):
-    """A server under its supervisor: its state, its log and its end; OSError if its log no longer exists.
+    """A server under its supervisor: its state, its log and its end; OSError if its log no longer exists."""
 
-    Parameters
-    ----------
-    record : ServerRecord
-        Record from its folder.
-    end : ExitNotifier
-        Notified by the thread that waits for the server's end.
-    """
+    pid: int
+    supervisor_pid: int  # of the supervisor, which is the server's parent
 
     def __init__(self, record: ServerRecord, end: ExitNotifier) -> None:
         self.record = record
@@ -74,16 +71,6 @@ class Server(ABC):
     def _register(self) -> None:
         """Let `open_server` return this object: the last step of its constructor."""
         _open_servers[self.record.directory] = self
-
-    @property
-    @abstractmethod
-    def pid(self) -> int:
-        """Process id of the server."""
-
-    @property
-    @abstractmethod
-    def supervisor_pid(self) -> int:
-        """Process id of the supervisor, which is the server's parent."""
 
     @property
     @abstractmethod
@@ -156,18 +143,17 @@ class Server(ABC):
             start = max(0, size - block)
             data = os.pread(fd, size - start, start) + data
             size = start
-        shown = _shown(data)
-        return "\n".join(shown[-lines:] if lines is not None else shown)
+        return "\n".join(_shown(data)[-(lines or 0) :])  # from 0 if all
+
+    def log_lines(self) -> list[str]:
+        """Return the last lines of the log, for an error."""
+        return self.logs(ERROR_LOG_LINES).splitlines()
 
     def logs_since(self, position: int) -> tuple[str, int]:
         """Read the whole lines that the server wrote since the last call; returns them and the next position.
 
-        After the server's end an unfinished last line counts too. What the log has lost is left out.
-
-        Parameters
-        ----------
-        position : int
-            0, or the position from the last call.
+        `position` is 0, or the one that the last call returned. After the server's end an unfinished last
+        line counts too. What the log has lost is left out.
         """
         ended = not self.usable  # before it is read
         fd = self._log.fileno()
@@ -184,11 +170,18 @@ def _shown(data: bytes) -> list[str]:
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
 
 
+_open_servers: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
+"""The `Server` objects of this process, by the servers' folders."""
+
+
 def open_server(directory: str) -> Server | None:
     """Return this process's object for the server of a folder, or None."""
     server = _open_servers.get(directory)
     return server if server is not None and server.is_owner else None
 
 
-_open_servers: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
-"""The `Server` objects of this process, by the servers' folders."""
+def end_server(record: ServerRecord) -> None:
+    """Stop a server of any kernel, by this process's object for it if there is one."""
+    if (server := open_server(record.directory)) is not None:
+        server.stop()
+    registry.end(record)

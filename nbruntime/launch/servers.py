@@ -13,7 +13,7 @@ from nbruntime.display.numbers import elapsed
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
-from nbruntime.launch.server import open_server
+from nbruntime.launch.server import end_server
 from nbruntime.launch.supervisor.processes import identify, is_running, send
 from nbruntime.launch.supervisor.record import ServerRecord
 
@@ -26,22 +26,16 @@ class ServerInfo:
 
     Parameters
     ----------
-    name : str
-        Its name.
-    model : str
-        Model that was asked for; empty for the default.
-    engine : str
-        ``"sglang"`` or ``"embedded"``.
-    url : str
-        Where it answers.
+    name, url : str
+        Its name, and where it answers.
+    model, engine : str
+        Model that was asked for, empty for the default; ``sglang`` or ``embedded``.
     state : str
         ``starting``, ``ready``, ``stopping``, ``stopped``, or ``left over`` when its supervisor was killed.
     owner : str
         ``this kernel``, ``another kernel``, ``kept`` for one that outlives its kernel, or ``orphan``.
-    age : float
-        Seconds since it was started.
-    pid : int or None
-        Process id; None before it is started.
+    age, pid : float, int or None
+        Seconds since it was started; process id, None before it is started.
     """
 
     name: str
@@ -55,14 +49,7 @@ class ServerInfo:
 
 
 class ServerList(CardMixin, list[ServerInfo]):
-    """Servers, with a table as their repr.
-
-    Examples
-    --------
-    >>> ServerList([ServerInfo("chat", "", "embedded", "http://127.0.0.1:30000", "ready", "kept", 75.0, 1)])
-    name  model    engine    url                     state  owner  age
-    chat  default  embedded  http://127.0.0.1:30000  ready  kept   1 min 15 s
-    """
+    """Servers, with a table as their repr."""
 
     def __repr__(self) -> str:
         if not self:
@@ -79,21 +66,21 @@ class ServerList(CardMixin, list[ServerInfo]):
             return Card("No servers", plain="  Runtime(...) starts one.")
         heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
         rows = [
-            [each.name, model, each.engine, each.state, each.owner, elapsed(each.age), each.pid, each.url]
+            [
+                each.name,
+                model_name({"model_path": each.model}) if each.model else "default",
+                *(each.engine, each.state, each.owner, elapsed(each.age), each.pid, each.url),
+            ]
             for each in self
-            for model in [model_name({"model_path": each.model}) if each.model else "default"]
         ]
         count = f"{len(self)} server" + ("" if len(self) == 1 else "s")
         return Card(count, body=table([heads, *rows], heads=True), plain=repr(self))
 
 
 def servers() -> ServerList:
-    """List this user's servers on this machine, of other kernels too.
+    """List this user's servers on this machine, of other kernels too, the oldest first.
 
-    Returns
-    -------
-    ServerList
-        The oldest first, from records and the process table; no server is asked.
+    The list comes from records and the process table; no server is asked.
 
     Examples
     --------
@@ -126,13 +113,6 @@ def stop(which: str) -> ServerList:
     ------
     ArgumentValueError
         If there is no server of that name or URL.
-
-    Examples
-    --------
-    >>> import nbruntime
-    >>> nbruntime.stop("chat")  # doctest: +SKIP
-    name  model                  engine    url                     state    owner  age
-    chat  SmolLM2-135M-Instruct  embedded  http://127.0.0.1:30000  stopped  kept   3 h
     """
     with registry.exclusive():
         swept = registry.sweep()
@@ -157,10 +137,7 @@ def _end(records: Iterable[ServerRecord]) -> ServerList:
         if record.supervisor is not None:
             send(record.supervisor, signal.SIGTERM)
     for record, _ in ended:
-        own = open_server(record.directory)
-        if own is not None:
-            own.stop()
-        registry.end(record)
+        end_server(record)
     return ServerList(info for _, info in ended)
 
 

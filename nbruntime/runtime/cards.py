@@ -31,18 +31,10 @@ def runtime_card(
     arguments: Mapping[str, object] | None = None,
     log: str = "",
 ) -> Card:
-    """Make the card of a runtime.
+    """Make the card of a runtime; leaves out what is empty or None.
 
-    Parameters
-    ----------
-    model, phase, state : str
-        Model that was asked for, shown until `model_info` is known; name of the phase, and its progress.
-    engine, why, url, exit_cause, log : str
-        The kind of server, and why it was chosen; empty until known.
-    pid, ready_after, uptime : int or float, optional
-        Process id while the server runs; seconds from launch to ready, and since then.
-    model_info, server_info, arguments : mapping, optional
-        The server's last answers; server arguments, without keys.
+    `model` is what was asked for, shown until the server has given `model_info`; `state` is the phase with
+    its progress; `ready_after` and `uptime` are seconds from launch to ready, and since then.
     """
     pairs: list[tuple[str, object]] = [
         ("ended", exit_cause),

@@ -16,27 +16,14 @@ __all__ = ["Announcer", "Progress", "announced"]
 Progress = Callable[[Phase], object] | Phases | Literal[False] | None
 """A callback, a `Phases`, False (silent) or None (automatic)."""
 
-QUIET_SECONDS = 2.0
-"""Seconds that a download may take before a line is written about it."""
-
-PROGRESS_SECONDS = 5.0
-"""Seconds between two lines about a download, where a line cannot be rewritten."""
-
-REWRITE_SECONDS = 0.2
-"""Seconds between two rewrites of the line in a terminal."""
+QUIET_SECONDS = 2.0  # that a download may take before a line is written about it
+PROGRESS_SECONDS = 5.0  # between two lines about a download, where a line cannot be rewritten
+REWRITE_SECONDS = 0.2  # between two rewrites of the line in a terminal
 
 
 @contextlib.contextmanager
 def announced(runtime: object, progress: Progress, log_level: str) -> Iterator[Callable[[Phase], object]]:
-    """Report a launch while it runs; yields a function to call with every phase.
-
-    Parameters
-    ----------
-    runtime : Runtime
-        What is launched.
-    progress, log_level : object, str
-        As in `Runtime`.
-    """
+    """Report the launch of a `Runtime` while it runs; yields a function to call with every phase."""
     if progress is False or isinstance(progress, Phases):  # they are entered anyway
         yield lambda _phase: None
     elif progress is not None:
@@ -53,14 +40,9 @@ def announced(runtime: object, progress: Progress, log_level: str) -> Iterator[C
 
 
 class Announcer:
-    """Write the phases of a launch to stderr; at level ``"error"`` only the progress of a long download.
+    """Writes the phases of a launch to stderr, in a terminal by rewriting one line.
 
-    In a terminal it rewrites one line, which is removed at the end.
-
-    Parameters
-    ----------
-    log_level : str
-        ``"info"`` and ``"debug"`` write every phase.
+    At the log levels above ``"info"`` it writes only the progress of a long download.
     """
 
     def __init__(self, log_level: str) -> None:

@@ -21,6 +21,8 @@ __all__ = ["RuntimeRequests", "diagnose"]
 ERROR_LOG_LINES = 20
 """Lines of the log in the error that says that the server died."""
 
+NEW_RUNTIME = "Start a new one: Runtime(...)."
+
 
 class RuntimeRequests:
     """Send requests to the server of a `Runtime`, which is the only subclass."""
@@ -28,7 +30,7 @@ class RuntimeRequests:
     url: str
     endpoint: RuntimeEndpoint
     _server: Server | None
-    _tokenizer_options: dict[str, Any]
+    _arguments: dict[str, Any]
 
     def generate(
         self,
@@ -45,19 +47,15 @@ class RuntimeRequests:
         Parameters
         ----------
         prompt : str or list of str
-            One prompt or a batch.
+            One prompt or a batch. For a batch the other parameters may be lists, one entry for each prompt.
         sampling_params : dict, optional
-            Sampling parameters by SGLang's names, or one dict for each prompt.
-        return_logprob : bool or list of bool
-            Whether to return log probabilities.
-        logprob_start_len : int or list of int, optional
+            Sampling parameters by SGLang's names.
+        return_logprob, top_logprobs_num : bool, int, optional
+            Whether to return log probabilities; of how many of the most likely tokens at each position.
+        logprob_start_len : int, optional
             First position, in tokens of the prompt, to return log probabilities of.
-        top_logprobs_num : int or list of int, optional
-            Number of the most likely tokens to return at each position.
-        lora_path : str or list of str or None, optional
-            LoRA adapter of each prompt.
-        session_id : str, optional
-            Session on the server that the request belongs to.
+        lora_path, session_id : str, optional
+            LoRA adapter; session on the server that the request belongs to.
 
         Returns
         -------
@@ -104,10 +102,8 @@ class RuntimeRequests:
         ----------
         prompt : str or list of int
             One prompt, as text or as token ids.
-        sampling_params : dict, optional
-            Sampling parameters by SGLang's names.
-        session_id : str, optional
-            Session on the server that the request belongs to.
+        sampling_params, session_id : dict, str, optional
+            As in `generate`.
 
         Yields
         ------
@@ -116,10 +112,8 @@ class RuntimeRequests:
 
         Raises
         ------
-        ServerStatusError
-            If the server refuses the request.
-        StreamError
-            If the stream breaks off; has the text until then.
+        ServerStatusError, StreamError
+            If the server refuses the request; if the stream breaks off, with the text until then.
         """
         self._check_alive()
         stream = await self._async_endpoint.stream(
@@ -150,7 +144,6 @@ class RuntimeRequests:
 
     @cached_property
     def _async_endpoint(self) -> AsyncRuntimeEndpoint:
-        """The client for the awaited calls; its connections are kept."""
         return AsyncRuntimeEndpoint.beside(self.endpoint)
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -160,7 +153,12 @@ class RuntimeRequests:
 
         info = self.endpoint.model_info
         path = info.get("tokenizer_path") or info["model_path"]
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **self._tokenizer_options)
+        options = {
+            name: self._arguments[name]
+            for name in ("revision", "trust_remote_code")
+            if name in self._arguments
+        }
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
         return tokenizer
 
     def start_profile(self, **options: Any) -> None:
@@ -191,40 +189,27 @@ class RuntimeRequests:
             # The connection breaks a moment before the end of the process is known.
             assert self._server is not None
             self._server.wait_until_gone(0.5)
-            if not self._server.usable:
-                raise self._gone_error() from error
+            self._check_alive(error)
             raise
 
-    def _check_alive(self) -> None:
-        if self._server is None or not self._server.usable:
-            raise self._gone_error()
-
-    def _gone_error(self) -> ServerConnectionError:
-        server = self._server
-        where = getattr(self, "url", None)
-        if server is None or server.stopped:
-            return ServerConnectionError(
-                "This Runtime was shut down", where=where, hint="Start a new one: Runtime(...)."
-            )
-        return ServerConnectionError(
-            f"The server died: {server.exit_cause()}", where=where, hint=_log_hint(server)
-        )
+    def _check_alive(self, cause: Exception | None = None) -> None:
+        server, message, hint = self._server, "This Runtime was shut down", NEW_RUNTIME
+        if server is not None:
+            if server.usable:
+                return
+            if not server.stopped:
+                message, hint = f"The server died: {server.exit_cause()}", _log_hint(server)
+        raise ServerConnectionError(message, where=getattr(self, "url", None), hint=hint) from cause
 
 
 def diagnose(reference: weakref.ref[Server]) -> str | None:
-    """Return why a server does not answer; None while it runs.
-
-    Parameters
-    ----------
-    reference : weakref.ref of Server
-        The server.
-    """
+    """Return why a server does not answer; None while it runs."""
     server = reference()
     if server is None or server.stopped:
-        return "Its Runtime was shut down. Start a new one: Runtime(...)."
+        return f"Its Runtime was shut down. {NEW_RUNTIME}"
     server.wait_until_gone(0.5)  # the connection breaks a moment before the end of the process is known
     return None if server.usable else f"The server died: {server.exit_cause()}. {_log_hint(server)}"
 
 
 def _log_hint(server: Server) -> str:
-    return f"Start a new one: Runtime(...). The last lines of its log:\n{server.logs(ERROR_LOG_LINES)}"
+    return f"{NEW_RUNTIME} The last lines of its log:\n{server.logs(ERROR_LOG_LINES)}"

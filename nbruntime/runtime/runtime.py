@@ -8,7 +8,6 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any, NoReturn, Self, SupportsIndex
 from urllib.parse import urlsplit
 
@@ -40,8 +39,8 @@ class Runtime(CardMixin, RuntimeRequests):
     model_path : str or path, optional
         Folder of a Hugging Face model or id on the hub. Default is ``"SmolLM2-135M-Instruct"``.
     log_level : str
-        Log level of the server: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``. With ``"info"``
-        and ``"debug"`` the phases of the launch are written to stderr as well.
+        Log level of the server: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``. The first two also
+        write the phases of the launch to stderr.
     launch_timeout : float
         Seconds until the server must be ready. Downloading and converting a model do not count.
     engine : str
@@ -60,14 +59,12 @@ class Runtime(CardMixin, RuntimeRequests):
         Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of the view in a cell or
         the line on stderr; False for neither. A `~nbruntime.launch.phases.Phases` becomes `phases`.
     keep_alive : bool
-        Whether the server outlives this object and the kernel, until `shutdown` or `nbruntime.stop` is called
-        in any kernel.
+        Whether the server outlives this object and the kernel, until `shutdown` or `nbruntime.stop`.
     name : str, optional
-        Name for `nbruntime.servers` and `nbruntime.stop`, unique among your running servers. Default is made
-        from the model's name.
+        Name of the server, unique among your running servers. Default is made from the model's name.
     reuse : bool
         Whether to use a running server with the same arguments and name: one of this kernel, or one that was
-        kept alive. So running a cell again costs nothing.
+        kept alive.
     replace : bool
         Whether to stop the server that has the name. With `reuse`, only if its arguments are different.
     **kwargs
@@ -76,10 +73,8 @@ class Runtime(CardMixin, RuntimeRequests):
 
     Attributes
     ----------
-    url : str
-        Such as ``"http://127.0.0.1:30000"``.
-    generate_url : str
-        `url` with ``/generate``.
+    url, generate_url : str
+        Such as ``"http://127.0.0.1:30000"``; the same with ``/generate``.
     endpoint : RuntimeEndpoint
         The server's client: ``complete``, ``stream`` and what SGLang's frontend language calls.
     phases : Phases
@@ -88,21 +83,17 @@ class Runtime(CardMixin, RuntimeRequests):
     Raises
     ------
     LaunchError
-        If the server ends before it is ready; has the cause and the last lines of the log.
-    LaunchTimeoutError
-        If it is not ready in time.
-    PortInUseError
-        If `port` is taken; names the process that holds it.
-    ArgumentTypeError
-        For a wrong type, or an argument that no server has; names the nearest one.
-    ArgumentValueError
-        If another server has the name, or other machines can reach `host` without an `api_key`.
+        If the server is not ready in time (`LaunchTimeoutError`), ends before (with the cause and the end of
+        its log), or cannot get the port (`PortInUseError`).
+    ArgumentTypeError, ArgumentValueError
+        For a wrong type or an unknown argument; if another server has the name, or other machines can reach
+        `host` without an `api_key`.
 
     Notes
     -----
-    A Runtime can be neither pickled nor copied. After a fork, the child may use the server but does not end
-    it. Runtimes that share a server by `reuse` end it with the last of them, or with the first `shutdown`,
-    which leaving a ``with`` block calls.
+    A Runtime can be neither pickled nor copied. A fork may use the server but does not end it. Runtimes that
+    share a server by `reuse` end it with the last of them, or with the first `shutdown`, which leaving a
+    ``with`` block calls.
 
     Examples
     --------
@@ -151,29 +142,12 @@ class Runtime(CardMixin, RuntimeRequests):
         )
         self._model = arguments.values.get("model_path", self._model)
         self._arguments = arguments.values
-        self._tokenizer_options = {
-            name: arguments.values[name]
-            for name in ("revision", "trust_remote_code")
-            if name in arguments.values
-        }
         if arguments.ignored:
             warnings.warn(
                 f"The {self._kind.name} server has no {', '.join(arguments.ignored)}: left out",
                 IgnoredArgumentsWarning,
                 stacklevel=2,
             )
-        launch = partial(
-            Launcher,
-            kind=self._kind,
-            arguments=arguments,
-            env=dict(env or {}),
-            host=host,
-            port=port,
-            timeout=launch_timeout,
-            name=name,
-            keep_alive=keep_alive,
-            on_start=self._begin,
-        )
         started = False
         try:
             with announced(self, progress, log_level) as announce:
@@ -182,9 +156,20 @@ class Runtime(CardMixin, RuntimeRequests):
                     self.phases.enter(phase)
                     announce(phase)
 
-                self._server, self.endpoint, started = launch(on_phase=enter).get_or_start(
-                    lambda url: RuntimeEndpoint(url, api_key=api_key), reuse=reuse, replace=replace
+                launcher = Launcher(
+                    kind=self._kind,
+                    arguments=arguments,
+                    env=dict(env or {}),
+                    host=host,
+                    port=port,
+                    timeout=launch_timeout,
+                    name=name,
+                    keep_alive=keep_alive,
+                    on_start=self._begin,
+                    on_phase=enter,
+                    connect=partial(RuntimeEndpoint, api_key=api_key),
                 )
+                self._server, self.endpoint, started = launcher.get_or_start(reuse=reuse, replace=replace)
                 # By a weak reference: an endpoint that is kept must not keep the server.
                 self.endpoint.settings.diagnose = partial(diagnose, weakref.ref(self._server))
                 self._ready_at = time.monotonic()
@@ -256,26 +241,18 @@ class Runtime(CardMixin, RuntimeRequests):
         ----------
         position : int
             0, or the position from the last call, which is returned after the lines.
-
-        Examples
-        --------
-        >>> text, position = runtime.logs_since()  # doctest: +SKIP
-        >>> text, position = runtime.logs_since(position)  # doctest: +SKIP
         """
         return ("", 0) if self._server is None else self._server.logs_since(position)
 
     def __repr__(self) -> str:
         # Never waits, never asks the server, and shows no key.
-        kind = self._kind
-        phase = self.phase
-        current = self.phases.current
-        state = str(current) if phase == current.name else phase
-        server = self._server
-        if server is not None:
-            state += f" · pid {self.pid}" if self.pid else ""
-            if phase == "died":
-                state += f" · {server.exit_cause()}"
-        lines = [f"Runtime {self._model_name()} · {state}"]
+        kind, server = self._kind, self._server
+        parts = [f"Runtime {self._model_name()}", self._state()]
+        if self.pid:
+            parts.append(f"pid {self.pid}")
+        if cause := self.exit_cause:
+            parts.append(cause)
+        lines = [" · ".join(parts)]
         if kind is not None:
             kept = ", kept alive" if server is not None and server.record.keep_alive else ""
             lines.append(f"  {kind.name} server{kept}" + (f", because {kind.why}" if kind.why else ""))
@@ -285,13 +262,12 @@ class Runtime(CardMixin, RuntimeRequests):
 
     def _card(self) -> Card:
         """Make the card from what is known here, without asking the server."""
-        kind, current = self._kind, self.phases.current
-        phase, client = self.phase, getattr(self, "endpoint", None)
+        kind, phase, client = self._kind, self.phase, getattr(self, "endpoint", None)
         up = None if self._ready_at is None or phase != "ready" else time.monotonic() - self._ready_at
         return runtime_card(
             model=self._model_name(),
             phase=phase,
-            state=str(current) if phase == current.name else phase,
+            state=self._state(),
             engine="" if kind is None else kind.name,
             why="" if kind is None else kind.why,
             url=getattr(self, "url", ""),
@@ -306,14 +282,13 @@ class Runtime(CardMixin, RuntimeRequests):
         )
 
     def panel(self, **options: Any) -> Any:
-        """Make a live panel of the server: its load, latencies, fields and log.
-
-        Parameters
-        ----------
-        **options
-            Of `nbruntime.notebook.views.panel.ServerPanel`, the widget that is returned.
-        """
+        """Make a live panel of the server: `nbruntime.notebook.views.panel.ServerPanel` with its options."""
         return view_class("panel")(self.endpoint, runtime=self, **options)
+
+    def _state(self) -> str:
+        """Return the phase, with its progress during the launch."""
+        phase, current = self.phase, self.phases.current
+        return str(current) if phase == current.name else phase
 
     def _model_name(self) -> str:
         if hasattr(self, "endpoint"):
@@ -338,12 +313,7 @@ class Runtime(CardMixin, RuntimeRequests):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.shutdown()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:

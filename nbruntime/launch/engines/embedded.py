@@ -69,14 +69,14 @@ class EmbeddedServerKind(ServerKind):
                 flags.append(_ARGUMENTS[name].flag)
             elif value is not False:
                 flags.append(f"{_ARGUMENTS[name].flag}={value}")
-        flags += [f"--host={claim.host}", f"--port={claim.port}"]
-        if claim.listener is not None:  # then host and port are for its own reports only
-            flags.append(f"--fd={claim.listener.fileno()}")
+        fds = [claim.listener.fileno()] if claim.listener else []
+        flags += [f"--host={claim.host}", f"--port={claim.port}"]  # with --fd for its own reports only
+        flags += [f"--fd={fd}" for fd in fds]
         # -P: a file of the notebook's folder must not stand in for a module.
         return LaunchSpec(
             argv=(self.python, "-P", "-m", "nbruntime.embedded", *flags),
             env=_environment(arguments),
-            pass_fds=() if claim.listener is None else (claim.listener.fileno(),),
+            pass_fds=fds,
             watch=self.watch,
             secrets=tuple(arguments.keys.values()),
         )
@@ -94,13 +94,9 @@ def _checked(argument: Argument, value: Any) -> Any:
     """Return the value if it has the argument's type and is one of its choices."""
     if argument.type is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if argument.type is bool or isinstance(value, bool):
-        fits = argument.type is bool and isinstance(value, bool)
-    elif argument.type is float:
-        fits = isinstance(value, int | float)
-    else:
-        fits = isinstance(value, argument.type)
-    if not fits:
+    allowed = int | float if argument.type is float else argument.type
+    # A bool is an int, too.
+    if not isinstance(value, allowed) or (isinstance(value, bool) and argument.type is not bool):
         raise ArgumentTypeError(
             f"{argument.name} must be {argument.type.__name__}, not {type(value).__name__} {value!r}"
         )

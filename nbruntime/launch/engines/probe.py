@@ -30,19 +30,13 @@ TORCH_DEVICES = ("cuda", "xpu", "npu", "hpu", "musa")
 
 
 def find_server() -> tuple[str, str]:
-    """Look for SGLang's server without importing anything.
-
-    Returns its folder, empty if it cannot run here, and why it cannot.
-    """
+    """Return the folder of SGLang's server, or why it cannot run here; imports nothing."""
     spec = importlib.util.find_spec("sglang")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         return "", "SGLang is not installed"
     folder = folders[0]
-    if not all(
-        os.path.isfile(os.path.join(folder, *path))
-        for path in (["launch_server.py"], ["srt", "server_args.py"])
-    ):
+    if not all(os.path.isfile(f"{folder}/{file}") for file in ("launch_server.py", "srt/server_args.py")):
         return "", "SGLang's server is not installed"
     for package in SERVER_PACKAGES:
         if importlib.util.find_spec(package) is None:
@@ -67,13 +61,7 @@ def find_device() -> str:
 
 
 def look() -> dict[str, Any]:
-    """Run all checks.
-
-    Returns
-    -------
-    dict
-        ``folder`` of SGLang's server, ``device``, and ``why`` it cannot be used, each possibly empty.
-    """
+    """Return the ``folder`` of SGLang's server, its ``device``, and ``why`` it cannot be used; some empty."""
     folder, why = find_server()
     device = ""
     if folder:

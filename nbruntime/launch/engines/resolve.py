@@ -18,8 +18,7 @@ from nbruntime.launch.engines.sglang import SglangServerKind
 
 __all__ = ["resolve_engine"]
 
-PROBE_TIMEOUT = 120.0
-"""Seconds that another interpreter may take to look for SGLang and a device."""
+PROBE_TIMEOUT = 120.0  # seconds for another interpreter to look for SGLang and a device
 
 
 def resolve_engine(
@@ -27,16 +26,7 @@ def resolve_engine(
     python: str | os.PathLike[str] | None = None,
     env: Mapping[str, str | None] | None = None,
 ) -> ServerKind:
-    """Choose the kind of server.
-
-    Parameters
-    ----------
-    engine : str
-        ``"sglang"``, ``"embedded"``, or ``"auto"``: SGLang where it is installed and has a device.
-    python : path, optional
-        Interpreter of the environment that has the server; default is this one.
-    env : mapping, optional
-        Additions to the server's environment.
+    """Choose the kind of server by the arguments of `Runtime`.
 
     Raises
     ------
@@ -92,9 +82,8 @@ def _look(interpreter: str, *, own: bool, env: Mapping[str, str | None]) -> dict
             why = "SGLang is installed, but there is no GPU"
         if why:
             return {"folder": folder, "device": "", "why": why}
-    environment = {**os.environ, **{name: value for name, value in env.items() if value is not None}}
-    for name in (name for name, value in env.items() if value is None):
-        environment.pop(name, None)
+    changed = {**os.environ, **env}
+    environment = {name: value for name, value in changed.items() if value is not None}
     nothing = {"folder": "", "device": ""}
     try:
         answer = subprocess.run(

@@ -23,58 +23,29 @@ class IgnoredArgumentsWarning(UserWarning):
 
 @dataclass(frozen=True)
 class AcceptedArguments:
-    """Checked server arguments by their Python names, without the port.
-
-    Parameters
-    ----------
-    values, keys : dict
-        The arguments; ``api_key`` and ``admin_api_key``, where given.
-    ignored : tuple of str
-        Names that only the other engine has.
-    """
+    """Checked server arguments by their Python names, without the port."""
 
     values: dict[str, Any]
-    ignored: tuple[str, ...]
-    keys: dict[str, str]
+    ignored: tuple[str, ...]  # names that only the other engine has
+    keys: dict[str, str]  # api_key and admin_api_key, where given
 
 
 class ServerKind(ABC):
-    """A kind of server: checks its arguments, makes its command and reads its output.
+    """A kind of server: checks its arguments, makes its command and reads its output."""
 
-    Parameters
-    ----------
-    python, folder : str
-        Interpreter that runs it; folder of its package, if known.
-    why : str
-        Why it was chosen, for the repr; empty if it was asked for by name.
-    """
-
-    name: ClassVar[str]
-    """Value of ``engine=``."""
-
-    takes_listener: ClassVar[bool]
-    """True if it takes over a listening socket instead of binding the port itself."""
-
-    watch: ClassVar[str]
-    """Regular expression for the lines that `read_phase` parses."""
-
-    probe_interval: ClassVar[float]
-    """Seconds between two calls of `is_ready` while no line comes."""
+    name: ClassVar[str]  # value of engine=
+    takes_listener: ClassVar[bool]  # whether it takes over a listening socket or binds the port itself
+    watch: ClassVar[str]  # regular expression for the lines that `read_phase` parses
+    probe_interval: ClassVar[float]  # seconds between two calls of `is_ready` while no line comes
 
     def __init__(self, python: str, why: str = "", folder: str = "") -> None:
-        self.python = python
-        self.why = why
-        self.folder = folder
+        self.python = python  # interpreter that runs it
+        self.why = why  # it was chosen, for the repr; empty if it was asked for by name
+        self.folder = folder  # of its package, if known
 
     @abstractmethod
     def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
-        """Check keyword arguments; None means the server's default.
-
-        Raises
-        ------
-        ArgumentTypeError, ArgumentValueError
-            For a wrong type or a name that no engine has; for a value that is not one of the choices.
-        """
+        """Check keyword arguments; None means the server's default. Raises an `ArgumentError`."""
 
     @abstractmethod
     def command(self, arguments: AcceptedArguments, claim: PortClaim) -> LaunchSpec:

@@ -16,11 +16,7 @@ from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.readiness import http_status
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
-from nbruntime.protocol.server_arguments import (
-    ADMIN_API_KEY_VARIABLE,
-    API_KEY_VARIABLE,
-    EMBEDDED_ARGUMENTS,
-)
+from nbruntime.protocol.server_arguments import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE, EMBEDDED_ARGUMENTS
 
 __all__ = ["SglangServerKind"]
 
@@ -43,18 +39,15 @@ runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
 
 _PROGRESS = r"\s*\d+%.*?\s(?P<done>\d+(?:\.\d+)?)(?P<unit>[kMGT]?)/(?P<total>\d+(?:\.\d+)?)[kMGT]?(?:\s|$)"
 
-_PHASES = (
-    (re.compile(rf"(?:Fetching \d+ files|\.(?:safetensors|bin|json|model|txt)):{_PROGRESS}"), "downloading"),
-    (
-        re.compile(rf"[Ll]oading (?:safetensors|(?:pt )?(?:checkpoint )?shards)[^:]*:{_PROGRESS}"),
-        "loading weights",
-    ),
-    (re.compile("Load weight begin"), "loading weights"),
-    (re.compile("Load weight end|Memory pool end|KV Cache is allocated"), "allocating the KV cache"),
-    (re.compile("Capture .*[Gg]raph begin|Capturing batches"), "capturing CUDA graphs"),
-    (re.compile("Uvicorn running on|Application startup complete"), "warming up"),
-    (re.compile("The server is fired up and ready to roll"), "ready"),
-)
+_PHASES = {
+    rf"(?:Fetching \d+ files|\.(?:safetensors|bin|json|model|txt)):{_PROGRESS}": "downloading",
+    rf"[Ll]oading (?:safetensors|(?:pt )?(?:checkpoint )?shards)[^:]*:{_PROGRESS}": "loading weights",
+    "Load weight begin": "loading weights",
+    "Load weight end|Memory pool end|KV Cache is allocated": "allocating the KV cache",
+    "Capture .*[Gg]raph begin|Capturing batches": "capturing CUDA graphs",
+    "Uvicorn running on|Application startup complete": "warming up",
+    "The server is fired up and ready to roll": "ready",
+}
 """What SGLang 0.5.2 to 0.5.23 writes to its log; at ``log_level="error"`` only the progress bars are left."""
 
 
@@ -63,7 +56,7 @@ class SglangServerKind(ServerKind):
 
     name = "sglang"
     takes_listener = False
-    watch = "|".join(re.sub(r"\?P<\w+>", "?:", pattern.pattern) for pattern, _ in _PHASES)
+    watch = "|".join(re.sub(r"\?P<\w+>", "?:", pattern) for pattern in _PHASES)
     probe_interval = 0.1
 
     def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
@@ -115,8 +108,8 @@ class SglangServerKind(ServerKind):
 
     def read_phase(self, line: str) -> Phase | None:
         """Parse what SGLang logs when a phase begins."""
-        for pattern, name in _PHASES:
-            if match := pattern.search(line):
+        for pattern, name in _PHASES.items():
+            if match := re.search(pattern, line):
                 found = match.groupdict()
                 if found.get("total"):
                     unit = f"{found['unit']}B" if found["unit"] else "files"
@@ -154,11 +147,8 @@ def _flag(name: str, value: Any) -> Iterator[str]:
             yield flag
             yield from map(_word, value)
     else:
-        word = (
-            json.dumps(value)
-            if name in sglang_arguments.JSON and not isinstance(value, str)
-            else _word(value)
-        )
+        as_json = name in sglang_arguments.JSON and not isinstance(value, str)
+        word = json.dumps(value) if as_json else _word(value)
         # A value like "-x" would be taken for a flag.
         yield from (f"{flag}={word}",) if re.match(r"-(?!\d)", word) else (flag, word)
 

@@ -2,8 +2,8 @@
 
 A separate program: ``python -I -S .../supervisor/__main__.py``. It imports only the standard library and
 itself, by relative names, so that any interpreter can run it. Its owner starts it in a new session and writes
-one line of JSON to its stdin, the `launch_spec.LaunchSpec`. It starts the server in another session, so that
-an interrupt of the kernel reaches neither of them.
+a `launch_spec.LaunchSpec` to its stdin. It starts the server in another session, so that an interrupt of the
+kernel reaches neither of them.
 
 It watches its owner in three ways, because each alone has a gap: the end of stdin, which does not come while
 a fork of the owner holds the pipe open; its parent's pid, checked every quarter of a second; and a pidfd of

@@ -9,16 +9,10 @@ __all__ = ["CappedLog"]
 
 
 class CappedLog:
-    """A log file that keeps its head and its tail and never grows beyond a limit.
+    """A log file that keeps its head and its tail and never grows beyond `limit` bytes.
 
-    The file is shortened in place, so that a reader's open file stays valid.
-
-    Parameters
-    ----------
-    path : str
-        The file; made if needed.
-    limit : int
-        Maximum size in bytes; beyond it an eighth is kept of the head, three eighths of the tail.
+    The file is shortened in place, so that a reader's open file stays valid: to an eighth of the limit for
+    the head, three eighths for the tail.
     """
 
     def __init__(self, path: str, limit: int) -> None:

@@ -27,8 +27,7 @@ __all__ = [
 ENV_TAG = "NBRUNTIME_SERVER"
 """Environment variable of every process of a server; its value is the server's folder."""
 
-POLL = 0.05
-"""Seconds between two checks of a process where there is no pidfd."""
+POLL = 0.05  # seconds between two checks of a process where there is no pidfd
 
 
 class ProcessId(NamedTuple):
@@ -39,13 +38,7 @@ class ProcessId(NamedTuple):
 
 
 def identify(pid: int) -> ProcessId | None:
-    """Return the identity of a process; None if there is none with that pid, or it is a zombie.
-
-    Examples
-    --------
-    >>> identify(os.getpid()) == identify(os.getpid())
-    True
-    """
+    """Return the identity of a process; None if there is none with that pid, or it is a zombie."""
     entry = system.read_entry(pid)
     return None if entry is None or entry.ended else ProcessId(pid, entry.start)
 
@@ -63,15 +56,14 @@ def is_running(process: ProcessId | None) -> bool:
 
 def send(process: ProcessId, number: int) -> bool:
     """Send a signal, never to another process with the same pid; False if it has ended or is not ours."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        # Opened before the look, so that it cannot become another process between the look and the signal.
-        with _watching(process.pid) as pidfd:
-            if not is_running(process):
-                return False
-            if pidfd is None:
-                os.kill(process.pid, number)
-            else:
-                signal.pidfd_send_signal(pidfd, number)
+    # Opened before the look, so that it cannot become another process between the look and the signal.
+    with contextlib.suppress(ProcessLookupError, PermissionError), _watching(process.pid) as pidfd:
+        if not is_running(process):
+            return False
+        if pidfd is None:
+            os.kill(process.pid, number)
+        else:
+            signal.pidfd_send_signal(pidfd, number)
         return True
     return False
 
@@ -104,21 +96,12 @@ def _watching(pid: int) -> Iterator[int | None]:
 
 
 def descendants(*pids: int, session: int | None = None) -> list[int]:
-    """Return the pids of all running descendants of processes, and of a session's members with theirs.
-
-    Parameters
-    ----------
-    *pids : int
-        The processes, which are left out of the result.
-    session : int, optional
-        A session whose members count as well.
-    """
+    """Return the pids of all running descendants of processes, and of a session's members with theirs."""
     table = system.read_processes()
-    found = {*pids, *(one for one, entry in table.items() if session and entry.session == session)}
-    grown = True
-    while grown:
+    more = {*pids, *(one for one, entry in table.items() if session and entry.session == session)}
+    found = set(more)
+    while more:
         more = {one for one, entry in table.items() if entry.parent in found} - found
-        grown = bool(more)
         found |= more
     return [one for one in found.difference(pids) if one in table and not table[one].ended]
 
@@ -129,24 +112,15 @@ def tagged_pids(directory: str) -> Iterator[int]:
 
 
 def kill_orphans(directory: str, server: ProcessId | None) -> bool:
-    """Kill what is left of a server whose supervisor was killed; returns whether any process was found.
-
-    Parameters
-    ----------
-    directory : str
-        Folder of the server, which its processes have as a tag in their environment.
-    server : ProcessId or None
-        The server, if it was started. Its session is searched too: a process may have lost its environment.
-    """
+    """Kill what is left of a server whose supervisor was killed; returns whether any process was found."""
     left = set(tagged_pids(directory))
-    if server is not None:
+    if server is not None:  # its session is searched too: a process may have lost its environment
         leader = system.read_entry(server.pid)
         # A pid is not given out again while it names a session, so another process there has one of its own.
         if leader is None or leader.start == server.start:
             left.update({server.pid}, descendants(session=server.pid))
     found = False
-    for pid in left:
-        process = identify(pid)
-        if process is not None and pid != os.getpid():
+    for pid in left - {os.getpid()}:
+        if (process := identify(pid)) is not None:
             found |= send(process, signal.SIGKILL)
     return found

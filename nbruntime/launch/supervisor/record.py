@@ -12,46 +12,26 @@ from .processes import ProcessId
 
 __all__ = ["FILE", "LOG", "ServerRecord"]
 
+# The files in a server's folder.
 FILE = "server.json"
-"""Name of the record in the server's folder."""
-
 LOG = "server.log"
-"""Name of the log in the server's folder."""
 
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """Description of a server, as stored in its folder.
+    """Description of a server, as stored in its folder."""
 
-    Parameters
-    ----------
-    name, directory : str
-        Its name, unique among a user's running servers; its folder, also the tag of its processes.
-    owner, supervisor, server : ProcessId
-        The process that started it, and those that are None until they are started.
-    machine : str
-        The machine or container in which the pids are valid.
-    url, engine, model : str
-        Where it answers, its kind, and its model as it was asked for.
-    arguments : dict
-        Its arguments, to tell whether another launch would be the same.
-    keep_alive : bool
-        Whether it outlives its owner.
-    started, state : float, str
-        Seconds since 1970; ``starting``, ``ready`` or ``stopping``.
-    """
-
-    name: str
-    directory: str
-    owner: ProcessId
-    machine: str
+    name: str  # unique among a user's running servers
+    directory: str  # also the tag of its processes
+    owner: ProcessId  # the process that started it
+    machine: str  # the machine or container in which the pids are valid
     url: str = ""
     engine: str = ""
-    model: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
+    model: str = ""  # as it was asked for
+    arguments: dict[str, Any] = field(default_factory=dict)  # to compare with another launch
     keep_alive: bool = False
-    started: float = 0.0
-    state: str = "starting"
+    started: float = 0.0  # seconds since 1970
+    state: str = "starting"  # or ready, or stopping
     supervisor: ProcessId | None = None
     server: ProcessId | None = None
 
@@ -78,10 +58,7 @@ class ServerRecord:
     def from_dict(cls, values: Any) -> Self:
         """Make a record from its JSON object; fields of later versions are ignored.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If it is not a record.
+        Raises TypeError or ValueError if it is not a record.
         """
         if not isinstance(values, dict):
             raise TypeError(f"a record is an object, not {type(values).__name__}")

@@ -23,28 +23,16 @@ from .tree import ProcessTree
 
 __all__ = ["Supervisor"]
 
-OWNER_POLL = 0.25
-"""Seconds between two checks of the parent's pid."""
-
-TREE_POLL = 0.02
-"""Seconds between two checks of a tree that is ending."""
-
-LINE_LIMIT = 1 << 16
-"""Bytes after which a line without an end is written all the same."""
-
-TEXT_LIMIT = 400
-"""Bytes of a text in an event: all of it must fit into one write to a pipe, which may be of 512 bytes."""
+OWNER_POLL = 0.25  # seconds between two checks of the parent's pid
+TREE_POLL = 0.02  # seconds between two checks of a tree that is ending
+LINE_LIMIT = 1 << 16  # bytes after which a line without an end is written all the same
+TEXT_LIMIT = 400  # bytes of a text in an event, which must fit into one write to a pipe of 512 bytes
 
 
 class Supervisor:
     """Starts one server and runs until its whole process tree is gone.
 
-    Parameters
-    ----------
-    spec : LaunchSpec
-        What to start, and how.
-    lifeline, events : int
-        File descriptors: one whose end means that the owner is gone, one that the events are written to.
+    The file descriptor `lifeline` ends when the owner is gone; the events are written to `events`.
     """
 
     def __init__(self, spec: LaunchSpec, lifeline: int, events: int) -> None:
@@ -197,15 +185,13 @@ class Supervisor:
     def _pump(self) -> bool:
         """Move the server's output to the log; False if there was none."""
         data = self._output.read(1 << 16)
-        if data is None:
-            return False
-        if not data:
+        if data:
+            self._line += data
+            self._write_lines()
+        elif data is not None:
             self._selector.unregister(self._output)
             self._write_lines(end=True)
-            return False
-        self._line += data
-        self._write_lines()
-        return True
+        return bool(data)
 
     def _drain(self) -> None:
         if self._tree is not None and self._output in self._selector.get_map():

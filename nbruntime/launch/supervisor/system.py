@@ -35,16 +35,26 @@ __all__ = [
 # Starting
 
 
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
 def server_session() -> dict[str, Any]:
     """Return options of `subprocess.Popen` for the server: a session, default signals, death signal."""
     me = os.getpid()
     return {"start_new_session": True, "preexec_fn": lambda: _prepare_server(me)}
 
 
-# The end of a supervisor, and of the parents in a server's tree
-
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+def _prepare_server(supervisor: int) -> None:
+    """Set default signals and death with the supervisor, in the server's process before its program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if prctl := _load_prctl():
+        # Tied to the thread that forks; the supervisor has only one.
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:  # it died before the kernel was told
+            os._exit(1)
 
 
 def subreaper() -> bool:
@@ -62,37 +72,20 @@ def _load_prctl() -> Callable[[int, int], int] | None:
     return ctypes.CDLL(None, use_errno=True).prctl if subreaper() else None
 
 
-def _prepare_server(supervisor: int) -> None:
-    """Set default signals and death with the supervisor, in the server's process before its program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    if prctl := _load_prctl():
-        # Tied to the thread that forks; the supervisor has only one.
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it died before the kernel was told
-            os._exit(1)
-
-
 # Watching
 
 
 def pidfd_of(pid: int) -> int | None:
     """Open a descriptor that becomes readable when a process ends; None where pidfds are not supported.
 
-    Raises
-    ------
-    ProcessLookupError
-        If there is no such process.
+    Raises ProcessLookupError if there is no such process.
     """
-    if hasattr(os, "pidfd_open"):
-        try:
-            return os.pidfd_open(pid)
-        except ProcessLookupError:
-            raise
-        except OSError:
-            pass
-    return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (OSError, AttributeError):  # a sandbox, or an interpreter without it
+        return None
 
 
 def set_wakeup() -> tuple[int, Callable[[], object]]:
@@ -149,13 +142,7 @@ def read_entry(pid: int) -> ProcessEntry | None:
 
 
 def read_processes() -> dict[int, ProcessEntry]:
-    """Return all visible processes by pid.
-
-    Examples
-    --------
-    >>> read_processes()[os.getpid()].parent == os.getppid()
-    True
-    """
+    """Return all visible processes by pid."""
     return {pid: entry for pid in _pids() if (entry := read_entry(pid)) is not None}
 
 

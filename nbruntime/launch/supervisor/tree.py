@@ -18,10 +18,7 @@ __all__ = ["ProcessTree"]
 class ProcessTree:
     """A server in its own session, with all its descendants in any session.
 
-    Parameters
-    ----------
-    argv, cwd, env, pass_fds
-        As in `subprocess.Popen`, which raises what this raises; `env` is the whole environment.
+    Takes and raises what `subprocess.Popen` does; `env` is the whole environment.
     """
 
     def __init__(
@@ -38,10 +35,8 @@ class ProcessTree:
             pass_fds=pass_fds,
             **system.server_session(),
         )
-        self.exit_code: int | None = None
-        """How the server itself ended; None while it runs."""
-        self.gone = False
-        """True when nothing is left."""
+        self.exit_code: int | None = None  # of the server itself; None while it runs
+        self.gone = False  # True when nothing is left
 
     @property
     def pid(self) -> int:
