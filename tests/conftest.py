@@ -1,4 +1,4 @@
-"""Tiers of the tests, and the servers that several files share; each starts when a test first asks for it."""
+"""Marks of the tests, and the servers that several files share; each starts when a test first needs it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 pytest.register_assert_rewrite("conformance")
 
-# An example that takes longer than Hypothesis' 0.2 s says more of the machine than of what is tested.
+# Hypothesis' limit of 0.2 s for an example would fail on a slow machine.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# What needs SGLang's real server is no part of a run without it, and the run says so.
+# Without SGLang's real server its tests are left out, and the header of the run says so.
 collect_ignore = (
     [] if PYTHON else ["sglang/test_server.py", "sglang/test_router.py", "conformance/test_sglang.py"]
 )
@@ -37,7 +37,7 @@ STARTS_SERVERS = re.compile(
     r"|support(?:\.| import )(?:clients|embedded_server|fake_engine|scripted_server|sglang))",
     re.MULTILINE,
 )
-"""What a module of tests imports that starts servers or other processes."""
+"""Imports that mark all tests of a module `server`: they start servers or other processes."""
 
 
 @functools.cache
@@ -47,14 +47,14 @@ def _starts_servers(module: Path) -> bool:
 
 @functools.cache
 def _is_without_browser() -> bool:
-    """True where the browser tests are left out: there is none, and it is not CI, which demands one."""
+    """True if the browser tests are left out: no browser is found, and it is not CI, which requires one."""
     from support.browser import find_chromium
 
     return os.environ.get("CI") != "true" and find_chromium() is None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what starts servers, and leave out the browser tests where there is no browser."""
+    """Mark tests that start servers, and leave out the browser tests where no browser is found."""
     for item in items:
         if _starts_servers(item.path):
             item.add_marker("server")
@@ -72,7 +72,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what the conformance checks found, side by side where both servers were asked."""
+    """Print the outcomes of the conformance checks, side by side if both servers were checked."""
     import conformance
 
     if left_out := terminalreporter.config.stash.get(LEFT_OUT, 0):
@@ -117,13 +117,13 @@ def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
-    """Room for everybody, computing as transformers does."""
+    """The embedded server without limits, in float32 as the reference model."""
     yield from _serve("--enable-metrics")
 
 
 @pytest.fixture(scope="session")
 def guarded_server() -> Iterator[EmbeddedServer]:
-    """Two keys and small limits."""
+    """The embedded server with two keys and small limits."""
     flags = {
         "--max-total-tokens": 400,
         "--max-running-requests": 6,
@@ -156,7 +156,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium; of a module, as its driver leaves no room for the loops of asynchronous tests."""
+    """Chromium, for one module: its driver runs an event loop, which asynchronous tests do not allow."""
     from support.browser import chromium
 
     with chromium() as started:

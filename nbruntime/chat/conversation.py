@@ -1,4 +1,4 @@
-"""A conversation: messages that are kept from cell to cell."""
+"""A conversation that is kept from cell to cell."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class Conversation(CardMixin):
 
     Attributes
     ----------
-    system : str or None
     turns : list of (str, Generation)
-        What the user said, and what was answered.
+        The user's messages and the answers.
 
     Examples
     --------
@@ -38,8 +37,6 @@ class Conversation(CardMixin):
     {'role': 'assistant', 'content': 'Hello! How can I help?'}
     >>> talk.undo()
     'Hello'
-    >>> len(talk)
-    0
     """
 
     def __init__(self, system: str | None = None) -> None:
@@ -57,25 +54,19 @@ class Conversation(CardMixin):
         return [answer for _, answer in self.turns]
 
     def asking(self, question: str) -> list[dict[str, str]]:
-        """Give the messages with a further one of the user."""
+        """Return the messages, followed by a new one of the user."""
         return [*self.messages, {"role": "user", "content": question}]
 
     def add(self, question: str, answer: Generation) -> None:
-        """Add what the user said and what was answered, also as far as it came."""
+        """Add the user's message and its answer, which may be incomplete."""
         self.turns.append((question, answer))
 
     def undo(self) -> str | None:
-        """Take the last turn back.
-
-        Returns
-        -------
-        str or None
-            What the user had said; None if nobody has said anything yet.
-        """
+        """Remove the last turn and return the user's message; None if there is no turn."""
         return self.turns.pop()[0] if self.turns else None
 
     def reset(self) -> None:
-        """Forget all turns; the system message stays."""
+        """Remove all turns; the system message stays."""
         self.turns.clear()
 
     def __len__(self) -> int:

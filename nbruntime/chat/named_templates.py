@@ -1,4 +1,4 @@
-"""The named chat templates: names and texts are those of SGLang (0.5.23, ``lang/chat_template.py``)."""
+"""The named chat templates, with SGLang's names and texts (0.5.23, ``lang/chat_template.py``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nbruntime.chat.template import ChatTemplate
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.errors import ArgumentValueError
 from nbruntime.protocol.messages import Message
 from nbruntime.protocol.nearest_names import nearest_name
@@ -15,22 +15,22 @@ from nbruntime.protocol.nearest_names import nearest_name
 
 @dataclass(frozen=True)
 class NamedTemplate:
-    r"""A template of the table.
+    r"""A chat template of SGLang's table.
 
     Parameters
     ----------
     name : str
         SGLang's name for it.
     roles : mapping of str to (str, str)
-        What stands before and after a message of each role.
+        Text before and after a message of each role.
     stop_str : tuple of str
         Texts that end a message.
     default_system_prompt : str or None
-        System message of a conversation that has none.
+        System message of a conversation without one.
     image_token : str
-        Stands for an image in a text.
+        Text that stands for an image.
     system_in_user : bool
-        Llama 2's way: the system message stands inside the first user message.
+        True for Llama 2: the system message is part of the first user message.
 
     Examples
     --------
@@ -46,19 +46,9 @@ class NamedTemplate:
     system_in_user: bool = False
 
     def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message]) -> tuple[str, str]:
-        """Give what stands before and after a message.
+        """Return the text before and after a message of `role` that follows `hist_messages`.
 
-        Parameters
-        ----------
-        role : str
-            ``"system"``, ``"user"``, ``"assistant"``, …
-        hist_messages : sequence of mapping
-            The messages before it.
-
-        Returns
-        -------
-        (str, str)
-            Both empty for a role that the template does not know.
+        Both are empty for a role that the template does not know.
         """
         prefix, suffix = self.roles.get(role, ("", ""))
         if self.system_in_user:
@@ -70,30 +60,21 @@ class NamedTemplate:
 
 
 def get_chat_template(name: str) -> ChatTemplate:
-    """Find a template by its name.
-
-    Parameters
-    ----------
-    name : str
-        One of `TEMPLATES`, or a name that was registered with SGLang's frontend language in this process.
-
-    Returns
-    -------
-    ChatTemplate
+    """Return the template of a name: one of `TEMPLATES`, or one registered with SGLang in this process.
 
     Raises
     ------
     ArgumentValueError
-        If there is none of this name.
+        If no template has this name.
     """
     registered = getattr(sys.modules.get("sglang.lang.chat_template"), "chat_template_registry", {})
     template: ChatTemplate | None = TEMPLATES.get(name) or registered.get(name)
     if template is None:
         meant = nearest_name(name, (*TEMPLATES, *registered))
         raise ArgumentValueError(
-            f"There is no chat template {name!r}",
+            f"Unknown chat template: {name!r}",
             where="chat_template_name",
-            hint=f"Did you mean {meant!r}?" if meant else f"There are: {', '.join(TEMPLATES)}.",
+            hint=f"Did you mean {meant!r}?" if meant else f"Use one of: {', '.join(TEMPLATES)}.",
         )
     return template
 
@@ -119,7 +100,7 @@ def _roles(
 
 
 def _tagged(before: str, after: str, *, assistant: str = "assistant") -> dict[str, tuple[str, str]]:
-    """Roles that differ in their name only, which `before` holds as ``{}``."""
+    """Return roles that differ only in their name, which replaces ``{}`` in `before`."""
     return _roles(
         (before.format("system"), after), (before.format("user"), after), (before.format(assistant), after)
     )

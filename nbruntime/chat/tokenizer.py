@@ -1,4 +1,4 @@
-"""The tokenizer of a server's model, loaded here."""
+"""Load the tokenizer of a server's model in this process."""
 
 from __future__ import annotations
 
@@ -6,27 +6,18 @@ import os
 from typing import Any
 
 HUB_SECONDS = 3.0
-"""How long the hub may take to say that it has a tokenizer, before it is downloaded."""
+"""Timeout in seconds of the check that the hub has the model."""
 
 
 def load_tokenizer(path: str) -> Any:
-    """Load a tokenizer of transformers, one that needs no code of its own.
+    """Load a transformers tokenizer from a folder, the cache, or the Hugging Face hub.
 
-    A server says where its tokenizer is, and a server is not trusted to have its code run here.
-
-    Parameters
-    ----------
-    path : str
-        Folder, or id on the Hugging Face hub; the cache is tried before the network.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerBase
+    The path comes from a server, so code that comes with the tokenizer is not run.
 
     Raises
     ------
     OSError, ValueError
-        If there is no such tokenizer.
+        If it cannot be loaded.
     """
     if os.path.isabs(path) and not os.path.isdir(path):
         raise FileNotFoundError("the folder is not on this machine")
@@ -42,10 +33,10 @@ def load_tokenizer(path: str) -> Any:
 
 
 def _ask_the_hub(path: str) -> None:
-    """Ask once whether there is such a model; a hub that is out of reach, transformers asks for a minute."""
+    """Check once that the hub has the model: transformers would retry an unreachable hub for a minute."""
     from huggingface_hub import HfApi
 
     try:
         HfApi().model_info(path, timeout=HUB_SECONDS)
-    except Exception as error:  # its HTTP library's, and which one that is changes
-        raise OSError(f"it is not in the cache, and not to be had from the hub: {error}") from error
+    except Exception as error:  # of its HTTP library, which differs between versions
+        raise OSError(f"it is not in the cache, and the hub cannot provide it: {error}") from error

@@ -1,4 +1,4 @@
-"""The chat template that a model's tokenizer brings, cut into what surrounds each message."""
+"""The chat template of a model's tokenizer, cut into the text around each message."""
 
 from __future__ import annotations
 
@@ -17,24 +17,19 @@ Render = Callable[[list[dict[str, Any]], bool], str]
 
 @dataclass(frozen=True)
 class TokenizerTemplate:
-    """A Jinja template as the frontend language wants it.
+    """A Jinja chat template in the form that the frontend language uses.
 
-    The template writes whole conversations. What belongs to one message is found by writing the
-    conversation with a marker in each message's place: once up to the message before, once with the
-    message. So the pieces put together give what the template gives for the whole.
+    A Jinja template writes whole conversations. The text around one message is found by rendering markers
+    instead of messages, once without the message and once with it; all pieces together are the conversation.
 
     Parameters
     ----------
-    name : str
-        Where the tokenizer came from.
+    name, stop_str, image_token
+        As in `nbruntime.chat.named_templates.NamedTemplate`; the name is the tokenizer's path.
     render : callable
         Writes messages as a prompt.
     bos : str
-        Text at the beginning that the server adds by itself when it tokenizes.
-    stop_str : tuple of str
-        Texts that end a message.
-    image_token : str
-        Stands for an image in a text.
+        BOS text that the server adds by itself.
     special : tuple of str
         Texts of special tokens, which are not cut.
     """
@@ -51,24 +46,12 @@ class TokenizerTemplate:
 
     @classmethod
     def load(cls, path: str, *, image_token: str = "<image>") -> TokenizerTemplate | None:
-        """Read the template of a tokenizer.
-
-        Parameters
-        ----------
-        path : str
-            Folder, or id on the Hugging Face hub; the cache is tried before the network.
-        image_token : str
-            Stands for an image in a text.
-
-        Returns
-        -------
-        TokenizerTemplate or None
-            None when the tokenizer has no template.
+        """Load the template of a tokenizer; None if it has no template.
 
         Raises
         ------
         OSError, ValueError
-            If there is no such tokenizer.
+            If the tokenizer cannot be loaded.
         """
         tokenizer = load_tokenizer(path)
         if not getattr(tokenizer, "chat_template", None):
@@ -114,10 +97,10 @@ class TokenizerTemplate:
 
     @property
     def default_system_prompt(self) -> str | None:
-        """The system message that the template writes by itself, if it does."""
+        """The system message that the template writes by itself, or None."""
         marker = _marker(0)
-        alone = self._write(["user"])
-        given = self._write(["system", "user"])
+        alone = self._render_markers(["user"])
+        given = self._render_markers(["system", "user"])
         if alone is None or given is None:
             return None
         before, after = given.split(marker, 1)
@@ -128,19 +111,9 @@ class TokenizerTemplate:
         return None
 
     def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message]) -> tuple[str, str]:
-        """Give what stands before and after a message.
+        """Return the text before and after a message of `role` that follows `hist_messages`.
 
-        Parameters
-        ----------
-        role : str
-            ``"system"``, ``"user"``, ``"assistant"``, …
-        hist_messages : sequence of mapping
-            The messages before it; only their roles matter.
-
-        Returns
-        -------
-        (str, str)
-            Both empty for a role that the template refuses.
+        Only the roles of those matter. Both texts are empty for a role that the template refuses.
         """
         return self._around((*(str(message["role"]) for message in hist_messages), role))
 
@@ -150,48 +123,52 @@ class TokenizerTemplate:
         return self._cache[roles]
 
     def _surroundings(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
-        # Templates may refuse an order of roles, or move the system message, which is written already: then
-        # the conversation is taken without it, or the message by itself.
+        # A template may refuse an order of roles, or move the system message, which is written already: then
+        # try without the system message, then the message alone.
         spoken = roles[1:] if roles[0] == "system" and len(roles) > 1 else roles
         alone = ("user", roles[-1]) if roles[-1] == "assistant" else (roles[-1],)
         for each in dict.fromkeys((roles, spoken, alone)):
-            found = self._cut(each)
+            found = self._text_around(each)
             if found is not None and not any(_marker(place) in "".join(found) for place in range(len(each))):
                 return found
         return None
 
-    def _cut(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
+    def _text_around(self, roles: tuple[str, ...]) -> tuple[str, str] | None:
         own = _marker(len(roles) - 1)
-        before, found, end = (self._write(roles) or "").rpartition(own)
-        suffix = self._common(end, _after(own, self._write((*roles, _answering(roles[-1])))))
+        before, found, end = (self._render_markers(roles) or "").rpartition(own)
+        suffix = self._common_suffix(
+            end, _text_after(own, self._render_markers((*roles, _next_role(roles[-1]))))
+        )
         if not found and roles[-1] == "system":
-            # Some templates write it only together with what the user says, which then brings the rest.
-            before, found, _ = (self._write((*roles, "user")) or "").rpartition(own)
+            # Some templates write it only with a user's message, whose own text then has the rest.
+            before, found, _ = (self._render_markers((*roles, "user")) or "").rpartition(own)
             suffix = ""
         if not found:
             return None
-        # What the template writes after the message before is that message's suffix.
+        # The text after the previous message is that message's suffix.
         last = _marker(len(roles) - 2) if len(roles) > 1 else ""
         earlier = self._around(roles[:-1])[1] if last else ""
-        prefix = _after(last, before).removeprefix(earlier)
+        prefix = _text_after(last, before).removeprefix(earlier)
         if roles[-1] == "assistant" and last:
-            # An answer begins as the template begins one: it may write finished answers in another way.
-            begun = _after(last, self._write(roles[:-1], begin_answer=True)).removeprefix(earlier)
+            # Take the generation prompt: the template may write finished answers in another way.
+            begun = _text_after(last, self._render_markers(roles[:-1], begin_answer=True)).removeprefix(
+                earlier
+            )
             prefix = begun or prefix.rstrip(" ")
         return prefix, suffix
 
-    def _common(self, end: str, going_on: str) -> str:
-        """Give what follows a message whether or not the conversation ends with it."""
-        if not going_on:
+    def _common_suffix(self, end: str, continued: str) -> str:
+        """Return the text after a message that does not depend on whether the conversation goes on."""
+        if not continued:
             return end  # the template refuses to go on
         whole = "|".join([*map(re.escape, self.special), "."])
         parts = re.findall(whole, end, re.DOTALL)
-        while not going_on.startswith("".join(parts)):
+        while not continued.startswith("".join(parts)):
             parts.pop()
         return "".join(parts)
 
-    def _write(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
-        """Write a conversation of markers; None when the template refuses."""
+    def _render_markers(self, roles: Sequence[str], *, begin_answer: bool = False) -> str | None:
+        """Render a conversation of markers; None if the template refuses."""
         messages = [{"role": role, "content": _marker(place)} for place, role in enumerate(roles)]
         try:
             text = self.render(messages, begin_answer)
@@ -202,12 +179,12 @@ class TokenizerTemplate:
         return text.removeprefix(self.bos)
 
 
-def _after(marker: str, text: str | None) -> str:
-    """Give what follows a marker, or all when there is none."""
+def _text_after(marker: str, text: str | None) -> str:
+    """Return the text after a marker, or all of it without a marker."""
     return (text or "").rpartition(marker)[2] if marker else text or ""
 
 
-def _answering(role: str) -> str:
+def _next_role(role: str) -> str:
     return "user" if role in ("system", "assistant") else "assistant"
 
 

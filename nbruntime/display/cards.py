@@ -1,8 +1,6 @@
 """Cards: the text and HTML that represent the objects of nbruntime.
 
-A card has a title line (what the object is, and its state as a word with a dot), pairs of label and value,
-and folded details. The HTML needs no script, widget or network, follows the theme of the host, and is
-legible without styling.
+The HTML needs no script, widget or network, follows the theme of the host, and is legible without styling.
 """
 
 from __future__ import annotations
@@ -61,7 +59,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The text and HTML that represent an object.
+    """A title line (an object, and its state in a word with a dot), pairs of label and value, folded details.
 
     Examples
     --------
@@ -158,17 +156,7 @@ def table(rows: Sequence[Sequence[object]], *, labels: bool = False, heads: bool
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Write a table as text, with aligned columns.
-
-    Parameters
-    ----------
-    rows : sequence of sequence of str
-        Rows of the same length.
-
-    Returns
-    -------
-    str
-        A line for each row.
+    """Write a table as text, with aligned columns; all rows have the same length.
 
     Examples
     --------

@@ -55,7 +55,7 @@ def line_chart(
     at_most: float = math.inf,
     largest_gap: int = 3,
 ) -> str:
-    """Draw one or two lines over time.
+    """Draw one or two lines over time, as well-formed HTML that is readable without styling and without SVG.
 
     Parameters
     ----------
@@ -71,17 +71,6 @@ def line_chart(
         Bounds of the upper end of the scale, which begins at zero.
     largest_gap : int
         Most steps between two points that are joined.
-
-    Returns
-    -------
-    str
-        Well-formed HTML; the figures are readable without styling and without SVG.
-
-    Examples
-    --------
-    >>> svg = line_chart("running", [Line("", [(1, 0.0), (0, 3.0)])], steps=120)
-    >>> "3" in svg, svg.count("<path")
-    (True, 2)
     """
     known = [value for line in lines for value in line.values]
     top = min(nice_ceiling(max([at_least, *known])), max(at_most, at_least))
@@ -111,13 +100,7 @@ def line_chart(
 
 
 def nice_ceiling(value: float) -> float:
-    """Return the smallest 1, 2 or 5 times a power of ten that is not below `value`.
-
-    Examples
-    --------
-    >>> [nice_ceiling(value) for value in (0.03, 1, 3, 72)]
-    [0.05, 1.0, 5.0, 100.0]
-    """
+    """Return the smallest 1, 2 or 5 times a power of ten that is not below `value`."""
     if not value > 0 or math.isinf(value):
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -16,40 +16,25 @@ _MISLEADING = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Replace characters that control a terminal or a browser by visible ones.
+    r"""Replace characters that control a terminal or a browser by visible ones; does not escape HTML.
 
-    Line feeds and tabs stay; a carriage return before a line feed is dropped. The result is not yet escaped
-    for HTML.
+    Line feeds and tabs stay; a carriage return before a line feed is dropped.
 
     Examples
     --------
-    >>> visible("red: \x1b[31m")
-    'red: ␛[31m'
-    >>> visible("user\u202etxt.exe")
-    'user⟨U+202E⟩txt.exe'
+    >>> visible("user\u202etxt.exe: \x1b[31m")
+    'user⟨U+202E⟩txt.exe: ␛[31m'
     """
     return _MISLEADING.sub(_visible_form, text.replace("\r\n", "\n"))
 
 
 def escape(text: object) -> str:
-    """Escape the ``str`` of an object for HTML, also inside a quoted attribute.
-
-    Examples
-    --------
-    >>> escape("<b>")
-    '&lt;b&gt;'
-    """
+    """Escape the ``str`` of an object for HTML, also inside a quoted attribute."""
     return html.escape(visible(str(text)), quote=True)
 
 
 def shortened(text: str, width: int) -> str:
-    r"""Shorten a text to one line of at most `width` characters.
-
-    Examples
-    --------
-    >>> shortened("one two\nthree four", 10)
-    'one two t…'
-    """
+    """Shorten a text to one line of at most `width` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
 

@@ -14,20 +14,12 @@ from nbruntime.display.markdown import (
     while_growing,
 )
 
-TAIL_CODE = 600
-"""Length at which a growing code block is cut at its last line; highlighted code has many more bytes."""
-
-TAIL_CHARACTERS = 800
-"""Length at which a growing text is cut at the end of its last block."""
-
-LONGEST_TAIL = 1600
-"""Length at which it is cut at the end of a line, a sentence or a word."""
-
-LONGEST_TABLE = 4000
-"""The same for a table; its pieces do not line up."""
-
-LONGEST_DRAW = 12_000
-"""Text beyond this length that arrives at once is not drawn while the text grows."""
+# Lengths in characters at which a growing text is cut:
+TAIL_CODE = 600  # a code block, at its last line; highlighted code has many more bytes
+TAIL_CHARACTERS = 800  # a text, at the end of its last block
+LONGEST_TAIL = 1600  # a block, at the end of a line, a sentence or a word
+LONGEST_TABLE = 4000  # a table; its pieces do not line up
+LONGEST_DRAW = 12_000  # more that arrives at once is not drawn while the text grows
 
 CARET = '<span class="nbr-caret"></span>'
 
@@ -37,8 +29,6 @@ _CLOSING_TAG = re.compile(r"</\w+>\Z")
 
 class LiveText:
     """Splits a growing text, markdown or plain, so that the bytes of a draw do not grow with it.
-
-    `tail` is the part that is still growing.
 
     Examples
     --------
@@ -50,7 +40,7 @@ class LiveText:
 
     def __init__(self, *, markdown: bool = True) -> None:
         self.markdown = markdown
-        self.tail = ""
+        self.tail = ""  # the part that is still growing
         self._start = Cut(0)  # how the tail continues the last settled piece
 
     def add(self, text: str) -> None:
@@ -58,9 +48,9 @@ class LiveText:
         self.tail += text
 
     def take_settled(self, *, all_of_it: bool = False) -> list[str]:
-        """Return the HTML of the pieces that are final and leave the rest as the tail.
+        """Return the HTML of the final pieces, and keep the rest as the tail.
 
-        Of a text that is too long to draw at once, the end is drawn, unless `all_of_it`.
+        Only the end of a text that is too long to draw at once is drawn, unless `all_of_it`.
         """
         settled: list[str] = []
         if len(self.tail) > LONGEST_DRAW and not all_of_it:
@@ -131,10 +121,7 @@ _CUT_LENGTHS = {"code": TAIL_CODE, "table": LONGEST_TABLE}
 
 
 def text_html(text: str, *, markdown: bool, in_pieces: bool = True) -> str:
-    """Return the HTML of a whole text, as `LiveText` draws it.
-
-    A very long text is parsed `in_pieces`, so that the time is linear in its length.
-    """
+    """Return the HTML of a whole text; a long one is parsed `in_pieces`, in time linear in its length."""
     if not markdown:
         return f'<div class="nbr-text nbr-plain">{escape(text)}</div>'
     if in_pieces and len(text) > LONGEST_PARSED:

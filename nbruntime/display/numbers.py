@@ -14,8 +14,6 @@ def duration(seconds: float, digits: int = 3) -> str:
     --------
     >>> [duration(seconds) for seconds in (0.2741, 0.9996, 3.456, 1234.5)]
     ['274 ms', '1 s', '3.46 s', '1,230 s']
-    >>> [duration(seconds, digits=2) for seconds in (0.0042, 0.16, 1.234, 47.4)]
-    ['4.2 ms', '160 ms', '1.2 s', '47 s']
     """
     rounded = float(f"{seconds:.{digits}g}")
     value, unit = (rounded, "s") if rounded >= 1 else (float(f"{seconds * 1000:.{digits}g}"), "ms")
@@ -27,8 +25,8 @@ def elapsed(seconds: float) -> str:
 
     Examples
     --------
-    >>> [elapsed(seconds) for seconds in (0.4, 59, 75, 7300, 200000)]
-    ['0 s', '59 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
+    >>> [elapsed(seconds) for seconds in (0.4, 75, 7300, 200000)]
+    ['0 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
     """
     whole = int(seconds)
     for size, unit, smaller, smaller_unit in (
@@ -50,25 +48,13 @@ def time_of_day(moment: float, *, day: bool = False) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Format a rate with three digits, without its unit.
-
-    Examples
-    --------
-    >>> [rate(value) for value in (0, 9.164, 42, 1761.6)]
-    ['0', '9.16', '42', '1,760']
-    """
+    """Format a rate with three digits, without its unit, such as "9.16" or "1,760"."""
     rounded = float(f"{per_second:.3g}")
     return f"{rounded:g}" if rounded < 1000 else f"{rounded:,.0f}"
 
 
 def percent(share: float) -> str:
-    """Format a share in percent.
-
-    Examples
-    --------
-    >>> [percent(share) for share in (0, 0.004, 0.05, 0.37, 1)]
-    ['0 %', '0.4 %', '5 %', '37 %', '100 %']
-    """
+    """Format a share in percent, such as "0.4 %" or "37 %"."""
     value = share * 100
     return f"{value:.0f} %" if value >= 10 else f"{round(value, 1):g} %"
 

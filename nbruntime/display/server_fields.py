@@ -10,20 +10,15 @@ from typing import Any
 from nbruntime.display.cards import Details, table
 from nbruntime.display.html import escape, shortened
 
-SHOWN_AT_MOST = 60
-"""Most fields that a search shows."""
-
-VALUE_WIDTH = 160
-"""Most characters of a value that are shown."""
-
-MOST_FIELDS = 2000
-"""Most fields that are kept; SGLang has about 600."""
+SHOWN_AT_MOST = 60  # fields that a search shows
+VALUE_WIDTH = 160  # characters of a value that are shown
+MOST_FIELDS = 2000  # fields that are kept; SGLang has about 600
 
 
 def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
     """Flatten a server's info, as `RuntimeEndpoint.get_server_info` returns it, to values by dotted name.
 
-    What the state of a rank repeats of the whole is left out.
+    Fields of a rank's state that equal those of the server are left out.
 
     Examples
     --------
@@ -41,13 +36,7 @@ def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def matching(fields: Mapping[str, str], query: str) -> dict[str, str]:
-    """Return the fields whose name or value contains every word of a query.
-
-    Examples
-    --------
-    >>> matching({"tp_size": "1", "dp_size": "2", "host": "127.0.0.1"}, "SIZE 2")
-    {'dp_size': '2'}
-    """
+    """Return the fields whose name or value contains every word of a query."""
     words = query.lower().split()
     found = {}
     for name, value in fields.items():

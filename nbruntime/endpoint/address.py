@@ -9,12 +9,7 @@ from nbruntime.protocol import hosts
 
 
 def check_base_url(base_url: str) -> str:
-    """Check the URL of a server, and remove the slash at its end.
-
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        If it is not a URL of http or https, or holds a password.
+    """Check that a text is a URL of http or https without a password, and remove the slash at its end.
 
     Examples
     --------

@@ -75,10 +75,7 @@ def _unread(content: aiohttp.StreamReader) -> bytes:
 
 
 def end_with_connection(response: aiohttp.ClientResponse) -> None:
-    """Make reading an answer fail when its connection is lost.
-
-    aiohttp closes a connection that breaks the rules of HTTP, and may leave the reader waiting for ever.
-    """
+    """Make reading an answer fail when its connection is lost: aiohttp may let the reader wait for ever."""
     protocol = None if response.connection is None else response.connection.protocol
     if protocol is None:
         return  # the answer is complete

@@ -9,7 +9,7 @@ import ssl
 import weakref
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 from requests.utils import get_environ_proxies, select_proxy
@@ -33,11 +33,7 @@ KEPT_SECONDS = 4.0
 
 
 class AsyncTransport:
-    """Sends requests to one server, and runs operations.
-
-    Each event loop has its own session, made at its first request. Opening a stream starts the `closer`,
-    which `abandon` needs.
-    """
+    """Sends requests to one server, and runs operations; `abandon` needs a started `closer`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -47,6 +43,7 @@ class AsyncTransport:
 
     @property
     def _loop_session(self) -> LoopSession:
+        """The session of the running event loop, made at its first request."""
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None:
@@ -98,14 +95,11 @@ class AsyncTransport:
             try:
                 step = resume()
             except StopIteration as stop:
-                result: _T = stop.value
-                return result
+                return cast(_T, stop.value)
             try:
-                given = await self._perform(step)
+                resume = partial(operation.send, await self._perform(step))
             except BaseException as error:  # noqa: BLE001 (the operation handles it, also a cancellation)
                 resume = partial(operation.throw, error)
-            else:
-                resume = partial(operation.send, given)
 
     async def _perform(self, step: HttpRequest | Abort | RunInThread) -> Any:
         if isinstance(step, HttpRequest):

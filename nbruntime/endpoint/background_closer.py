@@ -20,11 +20,10 @@ EXIT_PATIENCE = 7.0
 
 
 class BackgroundCloser:
-    """Runs clean-up actions in its own thread, one after the other.
+    """Runs clean-up actions in its own thread, one after the other; the thread ends with its owner.
 
     A finalizer may run while its thread holds the lock of a connection pool, where closing a connection
-    could wait for ever; putting an action on a `SimpleQueue` is always safe. The thread starts with the
-    first stream and ends with its owner; the end of the program waits a few seconds for it.
+    could wait for ever; putting an action on a `SimpleQueue` is always safe.
     """
 
     def __init__(self) -> None:

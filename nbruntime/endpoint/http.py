@@ -1,8 +1,7 @@
 """The steps of an operation: requests and responses, without input or output.
 
-An operation (`nbruntime.endpoint.operations`) is a generator. It yields a step, gets the step's result or
-exception back, and returns its own result. `nbruntime.endpoint.transport` runs operations blocking,
-`nbruntime.endpoint.async_transport` in an event loop, so that both clients behave in the same way.
+An operation (`nbruntime.endpoint.operations`) is a generator that yields steps and gets back their results
+or exceptions. The transports run it blocking or in an event loop, so both clients behave in the same way.
 """
 
 from __future__ import annotations
@@ -25,26 +24,14 @@ ABORT_TIMEOUTS = (2.0, 5.0)
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A step that sends a request and gives the `HttpResponse`, or the opened body of a stream.
-
-    Parameters
-    ----------
-    method, path, body
-        ``"POST"`` and ``"/generate"``, for example; the body is sent as JSON.
-    streamed : bool
-        Whether the answer is an event stream.
-    safe : bool
-        Whether to send the request again if a kept connection turns out to be closed; never a generation.
-    limits : (float or None, float or None)
-        Seconds to wait at most for a connection and for the next bytes, besides those of the settings.
-    """
+    """A step that sends a request and gives the `HttpResponse`, or the opened body of a stream."""
 
     method: str
     path: str
-    body: Any = None
-    streamed: bool = False
-    safe: bool = False
-    limits: tuple[float | None, float | None] = (None, None)
+    body: Any = None  # sent as JSON
+    streamed: bool = False  # True if the answer is an event stream
+    safe: bool = False  # send it again if a kept connection was closed; never a generation
+    limits: tuple[float | None, float | None] = (None, None)  # as `timeouts`, besides those of the settings
 
     def timeouts(self, settings: Settings) -> tuple[float | None, float | None]:
         """Return the seconds to wait for a connection, and for the next bytes."""
@@ -58,14 +45,11 @@ class HttpRequest:
         try:
             return json.dumps(self.body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except TypeError as error:
-            raise ArgumentTypeError(
-                f"The request cannot be written as JSON: {error}", hint="Give plain Python values."
-            ) from None
+            message = f"The request cannot be written as JSON: {error}"
+            raise ArgumentTypeError(message, hint="Give plain Python values.") from None
         except ValueError as error:  # also of the encoding: half a surrogate pair
-            raise ArgumentValueError(
-                f"The request cannot be written as JSON: {error}",
-                hint="Remove NaN, infinity and broken characters.",
-            ) from None
+            message = f"The request cannot be written as JSON: {error}"
+            raise ArgumentValueError(message, hint="Remove NaN, infinity and broken characters.") from None
 
 
 def get(path: str) -> HttpRequest:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from nbruntime.chat.templates import render_chat
+from nbruntime.chat.rendering import render_chat
 from nbruntime.endpoint.base_client import checked_path, checked_seconds
 from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, get
 from nbruntime.endpoint.server_capabilities import ServerCapabilities

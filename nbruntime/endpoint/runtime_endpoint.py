@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
-from nbruntime.chat.template import ChatTemplate
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.background_closer import BackgroundCloser
@@ -143,7 +143,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         ArgumentError
             For an unknown or wrong argument; nothing was sent.
         GenerationAbortedError
-            If the request was aborted; the error holds the text received until then.
+            If the request was aborted; holds the text received until then.
         NbruntimeError
             If the server does not answer or refuses.
         """
@@ -156,16 +156,13 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     ) -> GenerationStream:
         """Generate, and give the text as it comes.
 
+        The stream is an iterator of text, best used in a ``with`` statement: leaving it stops the generation.
+        Later errors are raised by the stream, and hold the text received until then.
+
         Parameters
         ----------
         prompt, **arguments
             As in `complete`.
-
-        Returns
-        -------
-        GenerationStream
-            An iterator of text, best used in a ``with`` statement: leaving it stops the generation. Later
-            errors are raised by the stream, and hold the text received until then.
         """
         return self._open_stream(operations.generate_request(prompt, arguments, stream=True))
 
@@ -181,12 +178,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         messages : str, mapping, or list of them
             Messages with ``role`` and ``content``; a text is a user message.
         **arguments
-            As in `complete`.
-
-        Returns
-        -------
-        Generation or list of Generation
-            The answer; its ``prompt`` is the conversation after the template. A list for ``n > 1``.
+            As in `complete`, and so is the answer; its ``prompt`` is the conversation after the template.
 
         Examples
         --------
@@ -256,14 +248,12 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         text : str or list of str
             One text or several.
         messages : str, mapping, or list of them
-            A conversation instead, as `chat` sends it.
+            A conversation instead of `text`, as `chat` sends it.
         add_special_tokens : bool
             Whether to add the tokens that the model expects at the beginning of a text.
 
         Raises
         ------
-        ArgumentError
-            Unless exactly one of `text` and `messages` is given.
         NotFoundError
             If the server cannot (SGLang up to 0.5.2), and its tokenizer cannot be loaded here.
         """
@@ -302,11 +292,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             Length of the vectors, for models that can shorten theirs.
         lora_path : str, optional
             LoRA adapter.
-
-        Raises
-        ------
-        BadRequestError
-            If the server does not embed.
         """
         vectors: list[float] | list[list[float]] = self._transport.run(
             operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
@@ -316,13 +301,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     # Control
 
     def flush_cache(self) -> None:
-        """Empty the KV cache.
-
-        Raises
-        ------
-        BadRequestError
-            If requests are running.
-        """
+        """Empty the KV cache; a BadRequestError while requests are running."""
         self._transport.run(operations.flush_cache())
 
     def abort_all(self) -> None:
@@ -355,11 +334,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             ``record_shapes`` (bool): record Python stacks, shapes of tensors; ``merge_profiles`` (bool): also
             write one trace of all ranks; ``detailed_annotations`` (bool): record figures of the KV cache and
             the requests with each step; ``profile_id``, ``profile_prefix`` (str): parts of the file names.
-
-        Raises
-        ------
-        ArgumentError
-            For an unknown option or a wrong value; nothing was sent.
         """
         self._transport.run(operations.start_profile({"output_dir": output_dir, **options}))
 
@@ -368,7 +342,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         self._transport.run(operations.stop_profile())
 
     def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
-        """Read any route that changes nothing, and give the answer's text.
+        """Read any route that changes nothing, and give its text; only the client's own key is masked.
 
         Parameters
         ----------
@@ -376,11 +350,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             Route, such as ``"/metrics"``.
         timeout : float
             Seconds to wait at most for a connection, and for the answer.
-
-        Returns
-        -------
-        str
-            The key masked; other secrets, as SGLang has them in ``"/server_info"``, are not.
         """
         return self._transport.run(operations.read_text(path, timeout))
 

@@ -5,30 +5,26 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.chat.named_templates import get_chat_template
-from nbruntime.chat.template import ChatTemplate
-from nbruntime.chat.templates import find_chat_template
+from nbruntime.chat.rendering import find_chat_template
 from nbruntime.chat.tokenizer import load_tokenizer
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import NotFoundError
 
 
 class ServerCapabilities:
-    """What a client has learned of its server; None stands for "not asked yet".
-
-    `model_info` and `server_info` are the last answers of these routes. An old server only has the route
-    names of SGLang up to 0.5.2. `tokenizes` is about texts, `tokenizes_messages` about conversations.
-    """
+    """What a client has learned of its server; None stands for "not asked yet"."""
 
     def __init__(self, chat_template_name: str | None) -> None:
         if chat_template_name is not None:
             get_chat_template(chat_template_name)  # a wrong name fails here, before anything is sent
         self.chat_template_name = chat_template_name
-        self.model_info: dict[str, Any] | None = None
+        self.model_info: dict[str, Any] | None = None  # the last answers of these routes
         self.server_info: dict[str, Any] | None = None
-        self.is_old = False
-        self.tokenizes: bool | None = None
-        self.tokenizes_messages: bool | None = None
+        self.is_old = False  # True for the route names of SGLang up to 0.5.2
+        self.tokenizes: bool | None = None  # texts
+        self.tokenizes_messages: bool | None = None  # conversations
         self._chat_template: ChatTemplate | None = None
         self._tokenizer: Any = None
         self._loading = threading.Lock()

@@ -14,21 +14,9 @@ from nbruntime.secrets import Secret
 
 @dataclass
 class Settings:
-    """Settings of a client, and the last answer of its server.
+    """Settings of a client, as in `RuntimeEndpoint`, and the last answer of its server.
 
-    Parameters
-    ----------
-    base_url, secret, verify, connect_timeout, read_timeout
-        As in `RuntimeEndpoint`; the secret is the API key.
-    diagnose : callable, optional
-        Set by the owner of a server: explains in an error's hint why the server does not answer.
-
-    Attributes
-    ----------
-    last_answer : float or None
-        When the server last answered, by `time.monotonic`.
-    last_error : str or None
-        Message of an error since then; not the error itself, which keeps its caller's frames alive.
+    `diagnose` is set by the owner of a server: it explains in an error's hint why the server does not answer.
     """
 
     base_url: str
@@ -37,6 +25,7 @@ class Settings:
     connect_timeout: float | None = 10.0
     read_timeout: float | None = 600.0
     diagnose: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
+    # By `time.monotonic`, and the message of an error since then; an error would keep its frames alive.
     last_answer: float | None = field(default=None, init=False, repr=False, compare=False)
     last_error: str | None = field(default=None, init=False, repr=False, compare=False)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import requests
 import requests.adapters
@@ -40,10 +40,7 @@ CLOSED_AT_ONCE = 0.2
 
 
 class Transport:
-    """Sends requests to one server, and runs operations; many threads may use it at once.
-
-    The session is made at the first request, once per process, so that a fork never shares a connection.
-    """
+    """Sends requests to one server, and runs operations; many threads may use it at once."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -54,7 +51,7 @@ class Transport:
 
     @property
     def session(self) -> requests.Session:
-        """The session of this process."""
+        """The session, made at the first request; a fork makes its own, and never shares a connection."""
         if self._session is not None and self._pid == os.getpid():
             return self._session
         if self._pid not in (0, os.getpid()):
@@ -70,9 +67,8 @@ class Transport:
         session = requests.Session()
         # The environment's proxies, .netrc and certificates are not for a server on this machine.
         session.trust_env = not self.settings.local
-        session.cookies.set_policy(
-            DefaultCookiePolicy(allowed_domains=[])
-        )  # a cookie jar is not safe with threads
+        # A cookie jar is not safe with threads.
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.headers["User-Agent"] = "nbruntime"
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE, max_retries=0)
         session.mount("http://", adapter)
@@ -95,14 +91,11 @@ class Transport:
             try:
                 step = resume()
             except StopIteration as stop:
-                result: _T = stop.value
-                return result
+                return cast(_T, stop.value)
             try:
-                given = self._perform(step)
+                resume = partial(operation.send, self._perform(step))
             except BaseException as error:  # noqa: BLE001 (the operation handles it, also an interrupt)
                 resume = partial(operation.throw, error)
-            else:
-                resume = partial(operation.send, given)
 
     def _perform(self, step: HttpRequest | Abort | RunInThread) -> Any:
         if isinstance(step, HttpRequest):

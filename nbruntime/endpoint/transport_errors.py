@@ -39,31 +39,25 @@ def no_more_in_time(settings: Settings, path: str) -> ServerTimeoutError:
 
 def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> ServerConnectionError:
     """Make the error for a connection that was refused, or broke before the answer."""
-    return ServerConnectionError(
-        f"No answer from the server: {_line(settings, reason)}",
-        sent=sent,
-        where=settings.url(path),
-        hint=_diagnosis(settings),
-    )
+    return _connection_error(settings, path, "No answer from the server", reason, sent=sent)
 
 
 def broken_off(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for a connection that broke in the middle of an answer."""
-    return ServerConnectionError(
-        f"The connection broke: {_line(settings, reason)}",
-        where=settings.url(path),
-        hint=_diagnosis(settings),
-    )
+    return _connection_error(settings, path, "The connection broke", reason)
 
 
 def certificate_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for a server whose certificate is not accepted."""
-    return ServerConnectionError(
-        f"The server's certificate is not accepted: {_line(settings, reason)}",
-        sent=False,
-        where=settings.url(path),
-        hint="Give the file of the certificate authority as verify=...",
-    )
+    message = "The server's certificate is not accepted"
+    hint = "Give the file of the certificate authority as verify=..."
+    return _connection_error(settings, path, message, reason, sent=False, hint=hint)
+
+
+def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
+    """Make the error for a proxy of the environment that does not connect."""
+    hint = "Put the server's host into the environment variable NO_PROXY if it needs no proxy."
+    return _connection_error(settings, path, "The proxy does not connect", reason, sent=False, hint=hint)
 
 
 def certificates_unreadable(verify: str | bool) -> ServerConnectionError:
@@ -73,16 +67,6 @@ def certificates_unreadable(verify: str | bool) -> ServerConnectionError:
         sent=False,
         where=f"verify={verify!r}",
         hint="Give the path of an existing file or folder.",
-    )
-
-
-def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
-    """Make the error for a proxy of the environment that does not connect."""
-    return ServerConnectionError(
-        f"The proxy does not connect: {_line(settings, reason)}",
-        sent=False,
-        where=settings.url(path),
-        hint="Put the server's host into the environment variable NO_PROXY if it needs no proxy.",
     )
 
 
@@ -100,9 +84,7 @@ def bad_status(
 ) -> ServerStatusError:
     """Make the error for a status of 300 or more; a redirect is not followed, to protect the key."""
     scrub = settings.secret.scrub
-    hint = None
-    if status < 400:
-        hint = f"It redirects to {scrub(location)}: give the final address as base_url."
+    hint = f"It redirects to {scrub(location)}: give the final address as base_url." if status < 400 else None
     return error_of_response(status, scrub(body), where=settings.url(path), hint=hint)
 
 
@@ -116,6 +98,14 @@ def not_a_stream(settings: Settings, path: str, kind: str) -> ProtocolError:
     """Make the error for an answer that should be a stream."""
     what = _line(settings, kind) or "of no type"
     return ProtocolError(f"The answer is not a stream but {what}", where=settings.url(path))
+
+
+def _connection_error(
+    settings: Settings, path: str, message: str, reason: str, *, sent: bool = True, hint: str | None = None
+) -> ServerConnectionError:
+    message = f"{message}: {_line(settings, reason)}"
+    hint = hint or _diagnosis(settings)
+    return ServerConnectionError(message, sent=sent, where=settings.url(path), hint=hint)
 
 
 def _line(settings: Settings, reason: str) -> str:

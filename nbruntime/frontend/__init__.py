@@ -1,10 +1,10 @@
-"""What SGLang's frontend language calls on its backend.
+"""A backend for SGLang's frontend language.
 
-Floor 2. Nothing here imports sglang: the frontend language brings its own objects, and asks for no more
-than the names and the behaviour.
+Floor 2. Nothing here imports sglang: the frontend language passes its own objects, and only their attributes
+are read.
 """
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.chat.named_templates import get_chat_template
-from nbruntime.chat.template import ChatTemplate
 
 __all__ = ["ChatTemplate", "get_chat_template"]

@@ -1,4 +1,4 @@
-"""What a program's ``sgl.gen`` asks for, as arguments of `RuntimeEndpoint.complete`."""
+"""Turn a program's ``sgl.gen`` into arguments of `RuntimeEndpoint.complete`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from nbruntime.errors import ArgumentValueError
 
 _DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
-    # The pattern that a value follows, and the texts that end it; as in SGLang's lang/ir.py.
+    # The pattern of a value, and the texts that end it, from SGLang's lang/ir.py.
     "int": (r"[-+]?[0-9]+[ \n]*", (" ", "\n")),
     "float": (r"[-+]?[0-9]*\.?[0-9]+[ \n]*", (" ", "\n")),
     "bool": (r"(True|False)", ()),
@@ -19,27 +19,16 @@ _DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
 _OPTIONS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
 
 _UNSET = (None,)
-"""What SGLang 0.5.2 has for options that nobody gave: a comma too much in its source."""
+"""SGLang 0.5.2's value of omitted options, by a stray comma in its source."""
 
 
 def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
-    """Turn the frontend's objects into arguments of `complete`.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-        State of the program.
-    sampling_params : SglSamplingParams
-        How to generate; it is not changed.
-
-    Returns
-    -------
-    dict
+    """Turn the frontend's objects, which are not changed, into arguments of `complete`.
 
     Raises
     ------
     ArgumentValueError
-        For a dtype that there is not.
+        For an unknown dtype.
     """
     params: dict[str, Any] = {**_output_settings(), **sampling_params.to_srt_kwargs()}
     stop = params.get("stop") or ()
@@ -49,10 +38,10 @@ def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
         name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
         if name not in _DTYPES:
             raise ArgumentValueError(
-                f"There is no dtype {dtype!r}", where="dtype", hint=f"There are: {', '.join(_DTYPES)}."
+                f"Unknown dtype: {dtype!r}", where="dtype", hint=f"Use one of: {', '.join(_DTYPES)}."
             )
         if params.get("regex") is not None:
-            warnings.warn(f"dtype={name} goes before regex={params['regex']!r}", stacklevel=4)
+            warnings.warn(f"dtype={name} replaces regex={params['regex']!r}", stacklevel=4)
         params["regex"], ends = _DTYPES[name]
     # The interpreter adds the template's stop texts to the caller's own list, again for every gen.
     params["stop"] = list(dict.fromkeys((*((stop,) if isinstance(stop, str) else stop), *ends)))
@@ -62,13 +51,13 @@ def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:
 
 
 def images_of(s: Any) -> Any:
-    """Give a state's images as a request takes them: base64 text, or a list of it."""
+    """Return a state's images for a request: base64 text, a list of it, or None."""
     data = [encoded for _, encoded in getattr(s, "images_", None) or ()]
     return data[0] if len(data) == 1 else data or None
 
 
 def _output_settings() -> dict[str, bool]:
-    """Read the frontend's own settings of how tokens become text."""
+    """Read the frontend's settings of how tokens become text."""
     for module in ("sglang.lang.global_config", "sglang.global_config"):
         settings = getattr(sys.modules.get(module), "global_config", None)
         if settings is not None:

@@ -1,7 +1,7 @@
-"""The calls that SGLang's frontend language makes on its backend.
+"""The methods that SGLang's frontend language calls on its backend.
 
 Names and arguments are SGLang's (0.4.10 to 0.5.23, ``lang/backend/base_backend.py`` and
-``lang/backend/runtime_endpoint.py``); what a program state is, is read off its attributes.
+``lang/backend/runtime_endpoint.py``).
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbruntime.chat.template import ChatTemplate
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.errors import ArgumentValueError, NotFoundError
 from nbruntime.frontend import programs
 from nbruntime.frontend.arguments import gen_arguments, images_of
 from nbruntime.frontend.failures import mark_finished, warn_on_error
-from nbruntime.frontend.interruption import calls
+from nbruntime.frontend.interruption import in_flight
 from nbruntime.frontend.readers import Readers
 from nbruntime.frontend.select import select
 from nbruntime.generation import Generation, GenerationStream
 
 
 class FrontendBackend:
-    """What makes an endpoint a backend of the frontend language; `RuntimeEndpoint` inherits from it.
+    """Makes `RuntimeEndpoint`, which inherits from it, a backend of the frontend language.
 
-    It has everything that SGLang's ``BaseBackend`` has, and where SGLang is loaded,
-    ``isinstance(endpoint, BaseBackend)`` holds as well.
+    It has every method of SGLang's ``BaseBackend``, and once SGLang is imported it is an instance of it.
 
     Examples
     --------
@@ -43,28 +42,28 @@ class FrontendBackend:
     """
 
     support_concate_and_append = False
-    """Joining forks by their KV caches is gone from SGLang's server; texts are joined instead."""
+    """SGLang's server no longer joins the KV caches of forks; their texts are joined instead."""
 
     is_chat_model = False
     """The server completes texts; the template is applied here."""
 
     def _class(self) -> type:
-        """Give the class; where SGLang is loaded, one that inherits from its ``BaseBackend`` as well."""
+        """Return the class; if SGLang is imported, a subclass of its ``BaseBackend`` as well."""
         base = getattr(sys.modules.get("sglang.lang.backend.base_backend"), "BaseBackend", None)
         return type(self) if base is None else _class_with(type(self), base)
 
     if not TYPE_CHECKING:
-        # BaseBackend takes no virtual subclasses, and importing it, to inherit from it, would load SGLang
-        # for everybody. isinstance() asks this property as well.
+        # BaseBackend is no ABC with virtual subclasses, and importing it here would load SGLang for every
+        # user. isinstance() reads this property as well.
         __class__ = property(_class)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As pickle does by itself, which insists that __class__ is the type.
-        return _blank, (type(self),), self.__getstate__()
+        # As pickle's default, which fails because __class__ is not the type.
+        return _new, (type(self),), self.__getstate__()
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """How messages become a prompt."""
+        """The template that writes messages as a prompt."""
         raise NotImplementedError
 
     def complete(self, prompt: Any, **arguments: Any) -> Generation | list[Generation]:
@@ -72,11 +71,11 @@ class FrontendBackend:
         raise NotImplementedError
 
     def stream(self, prompt: Any, **arguments: Any) -> GenerationStream:
-        """Generate, and give the text as it comes."""
+        """Generate, and return a stream of the text."""
         raise NotImplementedError
 
     def abort(self, rid: str | Sequence[str]) -> None:
-        """Stop requests by their names."""
+        """Stop requests by their ids."""
         raise NotImplementedError
 
     def tokenize(self, text: Any) -> Any:
@@ -84,7 +83,7 @@ class FrontendBackend:
         raise NotImplementedError
 
     def cache_prefix(self, prefix_str: str) -> None:
-        """Bring a text into the KV cache."""
+        """Compute a text into the KV cache."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -92,48 +91,42 @@ class FrontendBackend:
         raise NotImplementedError
 
     def get_chat_template(self) -> ChatTemplate:
-        """How messages become a prompt."""
+        """Return `chat_template`."""
         return self.chat_template
 
     def generate(self, s: Any, sampling_params: Any, **_: Any) -> tuple[str | list[str], Any]:
-        """Run ``sgl.gen`` without a stream.
-
-        Parameters
-        ----------
-        s : StreamExecutor
-            State of the program: its text is the prompt.
-        sampling_params : SglSamplingParams
-            How to generate; it is not changed.
+        """Run ``sgl.gen`` without a stream, with the text of the state `s` as the prompt.
 
         Returns
         -------
         (str or list of str, dict or list of dict)
             Text and ``meta_info``; lists for ``n > 1``.
         """
-        with warn_on_error("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
+        with (
+            warn_on_error("sgl.gen", s),
+            in_flight.track(self) as rid,
+            programs.record_step(s, "gen") as step,
+        ):
             answer = self.complete(s.text_, rid=rid, **gen_arguments(s, sampling_params))
             if isinstance(answer, list):
-                step.wrote(answer, [single.meta_info for single in answer])
+                step.set_answers(answer, [single.meta_info for single in answer])
                 return [single.text for single in answer], step.meta_info
-            step.wrote([answer], answer.meta_info)
+            step.set_answers([answer], answer.meta_info)
             return answer.text, answer.meta_info
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Run ``sgl.gen`` with a stream.
-
-        Parameters
-        ----------
-        s : StreamExecutor
-            State of the program.
-        sampling_params : SglSamplingParams
-            How to generate; ``n`` must be 1.
+        """Run ``sgl.gen`` with a stream; ``n`` must be 1.
 
         Yields
         ------
         (str, dict)
-            What is new: text, and ``meta_info`` with the logprobs of the new tokens.
+            New text, and ``meta_info`` with the logprobs of the new tokens.
         """
-        with warn_on_error("sgl.gen", s), calls.one(self) as rid, programs.noted(s, "gen") as step:
+        with (
+            warn_on_error("sgl.gen", s),
+            in_flight.track(self) as rid,
+            programs.record_step(s, "gen") as step,
+        ):
             arguments = gen_arguments(s, sampling_params)
             if (arguments["sampling_params"].get("n") or 1) > 1:
                 raise ArgumentValueError(
@@ -145,11 +138,11 @@ class FrontendBackend:
             with self.stream(s.text_, rid=rid, **arguments) as stream:
                 for delta in stream.deltas():
                     step.meta_info = meta_info = delta.meta_info
-                    readers.look()
+                    readers.update()
                     yield delta.text, meta_info
                 answer = stream.result()
                 assert isinstance(answer, Generation)
-                step.wrote([answer], step.meta_info)
+                step.set_answers([answer], step.meta_info)
         readers.wait_until_consumed()
 
     def select(self, s: Any, choices: Sequence[str], temperature: float, choices_method: Any) -> Any:
@@ -162,67 +155,60 @@ class FrontendBackend:
         choices : sequence of str
             The texts to choose from.
         temperature : float
-            Must be 0, or nearly.
+            Must be at most 1e-5.
         choices_method : ChoicesSamplingMethod
-            SGLang's rule of choice.
-
-        Returns
-        -------
-        ChoicesDecision
-            What the rule gives: ``decision`` and ``meta_info``.
+            Makes the decision, which is returned.
         """
-        with warn_on_error("sgl.select", s), calls.one(self), programs.noted(s, "select", choices) as step:
+        with (
+            warn_on_error("sgl.select", s),
+            in_flight.track(self),
+            programs.record_step(s, "select", choices) as step,
+        ):
             decision = select(self, s.text_, choices, temperature, choices_method, images_of(s))
-            step.chose(decision)
+            step.set_decision(decision)
             return decision
 
     def commit_lazy_operations(self, s: Any) -> None:
-        """Bring the state's text into the KV cache, before it is forked."""
+        """Compute the state's text and images into the KV cache, before it is forked."""
         if s.text_:
-            with warn_on_error("fork", s), calls.one(self) as rid:
+            with warn_on_error("fork", s), in_flight.track(self) as rid:
                 self.complete(s.text_, rid=rid, max_new_tokens=0, image_data=images_of(s))
 
     def fill_image(self, s: Any) -> None:
-        """Bring the state's text and images into the KV cache."""
+        """Compute the state's text and images into the KV cache."""
         self.commit_lazy_operations(s)
 
     def begin_program(self, s: Any) -> None:
-        """Nothing is kept for a program."""
+        """Do nothing: no state is kept for a program."""
 
     def end_program(self, s: Any) -> None:
-        """Note how far a program or a fork came; also called while it is being deleted."""
-        programs.ended(s)
+        """Record how a program or a fork ended; also called while it is being deleted."""
+        programs.record_end(s)
         mark_finished(s)
 
     def fork_program(self, src: Any, dst: Any, position_ids_offset: Sequence[int] | None = None) -> None:
-        """Nothing is kept for a program; the server finds the common prefix by itself."""
+        """Do nothing: the server finds the common prefix by itself."""
 
     def uncache_prefix(self, rid: str) -> None:
-        """Leave it to the server's radix cache what to drop."""
+        """Do nothing: the server's radix cache evicts by itself."""
 
     def end_request(self, rid: str | list[str]) -> None:
-        """Nothing is kept for a request."""
+        """Do nothing: no state is kept for a request."""
 
     def concatenate_and_append(self, src_rids: list[str], dst_rid: str) -> None:
-        """Refuse: SGLang's server can no longer join KV caches, and a program does not ask for it.
-
-        Raises
-        ------
-        NotFoundError
-            Always.
-        """
+        """Raise `NotFoundError`: SGLang's server can no longer join KV caches."""
         raise NotFoundError(
-            "No server joins the KV caches of forks",
+            "SGLang's server cannot join the KV caches of forks",
             where="concatenate_and_append",
-            hint="Let forks.join('concate_and_append') join their texts.",
+            hint="Use forks.join('concate_and_append'), which joins their texts.",
         )
 
     def shutdown(self) -> None:
-        """Close the connections; a server is ended by the runtime that owns it."""
+        """Close the connections; the server is stopped by the runtime that owns it."""
         self.close()
 
 
-def _blank(cls: type) -> object:
+def _new(cls: type) -> object:
     return object.__new__(cls)
 
 

@@ -1,7 +1,6 @@
 """The card of a program of SGLang's frontend language.
 
-Who says what, which part is a variable, what was chosen and how clearly, what the forks said, and how long
-it took.
+It shows the roles, the variables, the choices and their scores, the forks, and the time.
 """
 
 from __future__ import annotations
@@ -46,20 +45,7 @@ font-size:inherit;margin:0}
 
 
 def program_card(transcript: Transcript, program: Program | None, *, whole: bool = True) -> Card:
-    """Make the card of a program.
-
-    Parameters
-    ----------
-    transcript : Transcript
-    program : Program or None
-        Knows the arguments.
-    whole : bool
-        Whether to show more than title and error.
-
-    Returns
-    -------
-    Card
-    """
+    """Make the card of a program, whose arguments `program` knows; only title and state if not `whole`."""
     branch, steps = transcript.branch, list(transcript.steps())
     state, tone = _state(branch)
     name = "" if program is None else shortened(_arguments(program.arguments), 120)
@@ -132,14 +118,7 @@ def _variable_rows(branch: Branch) -> list[tuple[str, object]]:
 
 
 def item_html(item: Turn | Forks, *, growing: bool) -> str:
-    """Give one part of a transcript as HTML.
-
-    Parameters
-    ----------
-    item : Turn or Forks
-    growing : bool
-        Whether to put a caret where a call of the model is running.
-    """
+    """Write one item of a transcript as HTML; if `growing`, with a caret where the model is writing."""
     if isinstance(item, Turn):
         return _turn_html(item, growing=growing)
     parts = []
@@ -198,7 +177,7 @@ def _step_line(piece: Piece, step: Step) -> str:
 
 
 def _scores(step: Step) -> tuple[list[object], list[list[object]]]:
-    """Give the scores of a choice as a table: the best first."""
+    """Return the head and the rows of a choice's scores, the best first."""
     info = step.meta_info or {}
     columns = {
         "mean logprob": info.get("normalized_prompt_logprobs"),
@@ -251,7 +230,6 @@ def _shown(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _cut(text: str) -> str:
-    """Cut out the middle of a text that is too long to show."""
     half = LONGEST_TEXT // 2
     return f"{text[:half]}\n[…]\n{text[-half:]}" if len(text) > LONGEST_TEXT else text
 

@@ -1,8 +1,8 @@
-"""What programs of the frontend language have asked of a backend, kept as long as their states live.
+"""Records of what programs of the frontend language asked of a backend, kept while their states live.
 
-SGLang's interpreter keeps a program's text, but not where in it the model wrote, how long that took, what
-there was to choose from, or which forks it had. A backend sees all that, and notes it here for a view
-(`nbruntime.notebook.views.program`). The interpreter's objects are only looked at: nothing is added to them.
+SGLang's interpreter keeps a program's text, but not which parts the model wrote, how long that took, the
+choices, or the forks. The backend records these here for a view (`nbruntime.notebook.views.program`). The
+interpreter's objects are only read.
 """
 
 from __future__ import annotations
@@ -22,31 +22,10 @@ from nbruntime.generation import Generation
 
 @dataclass(eq=False)
 class Step:
-    """One call of the model.
+    """One call of the model: a ``gen`` or a ``select``.
 
-    Parameters
-    ----------
-    kind : str
-        ``gen`` or ``select``.
-    start : int
-        Where its text begins in the text of the state.
-    choices : tuple of str
-        What there was to choose from.
-
-    Attributes
-    ----------
-    text : str or None
-        What it wrote; None while it runs.
-    meta_info : object
-        What the interpreter got: the very object, which tells the variable's name.
-    name : str or None
-        The variable, once it is known.
-    generations : list of Generation
-        The answers of a ``gen``.
-    seconds : float or None
-        How long it took; None while it runs.
-    failed : bool
-        Whether it ended by an error.
+    Its text begins at `start` in the text of the state. `text` and `seconds` are None while it runs, `name`
+    until the variable is known. `meta_info` is the interpreter's own object, which identifies the variable.
     """
 
     kind: Literal["gen", "select"]
@@ -60,44 +39,33 @@ class Step:
     failed: bool = False
     name: str | None = None
 
-    def wrote(self, generations: Sequence[Generation], meta_info: Any) -> None:
-        """Note the answers of a ``gen``."""
+    def set_answers(self, generations: Sequence[Generation], meta_info: Any) -> None:
+        """Record the answers of a ``gen``."""
         self.generations = list(generations)
         self.text = generations[0].text
         self.meta_info = meta_info
 
-    def chose(self, decision: Any) -> None:
-        """Note the decision of a ``select``."""
+    def set_decision(self, decision: Any) -> None:
+        """Record the decision of a ``select``."""
         self.text = decision.decision
         self.meta_info = decision.meta_info
 
 
 class Branch:
-    """What is known of one state: of a program, or of one of its forks.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-        The interpreter's object; not kept alive.
+    """The record of one state of the interpreter: of a program, or of one of its forks.
 
     Attributes
     ----------
     start : int or None
         Where in the text it was forked off; None for a program.
     number : int
-        Forks in the order in which they were made.
-    steps : list of Step
-        Its calls of the model.
-    messages : list of dict
-        The conversation so far.
-    variables, meta_info : dict
-        As the interpreter has them.
-    text : str
-        What it was when the branch was last looked at; also `finished`, and the `role` that has begun at
-        `role_start`.
+        Rank in the order of creation.
+    messages, variables, meta_info
+        The interpreter's own objects.
+    text, finished, role, role_start
+        The state at the last `look`; `role` is the open one, which begins at `role_start`.
     failure : tuple of str
-        The lines of the error that ended it, if one did. The error itself is not kept: its traceback holds
-        the state.
+        The lines of the error that ended it; the error itself would keep the state alive.
     """
 
     def __init__(self, s: Any) -> None:
@@ -105,7 +73,7 @@ class Branch:
         self.start: int | None = getattr(s, "fork_start_text_pos", None)
         self.number = _number(s)
         self.steps: list[Step] = []
-        # These are changed in place, so they stay right when the state is gone.
+        # The interpreter changes these in place, so they stay current when the state is gone.
         self.messages: list[dict[str, Any]] = s.messages_
         self.variables: dict[str, Any] = s.variables
         self.meta_info: dict[str, Any] = s.meta_info
@@ -118,19 +86,19 @@ class Branch:
         self.look(s)
 
     def look(self, s: Any = None) -> None:
-        """Take in how far the state is, if it is still there."""
+        """Update from the state, if it still exists."""
         self.name_steps()
         s = self._executor() if s is None else s
         if s is None:
             self.finished = True
             return
-        self.finished = _is_over(s)
-        self.failure = () if s.error_ is None else _lines(s.error_)
+        self.finished = _is_done(s)
+        self.failure = () if s.error_ is None else _error_lines(s.error_)
         self.role, self.role_start = s.cur_role, s.cur_role_begin_pos
         self.text = s.text_
 
     def name_steps(self) -> None:
-        """Find out the variables' names; a later step may take the name over, so before each one."""
+        """Find the variable of each step; before each new one, which may reuse a name."""
         known = list(self.meta_info.items())
         for step in self.steps:
             if step.name is None and step.meta_info is not None:
@@ -138,30 +106,24 @@ class Branch:
 
     @property
     def running(self) -> bool:
-        """Whether there is more to come, as far as the interpreter says.
+        """True if more is to come, as far as the interpreter says.
 
-        A fork goes on until it is joined; it runs while it has something to do.
+        A fork is open until it is joined; it runs while its queue is not empty.
         """
         s = self._executor()
-        if s is None or _is_over(s):
+        if s is None or _is_done(s):
             return False
         return self.start is None or s.queue.unfinished_tasks > 0
 
     @property
     def images(self) -> list[tuple[str, str]]:
-        """The state's images, as pairs of path and base64 text."""
+        """The state's images as (path, base64 text)."""
         s = self._executor()
         return [] if s is None else list(s.images_)
 
 
 class Program:
-    """A program's branches: its own, and its forks' at every depth.
-
-    Parameters
-    ----------
-    arguments : dict
-        The program's arguments: one object, which all of its branches share.
-    """
+    """The branches of a program, its own and its forks'; all of them share one `arguments` dict."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.arguments = arguments  # kept, so that no other object gets its id
@@ -171,15 +133,14 @@ class Program:
 
     @property
     def alive(self) -> bool:
-        """Whether any of its states is."""
+        """True if any of its states still exists."""
         return bool(self._living)
 
     def look(self) -> None:
-        """Take in how far all states are, and which forks are whose.
+        """Update all branches, and find the parent of each fork.
 
-        Nothing of the interpreter says whose fork a state is. It begins with its parent's text and shares
-        the parent's messages and values, so it belongs to the branch with which it shares most. Where
-        several states of a batch were given one and the same dict, that may leave a doubt: then to none.
+        The interpreter does not record it: a fork begins with its parent's text, and the parent is the branch
+        that shares most messages and values. If a batch shares one dict, this may be ambiguous: no parent.
         """
         branches = self.branches
         for branch in branches:
@@ -191,28 +152,28 @@ class Program:
 
     @property
     def branches(self) -> list[Branch]:
-        """All branches that have called the model, in the order in which they were made."""
+        """All branches that have called the model, in the order of creation."""
         return sorted([*self._living.values(), *self._ended], key=lambda branch: branch.number)
 
     def branch(self, s: Any) -> Branch | None:
-        """Give the branch of a state that lives."""
+        """Return the branch of a living state."""
         return self._living.get(id(s))
 
     def children(self, of: Branch) -> list[Branch]:
-        """Give the forks of a branch, as of the last look."""
+        """Return the forks of a branch, as of the last `look`."""
         return self._forks.get(of, [])
 
     def add(self, s: Any) -> Branch:
-        """Give the branch of a state, a new one at its first call."""
+        """Return the branch of a state; a new one at its first call."""
         branch = self._living.get(id(s))
         if branch is None:
             branch = self._living.setdefault(id(s), Branch(s))
-            # No lock here and below: garbage collection may run in any place.
-            gone = weakref.finalize(s, self._gone, id(s))
+            # No lock here and below: garbage collection may run anywhere.
+            gone = weakref.finalize(s, self._state_deleted, id(s))
             gone.atexit = False
         return branch
 
-    def _gone(self, name: int) -> None:
+    def _state_deleted(self, name: int) -> None:
         branch = self._living.pop(name, None)
         if branch is not None:
             branch.look()
@@ -230,7 +191,7 @@ class Program:
 
 
 LARGEST_BATCH = 256
-"""Programs whose forks have ended, and which have not called the model by themselves: so many are kept."""
+"""Most kept programs whose forks have ended and which have not called the model themselves."""
 
 _programs: dict[int, Program] = {}
 _without_root: deque[Program] = deque()
@@ -244,33 +205,13 @@ def _forget(program: Program) -> None:
 
 
 def program_of(s: Any) -> Program | None:
-    """Give what is known of a state's program; None if it has not called the model of an endpoint of ours.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-    """
+    """Return the record of a state's program; None if it has not called a model through this package."""
     return _programs.get(id(getattr(s, "arguments", None)))
 
 
 @contextlib.contextmanager
-def noted(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -> Iterator[Step]:
-    """Note a call of the model while it runs.
-
-    Parameters
-    ----------
-    s : StreamExecutor
-        The state that calls.
-    kind : str
-        ``gen`` or ``select``.
-    choices : sequence of str
-        What there is to choose from.
-
-    Yields
-    ------
-    Step
-        To be told what came.
-    """
+def record_step(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -> Iterator[Step]:
+    """Record a call of the model while it runs; the caller fills in the result."""
     step = Step(kind, len(s.text_), tuple(choices))
     if hasattr(s, "arguments"):
         branch = _programs.setdefault(id(s.arguments), Program(s.arguments)).add(s)
@@ -285,31 +226,31 @@ def noted(s: Any, kind: Literal["gen", "select"], choices: Sequence[str] = ()) -
         step.seconds = time.perf_counter() - step.began
 
 
-def ended(s: Any) -> None:
-    """Note how far a state came; its end may be that it is being deleted."""
+def record_end(s: Any) -> None:
+    """Record the end of a state, which may be its deletion."""
     program = program_of(s)
     if program is None:
         return
     branch = program.branch(s)
     if branch is None and s.fork_start_text_pos is None:
-        branch = program.add(s)  # its forks have called the model, itself it has not yet
+        branch = program.add(s)  # only its forks have called the model
     if branch is not None:
         branch.look(s)
 
 
-def _is_over(s: Any) -> bool:
-    """Whether a state is done; one without a thread is whenever it can be looked at."""
+def _is_done(s: Any) -> bool:
+    """Return whether a state is done; one without a thread always is when it can be looked at."""
     return s.is_finished or not s.use_thread
 
 
-def _lines(error: BaseException) -> tuple[str, ...]:
-    """Write an error as it is shown: others than ours do not say by themselves what they are."""
+def _error_lines(error: BaseException) -> tuple[str, ...]:
+    """Write an error as it is shown, with the type of one that is not ours."""
     text = str(error) if isinstance(error, NbruntimeError) else f"{type(error).__name__}: {error}"
     return tuple(text.split("\n"))
 
 
 def _number(s: Any) -> int:
-    """Tell when a state was made: its thread's default name counts up."""
+    """Return a state's rank in the order of creation, from the default name of its thread."""
     found = re.match(r"Thread-(\d+)", getattr(getattr(s, "worker", None), "name", ""))
     return int(found[1]) if found else 0
 

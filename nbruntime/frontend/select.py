@@ -1,13 +1,13 @@
-"""Choosing between texts by their likelihood: the work behind ``sgl.select``.
+"""Choose between texts by their likelihood, for ``sgl.select``.
 
-SGLang's own client does the same in ``lang/backend/runtime_endpoint.py``. Two things are done with more
-care here. Where the choice begins is found by comparing token ids, not by comparing texts, since a choice
-may merge with the end of the prompt into other tokens (token healing). And the server has no logprob for
-the first token that it is asked about, so it is asked from one token earlier.
+It follows SGLang's client (``lang/backend/runtime_endpoint.py``) with two corrections. The start of a choice
+is found by comparing token ids instead of texts, because a choice may merge with the end of the prompt into
+other tokens (token healing). And scoring starts one token earlier, because the server returns no logprob for
+the first token.
 
-The token ids are asked for beforehand, so that every choice is scored from where it differs and no token is
-computed for nothing. Where nobody can tell them (an old server, a prompt with images), the choices are
-scored from a few tokens before the end of the prompt, together with the prompt, and compared afterwards.
+Token ids are requested first, so that each choice is scored from its first different token. Without them (an
+old server, a prompt with images), prompt and choices are scored from a few tokens before the end of the
+prompt, and compared afterwards.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nbruntime.errors import ArgumentValueError, NotFoundError, ProtocolError, S
 from nbruntime.generation import Generation
 
 HEALED_TOKENS = 4
-"""Tokens at the end of the prompt that a choice may change, where they are not known beforehand."""
+"""Tokens at the end of the prompt that a choice may change, if token ids are unknown."""
 
 WORTH_CACHING = 256
-"""Tokens that a cached prompt must save, for a request of its own to be worth its time."""
+"""Fewest tokens that caching the prompt must save to be worth a request."""
 
 NO_BATCHES = 422
-"""Status of SGLang's router for a batch with a name for each prompt; one by one it takes them."""
+"""Status of SGLang's router for a batch with an id for each prompt; it takes single requests."""
 
 _Entry = list[Any]
 """SGLang's ``[logprob, token id, text]``."""
@@ -48,32 +48,12 @@ def select(
     choices_method: Any,
     images: Any = None,
 ) -> Any:
-    """Let the model choose one of several texts.
-
-    Parameters
-    ----------
-    endpoint : RuntimeEndpoint
-        Whom to ask.
-    text : str
-        The prompt.
-    choices : sequence of str
-        The texts to choose from.
-    temperature : float
-        Must be 0, or nearly.
-    choices_method : ChoicesSamplingMethod
-        Gets the logprobs of every choice's tokens, and decides.
-    images : optional
-        The prompt's images.
-
-    Returns
-    -------
-    ChoicesDecision
-        What `choices_method` gives.
+    """Let the model choose one of several texts; return the decision of `choices_method`.
 
     Raises
     ------
     ArgumentValueError
-        If there is nothing to choose from, the temperature is not 0, or a choice is the first token of all,
+        If there is no choice, one is empty, the temperature is not 0, or a choice is the very first token,
         which has no likelihood.
     """
     choices = list(choices)
@@ -81,7 +61,7 @@ def select(
         raise ArgumentValueError(
             "There is nothing to choose from" if not choices else "A choice is empty",
             where="choices",
-            hint="Give texts of at least one character.",
+            hint="Pass texts of at least one character.",
         )
     if temperature > 1e-5:
         raise ArgumentValueError(
@@ -102,7 +82,7 @@ def select(
         scored = _complete(
             endpoint, [[entry[1] for entry in of_choice] for of_choice in tokens], logprob_start_len=0
         )
-        unconditional = [_known(_input_logprobs(answer), first=0.0) for answer in scored]
+        unconditional = [_fill_missing(_input_logprobs(answer), first=0.0) for answer in scored]
 
     return choices_method(
         choices=choices,
@@ -118,17 +98,17 @@ def select(
 _Scored = tuple[list[list[_Entry]], list[Generation]]
 """The tokens of each choice, and the server's answers."""
 
-_tokenless: weakref.WeakSet[Any] = weakref.WeakSet()
+_without_tokenizer: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _token_ids(endpoint: _Completes, texts: list[str]) -> list[list[int]] | None:
-    """Ask for the token ids of texts; None where nobody can tell them, and then not again."""
-    if endpoint in _tokenless:
+    """Request the token ids of texts; None if the server cannot tokenize, which is asked only once."""
+    if endpoint in _without_tokenizer:
         return None
     try:
         ids: list[list[int]] = endpoint.tokenize(texts)
     except NotFoundError:
-        _tokenless.add(endpoint)
+        _without_tokenizer.add(endpoint)
         return None
     return ids
 
@@ -136,7 +116,7 @@ def _token_ids(endpoint: _Completes, texts: list[str]) -> list[list[int]] | None
 def _score(endpoint: _Completes, ids: list[list[int]]) -> _Scored:
     """Score each text but the first, the prompt, from the last token that it shares with the prompt."""
     prompt, *of_texts = ids
-    starts = [max(_shared(prompt, tokens) - 1, 0) for tokens in of_texts]
+    starts = [max(_common_length(prompt, tokens) - 1, 0) for tokens in of_texts]
     if len(prompt) * (len(of_texts) - 1) > WORTH_CACHING:
         endpoint.complete(prompt[: max(starts) + 1], max_new_tokens=0)
     answers = _complete(endpoint, of_texts, logprob_start_len=starts)
@@ -147,10 +127,10 @@ def _score(endpoint: _Completes, ids: list[list[int]]) -> _Scored:
 
 
 def _score_unseen(endpoint: _Completes, text: str, texts: list[str], images: Any) -> _Scored:
-    """Score the texts from a few tokens before the end of the prompt, and the prompt as well."""
+    """Score the prompt and the texts from a few tokens before the end of the prompt."""
     start = 0
     if text:
-        # It also brings the prompt into the cache, for all choices.
+        # This also caches the prompt for all choices.
         prefix = endpoint.complete(text, max_new_tokens=0, image_data=images)
         assert isinstance(prefix, Generation)
         start = max(prefix.prompt_tokens - 1 - HEALED_TOKENS, 0)
@@ -186,8 +166,8 @@ def _complete(endpoint: _Completes, prompts: list[Any], **arguments: Any) -> lis
     return answers
 
 
-def _shared(prompt: Sequence[int], tokens: Sequence[int]) -> int:
-    """Count the tokens at the beginning that two texts share; the second has at least one more."""
+def _common_length(prompt: Sequence[int], tokens: Sequence[int]) -> int:
+    """Count the common tokens at the beginning; the second text has at least one more."""
     shared = 0
     while shared < min(len(prompt), len(tokens) - 1) and prompt[shared] == tokens[shared]:
         shared += 1
@@ -195,7 +175,7 @@ def _shared(prompt: Sequence[int], tokens: Sequence[int]) -> int:
 
 
 def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Entry]:
-    """Cut off what the choice shares with the prompt, token by token.
+    """Drop the tokens that a choice shares with the prompt.
 
     Examples
     --------
@@ -204,19 +184,19 @@ def _tokens_of_choice(prompt: Sequence[int], entries: list[_Entry]) -> list[_Ent
     >>> _tokens_of_choice([7, 8], [[None, 7, "the"], [-1.5, 9, " yes"], [-0.5, 3, "!"]])
     [[-1.5, 9, ' yes'], [-0.5, 3, '!']]
     """
-    shared = _shared(prompt, [entry[1] for entry in entries])
-    scored = entries[max(shared, 1) :]  # the first one has no logprob: nothing stands before it
+    shared = _common_length(prompt, [entry[1] for entry in entries])
+    scored = entries[max(shared, 1) :]  # the first token has no logprob
     if not scored:
         raise ArgumentValueError(
             f"A choice has no likelihood: with its prompt it is one token, {entries[0][2]!r}, the very first",
             where="choices",
             hint="Begin the prompt with more text.",
         )
-    return _known(scored, first=-math.inf)
+    return _fill_missing(scored, first=-math.inf)
 
 
-def _known(entries: Sequence[_Entry], *, first: float) -> list[_Entry]:
-    """Put numbers where the server has none: minus infinity is null in JSON."""
+def _fill_missing(entries: Sequence[_Entry], *, first: float) -> list[_Entry]:
+    """Replace missing logprobs: minus infinity is null in JSON."""
     return [
         [(first if place == 0 else -math.inf) if entry[0] is None else entry[0], *entry[1:]]
         for place, entry in enumerate(entries)

@@ -1,7 +1,7 @@
-"""What a program of the frontend language has said so far, cut into turns, variables and forks.
+"""The text of a program of the frontend language, cut into turns, variables and forks.
 
-Read from the interpreter's own objects, and from what the backend noted about them
-(`nbruntime.frontend.programs`); of a program that ran on another backend, from the objects alone.
+It is read from the interpreter's objects and from the records in `nbruntime.frontend.programs`; for a program
+that ran on another backend, from the objects alone.
 """
 
 from __future__ import annotations
@@ -14,17 +14,7 @@ from nbruntime.frontend.programs import Branch, Program, Step
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a turn.
-
-    Parameters
-    ----------
-    text : str
-        As it stands in the program's text.
-    name : str or None
-        The variable that it is the value of; None for what the program itself wrote.
-    step : Step or None
-        The call of the model that wrote it.
-    """
+    """A part of a turn: the value of variable `name`, text of the call `step`, or the program's own text."""
 
     text: str
     name: str | None = None
@@ -32,23 +22,13 @@ class Piece:
 
     @property
     def written(self) -> bool:
-        """Whether the model wrote it."""
+        """True if the model wrote it."""
         return self.name is not None or self.step is not None
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one role says, or what stands outside of roles.
-
-    Parameters
-    ----------
-    role : str
-        Empty outside of roles.
-    pieces : list of Piece
-        One after the other.
-    continued : bool
-        Whether it goes on after forks, or in one.
-    """
+    """The text of one role (empty outside of roles); `continued` if it began before a fork."""
 
     role: str
     pieces: list[Piece]
@@ -57,34 +37,20 @@ class Turn:
 
 @dataclass(frozen=True)
 class Forks:
-    """Forks that began in the same place.
-
-    Parameters
-    ----------
-    branches : list of Transcript
-        What each said from there on.
-    """
+    """Forks that began at the same place, each from there on."""
 
     branches: list[Transcript]
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a program, or one of its forks, has said.
-
-    Parameters
-    ----------
-    branch : Branch
-        Whose it is.
-    items : list of Turn or Forks
-        In the order of the text.
-    """
+    """The text of a program or of one of its forks, as turns and forks in order."""
 
     branch: Branch
     items: list[Turn | Forks] = field(default_factory=list)
 
     def steps(self) -> Iterator[Step]:
-        """Give all calls of the model, those of forks included."""
+        """Yield all calls of the model, those of forks included."""
         yield from self.branch.steps
         for item in self.items:
             if isinstance(item, Forks):
@@ -101,18 +67,7 @@ class _Region:
 
 
 def read(branch: Branch, program: Program | None) -> Transcript:
-    """Read the transcript of a branch, as it was when it was last looked at.
-
-    Parameters
-    ----------
-    branch : Branch
-    program : Program or None
-        Knows the forks.
-
-    Returns
-    -------
-    Transcript
-    """
+    """Read the transcript of a branch as of its last `look`; `program` knows its forks."""
     forks: dict[int, list[Transcript]] = {}
     for child in [] if program is None else program.children(branch):
         forks.setdefault(child.start or 0, []).append(read(child, program))
@@ -147,7 +102,7 @@ def _add_turn(made: Transcript, text: str, marks: list[tuple[int, int, Piece]], 
 
 
 def _marks(branch: Branch) -> list[tuple[int, int, Piece]]:
-    """Tell which parts of the text are variables."""
+    """Return the parts of the text that are variables, as (start, stop, piece)."""
     text, marks, at = branch.text, [], branch.start or 0
     for step in branch.steps:
         value = text[step.start :] if step.text is None else step.text
@@ -162,7 +117,7 @@ def _marks(branch: Branch) -> list[tuple[int, int, Piece]]:
 
 
 def _marks_of_values(branch: Branch) -> list[tuple[int, int, Piece]]:
-    """Look for the variables' values in the text, in the order in which they came."""
+    """Find the variables' values in the text, in their order."""
     marks, at = [], branch.start or 0
     steps = {step.name: step for step in branch.steps if step.name is not None}
     for name, value in list(branch.variables.items()):
@@ -174,7 +129,7 @@ def _marks_of_values(branch: Branch) -> list[tuple[int, int, Piece]]:
 
 
 def _regions(branch: Branch) -> Iterator[_Region]:
-    """Cut the text into turns; what the chat template puts around them is left out."""
+    """Cut the text into turns, without the text that the chat template puts around them."""
     at, begin = 0, branch.start or 0
     for region, after in _turns(branch):
         if region.stop > begin or region.start >= begin:
@@ -186,7 +141,7 @@ def _regions(branch: Branch) -> Iterator[_Region]:
 
 
 def _turns(branch: Branch) -> Iterator[tuple[_Region, int]]:
-    """Give what each role says, and where the template goes on after it."""
+    """Yield the text of each role, and where the template goes on after it."""
     text, at = branch.text, 0
     messages = list(branch.messages)
     for number, message in enumerate(messages):

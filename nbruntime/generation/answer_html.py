@@ -1,6 +1,6 @@
-"""Answers as they are shown: the text with its figures, while it grows and at its end.
+"""HTML, text and markdown of answers, while they grow and at their end.
 
-The static form is read again without kernel, widgets or network.
+The static form can be read without kernel, widgets or network.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from nbruntime.generation import Generation
 from nbruntime.generation.timings import decode_rate
 
 Ending = Literal["interrupted", "stopped"]
-"""How a stream ended that was ended from here."""
+"""How the client ended a stream."""
 
 LONGEST_ANSWER = 200_000
-"""Characters of one answer that are shown; of a longer one, its beginning and its end.
+"""Most characters of one answer to show; a longer one is cut in the middle.
 
 Jupyter drops messages that are larger than a few megabytes, and a bundle holds the text three times.
 """
@@ -35,24 +35,7 @@ def answer_bundle(
     markdown: bool = True,
     ending: Ending | None = None,
 ) -> dict[str, Any]:
-    """Give the static form of answers that have ended, in any way.
-
-    Parameters
-    ----------
-    generations : sequence of Generation
-        The answers of one request.
-    error : NbruntimeError, optional
-        What they failed with.
-    markdown : bool
-        Whether its text is markdown.
-    ending : str, optional
-        How it was ended from here.
-
-    Returns
-    -------
-    dict
-        MIME bundle: plain text, HTML and markdown.
-    """
+    """Make the MIME bundle (text, HTML, markdown) of the answers of one request, which have ended."""
     longest = LONGEST_ANSWER // len(generations)
     texts = [_shown(each.text, longest) for each in generations]
     heads = [head(each, generations) for each in generations]
@@ -67,8 +50,8 @@ def answer_bundle(
             + foot_html(*foot, ended=True)
         )
         prefix = f"[{title}]\n" if title else ""
-        how = f"\n[{foot[0]}]" if foot[0] else ""
-        plain.append(prefix + visible(text + how))
+        note = f"\n[{foot[0]}]" if foot[0] else ""
+        plain.append(prefix + visible(text + note))
         prefix = f"**{safe_markdown(title)}**\n\n" if title else ""
         marked.append(
             prefix + safe_markdown(with_closed_fence(text)) + (f"\n\n[{foot[0]}]" if foot[0] else "")
@@ -86,7 +69,7 @@ def answer_bundle(
 
 
 def head(generation: Generation, generations: Sequence[Generation]) -> str:
-    """Give the title of one answer among several: its number, and its prompt where those differ."""
+    """Return the title of one answer of several: its number, and its prompt where prompts differ."""
     if len(generations) == 1:
         return ""
     number = f"{generation.index + 1} of {len(generations)}"
@@ -97,15 +80,15 @@ def head(generation: Generation, generations: Sequence[Generation]) -> str:
 
 
 def head_html(title: str, *, first: bool) -> str:
-    """Write the title of an answer; that of the first one has no space above it."""
+    """Write an answer's title; the first one has no space above it."""
     kind = "nbr-quiet" if first else "nbr-quiet nbr-next"
     return f'<div class="nbr-head {kind}">{escape(title)}</div>' if title else ""
 
 
 def foot_html(state: str, figures: str, *, ended: bool = False) -> str:
-    """Write the line below an answer: how it ended if not by itself, and its figures.
+    """Write the line below an answer: how it was cut short, if it was, and its figures.
 
-    At the end, and not with each draw, it is a status, which a screen reader tells of.
+    Only a final line has the role of a status, so a screen reader announces it once.
     """
     role = ' role="status"' if ended else ""
     dot = f'<span class="nbr-busy">○</span> {escape(state)}' if state else ""
@@ -116,34 +99,19 @@ def foot_html(state: str, figures: str, *, ended: bool = False) -> str:
 
 def error_html(error: NbruntimeError) -> str:
     """Write the first line of an error."""
-    said = f'<span class="nbr-bad">▲</span> {escape(_first_line(error))}'
-    return f'<div class="nbr-foot" role="status">{said}</div>'
+    line = f'<span class="nbr-bad">▲</span> {escape(_first_line(error))}'
+    return f'<div class="nbr-foot" role="status">{line}</div>'
 
 
 def figures_line(*parts: object) -> str:
-    """Write figures in one line, without those that are not known."""
+    """Join figures in one line, without the unknown ones."""
     return " · ".join(str(part) for part in parts if part)
 
 
 def foot_parts(
     generation: Generation, ending: Ending | None = None, *, failed: bool = False
 ) -> tuple[str, str]:
-    """Tell how an answer ended if not by itself, and give its figures.
-
-    Parameters
-    ----------
-    generation : Generation
-        At its end.
-    ending : str, optional
-        How its stream was ended from here.
-    failed : bool
-        Whether an error ended it.
-
-    Returns
-    -------
-    (str, str)
-        For `foot_html`.
-    """
+    """Return how an answer was cut short (empty if it ended by itself), and its figures, for `foot_html`."""
     reason, timings = generation.finish_reason, generation.timings
     ended_itself = reason is not None and reason.type != "abort"
     prompt = f"prompt {token_count(generation.prompt_tokens)}" if generation.prompt_tokens else ""
@@ -164,7 +132,6 @@ def _first_line(error: NbruntimeError) -> str:
 
 
 def _shown(text: str, longest: int) -> str:
-    """Cut out the middle of a text that is too long to show."""
     if len(text) <= longest:
         return text
     half = longest // 2

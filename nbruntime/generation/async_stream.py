@@ -1,4 +1,4 @@
-"""The same as `nbruntime.generation.stream`, for callers with an event loop."""
+"""`AsyncGenerationStream`: a running generation for callers with an event loop."""
 
 from __future__ import annotations
 
@@ -21,30 +21,28 @@ from nbruntime.protocol.requests import GenerateRequest
 _log = logging.getLogger(__name__)
 
 CANCELLED_PATIENCE = 0.5
-"""Seconds that a cancelled task waits for its stream to be left; what takes longer goes on behind it."""
+"""Seconds that a cancelled task waits for its stream to close; closing goes on in the background."""
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-"""Starts a task, and holds it until it is done."""
+"""Starts a task, and keeps a reference until it is done."""
 
 
 class _AsyncStreamCloser:
-    """Closes the answer and aborts the request, once.
+    """Closes the answer and aborts the request, once; does nothing in a forked process.
 
-    A fork of the process has a copy of the stream, and nothing to say about it.
-
-    Whoever waits for that has it done in a task that no cancellation of the reader ends. What nobody waits
-    for is abandoned, outside of the event loop: that may be about to end, and its tasks with it.
+    `leave` works in a task of its own, which survives the cancellation of the reader. `abandon` works outside
+    of the event loop, which may be closing and would cancel its tasks.
     """
 
     def __init__(
         self,
-        progress: StreamState,
+        state: StreamState,
         close: Callable[[], Awaitable[None]],
         abort: Callable[[Sequence[str]], Awaitable[None]],
         abandon: Callable[[Sequence[str]], None],
         spawn: Spawn,
     ) -> None:
-        self.progress = progress
+        self.state = state
         self._close = close
         self._abort = abort
         self._abandon = abandon
@@ -54,23 +52,23 @@ class _AsyncStreamCloser:
         self._pid = os.getpid()
 
     async def abort(self) -> None:
-        self.progress.aborted = True
-        known = self.progress.rids
-        unheard = self.progress.nameless
+        self.state.aborted = True
+        known = self.state.rids
+        close_instead = self.state.has_unnamed_samples
         if known:
             try:
                 await self._abort(known)
             except (NotFoundError, AuthenticationError):  # a router, or only the admin's key may abort
-                unheard = True
-        if unheard:
+                close_instead = True
+        if close_instead:
             await self.leave()
 
     def leave(self) -> asyncio.Task[None]:
-        """Start to leave, or give the task that does."""
+        """Return the task that closes and aborts; start it at the first call."""
         if self._leaving is None:
             self._leaving = self._spawn(self._leave())
-            if not self.progress.over:
-                self.progress.aborted = True
+            if not self.state.over:
+                self.state.aborted = True
         return self._leaving
 
     async def _leave(self) -> None:
@@ -78,58 +76,47 @@ class _AsyncStreamCloser:
             try:
                 await self._close()
             finally:
-                self.progress.end()
-                await self._tell()
+                self.state.end()
+                await self._abort_running()
         except asyncio.CancelledError:  # the loop ends
             self.abandon()
             raise
 
-    async def _tell(self) -> None:
+    async def _abort_running(self) -> None:
         rids = self._running()
         if rids and not self._abandoned:
             try:
                 await self._abort(rids)
             except NbruntimeError as error:
-                # The server is away or closed: it notices by the connection as well.
+                # The server is unreachable or closed; a running one notices the lost connection.
                 _log.debug("abort of %s: %s", rids, error)
 
     def abandon(self) -> None:
-        """Leave from any thread, without waiting and without the loop."""
+        """Close and abort from any thread, without waiting and without the loop."""
         if self._pid != os.getpid():
             return
-        if not self.progress.over:
-            self.progress.aborted = True
-        self.progress.end()
+        if not self.state.over:
+            self.state.aborted = True
+        self.state.end()
         self._abandoned = True
         self._abandon(self._running())
 
     def _running(self) -> tuple[str, ...]:
-        """Give the names of what is still running on the server."""
-        return self.progress.rids if self.progress.may_run else ()
+        return self.state.rids if self.state.may_run else ()
 
 
 class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
-    """The same as `GenerationStream`, for ``async for`` and ``async with``.
+    """A `GenerationStream` for ``async for`` and ``async with``.
 
-    It is also left when it is garbage-collected, and when the task that reads it was cancelled.
+    It also closes when it is garbage-collected, and when the task that reads it is cancelled. Its arguments
+    are those of `GenerationStream`, with async functions, and two more.
 
     Parameters
     ----------
-    chunks : async iterator of bytes
-        The body of the answer as it comes.
-    request : GenerateRequest
-        What was asked.
-    close : async callable
-        Closes the answer.
-    abort : async callable
-        Takes the rids and aborts them on the server.
     abandon : callable
-        Closes the answer and aborts the rids that it takes, from any thread, without waiting and without the
-        event loop, which may have ended.
+        Closes the answer and aborts rids, from any thread, without waiting and without the event loop.
     spawn : callable
-        Starts a task for a coroutine, and holds it until it is done.
-    where, started, cumulative_text, scrub
-        As in `GenerationStream`.
+        Starts a task for a coroutine, and keeps a reference until it is done.
     """
 
     def __init__(
@@ -147,31 +134,31 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         scrub: Callable[[str], str] = str,
     ) -> None:
         self._chunks = chunks
-        self._reading = asyncio.Lock()  # a view may read while somebody asks for the result
-        self._progress = StreamState(
+        self._reading = asyncio.Lock()  # a view may read while the caller waits for the result
+        self._state = StreamState(
             request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
         )
-        self._lifeline = _AsyncStreamCloser(self._progress, close, abort, abandon, spawn)
+        self._closer = _AsyncStreamCloser(self._state, close, abort, abandon, spawn)
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
         self._loop = asyncio.get_running_loop()
-        self._finalizer = weakref.finalize(self, self._lifeline.abandon)
+        self._finalizer = weakref.finalize(self, self._closer.abandon)
         self._finalizer.atexit = False
 
     async def __anext__(self) -> str:
-        self._progress.only()
+        self._state.require_one_answer()
         while True:
             text = (await self._next_delta()).text
             if text:
                 return text
 
     async def indexed(self) -> AsyncIterator[tuple[int, str]]:
-        """Iterate over (index, new text) of all answers as they come."""
+        """Iterate over (index, new text) of all answers as they arrive."""
         async for delta in self.deltas():
             if delta.text:
                 yield delta.index, delta.text
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """Iterate over what every event adds, with its ``meta_info``; also over events without text."""
+        """Iterate over what every event adds, with its ``meta_info``; events without text included."""
         while True:
             try:
                 yield await self._next_delta()
@@ -179,67 +166,67 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
                 return
 
     async def _next_delta(self) -> Delta:
-        progress = self._progress
+        state = self._state
         while True:
             with contextlib.suppress(IndexError):
-                return progress.pending.popleft()
-            if progress.over:
+                return state.pending.popleft()
+            if state.over:
                 await self.close()
-                if progress.error is not None:
-                    raise progress.error
+                if state.error is not None:
+                    raise state.error
                 raise StopAsyncIteration
             await self._receive()
 
     async def _receive(self) -> None:
         self._note_reader()
         async with self._reading:
-            if not self._progress.over:  # another task may have read to the end meanwhile
-                await self._receive_alone()
+            if not self._state.over:  # another task may have read to the end meanwhile
+                await self._receive_chunk()
 
-    async def _receive_alone(self) -> None:
-        progress = self._progress
+    async def _receive_chunk(self) -> None:
+        state = self._state
         try:
             chunk = await anext(self._chunks, None)
         except NbruntimeError as cause:
-            progress.end(cause)
+            state.end(cause)
             await self.close()
-            if progress.error is not None:
-                progress.error.__cause__ = cause
+            if state.error is not None:
+                state.error.__cause__ = cause
         except BaseException:
-            # The task was cancelled, mostly: leave, and do not keep it waiting.
+            # Most often the task was cancelled: close, and do not keep it waiting.
             self._finalizer.detach()
-            await asyncio.wait([self._lifeline.leave()], timeout=CANCELLED_PATIENCE)
+            await asyncio.wait([self._closer.leave()], timeout=CANCELLED_PATIENCE)
             raise
         else:
             if chunk is None:
-                progress.end()
+                state.end()
             else:
-                progress.feed(chunk)
+                state.feed(chunk)
 
     def _note_reader(self) -> None:
-        """Remember which task reads: its cancellation may come while it does something else."""
+        """Remember the reading task: it may be cancelled while it does something else."""
         task = asyncio.current_task()
         if task is not None and (self._reader is None or self._reader() is not task):
             self._reader = weakref.ref(task)
             task.add_done_callback(partial(_after_reader, weakref.ref(self)))
 
     async def result(self) -> Generation | list[Generation]:
-        """Wait for the end and give the record; see `GenerationStream.result`."""
-        while not self._progress.over:
+        """Wait for the end and return the record; see `GenerationStream.result`."""
+        while not self._state.over:
             await self._receive()
-        self._progress.pending.clear()
+        self._state.pending.clear()
         await self.close()
         return self._record()
 
     async def abort(self) -> None:
-        """Stop the generation on the server; what it had sent can still be read."""
-        if not self._progress.over:
-            await self._lifeline.abort()
+        """Stop the generation on the server; text that has arrived can still be read."""
+        if not self._state.over:
+            await self._closer.abort()
 
     async def close(self) -> None:
-        """Leave the stream: close the answer, and stop the generation if it is still running."""
+        """Close the answer, and stop the generation if it is still running."""
         self._finalizer.detach()
-        await asyncio.shield(self._lifeline.leave())
+        await asyncio.shield(self._closer.leave())
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -247,9 +234,9 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         return self._loop
 
     def leave_soon(self) -> None:
-        """Leave the stream from any thread or loop, without waiting."""
+        """Close the stream from any thread or loop, without waiting."""
         if self._finalizer.detach() is not None:
-            self._lifeline.abandon()
+            self._closer.abandon()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""How generations show themselves."""
+"""The cards of generations and streams."""
 
 from __future__ import annotations
 
@@ -18,22 +18,9 @@ PROMPT_WIDTH = 100
 
 
 def generation_card(generation: Any, *, body: str | None = None, state: str = "") -> Card:
-    """Make the card of one generation: the text first, its figures below.
-
-    Parameters
-    ----------
-    generation : Generation
-    body : str, optional
-        The text as HTML, where it has been rendered already; by default it is shown as it is.
-    state : str
-        How it ended, where that is not its finish reason.
-
-    Returns
-    -------
-    Card
-    """
+    """Make the card of one generation: its text (or `body`, as HTML), and its figures below."""
     if body is None:
-        body = _as_it_is(generation.text)
+        body = _plain_html(generation.text)
     details = []
     if isinstance(generation.prompt, str):
         details.append(Details("prompt", text=generation.prompt))
@@ -51,7 +38,7 @@ def generation_card(generation: Any, *, body: str | None = None, state: str = ""
 
 
 def figures(generation: Any) -> list[tuple[str, object]]:
-    """Give the figures of a generation, as labels and values."""
+    """Return a generation's figures as (label, value)."""
     timings = generation.timings
     tokens = f"{generation.prompt_tokens} prompt"
     if generation.cached_tokens:
@@ -83,16 +70,7 @@ def generations_card(generations: Sequence[Any]) -> Card:
 
 
 def stream_card(stream: Any) -> Card:
-    """Make the card of a stream: how far it is, and the texts so far.
-
-    Parameters
-    ----------
-    stream : GenerationStream or AsyncGenerationStream
-
-    Returns
-    -------
-    Card
-    """
+    """Make the card of a stream of either kind: its state, and the texts so far."""
     generations, error = stream.generations, stream.error
     reasons = [each.finish_reason for each in generations]
     state: str
@@ -107,7 +85,7 @@ def stream_card(stream: Any) -> Card:
         state, tone = "stopped", "idle"
     texts = [each.text for each in generations]
     one = len(texts) == 1
-    body = _as_it_is(texts[0]) if one else ""
+    body = _plain_html(texts[0]) if one else ""
     return Card(
         type(stream).__name__,
         stream.rid,
@@ -120,7 +98,7 @@ def stream_card(stream: Any) -> Card:
     )
 
 
-def _as_it_is(text: str) -> str:
+def _plain_html(text: str) -> str:
     style = "white-space:pre-wrap;overflow-wrap:anywhere;max-height:30em;overflow:auto"
     return f'<div style="{style}">{escape(text)}</div>'
 

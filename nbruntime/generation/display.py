@@ -1,4 +1,4 @@
-"""How a stream shows itself: live in a notebook, as a card elsewhere."""
+"""How a stream shows itself: a live view in a notebook, a card elsewhere."""
 
 from __future__ import annotations
 
@@ -10,24 +10,17 @@ from nbruntime.generation.cards import stream_card
 
 
 class DisplayMixin(CardMixin):
-    """What both kinds of stream show of themselves."""
+    """The display methods of both kinds of stream."""
 
     _view: Any = None
 
     def widget(self, **options: Any) -> Any:
-        """Give a widget that shows the stream, for a layout of your own.
-
-        It reads the stream, and has a Stop button while it runs.
+        """Start and return a widget that reads and shows the stream, for a layout of your own.
 
         Parameters
         ----------
         **options
             Of `nbruntime.notebook.views.stream.StreamView`: ``markdown``, ``draws_per_second``.
-
-        Returns
-        -------
-        StreamView
-            Running; its ``stream`` is this one.
 
         Examples
         --------

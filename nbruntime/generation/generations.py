@@ -1,4 +1,4 @@
-"""Several generations: what a batch gives, or one prompt with ``n > 1``."""
+"""The list of generations that a batch returns, or one prompt with ``n > 1``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ class Generations(CardMixin, list[Generation]):
 
     Examples
     --------
-    >>> answers = Generations([Generation("4"), Generation("four")])
-    >>> answers == [Generation("4"), Generation("four")]
-    True
-    >>> answers
+    >>> Generations([Generation("4"), Generation("four")])
     2 generations
       [0] 4
       [1] four

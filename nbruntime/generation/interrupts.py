@@ -1,13 +1,12 @@
-"""Interrupts, and the streams that would outlive them.
+"""SIGINT closes the open streams of the main thread.
 
 After an interrupt in the body of ``for text in stream``, the traceback that Python and IPython keep for
-debuggers holds the loop's frame, and a stream with a name stays alive besides: nobody reads it, and the
-server goes on. So while blocking streams are open in the main thread, a handler of this module stands
-before the one that SIGINT had. It lets that one do its work, and when that ends the program's flow, leaves
-the streams. It is gone with the last stream.
+debuggers still holds the stream, so the server would go on generating. While blocking streams are open in
+the main thread, a handler of this module wraps the previous one: it calls it, and if that raises, closes
+the streams. It is removed with the last stream.
 
-Only streams that were opened or read since the handler came are left. ipykernel sets the handler of SIGINT
-anew for every cell, so a stream of an earlier cell outlives the interrupt of a later one.
+Only streams that were opened or read since the handler was set are closed. ipykernel sets its handler anew
+for every cell, so a stream of an earlier cell survives the interrupt of a later one.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from typing import Any, Protocol
 
 _SIGINT = int(signal.SIGINT)
 
-# Asked at every read, and signal.getsignal makes enums of handlers, which takes longer than all the rest.
+# Called at every read: signal.getsignal would convert handlers to enums, which is slow.
 _handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
 
 
 class Interruptible(Protocol):
-    """What can be left in the middle of anything: without waiting, without locks."""
+    """An object that can be closed in a signal handler, without waiting and without locks."""
 
     def interrupted(self) -> None:
-        """Leave it."""
+        """Close it."""
 
 
-class _Watch:
-    """A handler of SIGINT before another one."""
+class _SigintHandler:
+    """A SIGINT handler that wraps another one."""
 
     def __init__(self, previous: Callable[[int, FrameType | None], Any]) -> None:
         self.previous = previous
@@ -46,10 +45,10 @@ class _Watch:
         try:
             self.previous(number, frame)
         except BaseException:
-            self._leave()
+            self._close_streams()
             raise
         if _has_running_loop():
-            self._leave()  # the handlers of event loops cancel a task, and return
+            self._close_streams()  # an event loop's handler cancels a task, and returns
 
     def add(self, stream: Interruptible) -> None:
         key = id(stream)
@@ -58,19 +57,19 @@ class _Watch:
 
     def drop(self, key: int) -> None:
         self.streams.pop(key, None)
-        self._settle()
+        self._restore_if_unused()
 
-    def _settle(self) -> None:
-        """Put the previous handler back when nothing is watched any more."""
+    def _restore_if_unused(self) -> None:
+        """Restore the previous handler when no stream is watched any more."""
         if not self.streams and _in_main_thread():
             current = _handler(_SIGINT)
             if current is self:
                 signal.signal(_SIGINT, self.previous)
 
-    def _leave(self) -> None:
+    def _close_streams(self) -> None:
         streams = list(self.streams.values())
         self.streams.clear()
-        self._settle()
+        self._restore_if_unused()
         for reference in streams:
             stream = reference()
             if stream is not None:
@@ -78,31 +77,27 @@ class _Watch:
 
 
 def watch(stream: Interruptible) -> None:
-    """Have the next interrupt leave a stream; called whenever it is opened or read.
+    """Let the next interrupt close a stream; called whenever it is opened or read.
 
-    Parameters
-    ----------
-    stream : Interruptible
-        Nothing happens outside of the main thread, which alone gets interrupts, or where SIGINT is ignored
-        or handled outside of Python.
+    Has no effect outside of the main thread, or where SIGINT is ignored or not handled by Python.
     """
     if not _in_main_thread():
         return
     handler = _handler(_SIGINT)
-    if isinstance(handler, _Watch):
+    if isinstance(handler, _SigintHandler):
         handler.add(stream)
     elif callable(handler):
-        watching = _Watch(handler)
-        watching.add(stream)
-        # Only the main interpreter has signals.
+        wrapper = _SigintHandler(handler)
+        wrapper.add(stream)
+        # Only the main interpreter handles signals.
         with contextlib.suppress(ValueError):
-            signal.signal(_SIGINT, watching)
+            signal.signal(_SIGINT, wrapper)
 
 
 def unwatch(stream: Interruptible) -> None:
-    """Forget a stream that is over."""
+    """Stop watching a stream that has ended."""
     handler = _handler(_SIGINT)
-    if isinstance(handler, _Watch):
+    if isinstance(handler, _SigintHandler):
         handler.drop(id(stream))
 
 

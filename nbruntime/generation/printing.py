@@ -1,4 +1,4 @@
-"""Streams in a terminal: the text as it comes, and the figures at the end."""
+"""Streams in a terminal: the text as it arrives, and the figures at the end."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ from nbruntime.generation import Generation, GenerationStream
 
 
 def print_stream(stream: GenerationStream) -> Generation | list[Generation]:
-    """Print a stream as it comes; of several answers one after the other.
+    """Print a stream as it arrives, several answers one after the other, and return its result.
 
-    Parameters
-    ----------
-    stream : GenerationStream
-        Of one that was read in part, the whole text is printed.
-
-    Returns
-    -------
-    Generation or list of Generation
-
-    Raises
-    ------
-    GenerationError, KeyboardInterrupt
-        As the stream does; what came stays printed.
+    If it was read in part, the whole text is printed. If it raises, the text so far stays printed.
     """
     from nbruntime.generation.answer_html import figures_line, foot_parts, head
 

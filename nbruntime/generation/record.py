@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.numbers import duration, rate
-from nbruntime.errors import ArgumentTypeError, MissingPackageError, ProtocolError
+from nbruntime.errors import ArgumentTypeError, MissingPackageError
+from nbruntime.generation.finish_reason import FinishReason
 from nbruntime.generation.timings import Timings
+from nbruntime.generation.tokens import Token, read_tokens
 from nbruntime.protocol.answers import first_invalid_field
 from nbruntime.protocol.requests import Prompt
 
 if TYPE_CHECKING:
     import pandas
-
-__all__ = ["SERVER_TIMES", "FinishReason", "Generation", "Timings", "Token"]
 
 SERVER_TIMES = (
     "queue_time",
@@ -37,128 +36,34 @@ SERVER_TIMES = (
 """Times in ``meta_info``; SGLang sends most of them only with ``--enable-metrics``."""
 
 _EXCERPT = 76
-"""Characters of the text that a repr shows."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Token:
-    """One token, with its logprob if the request asked for logprobs.
-
-    Parameters
-    ----------
-    id : int
-        Id in the vocabulary.
-    text : str or None
-        The token as text, if the server sent it.
-    logprob : float or None
-        Natural logarithm of its probability; None for the first token of a prompt.
-    top : tuple of Token
-        The most likely tokens at this place, the likeliest first (``top_logprobs_num``).
-    asked : tuple of Token
-        The tokens that were asked for at this place (``token_ids_logprob``).
-
-    Examples
-    --------
-    >>> Token(7042, " Paris", -0.5).probability
-    0.6065306597126334
-    """
-
-    id: int
-    text: str | None = None
-    logprob: float | None = None
-    top: tuple[Token, ...] = ()
-    asked: tuple[Token, ...] = ()
-
-    def __repr__(self) -> str:
-        logprob = "" if self.logprob is None else f", logprob={self.logprob:.4g}"
-        top = f", top={[(token.text, token.logprob) for token in self.top]}" if self.top else ""
-        return f"Token({self.id}, {self.text!r}{logprob}{top})"
-
-    @property
-    def probability(self) -> float | None:
-        """Probability of the token, between 0 and 1."""
-        return None if self.logprob is None else math.exp(self.logprob)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishReason:
-    """Why a generation ended.
-
-    Parameters
-    ----------
-    type : str
-        ``"stop"``, ``"length"`` or ``"abort"``.
-    matched : int, str, list of int, or None
-        The token id, the text or the pattern that stopped it.
-    length : int or None
-        The limit that was reached.
-    message : str or None
-        The server's words about an abort.
-    status_code : int or None
-        The status of an abort that is an error.
-
-    Examples
-    --------
-    >>> str(FinishReason("stop", matched=13))
-    'stop (token 13)'
-    """
-
-    type: str
-    matched: int | str | list[int] | None = None
-    length: int | None = None
-    message: str | None = None
-    status_code: int | None = None
-
-    @classmethod
-    def from_dict(cls, reason: Mapping[str, Any]) -> FinishReason:
-        """Read SGLang's object; keys that are not known are left out."""
-        known = {item.name: reason[item.name] for item in fields(cls) if reason.get(item.name) is not None}
-        return cls(**{"type": "unknown", **known})
-
-    def __str__(self) -> str:
-        match self:
-            case FinishReason(type="stop", matched=int(token_id)):
-                return f"stop (token {token_id})"
-            case FinishReason(type="stop", matched=matched) if matched is not None:
-                return f"stop ({matched!r})"
-            case FinishReason(type="length", length=int(length)):
-                return f"length ({length})"
-            case FinishReason(message=str(message)):
-                return f"{self.type} ({message})"
-            case _:
-                return self.type
+"""Most characters of the text in a repr."""
 
 
 @dataclass(frozen=True, repr=False)
 class Generation(CardMixin):
-    """What one request gave for one prompt and one sample.
+    """The answer to one prompt, one sample.
 
     Parameters
     ----------
     text : str
         The generated text.
     output_ids : list of int
-        The generated tokens.
+        The generated token ids.
     meta_info : dict
-        The server's own record, as it came.
+        The server's own record, unchanged.
     prompt : str or sequence of int, optional
-        What was asked.
+        The prompt.
     index : int
         Place among the answers of its request.
     timings : Timings
-        What the client measured.
+        Times that the client measured.
     prompt_token_ids : list of int, optional
-        The prompt as tokens, if the request asked for them.
+        The prompt as token ids, if the request asked for them.
 
     Examples
     --------
-    >>> answer = Generation.from_dict({
-    ...     "text": " Paris.",
-    ...     "output_ids": [7042, 30],
-    ...     "meta_info": {
-    ...         "id": "r", "finish_reason": {"type": "length", "length": 2},
-    ...         "prompt_tokens": 5, "completion_tokens": 2, "cached_tokens": 4,
-    ...     },
+    >>> answer = Generation(" Paris.", [7042, 30], {
+    ...     "finish_reason": {"type": "length", "length": 2}, "prompt_tokens": 5, "cached_tokens": 4,
     ... })
     >>> answer.finish_reason.type, answer.prompt_tokens, answer.cached_tokens
     ('length', 5, 4)
@@ -181,26 +86,27 @@ class Generation(CardMixin):
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], **others: Any) -> Generation:
-        """Read what `to_dict` wrote, or one answer of a server as it is.
+        """Read a dict of `to_dict`, or one answer of a server.
 
         Parameters
         ----------
         record : mapping
-            Keys ``text``, ``output_ids`` and ``meta_info`` as SGLang sends them; the others are optional.
+            Keys ``text``, ``output_ids`` and ``meta_info`` as SGLang sends them; all are optional.
         **others
-            Fields that go before those of the record.
+            Fields that replace those of the record.
 
         Raises
         ------
         ArgumentTypeError
-            If it is something else.
+            If a field has the wrong type.
         """
         record = {name: value for name, value in record.items() if name not in others}
         wrong = first_invalid_field(record) or next(
-            (name for name, kind in _OWN_KINDS.items() if not isinstance(record.get(name), kind | None)), None
+            (name for name, kind in _FIELD_TYPES.items() if not isinstance(record.get(name), kind | None)),
+            None,
         )
         if wrong is not None:
-            raise _no_record(f"its {wrong} has the wrong type")
+            raise _invalid_record(f"its {wrong} has the wrong type")
         values = {
             "text": record.get("text") or "",
             "output_ids": list(record.get("output_ids") or ()),
@@ -213,7 +119,7 @@ class Generation(CardMixin):
         return cls(**{**values, **others})
 
     def to_dict(self) -> dict[str, Any]:
-        """Give a dict that JSON takes and `from_dict` reads."""
+        """Return a dict that JSON takes and `from_dict` reads."""
         prompt = self.prompt
         return {
             "text": self.text,
@@ -226,56 +132,36 @@ class Generation(CardMixin):
         }
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write the record as JSON, which `from_json` reads.
-
-        Parameters
-        ----------
-        indent : int, optional
-            Spaces for each level; all in one line by default.
-
-        Returns
-        -------
-        str
-            ASCII, so that it survives any encoding.
-        """
+        """Write the record as ASCII JSON, which `from_json` reads; `indent` as in `json.dumps`."""
         return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Generation:
-        """Read what `to_json` wrote.
+        """Read the JSON of `to_json`.
 
         Raises
         ------
         ArgumentTypeError
-            If it is something else.
-
-        Examples
-        --------
-        >>> answer = Generation(" Paris.", [7042, 30], prompt="The capital of France is")
-        >>> Generation.from_json(answer.to_json()) == answer
-        True
+            If it is not the record of a generation.
         """
         try:
             record = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
             raise ArgumentTypeError(f"Not JSON: {error}", hint=_RECORD_HINT) from None
         if not isinstance(record, dict):
-            raise _no_record(f"it is a {type(record).__name__}")
+            raise _invalid_record(f"it is a {type(record).__name__}")
         return cls.from_dict(record)
 
     def to_frame(self) -> pandas.DataFrame:
-        """Give the generated tokens as a table of pandas, which must be installed.
+        """Return the generated tokens as a pandas table.
 
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each token: ``id``, ``text``, ``logprob``, ``probability`` and ``seconds``, the time of
-            its arrival since the request was sent.
+        Its columns are ``id``, ``text``, ``logprob``, ``probability`` and ``seconds`` (the arrival time since
+        the request was sent).
 
         Raises
         ------
         MissingPackageError
-            If there is no pandas.
+            If pandas is not installed.
         """
         try:
             import pandas
@@ -300,34 +186,34 @@ class Generation(CardMixin):
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None when it was left before its end."""
+        """Why it ended; None if it was left before its end."""
         reason = self.meta_info.get("finish_reason")
         return FinishReason.from_dict(reason) if isinstance(reason, Mapping) else None
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
+        """Number of prompt tokens."""
         return self._number("prompt_tokens") or 0
 
     @property
     def completion_tokens(self) -> int:
-        """Generated tokens."""
+        """Number of generated tokens."""
         counted = self._number("completion_tokens")
         return len(self.output_ids) if counted is None else counted
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt that the server had in its cache."""
+        """Number of prompt tokens that the server had in its cache."""
         return self._number("cached_tokens") or 0
 
     def _number(self, name: str) -> Any:
-        """Give a figure of the server's record; None also if it is no number."""
+        """Return a number of the server's record; None if it is missing or not a number."""
         figure = self.meta_info.get(name)
         return figure if isinstance(figure, int | float) else None
 
     @property
     def usage(self) -> dict[str, int]:
-        """The counts of tokens together."""
+        """The token counts as a dict."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -337,12 +223,12 @@ class Generation(CardMixin):
 
     @property
     def server_times(self) -> dict[str, float]:
-        """What the server measured, by SGLang's names (`SERVER_TIMES`); as far as it says."""
+        """Times that the server measured, by SGLang's names (`SERVER_TIMES`)."""
         return {name: self.meta_info[name] for name in SERVER_TIMES if self.meta_info.get(name) is not None}
 
     @property
     def server_latency(self) -> float | None:
-        """Seconds from end to end as the server measured them."""
+        """Seconds from end to end, measured by the server."""
         latency: float | None = self._number("e2e_latency")
         return latency
 
@@ -354,21 +240,21 @@ class Generation(CardMixin):
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """Generated tokens per second after the first one; None when not streamed."""
+        """Generated tokens per second after the first one; None if not streamed."""
         decoding = sum(self.timings.itl)
         return len(self.timings.itl) / decoding if decoding else None
 
     @cached_property
     def tokens(self) -> list[Token]:
         """The generated tokens; with logprobs if the request asked for them."""
-        tokens = _tokens(self.meta_info, "output")
+        tokens = read_tokens(self.meta_info, "output")
         # With max_new_tokens=0 there is a logprob of a token that was not generated.
         return tokens[: len(self.output_ids)] if tokens else [Token(token_id) for token_id in self.output_ids]
 
     @cached_property
     def input_tokens(self) -> list[Token]:
-        """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has none."""
-        return _tokens(self.meta_info, "input")
+        """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has no logprob."""
+        return read_tokens(self.meta_info, "input")
 
     def __str__(self) -> str:
         return self.text
@@ -402,11 +288,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-_OWN_KINDS: dict[str, Any] = {"prompt": str | list | tuple, "index": int, "timings": Mapping}
-_RECORD_HINT = "Give what to_json() or to_dict() wrote."
+_FIELD_TYPES: dict[str, Any] = {"prompt": str | list | tuple, "index": int, "timings": Mapping}
+_RECORD_HINT = "Pass the result of to_json() or to_dict()."
 
 
-def _no_record(why: str) -> ArgumentTypeError:
+def _invalid_record(why: str) -> ArgumentTypeError:
     return ArgumentTypeError(f"Not the record of a generation: {why}", hint=_RECORD_HINT)
 
 
@@ -414,30 +300,4 @@ def _read_timings(timings: Mapping[str, Any]) -> Timings:
     try:
         return Timings(**{**timings, "itl": tuple(timings.get("itl") or ())})
     except TypeError:
-        raise _no_record("its timings are none") from None
-
-
-def _tokens(meta_info: Mapping[str, Any], side: str) -> list[Token]:
-    """Read the logprob lists of one side, ``input`` or ``output``."""
-    try:
-        return list(_triples(meta_info, side))
-    except (TypeError, ValueError, LookupError):
-        raise ProtocolError(f"The {side} logprobs are not in SGLang's form") from None
-
-
-def _triples(meta_info: Mapping[str, Any], side: str) -> Iterator[Token]:
-    chosen = meta_info.get(f"{side}_token_logprobs") or []
-    top = meta_info.get(f"{side}_top_logprobs") or []
-    asked = meta_info.get(f"{side}_token_ids_logprobs") or []
-    for place, (logprob, token_id, text) in enumerate(chosen):
-        yield Token(
-            token_id,
-            text,
-            logprob,
-            _alternatives(top[place] if place < len(top) else None),
-            _alternatives(asked[place] if place < len(asked) else None),
-        )
-
-
-def _alternatives(entries: Any) -> tuple[Token, ...]:
-    return tuple(Token(token_id, text, logprob) for logprob, token_id, text in entries or ())
+        raise _invalid_record("its timings have the wrong type") from None

@@ -1,8 +1,8 @@
-"""A generation while it runs: an iterator of text that can be left at any time.
+"""`GenerationStream`: a running generation that can be left at any time.
 
-However a stream is left (``with``, ``close()``, an exception, an interrupt, garbage collection), the
-answer is closed and the request is aborted on the server by its rid. Closing alone is not enough: SGLang
-notices a lost connection only after two seconds, and not always.
+However a stream is left (``with``, ``close()``, an exception, an interrupt, garbage collection), it closes
+the answer and aborts the request by its rid. Closing is not enough: SGLang notices a lost connection only
+after two seconds, and not always.
 """
 
 from __future__ import annotations
@@ -27,64 +27,61 @@ _log = logging.getLogger(__name__)
 
 
 class _StreamCloser:
-    """Closes the answer and aborts the request, once; outlives the stream for the sake of its finalizer.
+    """Closes the answer and aborts the request, once; does nothing in a forked process.
 
-    A fork of the process has a copy of the stream, and nothing to say about it.
+    It is apart from the stream so that the stream's finalizer can call it.
     """
 
     def __init__(
-        self, progress: StreamState, close: Callable[[], None], abort: Callable[[Sequence[str]], None]
+        self, state: StreamState, close: Callable[[], None], abort: Callable[[Sequence[str]], None]
     ) -> None:
-        self.progress = progress
+        self.state = state
         self._close = close
         self._abort = abort
         self._lock = threading.RLock()
-        self._left = self._told = False
+        self._left = self._aborted = False
         self._pid = os.getpid()
 
     def abort(self) -> None:
         if self._pid != os.getpid():
             return
-        self.progress.aborted = True
-        known = self.progress.rids
-        unheard = self.progress.nameless
+        self.state.aborted = True
+        known = self.state.rids
+        close_instead = self.state.has_unnamed_samples
         if known:
             try:
                 self._abort(known)
             except (NotFoundError, AuthenticationError):  # a router, or only the admin's key may abort
-                unheard = True
-        if unheard:
-            self.leave()  # a closed connection is all that the server can be told
+                close_instead = True
+        if close_instead:
+            self.leave()  # a closed connection is the only signal left
 
     def leave(self) -> None:
-        """Close the answer; if it is not at its end, abort the request as well.
-
-        Called again it does what an interrupt has kept it from doing.
-        """
+        """Close the answer, and abort a running request; a second call completes an interrupted first one."""
         if self._pid != os.getpid():
             return
         with self._lock:
             if self._left:
                 return
-            progress = self.progress
-            if not progress.over:
-                progress.aborted = True
+            state = self.state
+            if not state.over:
+                state.aborted = True
             try:
                 self._close()
             finally:
-                progress.end()
-                self._tell()
+                state.end()
+                self._abort_running()
             self._left = True
 
-    def _tell(self) -> None:
-        rids = self.progress.rids if self.progress.may_run else ()
-        if rids and not self._told:
+    def _abort_running(self) -> None:
+        rids = self.state.rids if self.state.may_run else ()
+        if rids and not self._aborted:
             try:
                 self._abort(rids)
             except NbruntimeError as error:
-                # The server is away or closed: it notices by the connection as well.
+                # The server is unreachable or closed; a running one notices the lost connection.
                 _log.debug("abort of %s: %s", rids, error)
-            self._told = True
+            self._aborted = True
 
 
 def _run(action: Callable[[], None]) -> None:
@@ -92,18 +89,17 @@ def _run(action: Callable[[], None]) -> None:
 
 
 class GenerationStream(BaseStream, Iterator[str]):
-    r"""A running generation: an iterator of text, and a context manager that leaves nothing behind.
+    r"""A running generation: an iterator of text, and a context manager that stops it on exit.
 
     Parameters
     ----------
     chunks : iterator of bytes
-        The body of the answer as it comes.
+        The body of the answer as it arrives.
     request : GenerateRequest
-        What was asked.
     close : callable
         Closes the answer; may be called from any thread.
     abort : callable
-        Takes the rids and aborts them on the server.
+        Aborts rids on the server.
     where : str, optional
         URL, for errors.
     started : float, optional
@@ -111,24 +107,21 @@ class GenerationStream(BaseStream, Iterator[str]):
     cumulative_text : bool
         See `nbruntime.protocol.delta_decoder.DeltaDecoder`.
     scrub : callable, optional
-        Masks secrets in the server's words about a failure.
+        Masks secrets in the server's error messages.
     discard : callable, optional
-        Runs the clean-up of a stream that was garbage-collected. Garbage collection happens at any place
-        in any thread, where waiting for a lock or a socket may never end: an endpoint hands the clean-up
-        to a thread of its own. The default runs it on the spot.
+        Runs the clean-up of a garbage-collected stream, by default at once. An endpoint uses a thread of its
+        own: garbage collection may happen where waiting for a lock or a socket never ends.
 
     Examples
     --------
     >>> from nbruntime.protocol.requests import build_generate_request
     >>> body = (
-    ...     b'data: {"text":"Hel","output_ids":[5],"meta_info":{"completion_tokens":1}}',
-    ...     b'data: {"text":"Hello","output_ids":[5,6],"meta_info":'
-    ...     b'{"completion_tokens":2,"finish_reason":{"type":"length","length":2}}}',
-    ...     b"data: [DONE]", b"",
+    ...     b'data: {"text":"Hel","output_ids":[5],"meta_info":{"completion_tokens":1}}\n\n'
+    ...     b'data: {"text":"Hello","output_ids":[5,6],"meta_info":{"completion_tokens":2}}\n\n'
+    ...     b'data: [DONE]\n\n'
     ... )
-    >>> chunks = iter([b"\n\n".join(body)])
     >>> request = build_generate_request("Say hello:", stream=True)
-    >>> with GenerationStream(chunks, request, close=lambda: None, abort=print) as stream:
+    >>> with GenerationStream(iter([body]), request, close=lambda: None, abort=print) as stream:
     ...     for text in stream:
     ...         print(text, end="|")
     Hel|lo|
@@ -150,36 +143,30 @@ class GenerationStream(BaseStream, Iterator[str]):
         discard: Callable[[Callable[[], None]], None] = _run,
     ) -> None:
         self._chunks = chunks
-        self._reading = threading.Lock()  # a view may read while somebody asks for the result
-        self._progress = StreamState(
+        self._reading = threading.Lock()  # a view may read while the caller waits for the result
+        self._state = StreamState(
             request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
         )
-        self._lifeline = _StreamCloser(self._progress, close, abort)
-        self._finalizer = weakref.finalize(self, discard, self._lifeline.leave)
+        self._closer = _StreamCloser(self._state, close, abort)
+        self._finalizer = weakref.finalize(self, discard, self._closer.leave)
         self._finalizer.atexit = False  # at exit the sockets close by themselves, and the server notices
         watch(self)
 
     def __next__(self) -> str:
-        self._progress.only()
+        self._state.require_one_answer()
         while True:
             text = self._next_delta().text
             if text:
                 return text
 
     def indexed(self) -> Iterator[tuple[int, str]]:
-        """Iterate over the texts of all answers as they come.
-
-        Yields
-        ------
-        (int, str)
-            Index of the answer (prompt by prompt, then sample by sample) and its new text.
-        """
+        """Iterate over (index, new text) of all answers; indices go prompt by prompt, sample by sample."""
         for delta in self.deltas():
             if delta.text:
                 yield delta.index, delta.text
 
     def deltas(self) -> Iterator[Delta]:
-        """Iterate over what every event adds, with its ``meta_info``; also over events without text."""
+        """Iterate over what every event adds, with its ``meta_info``; events without text included."""
         while True:
             try:
                 yield self._next_delta()
@@ -187,86 +174,80 @@ class GenerationStream(BaseStream, Iterator[str]):
                 return
 
     def _next_delta(self) -> Delta:
-        progress = self._progress
+        state = self._state
         while True:
             with contextlib.suppress(IndexError):
-                return progress.pending.popleft()
-            if progress.over:
+                return state.pending.popleft()
+            if state.over:
                 self._leave()
-                if progress.error is not None:
-                    raise progress.error
+                if state.error is not None:
+                    raise state.error
                 raise StopIteration
             self._receive()
 
     def _receive(self) -> None:
         watch(self)
         with self._reading:
-            if not self._progress.over:  # another thread may have read to the end meanwhile
-                self._receive_alone()
+            if not self._state.over:  # another thread may have read to the end meanwhile
+                self._receive_chunk()
 
-    def _receive_alone(self) -> None:
-        progress = self._progress
+    def _receive_chunk(self) -> None:
+        state = self._state
         try:
             chunk = next(self._chunks, None)
         except NbruntimeError as cause:
-            progress.end(cause)
+            state.end(cause)
             self._leave()
-            if progress.error is not None:
-                progress.error.__cause__ = cause
+            if state.error is not None:
+                state.error.__cause__ = cause
         except BaseException:
-            self.close()  # an interrupt, mostly
+            self.close()  # most often an interrupt
             raise
         else:
             if chunk is None:
-                progress.end()
+                state.end()
             else:
-                progress.feed(chunk)
+                state.feed(chunk)
 
     def result(self) -> Generation | list[Generation]:
-        """Wait for the end and give the record.
+        """Wait for the end and return the record; a list for a batch or ``n > 1``.
 
-        Returns
-        -------
-        Generation or list of Generation
-            A list for a batch or ``n > 1``. After `abort` or `close` it holds what had come.
+        After `abort` or `close` it holds the text so far.
 
         Raises
         ------
         GenerationError
-            If the stream failed; the error holds what had come.
+            If the stream failed; its ``generations`` hold the text so far.
         """
-        while not self._progress.over:
+        while not self._state.over:
             self._receive()
-        self._progress.pending.clear()
+        self._state.pending.clear()
         self._leave()
         return self._record()
 
     def abort(self) -> None:
-        """Stop the generation on the server; what it had sent can still be read.
-
-        Safe to call from another thread than the one that reads.
-        """
-        if not self._progress.over:
-            self._lifeline.abort()
+        """Stop the generation on the server, from any thread; text that has arrived can still be read."""
+        if not self._state.over:
+            self._closer.abort()
 
     def close(self) -> None:
-        """Leave the stream: close the answer, and stop the generation if it is still running."""
+        """Close the answer, and stop the generation if it is still running."""
         self._leave()
 
     def interrupted(self) -> None:
-        """Leave the stream without waiting; see `nbruntime.generation.interrupts`."""
+        """Close the stream without waiting; see `nbruntime.generation.interrupts`."""
         finalizer = self._finalizer.detach()
         if finalizer is not None:
-            self._progress.aborted = True
+            self._state.aborted = True
             _, discard, arguments, _ = finalizer
             discard(*arguments)
 
     def _leave(self) -> None:
         if self._finalizer.alive:
             try:
-                self._lifeline.leave()
+                self._closer.leave()
             except BaseException:
-                self.interrupted()  # what is left to do is done without waiting
+                self.interrupted()  # the rest is done without waiting
                 raise
             self._finalizer.detach()
         unwatch(self)

@@ -1,4 +1,4 @@
-"""How far a stream is: the answers so far, when they came, and how it ended."""
+"""The state of a stream: the answers so far, their arrival times, and its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nbruntime.protocol.requests import GenerateRequest, Prompt
 def aborted_on_server(
     generations: Sequence[Generation], *, where: str | None = None
 ) -> GenerationAbortedError | None:
-    """Make the error for answers that end in an abort which the client did not ask for, if any does."""
+    """Return the error of the first answer that was aborted, unasked by the client, or None."""
     for generation in generations:
         reason = generation.finish_reason
         if reason is not None and reason.type == "abort":
@@ -42,7 +42,7 @@ def aborted_on_server(
 
 
 class StreamState:
-    """What both kinds of stream know: the answers so far, when they came, and how it ended."""
+    """The state that both kinds of stream share."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class StreamState:
         self._ended: float | None = None
         self._decoder = DeltaDecoder(cumulative_text=cumulative_text, expected=self.expected, scrub=scrub)
         self._arrivals: dict[int, list[tuple[float, int]]] = {}
-        self._lock = threading.RLock()  # somebody may come to the end while another thread reads
+        self._lock = threading.RLock()  # one thread may end the stream while another reads
 
     def feed(self, chunk: bytes) -> None:
-        """Take bytes; what they add is then in `pending`. After the end they add nothing."""
+        """Decode bytes into `pending`; ignored after the end."""
         with self._lock:
             if self.over:
                 return
@@ -76,13 +76,13 @@ class StreamState:
                 self.end()
 
     def end(self, cause: BaseException | None = None) -> None:
-        """Note that nothing more comes, and why."""
+        """Mark the end of the stream, and its cause."""
         with self._lock:
             if self.over:
                 return
             self._add(self._decoder.close() if cause is None else [])
             self._ended = time.perf_counter()
-            self.error = self._why(cause)
+            self.error = self._find_error(cause)
             self.over = True
 
     def _add(self, deltas: list[Delta]) -> None:
@@ -94,12 +94,12 @@ class StreamState:
             if count:
                 arrivals = self._arrivals.setdefault(delta.index, [])
                 if arrivals and arrivals[-1][0] == now:
-                    count += arrivals.pop()[1]  # came in the same piece: one arrival
+                    count += arrivals.pop()[1]  # same chunk: one arrival
                 arrivals.append((now, count))
         self.pending.extend(deltas)
 
-    def _why(self, cause: BaseException | None) -> NbruntimeError | None:
-        """Find the error that a stream which is over ended with, if any."""
+    def _find_error(self, cause: BaseException | None) -> NbruntimeError | None:
+        """Return the error that the stream ended with, if any."""
         failure = self._decoder.failure
         items = self._decoder.items
         finished = sum(item.finish_reason is not None for item in items.values())
@@ -125,7 +125,7 @@ class StreamState:
         if cause is not None or not ended:
             if self.aborted:
                 return None
-            reason, hint = _reason(cause)
+            reason, hint = _describe_cause(cause)
             tokens = sum(generation.completion_tokens for generation in partial)
             return StreamError(
                 f"The stream broke off after {tokens} tokens: {reason}",
@@ -137,37 +137,37 @@ class StreamState:
 
     @property
     def expected(self) -> int:
-        """Answers to come."""
+        """Number of answers that the request asks for."""
         return len(self.request.prompts) * self.request.samples
 
     @property
     def rids(self) -> tuple[str, ...]:
-        """The names to abort by: those that the server gave, as far as they are known."""
+        """The rids to abort, as far as they are known; the server names samples itself."""
         if self.request.samples == 1:
             return self.request.rids
-        items = list(self._decoder.items.values())  # at once: another thread may be reading
+        items = list(self._decoder.items.values())  # a copy: another thread may be reading
         names = [item.rid for item in items]
         return tuple(name for name in names if name is not None)
 
     @property
-    def nameless(self) -> bool:
-        """Whether the server runs samples whose names have not come yet."""
+    def has_unnamed_samples(self) -> bool:
+        """True if the server runs samples whose rids have not arrived yet."""
         return self.request.samples > 1 and len(self._decoder.items) < self.expected
 
     def texts(self) -> list[str]:
-        """Give the texts so far of all answers."""
+        """Return the texts so far of all answers."""
         items = self._decoder.items
         return [items[index].text if index in items else "" for index in range(self.expected)]
 
     def texts_read(self) -> list[str]:
-        """Give the same without what is in `pending`."""
+        """Return the texts so far without those in `pending`."""
         texts = self.texts()
-        for delta in reversed(tuple(self.pending)):  # at once: another thread may be reading
+        for delta in reversed(tuple(self.pending)):  # a copy: another thread may be reading
             texts[delta.index] = texts[delta.index].removesuffix(delta.text)
         return texts
 
     def generations(self) -> list[Generation]:
-        """Give the records so far of all answers."""
+        """Return the records so far of all answers."""
         prompts = self.request.prompt_of_answer
         items = self._decoder.items
         return [self._generation(index, items.get(index), prompts[index]) for index in range(self.expected)]
@@ -186,8 +186,8 @@ class StreamState:
             prompt_token_ids=item.prompt_token_ids,
         )
 
-    def only(self) -> None:
-        """Refuse to mix the texts of several answers."""
+    def require_one_answer(self) -> None:
+        """Raise if the stream has several answers."""
         if self.request.many:
             raise ArgumentTypeError(
                 f"This stream has {self.expected} answers, not one text",
@@ -195,7 +195,7 @@ class StreamState:
             )
 
     def describe(self, kind: str) -> str:
-        """Say in two lines what the stream is and how far it is."""
+        """Describe the stream in two lines, for its repr."""
         partial = self.generations()
         state = "running"
         if self.error is not None:
@@ -209,8 +209,8 @@ class StreamState:
         return f"{kind} {self.request.rids[0]}: {state}, {tokens} tokens{many}\n  {shown!r}"
 
 
-def _reason(cause: BaseException | None) -> tuple[str, str | None]:
-    """Say why a stream broke off, and what is known besides."""
+def _describe_cause(cause: BaseException | None) -> tuple[str, str | None]:
+    """Return why a stream broke off, and a hint if the cause has one of its own."""
     if not isinstance(cause, NbruntimeError):
         return "the server closed it" if cause is None else str(cause), None
     special = cause.hint and cause.hint != cause.default_hint
@@ -219,61 +219,61 @@ def _reason(cause: BaseException | None) -> tuple[str, str | None]:
 
 
 class BaseStream(DisplayMixin):
-    """What can be read of a stream of either kind, at any time and without waiting."""
+    """The properties of both kinds of stream; none of them waits."""
 
-    _progress: StreamState
+    _state: StreamState
 
     @property
     def rid(self) -> str:
-        """The request's name on the server; of a batch, the first one's."""
-        return self._progress.request.rids[0]
+        """The request's id on the server; of a batch, the first one's."""
+        return self._state.request.rids[0]
 
     @property
     def rids(self) -> tuple[str, ...]:
-        """The names of all prompts' requests."""
-        return self._progress.request.rids
+        """The request ids of all prompts."""
+        return self._state.request.rids
 
     @property
     def text(self) -> str:
-        """The text so far; it stays when the stream is left or fails."""
-        self._progress.only()
+        """The text so far; it stays when the stream is closed or fails."""
+        self._state.require_one_answer()
         return self.texts[0]
 
     @property
     def texts(self) -> list[str]:
         """The texts so far of all answers."""
-        return self._progress.texts()
+        return self._state.texts()
 
     @property
     def texts_read(self) -> list[str]:
-        """The texts of all answers as far as they have been read from the stream."""
-        return self._progress.texts_read()
+        """The texts of all answers as far as they have been read."""
+        return self._state.texts_read()
 
     @property
     def generations(self) -> Generations:
         """The records so far of all answers."""
-        return Generations(self._progress.generations())
+        return Generations(self._state.generations())
 
     @property
     def started(self) -> float:
-        """When the request was sent, by `time.perf_counter`."""
-        return self._progress.started
+        """`time.perf_counter` when the request was sent."""
+        return self._state.started
 
     @property
     def done(self) -> bool:
-        """Whether nothing more comes from the server."""
-        return self._progress.over
+        """True if nothing more arrives from the server."""
+        return self._state.over
 
     @property
     def error(self) -> NbruntimeError | None:
-        """What the stream failed with, if it did."""
-        return self._progress.error
+        """The error that the stream failed with, or None."""
+        return self._state.error
 
     def __repr__(self) -> str:
-        return self._progress.describe(type(self).__name__)
+        return self._state.describe(type(self).__name__)
 
     def _record(self) -> Generation | list[Generation]:
-        if self._progress.error is not None:
-            raise self._progress.error
+        if self._state.error is not None:
+            raise self._state.error
         generations = self.generations
-        return generations if self._progress.request.many else generations[0]
+        return generations if self._state.request.many else generations[0]

@@ -1,4 +1,4 @@
-"""Times of a generation, as the client saw them."""
+"""Times of a generation, measured by the client."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from nbruntime.display.numbers import rate
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Times of a generation as the client saw them, in seconds.
+    """Times of a generation, measured by the client, in seconds.
 
     Parameters
     ----------
     total : float or None
         From sending the request to the end.
     ttft : float or None
-        Time to first token: from sending the request to the first token; None when not streamed.
+        Time to first token; None if not streamed.
     itl : tuple of float
-        Inter-token latencies: one for each token after the first arrival. Tokens that arrive together
+        Inter-token latencies, one for each token after the first arrival. Tokens that arrive together
         share the time since the arrival before.
     """
 
@@ -32,16 +32,7 @@ class Timings:
     def from_arrivals(
         cls, started: float, arrivals: Sequence[tuple[float, int]], ended: float | None
     ) -> Timings:
-        """Make the record from arrival times.
-
-        Parameters
-        ----------
-        started : float
-            When the request was sent, in seconds of any clock.
-        arrivals : sequence of (float, int)
-            When tokens came, and how many.
-        ended : float or None
-            When the stream ended.
+        """Compute the record from the times of arrivals and their token counts.
 
         Examples
         --------
@@ -58,17 +49,9 @@ class Timings:
         )
 
     def of_tokens(self, count: int) -> list[float | None]:
-        """Give the time of each token, in seconds since the request was sent.
+        """Return the arrival time of each of `count` tokens, in seconds since the request was sent.
 
-        Parameters
-        ----------
-        count : int
-            How many tokens there are.
-
-        Returns
-        -------
-        list of float or None
-            None where nothing was measured: the answer was not streamed.
+        The times are None if the answer was not streamed.
 
         Examples
         --------
@@ -84,11 +67,11 @@ class Timings:
 
 
 FEWEST_INTERVALS = 3
-"""Times between tokens that tell a rate."""
+"""Fewest times between tokens for a rate."""
 
 
 def decode_rate(intervals: int, duration: float) -> str | None:
-    """Write how fast tokens came after the first one; None where there are too few to tell.
+    """Write the rate of the tokens after the first one; None if there are too few.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What many generations cost together."""
+"""Token counts and times of many generations together."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ class Usage:
     Parameters
     ----------
     generations : int
-        Answers.
+        Number of answers.
     prompt_tokens : int
-        Tokens of the prompts; every answer counts its own.
+        Prompt tokens; every answer counts its own.
     cached_tokens : int
-        Those of them that the server had in its cache.
+        Prompt tokens that the server had in its cache.
     completion_tokens : int
         Generated tokens.
     seconds : float
-        Time from sending to the end, as the client measured it, or else the server; answers that ran at the
-        same time, or in one request, count each.
+        From sending to the end, measured by the client, else by the server; concurrent answers count each.
 
     Examples
     --------
@@ -44,7 +43,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of prompts and answers together."""
+        """Prompt and generated tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -68,21 +67,17 @@ class Usage:
 
 
 def usage(generations: Generation | Iterable[Any]) -> Usage:
-    """Add up what generations cost.
+    """Sum up generations.
 
     Parameters
     ----------
     generations : Generation, or iterable of them
-        Also the lists that batches give, and lists of such lists.
-
-    Returns
-    -------
-    Usage
+        Also the lists that batches return, and lists of such lists.
 
     Raises
     ------
     ArgumentTypeError
-        If something else is among them.
+        If an element is not a generation.
 
     Examples
     --------
@@ -101,9 +96,9 @@ def usage(generations: Generation | Iterable[Any]) -> Usage:
         )
     if isinstance(generations, str) or not isinstance(generations, Iterable):
         raise ArgumentTypeError(
-            f"Among the generations is a {type(generations).__name__}",
+            f"Not a generation: {type(generations).__name__}",
             where="generations",
-            hint="Give what complete() and result() return.",
+            hint="Pass what complete() and result() return.",
         )
     total = Usage()
     for each in generations:

@@ -23,8 +23,7 @@ def show_program(state: Any, *, block: bool = True) -> None:
     Raises
     ------
     Exception
-        The error of the program, if `block`. SGLang's interpreter itself only keeps it, as
-        ``state.error()``.
+        The error of the program, if `block`; SGLang only keeps it, as ``state.error()``.
 
     Examples
     --------

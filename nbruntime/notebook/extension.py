@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nbruntime.frontend.interruption import calls
+from nbruntime.frontend.interruption import in_flight
 from nbruntime.generation import interrupts
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def unload(shell: InteractiveShell) -> None:
 
 
 def _watch_programs(info: Any) -> None:
-    interrupts.watch(calls)
+    interrupts.watch(in_flight)
 
 
 def _unwatch_programs(result: Any) -> None:
-    interrupts.unwatch(calls)
+    interrupts.unwatch(in_flight)
 
 
 _EVENTS = {"pre_run_cell": _watch_programs, "post_run_cell": _unwatch_programs}

@@ -87,30 +87,17 @@ class ServerMonitor:
         Seconds between two polls; polling itself is up to the caller.
     steps : int
         Number of polls kept.
-
-    Attributes
-    ----------
-    model_info, server_info : dict
-        The server's answers, with secrets masked; read when it (re)appears.
-    answered_at : float or None
-        Time of the last answer, by `time.time`.
-    gone_since : float or None
-        Time of the first failed poll; None while the server answers.
-    error : NbruntimeError or None
-        Error of the last poll.
-    metrics : bool or None
-        Whether the server has metrics; None before the first poll.
     """
 
     def __init__(self, ask: Callable[[str], str], *, interval: float = 1.0, steps: int = 120) -> None:
         self.interval = interval
         self.steps = steps
-        self.model_info: dict[str, Any] = {}
-        self.server_info: dict[str, Any] = {}
-        self.answered_at: float | None = None
-        self.gone_since: float | None = None
-        self.error: NbruntimeError | None = None
-        self.metrics: bool | None = None
+        self.model_info: dict[str, Any] = {}  # read when the server (re)appears
+        self.server_info: dict[str, Any] = {}  # the same, with secrets masked
+        self.answered_at: float | None = None  # time of the last answer, by `time.time`
+        self.gone_since: float | None = None  # time of the first failed poll; None while the server answers
+        self.error: NbruntimeError | None = None  # of the last poll
+        self.metrics: bool | None = None  # whether the server has metrics; None before the first poll
         self._ask = ask
         self._lock = threading.Lock()
         self._known = False
@@ -164,14 +151,9 @@ class ServerMonitor:
         ]
 
     def latencies(self) -> tuple[str, dict[str, Histogram]]:
-        """Return the latencies of the last minute, or of the server's life if no request ended in it.
+        """Return the period in words and the latencies by the names of `LATENCIES`; empty without metrics.
 
-        Returns
-        -------
-        str
-            The period in words.
-        dict of str to Histogram
-            By the names of `LATENCIES`; empty without metrics.
+        The period is the last minute, or the server's life if no request ended in that minute.
         """
         snapshots = list(self._latencies)
         if not snapshots:

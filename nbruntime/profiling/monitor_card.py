@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.display.charts import CHART_STYLE, Line, line_chart
@@ -15,6 +16,9 @@ from nbruntime.profiling.monitor import LATENCIES, ServerMonitor
 from nbruntime.protocol.metrics import Histogram
 
 QUANTILES = (0.5, 0.9, 0.99)
+
+_RATES: dict[str, Any] = {"figure": rate, "at_least": 10}
+_SHARES: dict[str, Any] = {"figure": percent, "at_least": 0.01, "at_most": 1.0}
 
 
 def server_card(
@@ -60,7 +64,7 @@ def server_state(monitor: ServerMonitor, ended: str = "") -> tuple[str, Tone]:
     if monitor.gone_since is not None:
         since = time_of_day(monitor.gone_since)
         if isinstance(monitor.error, ServerStatusError):
-            return f"refuses to say how it is, since {since}", "bad"
+            return f"refuses status requests since {since}", "bad"
         return f"no answer since {since}", "bad"
     return ("answers", "good") if monitor.asked else ("not asked yet", "idle")
 
@@ -80,13 +84,8 @@ def charts(monitor: ServerMonitor) -> list[str]:
     ):
         if not _known(monitor, name) and monitor.asked:
             continue
-        line = [Line(unit, monitor.points(name))]
-        if unit:
-            drawn.append(line_chart(label, line, steps=monitor.steps, figure=rate, at_least=10))
-        else:
-            drawn.append(
-                line_chart(label, line, steps=monitor.steps, figure=percent, at_least=0.01, at_most=1.0)
-            )
+        scale = _RATES if unit else _SHARES
+        drawn.append(line_chart(label, [Line(unit, monitor.points(name))], steps=monitor.steps, **scale))
     return drawn
 
 
@@ -148,8 +147,6 @@ def quantile(histogram: Histogram, share: float) -> str:
     --------
     >>> quantile(Histogram({0.1: 5.0, 0.2: 5.0, math.inf: 5.0}), 0.5)
     '< 100 ms'
-    >>> quantile(Histogram({0.1: 0.0, 0.2: 4.0, math.inf: 5.0}), 0.5)
-    '160 ms'
     """
     bucket = histogram.quantile(share)
     if bucket is None:
@@ -158,9 +155,9 @@ def quantile(histogram: Histogram, share: float) -> str:
     if math.isinf(upper):
         return f"> {duration(lower, digits=2)}"
     estimate = histogram.estimate(share)
-    return (
-        f"< {duration(upper, digits=2)}" if lower == 0 or estimate is None else duration(estimate, digits=2)
-    )
+    if lower == 0 or estimate is None:
+        return f"< {duration(upper, digits=2)}"
+    return duration(estimate, digits=2)
 
 
 def _known(monitor: ServerMonitor, name: str) -> bool:

@@ -1,8 +1,7 @@
 """Read the bytes of a ``/generate`` stream as what each event adds.
 
-SGLang sends the whole text again in every event, unless the server was started with
-``--incremental-streaming-output``; the stream itself does not say which (0.5.23,
-``srt/managers/tokenizer_manager.py``). `DeltaDecoder` tells the two apart by counting tokens.
+SGLang repeats the whole text in every event, unless it was started with ``--incremental-streaming-output``
+(0.5.23, ``srt/managers/tokenizer_manager.py``). `DeltaDecoder` tells the two apart by counting tokens.
 """
 
 from __future__ import annotations
@@ -46,15 +45,10 @@ class DeltaDecoder:
     Examples
     --------
     >>> decoder = DeltaDecoder()
-    >>> for delta in decoder.feed(
-    ...     b'data: {"text":"Hel","output_ids":[5],"meta_info":{"completion_tokens":1}}\n\n'
-    ...     b'data: {"text":"Hello","output_ids":[5,6],"meta_info":{"completion_tokens":2}}\n\n'
-    ... ):
-    ...     print(delta.text)
-    Hel
-    lo
-    >>> decoder.items[0].text
-    'Hello'
+    >>> first = b'data: {"text":"Hel","output_ids":[5],"meta_info":{"completion_tokens":1}}\n\n'
+    >>> second = b'data: {"text":"Hello","output_ids":[5,6],"meta_info":{"completion_tokens":2}}\n\n'
+    >>> [delta.text for delta in decoder.feed(first + second)], decoder.items[0].text
+    (['Hel', 'lo'], 'Hello')
     """
 
     def __init__(
@@ -147,10 +141,8 @@ def _index_of(raw: bytes) -> int:
 def _failure_of(error: Any) -> tuple[str, int | None]:
     """Read the message and the status of an error event."""
     message, status = (error.get("message"), error.get("code")) if isinstance(error, dict) else (error, None)
-    return (
-        message if isinstance(message, str) else json.dumps(error),
-        status if isinstance(status, int) else None,
-    )
+    text = message if isinstance(message, str) else json.dumps(error)
+    return text, status if isinstance(status, int) else None
 
 
 def _excerpt(payload: bytes) -> str:

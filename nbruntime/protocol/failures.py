@@ -42,13 +42,7 @@ def server_message(body: bytes | str) -> str:
 
 
 def error_class(status: int) -> type[ServerStatusError]:
-    """Return the class of error for an HTTP status.
-
-    Examples
-    --------
-    >>> error_class(503).__name__, error_class(400).__name__
-    ('ServerBusyError', 'BadRequestError')
-    """
+    """Return the class of error for an HTTP status."""
     match status:
         case 401 | 403:
             return AuthenticationError

@@ -53,8 +53,8 @@ def read_loads(body: Any, *, where: str | None = None) -> list[Load]:
     Parameters
     ----------
     body : object
-        The JSON: an object with ``loads``, a list of loads, ``{"load": TOKENS}`` of SGLang up to 0.5.2, or
-        the ``workers`` of SGLang's router with the number of requests that each has.
+        The JSON: ``{"loads": [...]}``, a list of loads, ``{"load": TOKENS}`` of SGLang up to 0.5.2, or
+        ``{"workers": [...]}`` of SGLang's router.
     where : str, optional
         URL, for the ProtocolError if the body has none of these forms.
 

@@ -19,10 +19,7 @@ _HINT = 'Give for example [{"role": "user", "content": "Hello"}], or a text as t
 def read_messages(messages: Messages) -> list[dict[str, Any]]:
     """Check a conversation and copy it into a list of messages; a text is a user message.
 
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        If there is no message, or one has no ``role`` or ``content``.
+    Raises an ArgumentTypeError or ArgumentValueError if it is empty, or a message has no role or content.
 
     Examples
     --------

@@ -1,7 +1,6 @@
 """The types of the fields of a ``/generate`` request besides prompt and sampling parameters.
 
-They are those of SGLang 0.5.23 (``api/v1/api_types.py`` of the wheel). Checking them here saves a round
-trip, and the error names the argument.
+As in SGLang 0.5.23 (``api/v1/api_types.py`` of the wheel); the error here names the argument.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ class _FieldType:
     def fits(self, value: Any) -> bool:
         if self._is_one(value):
             return True
-        return (
-            self.each and isinstance(value, list) and all(one is None or self._is_one(one) for one in value)
-        )
+        return self.each and isinstance(value, list) and all(v is None or self._is_one(v) for v in value)
 
     def _is_one(self, value: Any) -> bool:
         if self.listed:
@@ -33,9 +30,7 @@ class _FieldType:
         return self._is_item(value)
 
     def _is_item(self, value: Any) -> bool:
-        if isinstance(value, bool) and self.type is int:
-            return False
-        return isinstance(value, self.type)
+        return isinstance(value, self.type) and not (self.type is int and isinstance(value, bool))
 
     def __str__(self) -> str:
         name = _WORDS[self.type]
@@ -45,38 +40,31 @@ class _FieldType:
 
 _WORDS = {bool: "a bool", int: "an int", str: "a text", dict: "a dict"}
 
-_OPTIONS = {
-    "return_logprob": _FieldType(bool, each=True),
-    "logprob_start_len": _FieldType(int, each=True),
-    "top_logprobs_num": _FieldType(int, each=True),
-    "token_ids_logprob": _FieldType(int, each=True, listed=True),
-    "return_text_in_logprobs": _FieldType(bool),
-    "return_hidden_states": _FieldType(bool, each=True),
-    "return_prompt_token_ids": _FieldType(bool),
-    "lora_path": _FieldType(str, each=True),
-    "session_params": _FieldType(object),
-    "session_id": _FieldType(str),
-    "image_data": _FieldType(object),
-    "video_data": _FieldType(object),
-    "audio_data": _FieldType(object),
-    "modalities": _FieldType(str, each=True),
-    "custom_logit_processor": _FieldType(str, each=True),
-    "custom_labels": _FieldType(dict),
-    "priority": _FieldType(int),
-    "extra_key": _FieldType(str, each=True),
-    "cache_salt": _FieldType(str, each=True),
-    "routing_key": _FieldType(str),
-    "conversation_id": _FieldType(str),
-    "require_reasoning": _FieldType(bool),
-    "max_thinking_tokens": _FieldType(int),
-    "routed_dp_rank": _FieldType(int),
-    "data_parallel_rank": _FieldType(int),
-    "bootstrap_host": _FieldType(str, each=True),
-    "bootstrap_port": _FieldType(int, each=True),
-    "bootstrap_room": _FieldType(int, each=True),
-    "log_metrics": _FieldType(bool),
-    "no_logs": _FieldType(bool),
+_NAMES_BY_TYPE = {
+    _FieldType(bool): (
+        "return_text_in_logprobs",
+        "return_prompt_token_ids",
+        "require_reasoning",
+        "log_metrics",
+        "no_logs",
+    ),
+    _FieldType(bool, each=True): ("return_logprob", "return_hidden_states"),
+    _FieldType(int): ("priority", "max_thinking_tokens", "routed_dp_rank", "data_parallel_rank"),
+    _FieldType(int, each=True): ("logprob_start_len", "top_logprobs_num", "bootstrap_port", "bootstrap_room"),
+    _FieldType(int, each=True, listed=True): ("token_ids_logprob",),
+    _FieldType(str): ("session_id", "routing_key", "conversation_id"),
+    _FieldType(str, each=True): (
+        "lora_path",
+        "modalities",
+        "custom_logit_processor",
+        "extra_key",
+        "cache_salt",
+        "bootstrap_host",
+    ),
+    _FieldType(dict): ("custom_labels",),
+    _FieldType(object): ("session_params", "image_data", "video_data", "audio_data"),
 }
+_OPTIONS = {name: field_type for field_type, names in _NAMES_BY_TYPE.items() for name in names}
 
 OPTION_NAMES = tuple(_OPTIONS)
 """Fields of the request besides the prompt, ``sampling_params``, ``rid`` and ``stream``."""
@@ -89,9 +77,7 @@ _OPTIONS_OF_OTHER_ROUTES = {
 
 
 def check_option(name: str, value: Any) -> None:
-    """Raise an ArgumentTypeError if SGLang would refuse the type of a field.
-
-    `value` has JSON's types: a list, not a tuple.
+    """Raise an ArgumentTypeError if SGLang would refuse the type of a field; a tuple is not a list.
 
     Examples
     --------

@@ -26,20 +26,13 @@ _TYPES: dict[str, type] = {
 }
 
 PROFILE_OPTIONS = tuple(_TYPES)
-"""Names of the options."""
 
 
 def build_profile_request(options: dict[str, Any]) -> dict[str, Any] | None:
     """Check the options of a profile and make the JSON object.
 
     An option of None is not sent. The result is None if there is no option, which old servers accept, too.
-
-    Raises
-    ------
-    ArgumentTypeError
-        For an unknown name or a wrong type.
-    ArgumentValueError
-        For a value that SGLang does not accept.
+    Raises an ArgumentTypeError or ArgumentValueError for what SGLang would not accept.
 
     Examples
     --------

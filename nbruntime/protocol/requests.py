@@ -1,8 +1,7 @@
 """Makes and checks the body of a ``/generate`` request.
 
-SGLang refuses an unknown name or a wrong type under ``sampling_params`` (0.5.23,
-``api/v1/api_types.py``); the same check here costs no round trip and suggests the right name. Only what
-the caller gave is sent: the server has the defaults.
+The check of ``sampling_params`` is SGLang's (0.5.23, ``api/v1/api_types.py``), and suggests the right name.
+Only what the caller gave is sent: the server has the defaults.
 """
 
 from __future__ import annotations
@@ -65,10 +64,8 @@ def build_generate_request(
 
     Raises
     ------
-    ArgumentTypeError
-        For an unknown name or a wrong type.
-    ArgumentValueError
-        For a value out of range.
+    ArgumentTypeError, ArgumentValueError
+        For an unknown name or a wrong type; for a value out of range.
 
     Examples
     --------
@@ -135,20 +132,10 @@ def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
     return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
 
 
-def read_prompt(
-    prompt: Prompt | Sequence[Prompt],
-) -> tuple[str, Any, tuple[Prompt, ...], bool]:
-    """Read a prompt or a batch of prompts, as in `build_generate_request`.
+def read_prompt(prompt: Prompt | Sequence[Prompt]) -> tuple[str, Any, tuple[Prompt, ...], bool]:
+    """Read a prompt or a batch; return the body's field, its value, the single prompts, and if it is a batch.
 
-    Returns
-    -------
-    (str, object, tuple, bool)
-        Field of the body, its value, the single prompts, and whether it is a batch.
-
-    Raises
-    ------
-    ArgumentTypeError, ArgumentValueError
-        If it is no prompt, or empty.
+    Raises an ArgumentTypeError or ArgumentValueError if it is no prompt, or empty.
     """
     if isinstance(prompt, str):
         return "text", prompt, (prompt,), False
@@ -227,14 +214,12 @@ def _check_sampling(given: dict[str, Any]) -> dict[str, Any]:
         if name == "json_schema" and not isinstance(value, str):
             value = _schema_text(value)
         params[name] = _plain(value)
-        try:
-            SamplingParams.from_dict({name: params[name]})
-        except ContractError as error:
-            raise ArgumentTypeError(
-                f"{name} has the wrong type: {error}", where="sampling_params", hint=_TYPE_HINT
-            ) from error
     try:
         SamplingParams.from_dict(params).verify()
+    except ContractError as error:
+        raise ArgumentTypeError(
+            f"{error.parameter} has the wrong type: {error}", where="sampling_params", hint=_TYPE_HINT
+        ) from error
     except ValueError as error:
         raise ArgumentValueError(str(error), where="sampling_params", hint=_RANGE_HINT) from error
     n = params.get("n")

@@ -17,6 +17,9 @@ ALL_TOKENS = 1 << 30
 GREEDY_TEMPERATURE = 1e-6
 """Below this temperature the most likely token is taken."""
 
+GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
+"""Parameters with a grammar; a request has at most one."""
+
 MAX_STOP_STRINGS = 32
 MAX_STOP_REGEXES = 32
 MAX_STOP_REGEX_BYTES = 256
@@ -27,6 +30,8 @@ MAX_LOGIT_BIAS = 1e30
 
 class ContractError(ValueError):
     """A value with the wrong type or an unknown name, in the words of SGLang's JSON contract."""
+
+    parameter: str | None = None  # the sampling parameter whose value has the wrong type
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +93,15 @@ class SamplingParams:
             reader = _READERS.get(name)
             if reader is None:
                 raise _unknown_name(name, PARAMETER_NAMES)
-            if value is not None:
-                read[name] = reader(value)
-            elif name == "max_new_tokens":
-                read[name] = None
-        for name in ("json_schema", "regex", "ebnf", "structural_tag"):
+            try:
+                if value is not None:
+                    read[name] = reader(value)
+                elif name == "max_new_tokens":
+                    read[name] = None
+            except ContractError as error:
+                error.parameter = name
+                raise
+        for name in GRAMMARS:
             if read.get(name) == "":
                 read[name] = None  # an empty grammar means none, not empty text
         if read.get("top_k") == -1:
@@ -107,11 +116,8 @@ class SamplingParams:
     @property
     def grammar(self) -> tuple[str, str] | None:
         """Kind and text of the grammar, or None."""
-        for kind in ("json_schema", "regex", "ebnf", "structural_tag"):
-            text = getattr(self, kind)
-            if text is not None:
-                return kind, text
-        return None
+        given = ((kind, getattr(self, kind)) for kind in GRAMMARS)
+        return next(((kind, text) for kind, text in given if text is not None), None)
 
     def verify(self, vocab_size: int | None = None) -> None:
         """Raise a ValueError with SGLang's message for the first parameter out of range.
@@ -157,8 +163,7 @@ class SamplingParams:
                 )
         if self.sampling_seed is not None and not -MAX_SEED <= self.sampling_seed < MAX_SEED:
             raise ValueError(f"sampling_seed must be in [-2**63, 2**63 - 1], got {self.sampling_seed}.")
-        grammars = (self.json_schema, self.regex, self.ebnf, self.structural_tag)
-        if sum(grammar is not None for grammar in grammars) > 1:
+        if sum(getattr(self, kind) is not None for kind in GRAMMARS) > 1:
             raise ValueError("Only one of json_schema, regex, ebnf, or structural_tag can be set.")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise ValueError(f"stop accepts at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}.")
@@ -208,10 +213,16 @@ def _wrong_type(value: Any, expected: str) -> ContractError:
     return ContractError(f"invalid type: {_unexpected(value)}, expected {expected}")
 
 
-def _int(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise _wrong_type(value, "i64")
+def _reader(kind: type, expected: str) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+        raise _wrong_type(value, expected)
+
+    return read
+
+
+_int, _str, _bool = _reader(int, "i64"), _reader(str, "a string"), _reader(bool, "a boolean")
 
 
 def _float(value: Any) -> float:
@@ -223,18 +234,6 @@ def _float(value: Any) -> float:
             raise ContractError("number out of range, expected f64") from error
         return value
     raise _wrong_type(value, "f64")
-
-
-def _str(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise _wrong_type(value, "a string")
-
-
-def _bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise _wrong_type(value, "a boolean")
 
 
 def _strings(value: Any) -> tuple[str, ...]:
@@ -282,34 +281,17 @@ def _watermark(value: Any) -> dict[str, Any]:
 
 _WATERMARK_READERS: dict[str, Callable[[Any], Any]] = {"enabled": _bool, "key": _str, "context_window": _int}
 
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "max_new_tokens": _int,
-    "stop": _strings,
-    "stop_token_ids": _ints,
-    "stop_regex": _strings,
-    "temperature": _float,
-    "top_p": _float,
-    "top_k": _int,
-    "min_p": _float,
-    "frequency_penalty": _float,
-    "presence_penalty": _float,
-    "repetition_penalty": _float,
-    "min_new_tokens": _int,
-    "n": _int,
-    "json_schema": _str,
-    "regex": _str,
-    "ebnf": _str,
-    "structural_tag": _str,
-    "ignore_eos": _bool,
-    "skip_special_tokens": _bool,
-    "spaces_between_special_tokens": _bool,
-    "no_stop_trim": _bool,
-    "stream_interval": _int,
-    "logit_bias": _logit_bias,
-    "sampling_seed": _int,
-    "custom_params": lambda value: value,
-    "beam_width": _int,
-    "watermark": _watermark,
-    "choice": _texts,
+_READER_OF_TYPE: dict[Any, Callable[[Any], Any]] = {
+    "bool": _bool,
+    "int": _int,
+    "int | None": _int,
+    "float": _float,
+    "str | None": _str,
+    "tuple[int, ...]": _ints,
+    "tuple[str, ...]": _texts,
+    "dict[int, float] | None": _logit_bias,
+    "dict[str, Any] | None": _watermark,
+    "Any": lambda value: value,
 }
+_READERS = {field.name: _READER_OF_TYPE[field.type] for field in fields(SamplingParams)}
+_READERS |= {"stop": _strings, "stop_regex": _strings}  # may also be one text

@@ -1,7 +1,7 @@
 """The arguments of the embedded server.
 
-The server makes its command line from this table, and the launcher checks keyword arguments against it.
-Names, meanings and defaults follow SGLang's ``ServerArgs`` where SGLang has the argument.
+The server makes its command line from them, and the launcher checks keyword arguments against them. Names,
+meanings and defaults follow SGLang's ``ServerArgs``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 API_KEY_VARIABLE = "NBRUNTIME_API_KEY"
-"""Environment variable with the API key: other users could read it on a command line."""
-
 ADMIN_API_KEY_VARIABLE = "NBRUNTIME_ADMIN_API_KEY"
+"""Environment variables with the keys: other users could read them on a command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +69,3 @@ EMBEDDED_ARGUMENTS = (
         ("debug", "info", "warning", "error", "critical"),
     ),
 )
-"""Every argument of ``python -m nbruntime.embedded``."""

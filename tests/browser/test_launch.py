@@ -1,4 +1,4 @@
-"""Launches in JupyterLab, as somebody sees them."""
+"""Launches as JupyterLab shows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def running_for(seconds: int) -> re.Pattern[str]:
     return re.compile(rf"downloading 12\.1/92\.9 MB, ([{seconds}-9]|[1-9]\d+|\d+ min.*) s")
 
 
-def test_a_launch_is_seen_and_freezes(page: NotebookPage, tmp_path: Path) -> None:
+def test_a_launch_shows_its_progress_and_its_end(page: NotebookPage, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     said = ["phase: downloading 12.1/92.9 MB", "<script>alert(1)</script>"]

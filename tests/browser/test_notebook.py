@@ -1,4 +1,4 @@
-"""What a reader sees: JupyterLab and Notebook 7 in a real browser, and files that are read without a kernel.
+"""What notebooks show: JupyterLab and Notebook 7 in a real browser, and files that are read without a kernel.
 
 Pictures of it are left in ``artifacts/``, for a person to look at.
 """
@@ -224,7 +224,7 @@ def test_interrupt_stops_a_cell_that_waits(lab: NotebookPage, server: Server) ->
     assert server.aborted_at - begun < 2.0
     assert ended - begun < 5.0  # with all that the page draws
     expect(answer).to_contain_text("What has come stays.")
-    expect(answer).to_contain_text("what had come is in partial")
+    expect(answer).to_contain_text("the text received so far is in partial")
     expect(answer).not_to_contain_text("Traceback")
     is_static(answer)
     (asked,) = server.to("/generate")
@@ -306,7 +306,7 @@ def test_streams_side_by_side_in_a_layout(lab: NotebookPage, server: Server) -> 
     expect(lab.output(2)).to_contain_text("left one ended.', 'The right one began")
 
 
-def test_hostile_answers_do_nothing(lab: NotebookPage, server: Server) -> None:
+def test_hostile_answers_run_no_script(lab: NotebookPage, server: Server) -> None:
     cut = len(HOSTILE) // 2
     (wait,) = server.tells(HOSTILE[:cut], HOSTILE[cut:] + "x" * 1_000_000)
     lab.open(
@@ -352,7 +352,7 @@ def unharmed(page: NotebookPage, output: Locator) -> None:
 
 
 @in_both
-def test_the_panel_follows_the_load_and_rests_when_nobody_looks(lab: NotebookPage, server: Server) -> None:
+def test_the_panel_follows_the_load_and_rests_when_hidden(lab: NotebookPage, server: Server) -> None:
     rests = "from fake_engine import await_true\nawait_true(lambda: not panel.polling)\nprint('it rests')"
     lab.open(connected(server, "panel = endpoint.panel(interval=0.1)\npanel", rests), "panel")
     lab.run_cell(0)

@@ -1,4 +1,4 @@
-"""Checks of ends before the end."""
+"""Checks of aborts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from support.server_client import HttpFace, generate_body, wait_until
+from support.server_client import ServerClient, generate_body, wait_until
 
 from conformance.suite import LONG, PROMPT, check, check_answer, check_stream, reply, said
 
 
 def _abort(
-    server: HttpFace, rid: Any, body: dict[str, Any], prompt: Any = PROMPT, **params: Any
+    server: ServerClient, rid: Any, body: dict[str, Any], prompt: Any = PROMPT, **params: Any
 ) -> list[dict[str, Any]]:
     """Begin a stream, send an abort, and read the rest."""
     with server.stream(prompt, fields={"rid": rid}, **LONG | params) as events:
@@ -25,7 +25,7 @@ def _abort(
 
 
 @check("aborts: a stream by its name")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     events = _abort(server, "abort-1", {"rid": "abort-1"})
     (last,) = check_stream(events)
     assert 0 < last["meta_info"]["completion_tokens"] < 400
@@ -33,7 +33,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("aborts: a batch by its name")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     # The requests in it have names of their own, and the name of the batch is none of them.
     events = _abort(server, "abort-2", {"rid": "abort-2"}, [PROMPT, "Once"], max_new_tokens=20)
     last = check_stream(events, 2)
@@ -41,7 +41,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("aborts: names that begin with another")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     rids = ["abort-7", "abort-70", "abort-8"]
     events = _abort(server, rids, {"rid": "abort-7"}, [PROMPT, "Once", "Hi"], max_new_tokens=30)
     last = check_stream(events, 3)
@@ -49,20 +49,20 @@ def _(server: HttpFace) -> Any:
 
 
 @check("aborts: n answers by the name of the request")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     events = _abort(server, "abort-9", {"rid": "abort-9"}, n=2, max_new_tokens=20)
     last = check_stream(events, 2)
     return {"ends": [each["meta_info"]["finish_reason"]["type"] for each in last]}
 
 
 @check("aborts: everything")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     (last,) = check_stream(_abort(server, "abort-3", {"abort_all": True}))
     return {"finish_reason": last["meta_info"]["finish_reason"]}
 
 
 @check("aborts: a whole answer")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     with ThreadPoolExecutor(1) as pool:
         body = generate_body(PROMPT, {"rid": "abort-4"}, **LONG)
         waiting = pool.submit(server.post, "/generate", body)
@@ -75,13 +75,13 @@ def _(server: HttpFace) -> Any:
 
 
 @check("aborts: unknown names and empty requests")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     bodies: dict[str, Any] = {"unknown": {"rid": "nobody"}, "nothing": {}, "no body": None}
     return {name: reply(server.post("/abort_request", body), exact=True) for name, body in bodies.items()}
 
 
 @check("aborts: a name that is in use")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     with server.stream(PROMPT, fields={"rid": "abort-5"}, **LONG) as events:
         next(events)
         again = server.post("/generate", generate_body("Hi", {"rid": "abort-5"}, max_new_tokens=1))
@@ -91,7 +91,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("aborts: a closed connection")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     with server.stream(PROMPT, **LONG) as events:
         next(events)
     server.wait_idle()  # 400 tokens would take longer
@@ -99,7 +99,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("aborts: one of two streams")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     done = threading.Event()
 
     def other() -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from support.server_client import HttpFace, generate_body
+from support.server_client import ServerClient, generate_body
 
 from conformance.suite import CAPITAL, LONG, PROMPT, check, check_answer, form, reply, said
 
@@ -78,7 +78,7 @@ def _enter_answer(name: str) -> None:
     prompt, fields, params = ANSWERS[name]
 
     @check(f"answers: {name}")
-    def whole(server: HttpFace) -> Any:
+    def whole(server: ServerClient) -> Any:
         answer = server.post("/generate", generate_body(prompt, fields, **params))
         assert answer.status_code == 200, answer.text
         body = answer.json()
@@ -98,7 +98,7 @@ for _name in ANSWERS:
 
 
 @check("answers: a JSON schema that leaves other properties open")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     schema = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"]}'
     answer = server.generate("A city as JSON:", json_schema=schema, max_new_tokens=48)
     check_answer(answer)
@@ -108,7 +108,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("answers: fields and their types")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     server.post("/flush_cache")
     first = server.generate(PROMPT, max_new_tokens=3)
     second = server.generate(PROMPT, max_new_tokens=3)
@@ -122,20 +122,20 @@ def _(server: HttpFace) -> Any:
 
 
 @check("answers: PUT is POST")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     answer = server.request("PUT", "/generate", generate_body(PROMPT, max_new_tokens=3))
     return {"status": answer.status_code, "answer": said(answer.json())}
 
 
 @check("answers: a seed repeats")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     params = {"temperature": 1.0, "max_new_tokens": 12, "sampling_seed": 7}
     one, two = (server.generate(PROMPT, **params) for _ in range(2))
     return {"same": one["output_ids"] == two["output_ids"]}
 
 
 @check("answers: sampled ones differ")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     answers = server.generate("Once upon a time", temperature=1.5, n=4, max_new_tokens=12)
     for each in answers:
         check_answer(each)
@@ -144,7 +144,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("answers: at the same time as alone")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     prompts = ["The moon", PROMPT, "2+2=", "def add(a, b):", "Once upon a time", "My name is"]
     lengths = [3, 12, 5, 9, 7, 2]
     alone = [
@@ -159,7 +159,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("cache: a prefix is computed once")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     server.post("/flush_cache")
     prefix = "A long common beginning, which both prompts share and nobody has asked for before. "
     first = server.generate(prefix + "One", max_new_tokens=1)["meta_info"]
@@ -176,7 +176,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("cache: a busy server is not flushed")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     with server.stream(PROMPT, **LONG) as events:
         next(events)
         answer = server.post("/flush_cache")

@@ -1,4 +1,4 @@
-"""What two servers are found to do, side by side."""
+"""Compares the findings about two servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.server_client import HttpFace
+from support.server_client import ServerClient
 
 from conformance.suite import CHECKS
 
@@ -56,7 +56,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
 """Where the embedded server is not like SGLang, and why: check, place in its findings, reason."""
 
 
-def run(name: str, server: HttpFace) -> Any:
+def run(name: str, server: ServerClient) -> Any:
     """Run a check, and give its findings as JSON would."""
     found = CHECKS[name](server)
     return json.loads(json.dumps(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.server_client import HttpFace
+from support.server_client import ServerClient
 
 from conformance.suite import CAPITAL, PROMPT, check, reply
 
@@ -47,7 +47,7 @@ ERRORS: dict[str, Any] = {
 
 def _enter_error(name: str) -> None:
     @check(f"errors: {name}")
-    def error(server: HttpFace) -> Any:
+    def error(server: ServerClient) -> Any:
         answer = server.post("/generate", ERRORS[name])
         return reply(answer, exact=True)
 

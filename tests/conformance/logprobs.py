@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.server_client import HttpFace
+from support.server_client import ServerClient
 
 from conformance.suite import PROMPT, check, check_answer, form
 
@@ -26,7 +26,7 @@ def _enter_logprobs(name: str) -> None:
     prompt, fields, most = LOGPROBS[name]
 
     @check(f"logprobs: {name}")
-    def logprobs(server: HttpFace) -> Any:
+    def logprobs(server: ServerClient) -> Any:
         server.post("/flush_cache")
         body = server.generate(prompt, fields={"return_logprob": True, **fields}, max_new_tokens=most)
         found = []
@@ -48,7 +48,7 @@ for _name in LOGPROBS:
 
 
 @check("logprobs: values")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     fields = {"return_logprob": True, "logprob_start_len": 0}
     meta = server.generate(PROMPT, fields=fields, max_new_tokens=4)["meta_info"]
     tables = (meta["input_token_logprobs"], meta["output_token_logprobs"])
@@ -57,7 +57,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("logprobs: cached prompts have them, too")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     server.post("/flush_cache")
     fields = {"return_logprob": True, "logprob_start_len": 2}
     first, second = (server.generate(PROMPT, fields=fields, max_new_tokens=2)["meta_info"] for _ in range(2))

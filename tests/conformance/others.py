@@ -6,13 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from support.server_client import HttpFace
+from support.server_client import ServerClient
 
 from conformance.suite import CAPITAL, PROMPT, check, reply
 
 
 @check("tokens: of texts")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     bodies: dict[str, Any] = {
         "one": {"prompt": PROMPT},
         "several": {"prompt": [PROMPT, "Hi 🙂"]},
@@ -27,7 +27,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("tokens: back to texts")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     bodies: dict[str, Any] = {
         "one": {"tokens": CAPITAL},
         "several": {"tokens": [CAPITAL, [504]]},
@@ -38,7 +38,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("tokens: errors")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     return {
         "no prompt": reply(server.post("/tokenize", {})),
         "a number": reply(server.post("/tokenize", {"prompt": 5})),
@@ -47,7 +47,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("profile: start and stop")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     with TemporaryDirectory() as folder:
         body = {"output_dir": folder, "activities": ["CPU"]}
         started = server.post("/start_profile", body)
@@ -65,7 +65,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("embeddings of a model that generates")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     return reply(server.post("/encode", {"text": PROMPT}), exact=True)
 
 
@@ -85,5 +85,5 @@ OTHER_ROUTES: dict[str, Any] = {
 
 
 @check("other routes: OpenAI's, scores, sessions, pauses")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     return {path: server.post(path, body).status_code for path, body in OTHER_ROUTES.items()}

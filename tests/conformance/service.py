@@ -7,13 +7,13 @@ import os
 from typing import Any
 
 import requests
-from support.server_client import HttpFace, generate_body, wait_until
+from support.server_client import ServerClient, generate_body, wait_until
 
 from conformance.suite import LONG, PROMPT, check, form, reply
 
 
 @check("service: who answers")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     paths = ("/", "/health", "/health_generate", "/ready", "/ping")
     return {path: reply(server.get(path), exact=True) for path in paths} | {
         "HEAD /": server.request("HEAD", "/").status_code,
@@ -23,7 +23,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("service: model_info")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     info = server.get("/model_info").json()
     assert server.get("/get_model_info").json() == info
     assert os.path.isdir(info["model_path"])
@@ -32,7 +32,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("service: server_info")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     answer = server.get("/server_info")
     info = answer.json()
     assert server.get("/get_server_info").json().keys() == info.keys()
@@ -50,7 +50,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("service: models")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     answer = server.get("/v1/models")
     (card,) = answer.json()["data"]
     assert server.get(f"/v1/models/{card['id']}").json() == card
@@ -62,7 +62,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("service: loads")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     server.wait_idle()
     answer = server.get("/v1/loads?include=all")
     body = answer.json()
@@ -81,7 +81,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("service: loads of a busy server")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     with server.stream(["One", "Two", "Three"], **LONG) as events:
         next(events)
         wait_until(lambda: server.load()["num_running_reqs"] == 3)
@@ -94,7 +94,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("service: metrics")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     server.generate(PROMPT, max_new_tokens=3)
     answer = server.get("/metrics")
     read = {
@@ -111,7 +111,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("service: pages of other origins")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     asked = {
         "Origin": "http://localhost:8888",
         "Access-Control-Request-Method": "POST",
@@ -126,7 +126,7 @@ def _(server: HttpFace) -> Any:
 
 
 @check("keys")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     assert server.api_key is not None
     body = json.dumps(generate_body(PROMPT, max_new_tokens=1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from support.server_client import HttpFace, generate_body, read_events
+from support.server_client import ServerClient, generate_body, read_events
 
 from conformance.suite import CAPITAL, PROMPT, check, check_stream, form, reply, said
 
@@ -31,7 +31,7 @@ def _enter_stream(name: str) -> None:
     prompt, fields, params, count = STREAMS[name]
 
     @check(f"streams: {name}")
-    def stream(server: HttpFace) -> Any:
+    def stream(server: ServerClient) -> Any:
         events = server.events(prompt, fields=fields, **params)
         last = check_stream(events, count)
         found = {"indexed": "index" in events[0], "last": [said(each) for each in last]}
@@ -50,7 +50,7 @@ for _name in STREAMS:
 
 
 @check("streams: bytes on the wire")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     answer = server.post("/generate", generate_body(PROMPT, {"stream": True}, max_new_tokens=3))
     *blocks, rest = answer.content.decode().split("\n\n")
     assert rest == ""
@@ -61,14 +61,14 @@ def _(server: HttpFace) -> Any:
 
 
 @check("streams: fields of the first, a middle and the last event")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     events = server.events("The sun", max_new_tokens=6)
     assert len(events) >= 3
     return {"first": form(events[0]), "middle": form(events[1]), "last": form(events[-1])}
 
 
 @check("streams: errors")
-def _(server: HttpFace) -> Any:
+def _(server: ServerClient) -> Any:
     def ask(prompt: Any, **params: Any) -> Any:
         answer = server.post("/generate", generate_body(prompt, {"stream": True}, **params))
         if "event-stream" not in answer.headers["Content-Type"]:

@@ -1,4 +1,4 @@
-"""What a check is, what it finds, and what holds of every right answer."""
+"""How checks are registered and reported, and the rules that every right answer keeps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import requests
-from support.server_client import HttpFace
+from support.server_client import ServerClient
 
-Check = Callable[[HttpFace], Any]
+Check = Callable[[ServerClient], Any]
 
 CHECKS: dict[str, Check] = {}
 """Every check by what it is about."""

@@ -49,7 +49,7 @@ def test_any_card_is_well_formed(name: str, state: str, pairs: list[tuple[str, s
     checked(card.mimebundle())
 
 
-def test_forms_may_be_chosen() -> None:
+def test_mime_types_can_be_chosen() -> None:
     card = Card("Runtime")
     assert set(card.mimebundle()) == {"text/plain", "text/html"}
     assert set(card.mimebundle(include=["text/plain"])) == {"text/plain"}
@@ -57,7 +57,7 @@ def test_forms_may_be_chosen() -> None:
     assert set(card.mimebundle(include=["text/html", "image/png"], exclude=["text/html"])) == set()
 
 
-def test_the_state_is_a_word_beside_its_dot() -> None:
+def test_the_state_is_a_word_with_a_dot() -> None:
     for tone in ("good", "busy", "bad", "idle"):
         text = "".join(parsed(Card("Runtime", state="so and so", tone=tone).html()).itertext())  # type: ignore[arg-type]
         assert "so and so" in text
@@ -265,7 +265,7 @@ def _kinds() -> list[type[NbruntimeError]]:
 
 
 @pytest.mark.parametrize("kind", _kinds(), ids=lambda kind: kind.__name__)
-def test_every_error_says_what_happened_and_what_to_do(kind: type[NbruntimeError]) -> None:
+def test_every_error_has_a_message_and_a_hint(kind: type[NbruntimeError]) -> None:
     error = kind(f"The thing {HOSTILE} is broken", where="http://x/<b>", hint="Mend <it>.")
     bundle = error._repr_mimebundle_()
     said = checked(bundle)
@@ -306,5 +306,5 @@ def test_an_error_does_not_show_the_key(server: ScriptedServer) -> None:
     [lambda: Phase("ready"), lambda: NbruntimeError("x"), lambda: ServerList()],
     ids=["Phase", "NbruntimeError", "ServerList"],
 )
-def test_the_plain_repr_stays(make: Callable[[], object]) -> None:
+def test_the_plain_repr_is_unchanged(make: Callable[[], object]) -> None:
     assert "<" not in repr(make())

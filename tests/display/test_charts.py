@@ -27,7 +27,7 @@ def paths(chart: str) -> list[str]:
 
 
 @given(st.lists(values, max_size=40), st.lists(values, max_size=40), st.integers(1, 30))
-def test_any_values_give_a_well_formed_chart_inside_its_frame(
+def test_any_values_give_a_well_formed_chart(
     first: list[float | None], second: list[float | None], steps: int
 ) -> None:
     lines = [Line("a", points_of(*first)), Line("b", points_of(*second))]
@@ -37,7 +37,7 @@ def test_any_values_give_a_well_formed_chart_inside_its_frame(
             assert 0 <= float(y) <= HEIGHT
 
 
-def test_figures_are_readable_without_the_picture() -> None:
+def test_figures_are_readable_without_svg() -> None:
     chart = line_chart(
         "KV cache", [Line("", points_of(1, 7, 3))], steps=10, figure=lambda value: f"{value:g} %"
     )
@@ -49,7 +49,7 @@ def test_figures_are_readable_without_the_picture() -> None:
     assert 'aria-label="KV cache: between 1 % and 7 %"' in chart
 
 
-def test_a_gap_stays_open() -> None:
+def test_a_long_gap_is_not_joined() -> None:
     (path,) = paths(line_chart("load", [Line("", points_of(1, 2, None, 2, 3))], steps=10))
     assert path.count("M") == 2
     (path,) = paths(line_chart("load", [Line("", [(9, 1.0), (8, 2.0), (1, 2.0), (0, 1.0)])], steps=10))
@@ -63,7 +63,7 @@ def test_the_last_value_is_unknown_in_a_gap() -> None:
     assert "–" in "".join(parsed(chart).itertext())
 
 
-def test_a_level_line_is_two_points() -> None:
+def test_a_level_line_has_two_points() -> None:
     drawn = {line_chart("load", [Line("", points_of(*[0.0] * count))], steps=50) for count in (60, 70, 80)}
     (chart,) = drawn
     (path,) = paths(chart)

@@ -1,4 +1,4 @@
-"""Streams after an interrupt: nobody reads them, and no traceback keeps the server at work."""
+"""An interrupt closes the open streams, and the server stops generating."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nbruntime.generation import interrupts
 
 WORDS = ["Once", " upon", " a", " time"]
 SOON = 0.5
-"""Seconds within which the server knows that nobody waits any more."""
+"""Seconds within which the server gets the abort."""
 
 
 def endless(asked: Asked) -> Reply:
@@ -66,7 +66,7 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_named_stream_is_left_when_the_loops_body_is_interrupted(
+def test_named_stream_is_closed_when_its_loop_is_interrupted(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     named = endpoint.stream("x", rid="named")
@@ -89,7 +89,7 @@ def test_a_named_stream_is_left_when_the_loops_body_is_interrupted(
     assert named.error is None
 
 
-def test_all_open_streams_are_left(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_interrupt_closes_all_open_streams(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     streams = [endpoint.stream("x", rid=f"{n}") for n in range(3)]
     assert [next(each) for each in streams] == ["Once"] * 3
     with handling(signal.default_int_handler):
@@ -100,11 +100,11 @@ def test_all_open_streams_are_left(server: ScriptedServer, endpoint: RuntimeEndp
     assert {asked.json["rid"] for asked in server.wait_for("/abort_request", 3)} == {"0", "1", "2"}
 
 
-def test_the_handler_before_comes_back(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_previous_handler_is_restored(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     with handling(signal.default_int_handler):
         first, second = endpoint.stream("x"), endpoint.stream("y")
         ours = signal.getsignal(signal.SIGINT)
-        assert isinstance(ours, interrupts._Watch)
+        assert isinstance(ours, interrupts._SigintHandler)
         first.close()
         assert signal.getsignal(signal.SIGINT) is ours
         del second  # collected
@@ -114,7 +114,7 @@ def test_the_handler_before_comes_back(server: ScriptedServer, endpoint: Runtime
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_somebody_elses_handler_stays(endpoint: RuntimeEndpoint) -> None:
+def test_handler_that_was_set_later_stays(endpoint: RuntimeEndpoint) -> None:
     def theirs(number: int, frame: FrameType | None) -> None:
         raise AssertionError
 
@@ -125,7 +125,9 @@ def test_somebody_elses_handler_stays(endpoint: RuntimeEndpoint) -> None:
         assert signal.getsignal(signal.SIGINT) is theirs
 
 
-def test_a_handler_that_goes_on_keeps_its_streams(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_handler_that_does_not_raise_keeps_streams_open(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
     seen: list[int] = []
     with handling(lambda number, frame: seen.append(number)):
         running = endpoint.stream("x")
@@ -138,7 +140,7 @@ def test_a_handler_that_goes_on_keeps_its_streams(server: ScriptedServer, endpoi
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_what_python_does_not_handle_is_left_alone(endpoint: RuntimeEndpoint, handler: Any) -> None:
+def test_ignored_or_default_sigint_is_left_alone(endpoint: RuntimeEndpoint, handler: Any) -> None:
     with handling(handler):
         running = endpoint.stream("x")
         assert next(running) == "Once"
@@ -159,7 +161,7 @@ def test_streams_of_threads_are_not_interrupted(server: ScriptedServer, endpoint
     opened[0].close()
 
 
-def test_the_stream_of_an_earlier_cell_outlives_the_interrupt_of_a_later_one(
+def test_stream_of_an_earlier_cell_survives_the_interrupt_of_a_later_one(
     server: ScriptedServer, endpoint: RuntimeEndpoint
 ) -> None:
     with handling(signal.default_int_handler):

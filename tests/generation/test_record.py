@@ -49,7 +49,7 @@ def generation(**more: Any) -> Generation:
     return Generation(**{**values, **more})
 
 
-def test_what_it_holds() -> None:
+def test_properties_of_a_generation() -> None:
     made = generation()
     assert made.rid == "r"
     assert made.finish_reason == FinishReason("stop", matched=13)
@@ -75,7 +75,7 @@ def test_tokens() -> None:
     assert generation(output_ids=[]).tokens == []
 
 
-def test_repr_is_short_and_asks_nobody() -> None:
+def test_repr_is_short_and_sends_no_request() -> None:
     text = repr(generation(text="word " * 1000))
     assert len(text.splitlines()) == 3
     assert max(map(len, text.splitlines())) < 110
@@ -93,7 +93,7 @@ def test_repr_is_short_and_asks_nobody() -> None:
         ({"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}, "abort (Aborted)"),
     ],
 )
-def test_reasons(reason: dict[str, Any], text: str) -> None:
+def test_finish_reasons(reason: dict[str, Any], text: str) -> None:
     assert str(FinishReason.from_dict(reason)) == text
 
 
@@ -115,7 +115,7 @@ json_values: Any = st.recursive(
     st.none() | st.text(max_size=8) | st.lists(st.integers(), max_size=4),
     st.lists(st.floats(0, 10), max_size=4),
 )
-def test_written_and_read_again(
+def test_json_round_trip(
     text: str, ids: list[int], meta: dict[str, Any], prompt: Any, itl: list[float]
 ) -> None:
     made = Generation(text, ids, meta, prompt, 3, Timings(1.5, 0.5, tuple(itl)), [1, 2])
@@ -134,18 +134,18 @@ def test_written_and_read_again(
         assert repr(each) == repr(made)
 
 
-def test_an_answer_of_a_server_can_be_read() -> None:
+def test_from_dict_reads_an_answer_of_a_server() -> None:
     made = Generation.from_dict({"text": "a", "output_ids": [1], "meta_info": META, "index": 2}, prompt="p")
     assert (made.text, made.index, made.prompt, made.timings) == ("a", 2, "p", Timings())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"text"'])
-def test_what_is_no_record_is_not_read(text: str) -> None:
+def test_from_json_refuses_text_that_is_no_object(text: str) -> None:
     with pytest.raises(errors.ArgumentTypeError, match="to_json"):
         Generation.from_json(text)
 
 
-def test_the_servers_own_times_stand_beside_the_clients() -> None:
+def test_server_times_and_client_timings() -> None:
     made = generation(meta_info={**META, "queue_time": 0.002, "decode_throughput": None})
     assert made.server_times == {"queue_time": 0.002, "e2e_latency": 0.5}
     assert "server 500 ms, queued 2 ms" in repr(made)
@@ -159,7 +159,7 @@ class Frame:
         self.rows, self.columns = rows, columns
 
 
-def test_a_table_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=Frame))
     frame = generation(timings=Timings(0.4, 0.1, (0.25,))).to_frame()
     assert frame.columns == ["id", "text", "logprob", "probability", "seconds"]
@@ -170,7 +170,7 @@ def test_a_table_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row[-1] for row in generation(timings=Timings(0.4)).to_frame().rows] == [None, None]
 
 
-def test_a_table_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_frame_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
     with pytest.raises(errors.MissingPackageError, match="pip install pandas") as caught:
         generation().to_frame()
@@ -209,7 +209,7 @@ def test_usage_of_parts_is_the_usage_of_the_whole(counts: list[tuple[int, int, i
     assert halves.completion_tokens == sum(each[2] for each in counts)
 
 
-def test_times() -> None:
+def test_timings_from_arrivals() -> None:
     assert Timings.from_arrivals(0.0, [], None) == Timings(None, None, ())
     made = Timings.from_arrivals(1.0, [(1.25, 2), (1.5, 1), (2.5, 4)], 3.0)
     assert made == Timings(total=2.0, ttft=0.25, itl=(0.25, 0.25, 0.25, 0.25, 0.25))
@@ -258,12 +258,12 @@ def test_tokens_that_arrive_together_are_one_arrival() -> None:
         "5",
     ],
 )
-def test_what_is_no_record_is_refused(text: str) -> None:
-    with pytest.raises(errors.ArgumentTypeError, match="Give what to_json"):
+def test_from_json_refuses_wrong_types(text: str) -> None:
+    with pytest.raises(errors.ArgumentTypeError, match="Pass the result of to_json"):
         Generation.from_json(text)
 
 
-def test_figures_that_are_none_do_not_break_a_record() -> None:
+def test_meta_info_with_numbers_of_a_wrong_type() -> None:
     names = ("completion_tokens", "prompt_tokens", "cached_tokens", "e2e_latency", "queue_time")
     made = Generation("ab", [1, 2], {**dict.fromkeys(names, "2"), "output_token_logprobs": [[1, 2]]})
     assert "2 tokens" in repr(made)
@@ -272,7 +272,7 @@ def test_figures_that_are_none_do_not_break_a_record() -> None:
         _ = made.tokens
 
 
-def test_a_dict_of_a_record_is_a_copy() -> None:
+def test_to_dict_returns_a_copy() -> None:
     made = generation(meta_info={"finish_reason": {"type": "stop"}}, prompt_token_ids=[1])
     given = made.to_dict()
     given["meta_info"]["finish_reason"]["type"] = "length"
@@ -281,7 +281,7 @@ def test_a_dict_of_a_record_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("when", ["close", "abort"])
-def test_an_interrupt_while_a_stream_is_left_does_not_lose_the_abort(when: str) -> None:
+def test_interrupt_while_closing_does_not_lose_the_abort(when: str) -> None:
     interrupts = iter([True])
     queued: list[Callable[[], None]] = []
     aborted: list[Sequence[str]] = []
@@ -333,14 +333,14 @@ def test_errors_keep_what_they_carry() -> None:
     assert str(launch).splitlines()[-1].strip() == "two"
 
 
-def test_the_log_of_a_failed_launch_steers_no_terminal() -> None:
+def test_launch_error_escapes_control_characters_of_the_log() -> None:
     launch = errors.LaunchError("No server", cause="bad\x1b[31m", log_lines=["\x1b[2J 10%\r20%"])
     assert "\x1b" not in str(launch)
     assert "\r" not in str(launch)
     assert launch.log_lines == ("\x1b[2J 10%\r20%",)
 
 
-def test_a_request_that_is_too_long_says_what_to_do() -> None:
+def test_error_of_a_too_long_request_has_a_hint() -> None:
     words = "The input (9000 tokens) is longer than the model's context length (8192 tokens)."
     error = error_of_response(400, json.dumps({"error": {"message": words}}))
     assert str(error).splitlines() == [
@@ -349,7 +349,7 @@ def test_a_request_that_is_too_long_says_what_to_do() -> None:
     ]
 
 
-def test_errors_are_what_python_knows() -> None:
+def test_errors_inherit_from_builtin_errors() -> None:
     assert issubclass(errors.ArgumentValueError, ValueError)
     assert issubclass(errors.ArgumentTypeError, TypeError)
     assert issubclass(errors.ServerConnectionError, ConnectionError)
@@ -357,8 +357,8 @@ def test_errors_are_what_python_knows() -> None:
     assert issubclass(errors.LaunchTimeoutError, TimeoutError)
 
 
-def test_result_may_be_asked_for_while_other_threads_read() -> None:
-    """As somebody does who asks for the result in one cell while a view in another is showing it."""
+def test_result_while_other_threads_read() -> None:
+    """As when a cell asks for the result while a view reads the stream."""
     events = [
         {"text": "ab" * count, "output_ids": [1] * count, "meta_info": {"completion_tokens": count}}
         for count in range(1, 41)
@@ -389,7 +389,7 @@ def incremental(text: str, count: int, index: int = 0) -> bytes:
     return f"data: {json.dumps(event)}\n\n".encode()
 
 
-def test_what_comes_after_a_stream_was_left_adds_nothing() -> None:
+def test_bytes_after_the_end_of_a_stream_are_ignored() -> None:
     """An event was cut in two by the end: without it, the next ones would make another text."""
     second = incremental(" upon", 2)
     waiting, left = threading.Event(), threading.Event()
@@ -405,7 +405,7 @@ def test_what_comes_after_a_stream_was_left_adds_nothing() -> None:
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(list, stream)
         assert waiting.wait(10)
-        with stream._progress._lock:  # the reader is behind
+        with stream._state._lock:  # the reader is behind
             stream.close()
         assert reader.result(10) == ["Once"]
     assert stream.text == "Once"

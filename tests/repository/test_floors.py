@@ -297,7 +297,7 @@ def test_no_modules_import_each_other_in_a_circle(tmp_path: Path) -> None:
         ("attic/things.py", "import os", "attic has no floor"),
     ],
 )
-def test_a_violation_is_seen(tmp_path: Path, path: str, source: str, why: str) -> None:
+def test_a_violation_is_reported(tmp_path: Path, path: str, source: str, why: str) -> None:
     package = _tree(tmp_path, {path: source})
     (complaint,) = complaints(package)
     print(complaint)
@@ -319,7 +319,7 @@ def test_a_violation_is_seen(tmp_path: Path, path: str, source: str, why: str) -
         ("__init__.py", "from ._version import __version__\ndef f():\n    from .runtime import Runtime"),
     ],
 )
-def test_what_a_floor_allows_is_let_through(tmp_path: Path, path: str, source: str) -> None:
+def test_allowed_imports_are_accepted(tmp_path: Path, path: str, source: str) -> None:
     assert complaints(_tree(tmp_path, {path: source})) == []
 
 

@@ -1,4 +1,4 @@
-"""`import nbruntime` is light, and still shows everything it has."""
+"""`import nbruntime` loads little and offers every public name."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def loaded_by(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
-def test_nothing_heavy_is_loaded() -> None:
+def test_importing_loads_no_heavy_package() -> None:
     # What the interpreter loads by itself, through .pth files, is not ours.
     ours = loaded_by("import nbruntime; dir(nbruntime); nbruntime.__version__") - loaded_by("")
     print(f"{len(ours)} modules: {', '.join(sorted(ours))}")
     assert [name for name in HEAVY if name in ours] == []
 
 
-def test_the_words_need_the_standard_library_only() -> None:
+def test_the_protocol_needs_only_the_standard_library() -> None:
     code = "import nbruntime.generation, nbruntime.errors, nbruntime.protocol.failures"
     ours = loaded_by(code) - loaded_by("")
     third_party = {
@@ -39,11 +39,11 @@ def test_the_words_need_the_standard_library_only() -> None:
 
 
 @pytest.mark.parametrize("name", nbruntime.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(nbruntime, name) is not None
     assert name in dir(nbruntime)
 
 
-def test_a_wrong_name() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'RuntimeEndpont'"):
         _ = nbruntime.RuntimeEndpont

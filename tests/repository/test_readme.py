@@ -1,4 +1,4 @@
-"""The README's blocks of Python do what they say."""
+"""The README's blocks of Python run."""
 
 from __future__ import annotations
 

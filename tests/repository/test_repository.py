@@ -1,4 +1,4 @@
-"""What the files of the repository promise to readers: docstrings, documents and notebooks that hold."""
+"""The repository's files: docstrings, documents and notebooks that hold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_FOR_A_REPOSITORY = re.compile(
     r"/(?:work|root|home|farm)/|/opt/(?:wheels|pypi)|/tmp/"
     r"|pythonhosted\.org|pypi\.org|download\.pytorch\.org|registry\.npmjs\.org|deb\.debian\.org"
 )
-"""Paths of somebody's machine, and hosts of registries, which are the business of pip's own settings."""
+"""Paths of one machine, and hosts of registries, which belong into pip's own settings."""
 
 
 def _tracked(*patterns: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Without a browser the browser tests are left out with one plain line; in CI that is a failure."""
+"""Without a browser the browser tests are left out and the run says so; in CI that is a failure."""
 
 from __future__ import annotations
 

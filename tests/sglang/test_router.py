@@ -85,7 +85,7 @@ def client(request: pytest.FixtureRequest, router: Router) -> Iterator[Blocking 
         yield driver
 
 
-def test_it_is_one_server(client: Blocking | Async) -> None:
+def test_the_router_looks_like_one_server(client: Blocking | Async) -> None:
     assert client.call("health")
     assert "SmolLM2-135M-Instruct" in client.call("get_model_name")
     assert client.call("models")[0]["id"] == "SmolLM2-135M-Instruct"
@@ -153,7 +153,7 @@ def test_a_stream_that_is_left_or_aborted_ends_on_its_worker(router: Router) -> 
             endpoint.abort("by name")
 
 
-def test_loads_count_what_each_worker_has(router: Router) -> None:
+def test_loads_count_the_requests_of_all_workers(router: Router) -> None:
     with RuntimeEndpoint(router.url, api_key=KEY) as endpoint, ExitStack() as stack:
         for _ in range(2):
             stream = endpoint.stream("Once upon a time", max_new_tokens=2000, ignore_eos=True)
@@ -169,7 +169,7 @@ def test_loads_count_what_each_worker_has(router: Router) -> None:
         wait_until(lambda: router.running() == 0)
 
 
-def test_many_at_once_are_spread(router: Router) -> None:
+def test_concurrent_requests_are_spread_over_the_workers(router: Router) -> None:
     before = router.answered()
     with RuntimeEndpoint(router.url, api_key=KEY) as endpoint, ThreadPoolExecutor(12) as pool:
         prompts = [f"{number} times {number + 3} is" for number in range(12)]
@@ -184,7 +184,7 @@ def test_many_at_once_are_spread(router: Router) -> None:
     assert [answer.text for answer in answers] == alone
 
 
-def test_what_the_router_refuses_is_said(router: Router) -> None:
+def test_errors_of_the_router_are_reported(router: Router) -> None:
     with RuntimeEndpoint(router.url, api_key=KEY) as endpoint:
         with pytest.raises(ServerStatusError, match="expected a string"):
             endpoint.complete(["a batch", "of texts"], max_new_tokens=1)
@@ -192,12 +192,12 @@ def test_what_the_router_refuses_is_said(router: Router) -> None:
 
 
 @pytest.mark.parametrize("key", ["sk-other", None])
-def test_the_key_of_the_workers_is_asked_for(router: Router, key: str | None) -> None:
+def test_the_key_of_the_workers_is_required(router: Router, key: str | None) -> None:
     with pytest.raises(AuthenticationError):
         RuntimeEndpoint(router.url, api_key=key)
 
 
-def test_a_worker_less(router: Router) -> None:
+def test_requests_succeed_when_a_worker_ends(router: Router) -> None:
     """Last of all: one of the workers goes, and the other one answers."""
     gone, _ = router.workers
     with RuntimeEndpoint(router.url, api_key=KEY) as endpoint:

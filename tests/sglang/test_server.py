@@ -58,7 +58,7 @@ def client(request: pytest.FixtureRequest, sglang: SglangServer) -> Iterator[Blo
 # The launch
 
 
-def test_the_launch_says_how_far_it_is(runtime: Runtime) -> None:
+def test_the_launch_reports_phases(runtime: Runtime) -> None:
     names = [name for name, _ in runtime.phases.history]
     print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in runtime.phases.history))
     assert names == ["starting", "loading weights", "allocating the KV cache", "warming up", "ready"]
@@ -139,7 +139,7 @@ def test_prefixes_and_profiles(runtime: Runtime, tmp_path: Path) -> None:
     assert [path.name.endswith("-TP-0.trace.json.gz") for path in tmp_path.rglob("*.gz")] == [True]
 
 
-def test_a_model_that_generates_embeds_nothing(runtime: Runtime) -> None:
+def test_a_generating_model_refuses_encode(runtime: Runtime) -> None:
     with pytest.raises(BadRequestError, match="embedding"):
         runtime.encode("Hello, world!")
 
@@ -147,7 +147,7 @@ def test_a_model_that_generates_embeds_nothing(runtime: Runtime) -> None:
 # Both clients
 
 
-def test_what_the_server_is(client: Blocking | Async) -> None:
+def test_server_and_model_info(client: Blocking | Async) -> None:
     assert os.path.isdir(client.call("get_model_name"))
     assert client.call("get_server_info")["version"] == "0.5.23"
     assert client.call("models")[0]["max_model_len"] == 8192
@@ -273,7 +273,7 @@ def test_an_interrupt_stops_the_work_and_not_the_server(sglang: SglangServer) ->
     assert sglang.runtime.endpoint.complete(PROMPT, temperature=0, max_new_tokens=8).text == ANSWER
 
 
-def test_the_panel_reads_it(sglang: SglangServer) -> None:
+def test_the_panel_shows_the_server(sglang: SglangServer) -> None:
     monitor = ServerPanel(sglang.runtime.endpoint, runtime=sglang.runtime).monitor
     monitor.poll()
     load = monitor.load()
@@ -318,7 +318,7 @@ def test_frontend_language(sglang: SglangServer) -> None:
 # The end
 
 
-def test_shutdown_leaves_nothing(sglang: SglangServer) -> None:
+def test_shutdown_leaves_no_process(sglang: SglangServer) -> None:
     tree = sglang.tree()
     address = urlsplit(sglang.url)
     sglang.runtime.shutdown()

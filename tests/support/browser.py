@@ -281,7 +281,7 @@ class NotebookPage:
         self.await_idle()
 
     def reopen(self, *, trusted: bool, change: Callable[[Any], None] | None = None) -> None:
-        """Save the notebook, and read the file as somebody does who has not got its kernel.
+        """Save the notebook, and read the file as it is without its kernel.
 
         Parameters
         ----------

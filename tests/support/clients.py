@@ -1,22 +1,30 @@
-"""Both clients behind one blocking face, so that one test asks both of them."""
+"""Both clients behind one blocking interface, so that one test asks both of them; and helpers for streams."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
+from nbruntime import errors
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 from nbruntime.generation import AsyncGenerationStream, GenerationStream
+from support.scripted_server import ScriptedServer
+
+SOON = 0.5
+"""Seconds within which a server knows that its answer is not read any more."""
 
 KINDS = ("blocking", "async")
 
 
 @dataclass
 class Reading:
-    """What came of a stream that was read to its end."""
+    """The texts and the error of a stream that was read to its end."""
 
     texts: list[str] = field(default_factory=list)
     error: Exception | None = None
@@ -118,3 +126,34 @@ def connected(kind: str, url: str, **options: Any) -> Iterator[Blocking | Async]
         yield driver
     finally:
         driver.close()
+
+
+def failure(action: Callable[[], Any]) -> errors.NbruntimeError:
+    """Give the error that an action ends with."""
+    with pytest.raises(errors.NbruntimeError) as caught:
+        action()
+    return caught.value
+
+
+async def stream_text(endpoint: RuntimeEndpoint, prompt: str, **arguments: Any) -> AsyncGenerator[str, None]:
+    """Read a stream with the asynchronous client that has an endpoint's settings."""
+    async with (
+        AsyncRuntimeEndpoint.beside(endpoint) as client,
+        await client.stream(prompt, **arguments) as running,
+    ):
+        async for text in running:
+            yield text
+
+
+async def collect(endpoint: RuntimeEndpoint) -> list[str]:
+    return [text async for text in stream_text(endpoint, "x", max_new_tokens=4)]
+
+
+async def wait_until_left(server: ScriptedServer, rid: str, since: float) -> float:
+    """Wait until the server knows that a request was left; give the seconds that it took."""
+    while not (server.gone.is_set() and server.to("/abort_request")):
+        assert time.monotonic() - since < 10
+        await asyncio.sleep(0.002)
+    took = time.monotonic() - since
+    assert server.to("/abort_request")[0].json == {"rid": rid}
+    return took

@@ -9,15 +9,26 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from nbruntime.protocol.server_arguments import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
-from support.server_client import HttpFace
+from support.server_client import ServerClient
+
+PROMPT = "The capital of France is"
+STORY = "Once upon a time there was a little robot who wanted to learn how to paint. "
+CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+LONG = "".join(f"{number}. {STORY}" for number in range(1, 31))
+"""More than two chunks of prefill."""
+
+WITNESS_TOKENS = 90
 
 START_SECONDS = 280
 """Time to start, with the model's download."""
 
 
-class EmbeddedServer(HttpFace):
+class EmbeddedServer(ServerClient):
     """A running ``python -m nbruntime.embedded`` on a free port."""
 
     def __init__(self, *flags: str, api_key: str | None = None, admin_api_key: str | None = None) -> None:
@@ -84,3 +95,14 @@ class EmbeddedServer(HttpFace):
         took = time.monotonic() - began
         self._reader.join(10)
         return code, took
+
+
+@contextmanager
+def witness(server: EmbeddedServer, alone: str) -> Iterator[None]:
+    """Read a stream during the block; its text must be that of an undisturbed one."""
+    with server.stream(PROMPT, max_new_tokens=WITNESS_TOKENS, ignore_eos=True) as events:
+        next(events)
+        with ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(list, events)
+            yield
+            assert rest.result()[-1]["text"] == alone

@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--say", action="append", default=[], help="print this line while loading")
-    parser.add_argument("--gate", help="wait while loading until somebody writes to this fifo")
+    parser.add_argument("--gate", help="wait while loading until this fifo is written to")
     parser.add_argument("--fail", help="write this line and exit with code 3 while loading")
     parser.add_argument("--fail-asked", help="the same, when it is asked for its model")
     parser.add_argument("--kill", type=int, help="die of this signal while loading")

@@ -16,7 +16,7 @@ TAGS = {
 
 
 def parsed(html: str) -> ElementTree.Element:
-    """Parse HTML as XML; fails where it is not well-formed or has an element that nobody meant."""
+    """Parse HTML as XML; fails where it is not well-formed or has an unexpected element."""
     root = ElementTree.fromstring(f"<root>{html}</root>")
     for element in root.iter():
         tag = element.tag.rpartition("}")[2]

@@ -1,4 +1,4 @@
-"""A small HTTP server that answers as a test tells it to, and keeps what it was asked.
+"""A small HTTP server that sends scripted answers and records its requests.
 
 Standard library only. Streams are sent piece by piece, with a wait for an event wherever a test needs to
 look in between, so that no test sleeps.
@@ -23,6 +23,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+WORDS = ["Once", " upon", " a", " time"]
+KEY = "sk-very-secret-1234"
+
 WAIT = 20.0
 """Seconds that a scripted wait lasts at most, so that a broken test ends."""
 
@@ -37,7 +40,7 @@ MODEL_INFO = {
 
 @dataclass
 class Asked:
-    """One request, as it came."""
+    """One request that the server received."""
 
     method: str
     path: str
@@ -61,7 +64,7 @@ CUT = object()
 """In a stream: close the connection here."""
 
 RESET = object()
-"""In a stream: reset the connection here, so that the client gets no orderly end."""
+"""In a stream: reset the connection here."""
 
 
 @dataclass
@@ -106,7 +109,7 @@ def dump(value: Any) -> bytes:
 
 
 def answer(text: str, ids: list[int] | None = None, **meta: Any) -> dict[str, Any]:
-    """Make the object that `/generate` answers with."""
+    """Make an answer of `/generate`."""
     ids = list(range(100, 100 + len(text.split()))) if ids is None else ids
     info = {
         "id": "scripted",
@@ -129,7 +132,23 @@ def cumulative(words: list[str], rid: str = "scripted", **meta: Any) -> list[dic
     return events
 
 
+def events(rid: str = "scripted", **meta: Any) -> list[dict[str, Any]]:
+    """Make the events of a cumulative stream of `WORDS`."""
+    return cumulative(WORDS, rid, **meta)
+
+
 Handler = Callable[[Asked], Reply]
+
+
+def endless(wait: Wait | None = None, words: int = 2) -> Handler:
+    """Make a stream of `WORDS` that stops in its middle until the test says go, or the client is gone."""
+    place = wait or Wait()
+
+    def reply(asked: Asked) -> Reply:
+        made = events(asked.json["rid"])
+        return stream(*made[:words], place, *made[words:])
+
+    return reply
 
 
 class ScriptedServer:
@@ -185,24 +204,26 @@ class ScriptedServer:
         self._handlers.pop(path, None)
 
     def to(self, path: str) -> list[Asked]:
-        """The requests to one route."""
+        """Return the requests to one route."""
         with self._lock:
             return [asked for asked in self.asked if asked.path.partition("?")[0] == path]
 
     def wait_for(self, path: str, count: int = 1) -> list[Asked]:
-        """Wait until a route was asked so many times."""
+        """Wait until a route has received `count` requests, and return them."""
 
         def there() -> bool:
             return sum(asked.path.partition("?")[0] == path for asked in self.asked) >= count
 
         with self._arrived:
-            assert self._arrived.wait_for(there, WAIT), f"{path} was not asked {count} times"
+            assert self._arrived.wait_for(there, WAIT), f"{path} did not receive {count} requests"
         return self.to(path)
 
     def wait_for_closed(self, count: int) -> None:
-        """Wait until the server has closed so many connections."""
+        """Wait until the server has closed `count` connections."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: self.closed >= count, WAIT), "the server closes nothing"
+            assert self._arrived.wait_for(lambda: self.closed >= count, WAIT), (
+                "the server did not close its connections"
+            )
 
     def note_closed(self) -> None:
         with self._arrived:
@@ -247,7 +268,7 @@ class _Listener(ThreadingHTTPServer):
         self.script.note_closed()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away are what is tested."""
+        """Print nothing: tests disconnect clients on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""A server of SGLang's protocol as tests talk to it, whichever it is."""
+"""A client for the HTTP tests of any server of SGLang's protocol."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from typing import Any
 import requests
 
 
-class HttpFace:
-    """The requests that tests send to a server.
-
-    A subclass has its ``url``, and its ``api_key`` if it has one.
-    """
+class ServerClient:
+    """Sends requests to the server at ``url``, with its ``api_key``; a subclass sets both."""
 
     url: str
     api_key: str | None = None
@@ -41,7 +38,7 @@ class HttpFace:
         return self.request("POST", path, body, **options)
 
     def generate(self, prompt: Any, *, fields: dict[str, Any] | None = None, **params: Any) -> Any:
-        """Generate greedily, unless `params` say otherwise, and give the answer's JSON."""
+        """Return the JSON of an answer; greedy unless `params` say otherwise."""
         answer = self.post("/generate", generate_body(prompt, fields, **params))
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -50,7 +47,7 @@ class HttpFace:
     def stream(
         self, prompt: Any, *, fields: dict[str, Any] | None = None, **params: Any
     ) -> Iterator[Iterator[dict[str, Any]]]:
-        """Open a stream and give its events as they come; leaving early closes the connection."""
+        """Open a stream and yield its events as they arrive; leaving early closes the connection."""
         body = generate_body(prompt, {"stream": True, **(fields or {})}, **params)
         with self.post("/generate", body, stream=True) as answer:
             assert answer.status_code == 200, answer.text
@@ -63,7 +60,7 @@ class HttpFace:
             return list(events)
 
     def load(self) -> dict[str, Any]:
-        """What the server is doing, from ``/v1/loads``."""
+        """Return the first load of ``/v1/loads``."""
         load: dict[str, Any] = self.get("/v1/loads").json()["loads"][0]
         return load
 
@@ -72,14 +69,14 @@ class HttpFace:
 
 
 def generate_body(prompt: Any, fields: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
-    """A body of ``/generate``: text or token ids, one or several; greedy unless `params` say otherwise."""
+    """Make a body of ``/generate`` from text or token ids; greedy unless `params` say otherwise."""
     first = prompt[0] if isinstance(prompt, list) and prompt else prompt
     name = "text" if isinstance(first, str) else "input_ids"
     return {name: prompt, "sampling_params": {"temperature": 0, **params}, **(fields or {})}
 
 
 def read_events(answer: requests.Response) -> Iterator[dict[str, Any]]:
-    """The events of a stream, until its end mark."""
+    """Yield the events of a stream until its end mark."""
     for line in answer.iter_lines(chunk_size=None):
         if line == b"data: [DONE]":
             return
@@ -89,10 +86,10 @@ def read_events(answer: requests.Response) -> Iterator[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for something that only asking tells."""
+    """Poll until `condition` returns true."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)
 
 

@@ -10,7 +10,7 @@ import psutil
 
 from nbruntime import Runtime
 from nbruntime.embedded.models.resolve import resolve_model
-from support.server_client import HttpFace
+from support.server_client import ServerClient
 
 STAND_INS = Path(__file__).parents[1] / "sglang_cpu" / "stand_ins"
 
@@ -53,7 +53,7 @@ def options() -> dict[str, Any]:
     }
 
 
-class SglangServer(HttpFace):
+class SglangServer(ServerClient):
     """A `Runtime` of the real server, and the face that the embedded one has in tests."""
 
     def __init__(self, api_key: str | None = None, **arguments: Any) -> None:

@@ -41,10 +41,8 @@ class RadixTree:
 
     def __init__(self) -> None:
         self.root = Node([], [], None, locks=1)
-        self.size = 0
-        """Tokens in the tree."""
+        self.size = 0  # tokens
         self.locked = 0
-        """Locked tokens."""
         self._clock = 0
 
     def match(self, tokens: Sequence[int]) -> tuple[list[int], Node]:

@@ -40,23 +40,14 @@ class Engine:
 
     Parameters
     ----------
-    runner : ModelRunner
-        The model, with its cache allocated.
-    scheduler : Scheduler
-        Decides what a step computes.
-    sampler : Sampler
-        Chooses tokens.
+    runner, scheduler, sampler
+        The model, with its cache allocated; what decides about a step; what chooses tokens.
     max_queued : int
         Number of requests that may wait; further ones are aborted with status 503.
     post : callable
         Runs a function in the thread that receives updates, such as ``loop.call_soon_threadsafe``.
     on_end : callable
         Called by `post` when the engine's thread has ended, by `stop` or by a failure.
-
-    Attributes
-    ----------
-    failed : bool
-        Whether a failure of the engine itself ended the thread.
     """
 
     def __init__(
@@ -77,7 +68,7 @@ class Engine:
         self._max_queued = max_queued
         self._post = post
         self._on_end = on_end
-        self.failed = False
+        self.failed = False  # True if a failure of the engine itself ended the thread
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

@@ -114,15 +114,12 @@ class StepProfiler:
         self._profile.start()
 
     def _finish(self) -> None:
-        """Write the trace and wait for the other stage, if it is still to come.
-
-        A full disk must not fail the requests of the step.
-        """
+        """Write the trace and wait for the other stage, if it is still to come."""
         options = self._options
         try:
             self._write()
         except OSError:
-            logger.exception("the profile could not be written")
+            logger.exception("the profile could not be written")  # the step's requests must not fail
         self._stages_done.add(self._stage)
         if options is None or not options.by_stage or self._stages_done == {"EXTEND", "DECODE"}:
             self._options = None
@@ -150,14 +147,11 @@ class StepProfiler:
 
 
 def profile_options(body: dict[str, Any]) -> ProfileOptions:
-    """Read the body of ``/start_profile``; ValueError if a value is wrong.
-
-    Numbers may be strings, as SGLang's own tool sends them.
-    """
+    """Read the body of ``/start_profile``; ValueError if a value is wrong."""
 
     def number(name: str) -> int | None:
         value = body.get(name)
-        return None if value is None else int(value)
+        return None if value is None else int(value)  # SGLang's own tool sends strings
 
     def flag(name: str, default: bool) -> bool:
         value = body.get(name)

@@ -61,8 +61,8 @@ class Request:
     hidden_state: list[float] | None = None
     finish_reason: dict[str, Any] | None = None
     times: Times = field(default_factory=Times)
+    new_logprobs: LogprobRecord = field(default_factory=LogprobRecord)  # of tokens not delivered yet
     _delivered: int = 0
-    _new_logprobs: LogprobRecord = field(default_factory=LogprobRecord)
 
     @property
     def token_ids(self) -> list[int]:
@@ -74,16 +74,8 @@ class Request:
         """Number of tokens of prompt and answer."""
         return len(self.prompt_ids) + len(self.output_ids)
 
-    @property
-    def new_logprobs(self) -> LogprobRecord:
-        """Log-probabilities of tokens that were not delivered yet."""
-        return self._new_logprobs
-
     def append(self, token_id: int, stop_ids: frozenset[int]) -> None:
-        """Add a chosen token, and finish the request if the token or a stop string ends it.
-
-        `stop_ids` are the model's end tokens.
-        """
+        """Add a chosen token; finish the request if it, one of `stop_ids`, or a stop string ends it."""
         params = self.params
         if not self.output_ids:
             self.times.first_token = now()
@@ -137,9 +129,9 @@ class Request:
         update = Update(
             text=self.stream.text,
             token_ids=self.output_ids[self._delivered :],
-            logprobs=self._new_logprobs if self.logprobs is not None else None,
+            logprobs=self.new_logprobs if self.logprobs is not None else None,
             finish_reason=self.finish_reason,
         )
         self._delivered = len(self.output_ids)
-        self._new_logprobs = LogprobRecord()
+        self.new_logprobs = LogprobRecord()
         return update

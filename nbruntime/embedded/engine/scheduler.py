@@ -221,13 +221,11 @@ class Scheduler:
         if not self.cache.reuse or not self.extending:
             return False
         known = self.cache.known(tokens)
+        end = known + SHARED_PREFIX
+        if len(tokens) < end:
+            return False
         busy = {part.request for part in parts} | set(self.extending)
-        for other in busy:
-            theirs = other.token_ids
-            end = known + SHARED_PREFIX
-            if len(tokens) >= end and theirs[:end] == tokens[:end]:
-                return True
-        return False
+        return any(other.token_ids[:end] == tokens[:end] for other in busy)
 
     def _plan_decode(self) -> DecodeStep:
         # The last chosen token has no slot yet; the newest requests make room for the oldest.

@@ -14,8 +14,7 @@ from nbruntime.embedded.service.field_types import FieldTypes, check_types, shor
 
 Checked = TypeVar("Checked")
 
-_LARGE_BODY = 2**20
-"""Size in bytes above which a body is parsed and checked in a thread."""
+_LARGE_BODY = 2**20  # bytes
 
 _NOT_AN_OBJECT = "Input should be a dictionary, sent as application/json"
 
@@ -23,20 +22,9 @@ _NOT_AN_OBJECT = "Input should be a dictionary, sent as application/json"
 async def read_object(
     request: web.Request, check: Callable[[dict[str, Any]], Checked], *, required: bool = True
 ) -> Checked:
-    """Read a JSON object and check it; a large one in a thread.
+    """Read a JSON object and give the result of `check`; ReplyError for any other body.
 
-    Parameters
-    ----------
-    request : web.Request
-    check : callable
-        Takes the object, raises `ReplyError` if it is wrong, and gives the result.
-    required : bool
-        Whether an empty body is an error; otherwise it is an empty object.
-
-    Raises
-    ------
-    ReplyError
-        If the body is missing, not JSON, not an object, or refused by `check`.
+    A large body is read and checked in a thread. Unless `required`, an empty body is an empty object.
     """
     declared = request.headers.get("Content-Type", "application/json").partition(";")[0].strip().lower()
     if not (declared == "application/json" or declared.endswith("+json")):
@@ -58,10 +46,9 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     try:
         body = parse_json(raw)
     except (ValueError, RecursionError) as error:
-        at = getattr(error, "pos", 0)
         problem = {
             "type": "json_invalid",
-            "loc": ("body", at),
+            "loc": ("body", getattr(error, "pos", 0)),
             "msg": "JSON decode error",
             "input": {},
             "ctx": {"error": str(error)},
@@ -76,11 +63,6 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
 
 def parse_json(raw: bytes) -> Any:
     r"""Parse JSON as strictly as SGLang: UTF-8 only, no ``NaN``, no half of a surrogate pair.
-
-    Raises
-    ------
-    ValueError
-        If it is not JSON.
 
     Examples
     --------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import chain
 from typing import Any
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from nbruntime.embedded.engine.profiler import ProfileOptions, ProfilerBusy, pro
 from nbruntime.embedded.http.bodies import checker, read_object
 from nbruntime.embedded.http.replies import json_reply, text_reply
 from nbruntime.embedded.http.state import state_of
-from nbruntime.embedded.service.errors import ReplyError, bad_value, http_error, invalid_body
+from nbruntime.embedded.service.errors import bad_value, http_error, invalid_body
 from nbruntime.embedded.service.field_types import (
     is_bool,
     is_int,
@@ -22,12 +23,8 @@ from nbruntime.embedded.service.field_types import (
     shortened,
 )
 
-_FLUSHED = (
-    "Cache flushed.\nPlease check backend logs for more details. "
-    "(When there are running or waiting requests, the operation will not be performed.)\n"
-)
-_NOT_FLUSHED = (
-    "Flush cache failed.\nPlease check backend logs for more details. "
+_FLUSH_REPLY = (
+    "{}\nPlease check backend logs for more details. "
     "(When there are running or waiting requests, the operation will not be performed.)\n"
 )
 
@@ -62,9 +59,9 @@ async def flush_cache(request: web.Request) -> web.Response:
     deadline = time.monotonic() + _timeout(request)
     while True:
         if await asyncio.wrap_future(engine.call(engine.flush_cache)):
-            return text_reply(_FLUSHED)
+            return text_reply(_FLUSH_REPLY.format("Cache flushed."))
         if time.monotonic() >= deadline:
-            return text_reply(_NOT_FLUSHED, status=400)
+            return text_reply(_FLUSH_REPLY.format("Flush cache failed."), status=400)
         await asyncio.sleep(0.02)
 
 
@@ -88,11 +85,7 @@ def _timeout(request: web.Request) -> float:
 
 
 async def abort_request(request: web.Request) -> web.Response:
-    """Serve ``/abort_request``: abort the request ``rid`` and those whose ids begin with it, or all.
-
-    As in SGLang (``srt/managers/tokenizer_manager.py``), an id that is not active, such as the id given to a
-    batch, is ignored.
-    """
+    """Serve ``/abort_request``: abort an active request and those whose ids begin with its id, or all."""
     state = state_of(request)
     engine = state.service.engine
     body = await read_object(request, _check_abort)
@@ -140,14 +133,9 @@ async def tokenize(request: web.Request) -> web.Response:
     body = await read_object(request, _check_tokenize)
     prompt, messages = body.get("prompt"), body.get("messages")
     if (prompt is None) == (messages is None):
-        problem = "Exactly one of 'prompt' or 'messages' must be provided."
+        message = "Value error, Exactly one of 'prompt' or 'messages' must be provided."
         raise invalid_body(
-            {
-                "type": "value_error",
-                "loc": ("body",),
-                "msg": f"Value error, {problem}",
-                "input": shortened(body),
-            }
+            {"type": "value_error", "loc": ("body",), "msg": message, "input": shortened(body)}
         )
     special = messages is None and body.get("add_special_tokens", True)
 
@@ -190,14 +178,12 @@ async def detokenize(request: web.Request) -> web.Response:
     skip = body.get("skip_special_tokens", True)
     nested = bool(given) and isinstance(given[0], list)
     lists = given if nested else [given]
-    vocab = service.facts.vocab_size
 
     def texts() -> list[str]:
-        foreign = next((value for each in lists for value in each if not 0 <= value < vocab), None)
+        foreign = service.facts.foreign_token(chain.from_iterable(lists))
         if foreign is not None:
-            raise bad_value(
-                f"tokens contains out-of-vocabulary token id {foreign}; valid range is [0, {vocab})."
-            )
+            valid = f"valid range is [0, {service.facts.vocab_size})"
+            raise bad_value(f"tokens contains out-of-vocabulary token id {foreign}; {valid}.")
         return [service.tokenizer.decode(each, skip_special_tokens=skip) for each in lists]
 
     found = await state.admission.in_worker(texts)
@@ -207,5 +193,4 @@ async def detokenize(request: web.Request) -> web.Response:
 def _require_json(request: web.Request) -> None:
     if request.content_type != "application/json":
         message = "Unsupported Media Type: Only 'application/json' is allowed"
-        body = {"object": "error", "message": message, "type": "Bad Request", "param": None, "code": 400}
-        raise ReplyError(400, body, message)
+        raise http_error(400, message, "Bad Request")

@@ -56,8 +56,8 @@ async def server_info(request: web.Request) -> web.Response:
     """Serve ``/server_info``."""
     state = state_of(request)
     service = state.service
-    facts, cache = service.facts, service.engine.scheduler.cache
     scheduler = service.engine.scheduler
+    cache = scheduler.cache
     weight_gb, cache_gb = _memory_gb(service)
     own = state.arguments.public() | {
         "model_path": service.model_path,
@@ -71,7 +71,7 @@ async def server_info(request: web.Request) -> web.Response:
         "max_running_requests": scheduler.max_running,
         "max_total_tokens": cache.capacity,
         "chunked_prefill_size": scheduler.chunk,
-        "precision": facts.precision,
+        "precision": service.facts.precision,
         "engine": "nbruntime.embedded",
     }
     internal = own | {
@@ -109,12 +109,8 @@ async def model(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     if name != state.service.served_name:
         message = f"The model '{name}' does not exist"
-        error = {
-            "message": message,
-            "type": "invalid_request_error",
-            "param": "model",
-            "code": "model_not_found",
-        }
+        kind = "invalid_request_error"
+        error = {"message": message, "type": kind, "param": "model", "code": "model_not_found"}
         raise ReplyError(404, {"error": error}, message)
     return json_reply(_card(state))
 

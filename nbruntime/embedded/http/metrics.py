@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any, TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from nbruntime.embedded.engine.engine import Engine
 from nbruntime.embedded.engine.request import Request
 
 _TTFT_BUCKETS = (0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400)
-_ITL_BUCKETS = (
-    0.002,
-    0.004,
-    0.006,
-    0.008,
-    0.01,
-    0.02,
-    0.03,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.2,
-    0.4,
-    0.6,
-    0.8,
-    1,
-    2,
-    4,
-    6,
-    8,
-)
-_E2E_BUCKETS = (
-    0.1,
-    0.2,
-    0.4,
-    0.6,
-    0.8,
-    1,
-    2,
-    4,
-    6,
-    8,
-    10,
-    20,
-    40,
-    60,
-    80,
-    100,
-    200,
-    400,
-    600,
-    1200,
-    1800,
-    2400,
-)
+_ITL_BUCKETS = (0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, *_TTFT_BUCKETS[:10])
+_E2E_BUCKETS = (*_TTFT_BUCKETS, 600, 1200, 1800, 2400)
+
+Metric = TypeVar("Metric", Gauge, Counter, Histogram)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -63,19 +24,16 @@ class Metrics:
 
     def __init__(self, model_name: str = "") -> None:
         self._registry = CollectorRegistry()
-        self._labels = {"model_name": model_name}
+        labels = {"model_name": model_name}
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"sglang:{name}", text, self._labels, registry=self._registry).labels(**self._labels)
+        def made(kind: type[Metric], name: str, text: str, **options: Any) -> Metric:
+            whole = kind(f"sglang:{name}", text, labels, registry=self._registry, **options)
+            return whole.labels(**labels)
 
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"sglang:{name}", text, self._labels, registry=self._registry).labels(
-                **self._labels
-            )
+        gauge, counter = partial(made, Gauge), partial(made, Counter)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            whole = Histogram(f"sglang:{name}", text, self._labels, buckets=buckets, registry=self._registry)
-            return whole.labels(**self._labels)
+            return made(Histogram, name, text, buckets=buckets)
 
         self._running = gauge("num_running_reqs", "The number of running requests.")
         self._queued = gauge("num_queue_reqs", "The number of requests in the waiting queue.")

@@ -39,13 +39,7 @@ class ServerState:
 
     @property
     def service(self) -> Service:
-        """The loaded model.
-
-        Raises
-        ------
-        ReplyError
-            503 while the server starts or stops.
-        """
+        """The loaded model; a ReplyError with status 503 while the server starts or stops."""
         if self._service is None:
             raise http_error(
                 503, f"The server is starting ({self.phase}); try again when /health answers 200."

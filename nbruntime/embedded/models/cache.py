@@ -41,22 +41,16 @@ def cache_folder() -> Path:
 def made_once(
     target: Path, *, complete: Callable[[Path], bool], make: Callable[[Path], Path], report: Report
 ) -> Path:
-    """Make a folder of the cache, unless it exists.
+    """Make a folder of the cache, unless it is `complete`, and return it.
 
-    If several processes ask at once, one makes the folder and the others wait. It is made beside its place
-    and renamed when complete, so no process sees a part of it.
+    If several processes ask at once, one makes the folder and the others wait and `report`. It is made beside
+    its place and renamed when complete, so no process sees a part of it.
 
     Parameters
     ----------
-    target : Path
-        The folder to make; also returned.
-    complete : callable
-        Tells whether a folder is complete.
     make : callable
         Takes an empty working folder, makes the model in a folder inside it and returns that. The rest of
         the working folder is deleted.
-    report : Report
-        Called from time to time while this process waits for another one.
 
     Raises
     ------

@@ -27,15 +27,7 @@ _NOT_WEIGHTS = ("consolidated*.safetensors", "adapter_model*.safetensors")
 
 
 def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
-    """Find a complete snapshot in the hub's cache on this machine; None if there is none.
-
-    Parameters
-    ----------
-    repo_id : str
-        Id on the hub, as "org/name".
-    revision : str, optional
-        Branch, tag or commit; the main branch by default.
-    """
+    """Find a complete snapshot of "org/name" in the hub's cache on this machine; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -50,21 +42,7 @@ def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
 
 
 def download_snapshot(repo_id: str, revision: str | None = None, *, report: Report) -> Path:
-    """Download configuration, tokenizer and one set of weights into the hub's cache.
-
-    Parameters
-    ----------
-    repo_id : str
-        Id on the hub, as "org/name".
-    revision : str, optional
-        Branch, tag or commit; the main branch by default.
-    report : Report
-        Called with the megabytes received.
-
-    Returns
-    -------
-    Path
-        The folder of the snapshot.
+    """Download configuration, tokenizer and one set of weights of "org/name" into the hub's cache.
 
     Raises
     ------

@@ -17,10 +17,7 @@ from nbruntime.errors import ModelNotFoundError
 from nbruntime.protocol.nearest_names import nearest_name
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
-"""The model that is used if none is given."""
-
 DEFAULT_REPO = f"HuggingFaceTB/{DEFAULT_MODEL}"
-"""Its id on the hub."""
 
 SHARED_MODELS = Path("/models")
 """Converted models in a container image, for all its users."""
@@ -55,11 +52,6 @@ def resolve_model(
         Branch, tag or commit on the hub. With a revision, the default model comes from the hub only.
     report : Report
         Called with the progress of a download or a conversion.
-
-    Returns
-    -------
-    ResolvedModel
-        The model and its complete folder.
 
     Raises
     ------

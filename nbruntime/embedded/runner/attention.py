@@ -19,14 +19,9 @@ NAME = "nbruntime"
 
 
 class KVCache:
-    """Keys and values of every layer, addressed by token slot.
+    """Keys and values of every layer, addressed by token slot; slot 0 is for padding.
 
-    Parameters
-    ----------
-    num_slots : int
-        Number of tokens that fit, besides the padding slot 0.
-    shapes : list of tuple of int
-        Number of KV heads and head size of each layer.
+    `shapes` are the number of KV heads and the head size of each layer.
     """
 
     def __init__(self, num_slots: int, shapes: list[tuple[int, int]]) -> None:
@@ -59,14 +54,9 @@ def cached_attention(
 ) -> tuple[Tensor, None]:
     """Write the keys and values of a batch to the cache and attend over each request's past.
 
-    `query` has the shape (1, heads, tokens, head size), `key` and `value` (1, KV heads, tokens, head size).
-    `sliding_window` is the number of tokens that a token attends to, including itself. `attention_mask` and
-    other arguments of back ends are not used.
-
-    Returns
-    -------
-    tuple of Tensor, shape (1, tokens, heads, head size), and None
-        Attended values, without weights.
+    `query` has the shape (1, heads, tokens, head size), `key` and `value` (1, KV heads, tokens, head size),
+    the result (1, tokens, heads, head size). `sliding_window` is the number of tokens that a token attends
+    to, including itself. `attention_mask` and other arguments of back ends are not used.
     """
     layer: int = module.layer_idx  # type: ignore[assignment]
     keys, values = cache.keys[layer], cache.values[layer]

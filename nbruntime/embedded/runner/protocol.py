@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,10 @@ class ModelFacts:
     precision: str  # what the linear layers compute in
     weight_bytes: int
     kv_bytes_per_token: int  # in the KV cache
+
+    def foreign_token(self, token_ids: Iterable[int]) -> int | None:
+        """Return the first id outside the vocabulary; None if there is none."""
+        return next((token_id for token_id in token_ids if not 0 <= token_id < self.vocab_size), None)
 
 
 class ModelRunner(Protocol):

@@ -21,12 +21,7 @@ TOLERANCE = 1e-3
 
 
 def run_in_steps(forward: Callable[[ForwardBatch], Tensor], tokens: list[int]) -> Tensor:
-    """Run at least three tokens as the engine would: a prompt in two chunks, then a decode step.
-
-    Returns
-    -------
-    Tensor of float32, shape (tokens, vocabulary)
-    """
+    """Run at least three tokens as the engine would: a prompt in two chunks, then a decode step."""
     slots = list(range(len(tokens), 0, -1))
     last = len(tokens) - 1
     rows = [

@@ -26,10 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class TransformersRunner:
-    """A causal language model of transformers over a shared KV cache; made by `load_model`.
-
-    Its members are those of `ModelRunner`.
-    """
+    """A `ModelRunner` with a causal language model of transformers; made by `load_model`."""
 
     def __init__(self, model: nn.Module, precision: str, weight_bytes: int) -> None:
         self._model = model
@@ -54,13 +51,7 @@ class TransformersRunner:
         self._cache = attention.KVCache(0, [])
 
     def allocate_cache(self, num_slots: int) -> None:
-        """Allocate keys and values of `num_slots` tokens; clears the cache.
-
-        Raises
-        ------
-        LaunchError
-            If there is not enough memory.
-        """
+        """Allocate keys and values of `num_slots` tokens, or raise LaunchError; clears the cache."""
         shape = (self.facts.num_kv_heads, self.facts.head_dim)
         try:
             self._cache = attention.KVCache(num_slots, [shape] * self.facts.num_layers)
@@ -95,13 +86,7 @@ class TransformersRunner:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run a few tokens with and without the cache; clears the cache.
-
-        Raises
-        ------
-        LaunchError
-            If the model cannot run over the cache, or gives other logits than without it.
-        """
+        """Run a few tokens; LaunchError if that fails, or the logits are others without the cache."""
         tokens = [position % self.facts.vocab_size for position in range(self_check.TOKENS)]
         self.allocate_cache(len(tokens))
         with _model_errors(self.facts.model_type):

@@ -71,13 +71,7 @@ class GrammarCompiler:
         self._compile = lru_cache(maxsize=128)(self._compile_uncached)
 
     def compile(self, kind: str, text: str) -> Grammar:
-        """Compile a grammar of kind ``json_schema``, ``regex`` or ``ebnf``.
-
-        Raises
-        ------
-        ValueError
-            If the grammar is invalid, in SGLang's words.
-        """
+        """Compile a grammar of kind ``json_schema``, ``regex`` or ``ebnf``; ValueError if it is invalid."""
         compiled = self._compile(kind, text)
         return lambda: GrammarMatcher(compiled.deep_copy(), self._vocab_size)
 

@@ -22,20 +22,12 @@ class LogprobRequest:
 
 
 class LogprobRecord:
-    """Log-probabilities of consecutive positions, added step by step.
-
-    Attributes
-    ----------
-    tokens : list of Entry
-        The token at each position.
-    top, chosen : list of list of Entry, or None per position
-        The most likely tokens, and the requested ones.
-    """
+    """Log-probabilities of consecutive positions, added step by step."""
 
     def __init__(self) -> None:
         self.tokens: list[Entry] = []
-        self.top: list[list[Entry] | None] = []
-        self.chosen: list[list[Entry] | None] = []
+        self.top: list[list[Entry] | None] = []  # the most likely tokens at each position
+        self.chosen: list[list[Entry] | None] = []  # the requested tokens
 
     def add_unknown(self, token_id: int) -> None:
         """Add a token without a predecessor, which has no log-probability."""

@@ -26,16 +26,8 @@ _HOTTEST = torch.finfo(torch.float32).max
 class SamplingState:
     """State of the sampling of one request.
 
-    Parameters
-    ----------
-    params : SamplingParams
-        Sampling parameters of the request.
-    vocab_size : int
-        Width of the logits.
-    stop_ids : frozenset of int
-        Tokens that end the answer; masked until ``min_new_tokens``.
-    grammar : callable, optional
-        Makes the matcher of the request's grammar.
+    `vocab_size` is the width of the logits; `stop_ids` end the answer, and are masked until
+    ``min_new_tokens``.
     """
 
     def __init__(
@@ -132,16 +124,9 @@ class Sampler:
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, states: Sequence[SamplingState], *, logprobs: bool) -> Choice:
-        """Choose the next token of each row.
+        """Choose the next token of each row; `logprobs` is True if any row wants log-probabilities.
 
-        Parameters
-        ----------
-        logits : Tensor of float32, shape (rows, vocabulary)
-            Logits after `SamplingState.shape`; scaled in place.
-        states : sequence of SamplingState
-            One per row.
-        logprobs : bool
-            Whether any row wants log-probabilities.
+        `logits` are float32, (rows, vocabulary), after `SamplingState.shape`; they are scaled in place.
         """
         sampled = [row for row, state in enumerate(states) if not state.params.greedy]
         if sampled:

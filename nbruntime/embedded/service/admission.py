@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from nbruntime.embedded.arguments import ServerArguments
 from nbruntime.embedded.clock import now
 from nbruntime.embedded.engine.request import Request, Update
-from nbruntime.embedded.sampling.grammar import Grammar
 from nbruntime.embedded.sampling.logprobs import LogprobRequest
 from nbruntime.embedded.sampling.sampler import SamplingState
 from nbruntime.embedded.service.errors import bad_value
@@ -35,23 +35,10 @@ _MANY = 32
 
 
 class Admission:
-    """Admits requests to the engine.
-
-    Parameters
-    ----------
-    arguments : ServerArguments
-        How the server was started.
-    service : callable
-        Gives the loaded model, or raises `ReplyError` while the server starts or stops.
-
-    Attributes
-    ----------
-    active : dict of str to bool
-        Ids of the requests that have not ended, including those that are still being tokenized; True after
-        an abort.
-    """
+    """Admits requests to the engine; `service` raises a `ReplyError` while the server starts or stops."""
 
     def __init__(self, arguments: ServerArguments, service: Callable[[], Service]) -> None:
+        # By id: whether a request was aborted that has not ended, and maybe is still being tokenized.
         self.active: dict[str, bool] = {}
         self._arguments = arguments
         self._service = service
@@ -80,17 +67,10 @@ class Admission:
 
         Parameters
         ----------
-        service : Service
-            The loaded model.
         body, params
             The result of `check_body`.
         received : float
             When the request came, by `clock.now`.
-
-        Yields
-        ------
-        Submission
-            The requests and their outputs.
 
         Raises
         ------
@@ -151,7 +131,11 @@ class Admission:
                     ids = tokenized[sequence.text] = _encode(service, sequence.text)
             _check_prompt(service, ids, sequence)
             params, facts = sequence.params, service.facts
-            grammar = _grammar(service, params)
+            try:
+                grammar = None if params.grammar is None else service.grammars.compile(*params.grammar)
+                stream = TextStream(service.tokenizer, ids, params)
+            except ValueError as error:
+                raise bad_value(str(error)) from error
             end_ids = facts.eos_token_ids | frozenset(params.stop_token_ids)
             requests.append(
                 Request(
@@ -159,7 +143,7 @@ class Admission:
                     prompt_ids=ids,
                     params=_with_length(params, service.context_length - len(ids)),
                     sampling=SamplingState(params, facts.vocab_size, end_ids, grammar),
-                    stream=_text_stream(service, ids, params),
+                    stream=stream,
                     deliver=_deliver_to(updates, number),
                     streaming=generate_input.stream,
                     stream_interval=params.stream_interval or self._arguments.stream_interval,
@@ -189,22 +173,6 @@ def _encode(service: Service, text: str) -> list[int]:
     return service.tokenizer.encode(text)
 
 
-def _text_stream(service: Service, ids: list[int], params: SamplingParams) -> TextStream:
-    try:
-        return TextStream(service.tokenizer, ids, params)
-    except ValueError as error:
-        raise bad_value(str(error)) from error
-
-
-def _grammar(service: Service, params: SamplingParams) -> Grammar | None:
-    if params.grammar is None:
-        return None
-    try:
-        return service.grammars.compile(*params.grammar)
-    except ValueError as error:
-        raise bad_value(str(error)) from error
-
-
 def _deliver_to(updates: UpdateQueue, number: int) -> Callable[[Update], None]:
     return lambda update: updates.put_nowait((number, update))
 
@@ -213,8 +181,7 @@ def _with_length(params: SamplingParams, room: int) -> SamplingParams:
     """Set `max_new_tokens` to `room` if it is None."""
     if params.max_new_tokens is not None:
         return params
-    values = {name: getattr(params, name) for name in SamplingParams.__slots__}
-    return SamplingParams(**values | {"max_new_tokens": room})
+    return replace(params, max_new_tokens=room)
 
 
 def _check_prompt(service: Service, ids: list[int], sequence: SequenceInput) -> None:
@@ -229,14 +196,12 @@ def _check_prompt(service: Service, ids: list[int], sequence: SequenceInput) -> 
             f"The input ({len(ids)} tokens) is longer than the model's context length ({limit} tokens)."
         )
     for name, values in (("input_ids", ids), ("token_ids_logprob", sequence.token_ids_logprob)):
-        foreign = next((value for value in values if not 0 <= value < facts.vocab_size), None)
-        if foreign is not None:
+        if (foreign := facts.foreign_token(values)) is not None:
             raise bad_value(
                 f"{name} contains out-of-vocabulary token id {foreign}; "
                 f"valid range is [0, {facts.vocab_size})."
             )
-    foreign = next((value for value in params.stop_token_ids if not 0 <= value < facts.vocab_size), None)
-    if foreign is not None:
+    if (foreign := facts.foreign_token(params.stop_token_ids)) is not None:
         raise bad_value(f"stop_token_ids must be in [0, {facts.vocab_size - 1}], got {foreign}.")
     try:
         params.verify(facts.vocab_size)

@@ -6,17 +6,7 @@ from typing import Any
 
 
 class ReplyError(Exception):
-    """An error with the HTTP status and JSON body of its reply.
-
-    Parameters
-    ----------
-    status : int
-        HTTP status.
-    body : object
-        JSON body.
-    message : str
-        What went wrong, for a stream that has begun.
-    """
+    """An error with the HTTP status and JSON body of its reply, and a message for a stream that has begun."""
 
     def __init__(self, status: int, body: Any, message: str) -> None:
         super().__init__(message)
@@ -35,13 +25,7 @@ def broken_contract(message: str) -> ReplyError:
 
 def http_error(status: int, message: str, kind: str | None = None) -> ReplyError:
     """Make an error in the flat shape; its type defaults to the status."""
-    body = {
-        "object": "error",
-        "message": message,
-        "type": kind or str(status),
-        "param": None,
-        "code": status,
-    }
+    body = {"object": "error", "message": message, "type": kind or str(status), "param": None, "code": status}
     return ReplyError(status, body, message)
 
 

@@ -59,25 +59,15 @@ _MESSAGES = {
 
 
 def check_types(body: Mapping[str, Any], fields: FieldTypes) -> None:
-    """Check the types of the given fields; null passes.
-
-    Raises
-    ------
-    ReplyError
-        Lists the types that the first wrong field may have.
-    """
+    """Check the types of the given fields; null passes. ReplyError for the first wrong field."""
     for name, types in fields.items():
         value = body.get(name)
         if value is None or any(check(value) for _, _, check in types):
             continue
+        shown = shortened(value)
         raise invalid_body(
             *(
-                {
-                    "type": kind,
-                    "loc": ("body", name, label),
-                    "msg": _MESSAGES[kind],
-                    "input": shortened(value),
-                }
+                {"type": kind, "loc": ("body", name, label), "msg": _MESSAGES[kind], "input": shown}
                 for kind, label, _ in types
             )
         )

@@ -81,17 +81,7 @@ class GenerateReqInput:
 def check_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[SamplingParams]]:
     """Check names and types, which are refused before a stream begins.
 
-    Returns
-    -------
-    body : dict
-        The same object.
-    params : list of SamplingParams
-        One for all prompts, or one for each.
-
-    Raises
-    ------
-    ReplyError
-        If a name or type is wrong.
+    Gives the same object, and sampling parameters for all prompts or for each. Raises ReplyError.
     """
     check_types(body, _FIELDS)
     given = body.get("sampling_params") or {}
@@ -105,13 +95,7 @@ def check_body(body: dict[str, Any]) -> tuple[dict[str, Any], list[SamplingParam
 def read_generate_input(
     body: Mapping[str, Any], params: list[SamplingParams], *, most: int
 ) -> GenerateReqInput:
-    """Read a body and its parameters from `check_body`; at most `most` sequences.
-
-    Raises
-    ------
-    ReplyError
-        If values do not fit together, in SGLang's words where it has some.
-    """
+    """Read what `check_body` gives, at most `most` sequences; ReplyError if values do not fit together."""
     texts, ids, single = _prompts(body)
     count = len(texts if texts is not None else ids or [])
     if isinstance(body.get("sampling_params"), list) and len(params) != count:
@@ -133,14 +117,8 @@ def read_generate_input(
     rids = _rids(body.get("rid"), count, single and n == 1)
     if n > 1:
         rids = [uuid.uuid4().hex for _ in range(count * n)]
-    per_prompt = {
-        name: _spread(body.get(name), count, default, name)
-        for name, default in (
-            ("return_logprob", False),
-            ("logprob_start_len", -1),
-            ("top_logprobs_num", 0),
-        )
-    }
+    defaults = {"return_logprob": False, "logprob_start_len": -1, "top_logprobs_num": 0}
+    spread = {name: _spread(body.get(name), count, default, name) for name, default in defaults.items()}
     chosen = _spread_token_ids(body.get("token_ids_logprob"), count)
     _refuse_unserved(body)
     sequences = [
@@ -149,9 +127,7 @@ def read_generate_input(
             text=texts[prompt] if texts is not None and ids is None else None,
             input_ids=ids[prompt] if ids is not None else None,
             params=params[prompt],
-            return_logprob=per_prompt["return_logprob"][prompt],
-            logprob_start_len=per_prompt["logprob_start_len"][prompt],
-            top_logprobs_num=per_prompt["top_logprobs_num"][prompt],
+            **{name: values[prompt] for name, values in spread.items()},
             token_ids_logprob=chosen[prompt],
         )
         for prompt in range(count)

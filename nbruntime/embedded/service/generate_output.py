@@ -14,16 +14,8 @@ from nbruntime.embedded.text.tokenizer import Tokenizer
 class SequenceOutput:
     """The growing output of one sequence.
 
-    Parameters
-    ----------
-    request : Request
-        The sequence's request.
-    weight_version : str
-        Name of the weights.
-    tokenizer : Tokenizer or None
-        Gives the text of tokens in log-probabilities; None leaves it out.
-    prompt_token_ids : bool
-        Whether the body holds the prompt's tokens.
+    `tokenizer` gives the text of tokens in log-probabilities. With `prompt_token_ids` the body holds the
+    prompt's tokens.
     """
 
     def __init__(
@@ -72,15 +64,7 @@ class SequenceOutput:
         }
 
     def body(self, *, incremental: bool = False, index: int | None = None) -> dict[str, Any]:
-        """Give the body so far.
-
-        Parameters
-        ----------
-        incremental : bool
-            Give only text, tokens and log-probabilities since the last call.
-        index : int, optional
-            Index of the sequence, for an event of a stream.
-        """
+        """Give the body so far, or only what is new since the last call; a stream gives the `index`."""
         text_from, ids_from = (self._sent_text, self._sent_ids) if incremental else (0, 0)
         body: dict[str, Any] = {
             "text": self._text[text_from:],

@@ -52,18 +52,14 @@ def load_service(
 
     Parameters
     ----------
-    arguments : ServerArguments
-        How the server was started.
     announce : callable
         Takes each phase, with its progress if that is known.
     startup_seconds : dict of str to float
         Filled with the seconds of each phase.
-    post : callable
-        Runs a function in the thread that receives updates.
+    post, on_end
+        As in `Engine`.
     on_finished : callable
         Takes each request that has ended, in the engine's thread.
-    on_end : callable
-        Called by `post` when the engine has ended.
 
     Raises
     ------
@@ -72,14 +68,8 @@ def load_service(
     """
 
     def report(phase: str, done: float | None, total: float | None, unit: str) -> None:
-        measure = (
-            ""
-            if done is None
-            else f" {done:.1f} {unit}"
-            if total is None
-            else f" {done:.1f}/{total:.1f} {unit}"
-        )
-        announce(phase + measure)
+        amounts = "/".join(f"{amount:.1f}" for amount in (done, total) if amount is not None)
+        announce(f"{phase} {amounts} {unit}" if amounts else phase)
 
     @contextmanager
     def timed(name: str):  # type: ignore[no-untyped-def]

@@ -16,19 +16,7 @@ UpdateQueue = asyncio.Queue[tuple[int, Update]]
 
 
 class Submission:
-    """Requests in the engine, and their outputs.
-
-    Parameters
-    ----------
-    requests : list of Request
-        One for each sequence.
-    updates : UpdateQueue
-        Receives the updates of these requests.
-    weight_version, tokenizer, prompt_token_ids
-        For `SequenceOutput`.
-    single : bool
-        Whether the answer is an object instead of a list.
-    """
+    """Requests in the engine, and their outputs; with `single` the answer is an object instead of a list."""
 
     def __init__(
         self,

@@ -29,12 +29,7 @@ class StopRegexTimeout(Exception):
 
 @lru_cache(maxsize=32)
 def compile_stop_regex(pattern: str) -> Any:
-    """Compile a stop pattern.
-
-    Raises
-    ------
-    ValueError
-        If the pattern is invalid or too large.
+    """Compile a stop pattern; ValueError if it is invalid or too large.
 
     Examples
     --------
@@ -57,18 +52,10 @@ def compile_stop_regex(pattern: str) -> Any:
 
 
 class TextStream:
-    """Decodes an answer token by token and looks for stop strings.
-
-    The first tokens are decoded in the context of `prompt_ids`.
-
-    Attributes
-    ----------
-    text : str
-        The decoded text, without an incomplete last character.
-    """
+    """Decodes an answer token by token, in the context of `prompt_ids`, and looks for stop strings."""
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], params: SamplingParams) -> None:
-        self.text = ""
+        self.text = ""  # without an incomplete last character
         self._settled = ""
         self._tokenizer = tokenizer
         self._skip_special = params.skip_special_tokens
@@ -96,23 +83,10 @@ class TextStream:
         self.text = self._settled + self._decode(self._start, len(self._ids))[len(self._before) :]
 
     def find_stop(self, scanned: int) -> tuple[str, int] | None:
-        """Look for a stop string or pattern.
+        """Look for a stop string or pattern; return it and the length of the text to keep.
 
-        Parameters
-        ----------
-        scanned : int
-            Length of the text that was already searched.
-
-        Returns
-        -------
-        tuple of str and int, or None
-            The stop string or pattern, and the length of the text to keep: as in SGLang, a stop string is cut
-            off and a pattern is kept.
-
-        Raises
-        ------
-        StopRegexTimeout
-            If a pattern takes too long.
+        As in SGLang, a stop string is cut off and the text of a pattern is kept. The first `scanned`
+        characters were searched before.
         """
         begin = max(0, scanned - self._longest_stop + 1)
         found = [(at, stop) for stop in self._stops if (at := self.text.find(stop, begin)) >= 0]

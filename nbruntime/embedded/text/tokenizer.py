@@ -14,15 +14,7 @@ from nbruntime.errors import ModelNotFoundError
 
 
 class Tokenizer:
-    """Text to token ids and back, with the model's chat template.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder with ``tokenizer.json`` and ``tokenizer_config.json``.
-    chat_template : str, optional
-        A Jinja template instead of the folder's own.
-    """
+    """Text to token ids and back, with the chat template of the model's folder, or another one."""
 
     def __init__(self, folder: Path, chat_template: str | None = None) -> None:
         self.folder = folder
@@ -72,13 +64,7 @@ class Tokenizer:
         return template
 
     def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """Turn messages into the text of a prompt.
-
-        Raises
-        ------
-        ValueError
-            If the model has no chat template, or the template refuses the messages.
-        """
+        """Turn messages into a prompt; ValueError without a chat template, or if it refuses the messages."""
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 

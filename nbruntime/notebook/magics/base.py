@@ -22,12 +22,12 @@ from nbruntime.protocol.requests import build_generate_request
 class MagicsBase(Magics, Configurable):  # type: ignore[misc]
     """Settings, known servers and error display of the magics."""
 
-    endpoint = Unicode("", help="Server that cells ask unless they name one; %sgl_use sets it.").tag(
+    endpoint = Unicode("", help="Server that cells use unless they name one; %sgl_use sets it.").tag(
         config=True
     )
     sampling = Dict(
-        help="Sampling parameters of every cell, by SGLang's names, such as "
-        "{'temperature': 0, 'max_new_tokens': 256}. What stands on a line goes before them."
+        help="Default sampling parameters of cells, by SGLang's names, such as "
+        "{'temperature': 0, 'max_new_tokens': 256}. Options on a line override them."
     ).tag(config=True)
     view = Enum(VIEWS, "markdown", help="How answers are shown; a terminal always shows plain text.").tag(
         config=True
@@ -36,7 +36,7 @@ class MagicsBase(Magics, Configurable):  # type: ignore[misc]
         DRAWS_PER_SECOND,
         min=DRAW_LIMITS[0],
         max=DRAW_LIMITS[1],
-        help="How often a growing answer is drawn at most.",
+        help="Maximum number of draws of a growing answer.",
     ).tag(config=True)
     short_errors = Bool(True, help="Show errors without a traceback.").tag(config=True)
 

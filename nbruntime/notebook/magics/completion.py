@@ -26,17 +26,7 @@ _LINE = re.compile(r"(?:^|=)\s*(?P<magic>%{1,2}sgl_\w+)\s+(?P<rest>.*)$", re.DOT
 
 
 class MagicCompleter:
-    """Completes lines of the magics in one shell.
-
-    Parameters
-    ----------
-    parsers : mapping of str to MagicArgumentParser
-        By the name of the magic, such as ``%%sgl_generate``.
-    servers : KnownServers
-        Servers whose names are offered.
-    shell : InteractiveShell
-        Shell whose variables are offered.
-    """
+    """Completes the lines of the magics in one shell; `parsers` has names such as ``%%sgl_generate``."""
 
     def __init__(
         self, parsers: Mapping[str, MagicArgumentParser], servers: KnownServers, shell: InteractiveShell
@@ -44,44 +34,25 @@ class MagicCompleter:
         self._parsers = parsers
         self._servers = servers
         self._shell = shell
+        # IPython sets attributes on a matcher, which a bound method cannot have.
+        self.matcher = context_matcher(identifier=MATCHER, priority=100)(
+            lambda context: self._complete(context)
+        )
 
-        # IPython keeps a matcher's priority and its name as attributes, which a bound method cannot have.
-        def match(context: CompletionContext) -> SimpleMatcherResult:
-            return self._match(context)
-
-        self.matcher = context_matcher(identifier=MATCHER, priority=100)(match)
-
-    def complete(self, text: str) -> tuple[str, list[str]] | None:
-        """Complete the line of a magic.
-
-        Parameters
-        ----------
-        text : str
-            The cell up to the cursor.
-
-        Returns
-        -------
-        (str, list of str) or None
-            The typed part of the last word, and its completions; None if this is not the line of a magic.
-        """
-        found = _LINE.search(text)
+    def _complete(self, context: CompletionContext) -> SimpleMatcherResult:
+        found = _LINE.search(context.text_until_cursor)
         if found is None or (parser := self._parsers.get(found["magic"])) is None:
-            return None
+            return {"completions": []}
         *before, fragment = re.split(r"\s+", found["rest"])
         if fragment.startswith("--") and "=" in fragment:
             option, _, fragment = fragment.partition("=")
-            before = [*before, option]
+            before.append(option)
         is_option = fragment.startswith("-")
         choices = self._options(parser) if is_option else self._values(parser, before, fragment)
-        return fragment, [choice for choice in choices if choice.startswith(fragment)]
-
-    def _match(self, context: CompletionContext) -> SimpleMatcherResult:
-        found = self.complete(context.text_until_cursor)
-        if found is None:
-            return {"completions": []}
-        fragment, choices = found
         return {
-            "completions": [SimpleCompletion(choice, type="magic") for choice in choices],
+            "completions": [
+                SimpleCompletion(choice, type="magic") for choice in choices if choice.startswith(fragment)
+            ],
             "matched_fragment": fragment,
             "suppress": True,
         }
@@ -112,22 +83,19 @@ class MagicCompleter:
             case "conversation":
                 return self._variables(lambda value: type(value).__name__ == "Conversation")
             case "json_schema":
-                schemas = self._variables(
-                    lambda value: isinstance(value, dict) or hasattr(value, "model_json_schema")
-                )
-                return [*schemas, *_files(fragment)]
+                return [*self._variables(_is_schema), *_json_files(fragment)]
         return []
 
     def _variables(self, fits: Callable[[Any], bool]) -> list[str]:
-        names = self._shell.user_ns
-        hidden = self._shell.user_ns_hidden
-        return sorted(
-            name
-            for name, value in names.items()
-            if name not in hidden and not name.startswith("_") and fits(value)
-        )
+        names, hidden = self._shell.user_ns, self._shell.user_ns_hidden
+        shown = [name for name in names if name not in hidden and not name.startswith("_")]
+        return sorted(name for name in shown if fits(names[name]))
 
 
-def _files(fragment: str) -> list[str]:
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, dict) or hasattr(value, "model_json_schema")
+
+
+def _json_files(fragment: str) -> list[str]:
     folder, slash, _ = fragment.rpartition("/")
     return sorted(folder + slash + path.name for path in Path(folder + slash).glob("*.json"))

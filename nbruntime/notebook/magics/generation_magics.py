@@ -22,7 +22,7 @@ from nbruntime.notebook.magics.options import (
     variable_name,
 )
 from nbruntime.notebook.magics.presenting import prepare, show_generations, show_stream
-from nbruntime.notebook.magics.prompts import cell_text, fill_template, read_schema
+from nbruntime.notebook.magics.prompts import fill_template, read_schema
 
 if TYPE_CHECKING:
     from nbruntime.chat.conversation import Conversation
@@ -41,7 +41,7 @@ class GenerationMagics(MagicsBase):
     @magic(
         "cell",
         *PROMPT,
-        argument("--chat", action="store_true", help="the cell is a message; --system means it, too"),
+        argument("--chat", action="store_true", help="send the cell as a chat message; --system implies it"),
         *SAMPLING,
         SAMPLES,
         *ANSWER,
@@ -78,9 +78,9 @@ class GenerationMagics(MagicsBase):
             type=variable_name,
             default="conversation",
             metavar="NAME",
-            help="variable that holds the conversation; made when it is not there (default: conversation)",
+            help="variable that holds the conversation; created if missing (default: conversation)",
         ),
-        argument("--reset", action="store_true", help="begin anew; the instructions stay"),
+        argument("--reset", action="store_true", help="start a new conversation with the same instructions"),
         *PROMPT,
         *SAMPLING,
         *ANSWER,
@@ -147,7 +147,7 @@ class GenerationMagics(MagicsBase):
         try:
             show_stream(stream, view=view, draws_per_second=self.draws_per_second)
         except KeyboardInterrupt as interrupt:
-            interrupt.args = (f"what had come is in {arguments.out or LAST}",)
+            interrupt.args = (f"the text received so far is in {arguments.out or LAST}",)
             raise
         finally:
             keep(stream.generations)
@@ -170,7 +170,7 @@ class GenerationMagics(MagicsBase):
 
 
 def _prompt(arguments: Namespace, names: Mapping[str, Any], cell: str) -> str:
-    text = cell_text(cell)
+    text = cell.removesuffix("\n")  # IPython adds it
     return fill_template(text, names) if arguments.template else text
 
 

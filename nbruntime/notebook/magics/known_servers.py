@@ -27,21 +27,11 @@ _named: dict[str, Runtime | RuntimeEndpoint] = {}
 
 @dataclass(frozen=True, slots=True)
 class KnownServer:
-    """A server and its name in this session.
-
-    Parameters
-    ----------
-    name : str
-        From `%sgl_launch` or `%sgl_connect`, or of a variable.
-    client : RuntimeEndpoint
-        Its client.
-    runtime : Runtime or None
-        Its owner, if this session owns it.
-    """
+    """A server and its name in this session: of `%sgl_launch` or `%sgl_connect`, or of a variable."""
 
     name: str
     client: RuntimeEndpoint
-    runtime: Runtime | None = None
+    runtime: Runtime | None = None  # if this session owns the server
 
     @property
     def url(self) -> str:
@@ -79,25 +69,13 @@ class KnownServer:
 
 
 class KnownServers:
-    """Servers that ``--endpoint NAME`` can name: from `%sgl_launch`, `%sgl_connect` and variables.
-
-    Parameters
-    ----------
-    variables : callable
-        Returns the user's namespace.
-    """
+    """Servers that ``--endpoint NAME`` can name: of `%sgl_launch`, `%sgl_connect` and variables."""
 
     def __init__(self, variables: Callable[[], Mapping[str, Any]]) -> None:
         self._variables = variables
 
     def add(self, name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
-        """Add a server; it replaces one of the same name.
-
-        Raises
-        ------
-        UsageError
-            If the name belongs to another running server, which this session owns.
-        """
+        """Add a server in place of one of the same name, unless that runs and belongs to this session."""
         known, before = _known(name, server), _running_here(name)
         if known.runtime is None and before is not None:
             if before.url == known.url:
@@ -141,13 +119,7 @@ class KnownServers:
         return next(name for n in count(1) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
 
     def find(self, name: str | None) -> KnownServer:
-        """Return the server of a name; without a name, the only one that runs, or else that has ended.
-
-        Raises
-        ------
-        UsageError
-            If there is no such server, or no name was given and there are several.
-        """
+        """Return the server of a name; without a name, the only one that runs, or else that has ended."""
         if name:
             return self._by_name(name)
         known = self.all()

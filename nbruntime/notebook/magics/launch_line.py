@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -11,29 +12,13 @@ from nbruntime.notebook.magics.lines import Part
 from nbruntime.protocol.server_arguments import EMBEDDED_ARGUMENTS
 
 _TYPES = {argument.name: argument.type for argument in EMBEDDED_ARGUMENTS}
+_TYPES_IN_WORDS: dict[type | None, str] = {int: "a whole number", float: "a number"}
 
 
 def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[list[Part], dict[str, Any]]:
-    """Separate the server's arguments from the other parts of a line.
+    """Separate the server's arguments, by their Python names, from the other parts of a line.
 
-    Parameters
-    ----------
-    parts : iterable of Part
-        Parts of the line.
-    own : collection of str
-        Options of the magic itself.
-
-    Returns
-    -------
-    kept : list of Part
-        All other parts.
-    arguments : dict
-        Server arguments by their Python names; the engine checks that they exist.
-
-    Raises
-    ------
-    UsageError
-        If a value is missing or has the wrong type, or for arguments of `Runtime` that are not options.
+    `own` are the options of the magic itself. The engine checks later that the arguments exist.
 
     Examples
     --------
@@ -59,15 +44,15 @@ def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[
             raise UsageError(f"%sgl_launch has no option {option}.\nIn Python, Runtime({name}=…) takes it.")
         if name in FLAGS | SWITCHES or _TYPES.get(name) is bool:
             if part.closed:
-                raise UsageError(f"{option} takes no value.\nIt is on when it stands on the line.")
+                raise UsageError(f"{option} takes no value.\nWrite {option} alone to switch it on.")
             found[name] = True
         elif name.removeprefix("no_") in SWITCHES:
             found[name.removeprefix("no_")] = False
         elif not values and name in {*NAMES, *_TYPES}:
-            raise UsageError(f"{option} has no value.\nWrite it as {option} VALUE.")
+            raise UsageError(f"{option} needs a value.\nWrite it as {option} VALUE.")
         else:
             taken = len(values) if name in LISTS else 1
-            read = [_read(option, name, each) for each in values[:taken]]
+            read = [_read(option, _TYPES.get(name), each) for each in values[:taken]]
             found[name] = read if name in LISTS else read[0] if read else True
         if values[taken:]:
             kept.append(Part("", values[taken:]))
@@ -82,23 +67,9 @@ def server_options() -> list[str]:
     return sorted("--" + name.replace("_", "-") for name in {*NAMES, *_TYPES} - hidden)
 
 
-def _read(option: str, name: str, text: str) -> Any:
-    kind = _TYPES.get(name)
-    if kind is None:
-        return _number_or_text(text)
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(f"{option} takes {_WORDS[kind]}, not {text!r}.\nSuch as {option} 1.") from None
-
-
-_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "no value"}
-
-
-def _number_or_text(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _read(option: str, kind: type | None, text: str) -> Any:
+    """Convert a value to its type; without a type, to a number if it is one."""
+    for convert in (int, float, str) if kind is None else (kind,):
+        with suppress(ValueError):
+            return convert(text)
+    raise UsageError(f"{option} takes {_TYPES_IN_WORDS[kind]}, not {text!r}.\nWrite for example {option} 1.")

@@ -45,14 +45,12 @@ ENDPOINT = argument(
     help="server to ask: a name from %%sgl_servers, or a variable that holds a Runtime or RuntimeEndpoint",
 )
 
-SERVER = argument(
-    "server", nargs="?", metavar="NAME", help="which server; not needed where only one is known"
-)
+SERVER = argument("server", nargs="?", metavar="NAME", help="needed only if several servers are known")
 
 KEY = argument(
     "--api-key-env",
     metavar="VARIABLE",
-    help="environment variable that holds the server's key; a key itself never stands on the line",
+    help="environment variable that holds the server's key; never write the key itself on the line",
 )
 
 ANSWER: tuple[Option, ...] = (
@@ -70,21 +68,21 @@ PROMPT: tuple[Option, ...] = (
     argument(
         "--template",
         action="store_true",
-        help="put the values of variables in the place of {{name}}; otherwise the cell is sent as it is",
+        help="replace {{name}} by the value of a variable; otherwise the cell is sent as it is",
     ),
 )
 
 SAMPLING: tuple[Option, ...] = (
     argument_group("sampling"),
-    argument("--temperature", type=float, metavar="T", help="0 takes the most likely token"),
-    argument("--max-new-tokens", type=int, metavar="N", help="tokens to generate at most"),
-    argument("--min-new-tokens", type=int, metavar="N", help="no end before this many tokens"),
-    argument("--top-p", type=float, metavar="P", help="nucleus mass, in (0, 1]"),
-    argument("--top-k", type=int, metavar="K", help="number of candidates; -1 for all"),
-    argument("--min-p", type=float, metavar="P", help="least probability relative to the likeliest token"),
-    argument("--frequency-penalty", type=float, metavar="X", help="in [-2, 2]"),
-    argument("--presence-penalty", type=float, metavar="X", help="in [-2, 2]"),
-    argument("--repetition-penalty", type=float, metavar="X", help="in (0, 2]"),
+    argument("--temperature", type=float, metavar="T", help="randomness; 0 always takes the likeliest token"),
+    argument("--max-new-tokens", type=int, metavar="N", help="maximum number of tokens to generate"),
+    argument("--min-new-tokens", type=int, metavar="N", help="minimum number of tokens to generate"),
+    argument("--top-p", type=float, metavar="P", help="share of the probability to sample from, in (0, 1]"),
+    argument("--top-k", type=int, metavar="K", help="number of tokens to sample from; -1 for all"),
+    argument("--min-p", type=float, metavar="P", help="minimum probability relative to the likeliest token"),
+    argument("--frequency-penalty", type=float, metavar="X", help="penalty per use of a token, in [-2, 2]"),
+    argument("--presence-penalty", type=float, metavar="X", help="penalty for used tokens, in [-2, 2]"),
+    argument("--repetition-penalty", type=float, metavar="X", help="factor against repetition, in (0, 2]"),
     argument(
         "--stop",
         type=typed_text,
@@ -93,26 +91,24 @@ SAMPLING: tuple[Option, ...] = (
         metavar="S",
         help=r"texts that end the answer; \n is a line feed",
     ),
-    argument("--ignore-eos", action="store_true", default=None, help="go on after the model's end token"),
+    argument("--ignore-eos", action="store_true", default=None, help="continue after the model's end token"),
     argument(
         "--seed",
         "--sampling-seed",
         dest="sampling_seed",
         type=int,
         metavar="N",
-        help="makes the sampling repeatable",
+        help="seed that makes the sampling repeatable",
     ),
-    argument("--regex", metavar="R", help="pattern that the whole answer follows"),
-    argument("--ebnf", metavar="G", help="grammar that the answer follows"),
+    argument("--regex", metavar="R", help="regular expression that the whole answer must match"),
+    argument("--ebnf", metavar="G", help="EBNF grammar that the answer must follow"),
     argument(
         "--json-schema",
         metavar="NAME|FILE",
-        help="variable (dict, text or pydantic model) or file with a JSON schema that the answer follows",
+        help="variable (dict, text or pydantic model) or file with a JSON schema for the answer",
     ),
-    argument(
-        "--logprobs", type=int, metavar="K", help="also give logprobs, and those of the K likeliest tokens"
-    ),
-    argument("--lora", "--lora-path", dest="lora_path", metavar="NAME", help="LoRA adapter"),
+    argument("--logprobs", type=int, metavar="K", help="return logprobs, also of the K likeliest tokens"),
+    argument("--lora", "--lora-path", dest="lora_path", metavar="NAME", help="LoRA adapter to use"),
 )
 
 SAMPLES = argument("--n", type=int, metavar="N", help="number of answers")
@@ -121,18 +117,10 @@ SAMPLES = argument("--n", type=int, metavar="N", help="number of answers")
 def magic(
     kind: Literal["line", "cell"], *options: Option, server_arguments: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Turn a method into a magic.
+    """Turn a method into a magic with some options and positional arguments.
 
-    The method gets the values of the options, the variables in scope, and for a cell magic the cell.
-
-    Parameters
-    ----------
-    kind : str
-        ``line`` or ``cell``.
-    *options : Option
-        Options and positional arguments.
-    server_arguments : bool
-        Whether the line may also have any argument of a server.
+    The method gets the values of the options, the variables in scope, and for a cell magic the cell. With
+    `server_arguments`, the line may also have any argument of a server.
     """
 
     def decorate(method: Callable[..., Any]) -> Any:
@@ -161,17 +149,11 @@ def magic(
 
 
 def parse(parser: Any, parts: Iterable[Part]) -> Namespace:
-    """Parse the parts of a line from `split_line`.
-
-    Raises
-    ------
-    UsageError
-        For unknown options and invalid values, with the nearest option.
-    """
-    words = [word for part in parts for word in part.words(_values_taken(parser, part))]
+    """Parse the parts of a line from `split_line`; an error names the nearest option."""
+    words = [word for part in parts for word in _words(parser, part)]
     if alone := next((word for word in words if re.fullmatch(r"(-[^=]*=)?--", word)), None):
         # argparse drops it silently (Python 3.11).
-        raise UsageError(f"{alone} is no value here.\n%{parser.prog}? explains the options.")
+        raise UsageError(f"{alone} is not a value.\n%{parser.prog}? explains the options.")
     try:
         arguments, extra = parser.parse_known_args(words)
     except UsageError as error:
@@ -182,11 +164,19 @@ def parse(parser: Any, parts: Iterable[Part]) -> Namespace:
     return arguments  # type: ignore[no-any-return]
 
 
-def _values_taken(parser: Any, part: Part) -> int:
+def _words(parser: Any, part: Part) -> list[str]:
+    """Return words for argparse, in which no value of an option looks like another option."""
     action = next((each for each in parser._actions if part.option in each.option_strings), None)
-    if action is None or action.nargs == 0:
-        return 0
-    return len(part.values) if action.nargs == "+" else 1
+    if part.closed:
+        taken = 1
+    elif action is None or action.nargs == 0:
+        taken = 0
+    else:
+        taken = len(part.values) if action.nargs == "+" else 1
+    words = [f"{part.option}={value}" for value in part.values[:taken]]
+    if part.option and not words:
+        words = [part.option]
+    return words + part.values[taken:]
 
 
 def option_names(parser: Any) -> list[str]:
@@ -194,32 +184,24 @@ def option_names(parser: Any) -> list[str]:
     return [name for action in parser._actions for name in action.option_strings]
 
 
-def nearest_options(word: str, options: Sequence[str]) -> list[str]:
-    """Return the options that were most probably meant.
+def _unknown(word: str, parser: Any) -> str:
+    name = f"%{parser.prog}"
+    if not word.startswith("-"):
+        where = " The prompt goes below the line." if name.startswith("%%") else ""
+        return f"{name} does not take {word!r} on its line.{where}\n{name}? explains the options."
+    option = word.partition("=")[0]
+    meant = _nearest_options(option, option_names(parser))
+    hint = f"Did you mean {' or '.join(meant)}?" if meant else f"{name}? explains the options."
+    return f"{name} has no option {option}.\n{hint}"
 
-    Examples
-    --------
-    >>> nearest_options("--max-tokens", ["--max-new-tokens", "--min-p"])
-    ['--max-new-tokens']
-    >>> nearest_options("--temp", ["--temperature", "--template", "--top-p"])
-    ['--temperature', '--template']
-    """
-    given = word.partition("=")[0]
+
+def _nearest_options(given: str, options: Sequence[str]) -> list[str]:
+    """Return the options that begin like the given one, or else the most similar one."""
     if begun := [option for option in options if option.startswith(given)]:
         return begun
     names = {option.lstrip("-").replace("-", "_"): option for option in options}
     found = nearest_name(given.lstrip("-").replace("-", "_"), names)
     return [names[found]] if found else []
-
-
-def _unknown(word: str, parser: Any) -> str:
-    name = f"%{parser.prog}"
-    if not word.startswith("-"):
-        where = " The prompt stands below the line." if name.startswith("%%") else ""
-        return f"{name} takes no {word!r} here.{where}\n{name}? explains the options."
-    meant = nearest_options(word, option_names(parser))
-    hint = f"Did you mean {' or '.join(meant)}?" if meant else f"{name}? explains the options."
-    return f"{name} has no option {word.partition('=')[0]}.\n{hint}"
 
 
 def sampling_of(arguments: Namespace) -> dict[str, Any]:

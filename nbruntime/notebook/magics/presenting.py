@@ -21,17 +21,7 @@ def prepare(view: str) -> None:
 
 
 def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float) -> None:
-    """Read a stream to its end and show it meanwhile.
-
-    Parameters
-    ----------
-    stream : GenerationStream
-        Stream to read.
-    view : str
-        ``markdown``, ``plain`` or ``none``. A terminal always shows plain text.
-    draws_per_second : float
-        Maximum, in a notebook.
-    """
+    """Read a stream to its end and show it meanwhile; a terminal always shows plain text."""
     if view == "none":
         stream.result()
     elif in_kernel():

@@ -16,24 +16,8 @@ from nbruntime.protocol.nearest_names import nearest_name
 _PLACE = re.compile(r"\{\{\s*([^\s{}]+)\s*\}\}")
 
 
-def cell_text(cell: str) -> str:
-    r"""Return the text of a cell without the line feed that IPython adds.
-
-    Examples
-    --------
-    >>> cell_text("The capital of France is\n")
-    'The capital of France is'
-    """
-    return cell.removesuffix("\n")
-
-
 def fill_template(text: str, names: Mapping[str, Any]) -> str:
     """Replace each ``{{name}}`` by its value; all other braces stay as they are.
-
-    Raises
-    ------
-    UsageError
-        If variables are undefined; names all of them, and similar ones that exist.
 
     Examples
     --------
@@ -53,20 +37,7 @@ def fill_template(text: str, names: Mapping[str, Any]) -> str:
 
 
 def read_schema(given: str, names: Mapping[str, Any]) -> Any:
-    """Return the JSON schema in a variable or file: a mapping, text, or a pydantic model.
-
-    Parameters
-    ----------
-    given : str
-        Name of a variable or of a file.
-    names : mapping
-        Variables.
-
-    Raises
-    ------
-    UsageError
-        If neither exists, or it is not a schema.
-    """
+    """Return the JSON schema in a variable or file: a mapping, text, or a pydantic model."""
     if given in names:
         value = names[given]
         if isinstance(value, str | Mapping) or hasattr(value, "model_json_schema"):

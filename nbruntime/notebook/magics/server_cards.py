@@ -14,15 +14,7 @@ _HEADS = ("", "name", "model", "engine", "state", "of", "url")
 
 
 def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
-    """Return the card of `%sgl_servers`.
-
-    Parameters
-    ----------
-    known : sequence of KnownServer
-        Servers of this session; the card also lists those of other kernels.
-    in_use : str
-        Name of the server that cells use; empty if none was chosen.
-    """
+    """Return the card of `%sgl_servers`: the `known` servers of this session, and those of other kernels."""
     from nbruntime.launch.servers import servers
 
     listed = {info.url: info for info in servers()}

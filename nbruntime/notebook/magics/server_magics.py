@@ -31,19 +31,17 @@ class ServerMagics(MagicsBase):
 
     @magic(
         "line",
-        argument(
-            "model", nargs="?", metavar="MODEL", help="folder, hub id, or the default model when left out"
-        ),
-        argument("--model-path", metavar="MODEL", help="the same, by SGLang's name"),
-        argument("--name", metavar="NAME", help="what the server is called; the model's name when left out"),
+        argument("model", nargs="?", metavar="MODEL", help="folder or hub id; the default model if omitted"),
+        argument("--model-path", metavar="MODEL", help="the same as MODEL, by SGLang's name"),
+        argument("--name", metavar="NAME", help="name of the server; the model's name if omitted"),
         argument("--engine", metavar="KIND", help="auto, sglang or embedded"),
         argument("--python", metavar="FILE", help="interpreter of another environment that has SGLang"),
         argument("--host", metavar="ADDRESS", help="address to listen on"),
         argument("--port", type=int, metavar="N", help="port to listen on; 0 for any"),
         argument("--log-level", metavar="LEVEL", help="debug, info, warning or error"),
-        argument("--launch-timeout", type=float, metavar="SECONDS", help="how long it may take to be ready"),
-        argument("--keep-alive", action="store_true", help="let it outlive this kernel"),
-        argument("--replace", action="store_true", help="end a server of the same name that is another one"),
+        argument("--launch-timeout", type=float, metavar="SECONDS", help="maximum time until it is ready"),
+        argument("--keep-alive", action="store_true", help="keep it running when this kernel ends"),
+        argument("--replace", action="store_true", help="stop a different server of the same name"),
         KEY,
         OUT,
         server_arguments=True,
@@ -63,8 +61,8 @@ class ServerMagics(MagicsBase):
 
         if arguments.model is not None and arguments.model_path is not None:
             raise UsageError(
-                f"Two models are named: {arguments.model} and {arguments.model_path}.\n"
-                "Leave one out: --model-path is another way to write MODEL."
+                f"Two models were given: {arguments.model} and {arguments.model_path}.\n"
+                "Leave one out: --model-path and MODEL mean the same."
             )
         own = ("name", "engine", "python", "host", "port", "log_level", "launch_timeout")
         given = {name: value for name in own if (value := getattr(arguments, name)) is not None}
@@ -85,9 +83,9 @@ class ServerMagics(MagicsBase):
     @magic(
         "line",
         argument("url", metavar="URL", help="such as http://127.0.0.1:30000"),
-        argument("--name", metavar="NAME", help="what it is called here; the model's name when left out"),
+        argument("--name", metavar="NAME", help="name in this session; the model's name if omitted"),
         KEY,
-        argument("--verify", metavar="FILE", help="certificates to check an https server by"),
+        argument("--verify", metavar="FILE", help="CA certificates to verify an https server"),
         OUT,
     )
     def sgl_connect(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
@@ -126,12 +124,12 @@ class ServerMagics(MagicsBase):
         known = self.servers.find(arguments.server or self.endpoint)
         if arguments.server:
             self.endpoint = known.name
-        print(f"Cells ask {known.name} ({known.url}).")
+        print(f"Cells use {known.name} ({known.url}).")
 
     @magic(
         "line",
         SERVER,
-        argument("--live", action="store_true", help="in a notebook, a panel with live load, charts, log"),
+        argument("--live", action="store_true", help="in a notebook, show a live panel: load, charts, log"),
     )
     def sgl_info(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
         """Show a server: model, parallelism, sizes, and all of its arguments.
@@ -153,7 +151,7 @@ class ServerMagics(MagicsBase):
         "line",
         SERVER,
         argument("-n", dest="lines", type=int, default=20, metavar="N", help="number of lines (default: 20)"),
-        argument("--follow", action="store_true", help="go on until the server ends, or Interrupt"),
+        argument("--follow", action="store_true", help="keep printing until the server ends or on Interrupt"),
     )
     def sgl_logs(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
         """Print the end of a server's log, also after it died.
@@ -166,7 +164,7 @@ class ServerMagics(MagicsBase):
         runtime = known.runtime
         if runtime is None:
             raise UsageError(
-                f"The log of {known.name} is not here: the server was not launched in this session.\n"
+                f"The log of {known.name} is not available: the server was not launched in this session.\n"
                 "Read it where the server was started."
             )
         if not arguments.follow:
@@ -181,7 +179,7 @@ class ServerMagics(MagicsBase):
             text, position = runtime.logs_since(position)
             _print_log(text)
 
-    @magic("line", argument("which", metavar="NAME|all|orphans", help="which servers"))
+    @magic("line", argument("which", metavar="NAME|all|orphans", help="servers to stop"))
     def sgl_stop(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
         """Stop a server, and wait until its processes have ended.
 
@@ -204,7 +202,7 @@ class ServerMagics(MagicsBase):
             ended = stop(known.url)
         else:
             raise UsageError(
-                f"{which} is only connected to; nbruntime did not start it.\n"
+                f"nbruntime is only connected to {which}; it did not start it.\n"
                 "Stop it where it was started; %sgl_servers lists the servers that can be stopped here."
             )
         self.servers.forget_ended({server.url for server in ended})

@@ -13,15 +13,12 @@ from nbruntime.generation.timings import decode_rate
 from nbruntime.notebook.views.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 
-PAGE = 24
-"""HTML widgets in one box: a message that adds some lists all widgets of the box."""
-
-SPARES = 4
-"""HTML widgets that are added at once."""
+PAGE = 24  # HTML widgets in one box: a message that adds some lists all widgets of the box
+SPARES = 4  # HTML widgets that are added at once
 
 
 class AnswerView:
-    """Shows one answer while it grows.
+    """Shows one answer while it grows; `box` holds its widgets.
 
     One HTML widget holds the growing tail and the line of figures below it. When part of the tail settles,
     it stays there, and the rest moves to the next widget, which was created empty in advance: the text
@@ -34,18 +31,13 @@ class AnswerView:
     title : str
         Heading; may be empty.
     first : bool
-        Whether this is the first answer of the view.
+        True for the first answer of the view.
     markdown : bool
-        Whether the text is markdown.
+        True to render the text as markdown.
     text : str
         Text that was read before.
     began : float
         Time of the request, by `time.perf_counter`.
-
-    Attributes
-    ----------
-    box : ipywidgets.VBox
-        Holds all widgets.
     """
 
     def __init__(
@@ -81,10 +73,7 @@ class AnswerView:
         return self._first is None
 
     def draw(self) -> int:
-        """Send changes to the front end; called by the thread that draws.
-
-        Returns the number of new characters.
-        """
+        """Send changes to the front end, and return the number of new characters; for the drawing thread."""
         finished = self._finished  # read before the queue: nothing is queued after the last delta
         new = 0
         while self._arrived:

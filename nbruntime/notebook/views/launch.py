@@ -1,7 +1,6 @@
 """The live view of a launch: phase, elapsed time, progress bar and log.
 
-A quick launch shows nothing. At the end a static card takes the view's place: the runtime's, or one with the
-reason of the failure.
+A quick launch shows nothing. At the end a static card takes the view's place.
 """
 
 from __future__ import annotations
@@ -25,15 +24,9 @@ from nbruntime.notebook.views.output_context import OutputContext
 if TYPE_CHECKING:
     from nbruntime.runtime import Runtime
 
-QUIET_SECONDS = 0.3
-"""Seconds before a view is shown."""
-
-DRAW_SECONDS = 0.25
-"""Seconds between two draws."""
-
+QUIET_SECONDS = 0.3  # before a view is shown
+DRAW_SECONDS = 0.25  # between two draws
 LOG_LINES = 20
-"""Lines of the folded log."""
-
 LAUNCH_STYLE = ".nbr-launch .widget-html,.nbr-launch .widget-html-content{margin:0}"
 
 
@@ -46,11 +39,6 @@ class LaunchView:
         Runtime that is being launched.
     quiet : float
         Seconds before the view is shown.
-
-    Examples
-    --------
-    >>> with LaunchView(runtime) as view:  # doctest: +SKIP
-    ...     view(Phase("loading weights"))
     """
 
     def __init__(self, runtime: Runtime, *, quiet: float = QUIET_SECONDS) -> None:
@@ -64,7 +52,7 @@ class LaunchView:
         self._kit: Any = None
 
     def __call__(self, phase: Phase) -> None:
-        """Set the phase; it is drawn within a quarter of a second."""
+        """Set the phase."""
         self._phase = phase
 
     def __enter__(self) -> Self:
@@ -81,14 +69,15 @@ class LaunchView:
         self._over.set()
         if self._drawer is not None:
             self._drawer.join()
-        bundle = self._last_bundle(error)
+        card = self._runtime._card() if error is None else self.ended_card(error)
+        bundle = card.mimebundle()
         if self._handle is not None:
             self._handle.update(bundle, raw=True)
             self._kit.close()
         elif isinstance(error, LaunchError):
             display(bundle, raw=True)
         if isinstance(error, LaunchError):
-            shorten(error)
+            _shorten(error)
 
     def live_card(self) -> Card:
         """Return the card that is shown while the launch runs."""
@@ -98,17 +87,18 @@ class LaunchView:
     def ended_card(self, error: BaseException | None) -> Card:
         """Return the card of a launch that ended with an error or an interrupt."""
         log = self._runtime.logs(LOG_LINES)
-        pairs: list[tuple[str, object]] = []
+        tone = tone_of("failed")
+        pairs: list[tuple[str, object]] = [("phase", self._phase)]
         if isinstance(error, LaunchError):
-            state, tone = error.cause or error.message, tone_of("failed")
+            state = error.cause or error.message
             log = "\n".join(error.log_lines) or log
-            pairs = [("what", error.message if error.cause else None), ("to do", _hint(error))]
+            # The card shows the log, so a hint that only refers to it is left out.
+            hint = None if error.hint and "log is below" in error.hint else error.hint
+            pairs = [("what", error.message if error.cause else None), ("to do", hint)]
         elif isinstance(error, KeyboardInterrupt):
             state, tone = "interrupted", tone_of("interrupted")
         else:
-            state, tone = f"failed: {type(error).__name__}", tone_of("failed")
-        if not isinstance(error, LaunchError):
-            pairs.append(("phase", self._phase))
+            state = f"failed: {type(error).__name__}"
         pairs.append(("after", duration(time.monotonic() - self._began)))
         card = self._runtime._card()
         own = [pair for pair in card.pairs if pair[0] == "engine"]
@@ -116,19 +106,11 @@ class LaunchView:
         details = [Details("log", text=log), *arguments]
         return replace(card, state=state, tone=tone, pairs=[*pairs, *own], details=details)
 
-    def _last_bundle(self, error: BaseException | None) -> dict[str, Any]:
-        if error is None:
-            return self._runtime._repr_mimebundle_()
-        return self.ended_card(error).mimebundle()
-
     def _keep_drawing(self) -> None:
         if self._over.wait(self._quiet):
             return
-        from nbruntime.notebook.views.widgets import (  # ipywidgets is slow to import
-            PARTS,
-            PARTS_STYLE,
-            WidgetKit,
-        )
+        # ipywidgets is slow to import.
+        from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
 
         self._kit = kit = WidgetKit()
         head, log = kit.html(self.live_card().inner_html()), kit.html()
@@ -142,12 +124,7 @@ class LaunchView:
             log.value = f"<pre>{escape(self._runtime.logs(LOG_LINES))}</pre>"
 
 
-def _hint(error: LaunchError) -> str | None:
-    """Return the error's hint, unless it only refers to the log, which the card shows."""
-    return None if error.hint and "log is below" in error.hint else error.hint
-
-
-def shorten(error: LaunchError) -> None:
+def _shorten(error: LaunchError) -> None:
     """Make IPython show an error in two lines: the card shows its log and cause already."""
     first = f"{error.message}: {error.cause}" if error.cause else error.message
     where = f"\nThe log: {error.where}" if error.where else ""

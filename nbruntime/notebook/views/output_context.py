@@ -24,13 +24,8 @@ class Stoppable(Protocol):
 class OutputContext:
     """The output context of the cell that creates this object.
 
-    ipykernel keeps the cell that an output belongs to in context variables, which new threads lack: their
-    output lands in the cell that happens to run. This object keeps a copy of the context for them.
-
-    Examples
-    --------
-    >>> OutputContext().run(lambda: 6 * 7)
-    42
+    ipykernel keeps the cell of an output in context variables. A new thread lacks them, so its output would
+    appear in the cell that is running. This object keeps a copy of the context for threads.
     """
 
     def __init__(self) -> None:
@@ -51,7 +46,7 @@ def replace_output(handle: DisplayHandle, bundle: dict[str, Any]) -> None:
     """Replace a displayed output, in whichever cell it is.
 
     Front ends find the output by its display id. nbclient (0.11, for nbconvert) listens only to the cell that
-    is running, so the update is sent from that cell and not from the one that created the output.
+    is running, so the update is sent from that cell.
     """
     contextvars.Context().run(handle.update, bundle, raw=True)
 
@@ -59,8 +54,7 @@ def replace_output(handle: DisplayHandle, bundle: dict[str, Any]) -> None:
 def stop_when_run_again(view: Stoppable) -> None:
     """Stop a view when the current cell runs again or has been deleted; keeps only a weak reference.
 
-    Does nothing if the front end does not tell which cell it runs (``cellId`` in the metadata of
-    ``execute_request``, jupyterlab 4.6).
+    Does nothing without ``cellId`` in the metadata of ``execute_request`` (jupyterlab 4.6 has it).
     """
     shell = get_ipython()
     name = _current_cell(shell)[0]

@@ -1,7 +1,6 @@
 """The server panel: a server's identity, load, latencies, fields and log, with buttons to control it.
 
-One thread polls the server once a second, while a front end shows the panel. A draw sends only the parts that
-have changed. When the panel is closed, or its cell runs again, a static form takes its place.
+One thread polls the server while a front end shows the panel. A draw sends only the parts that have changed.
 """
 
 from __future__ import annotations
@@ -43,13 +42,12 @@ POLL_SECONDS = 5.0
 """Timeout of a poll, for connecting and for reading."""
 
 INTERVAL_LIMITS = (1 / DRAW_LIMITS[1], 3600.0)
-"""Smallest and largest number of seconds between two polls; each poll is drawn."""
+"""Limits of the seconds between two polls; each poll is drawn."""
 
 UNREPORTED_SECONDS = 600.0
 """Seconds for which a panel counts as shown before a front end reports it; it cannot while a cell runs."""
 
 LOG_LINES = 40
-"""Lines of the log shown."""
 
 PANEL_STYLE = """
 .nbr-panel>.widget-box,.nbr-panel>.widget-html{margin:0 0 .5em}
@@ -58,7 +56,7 @@ PANEL_STYLE = """
 .nbr-panel .nbr-head tr{display:flex;break-inside:avoid}
 .nbr-panel .nbr-head th{flex:0 0 7em}
 .nbr-panel .jupyter-widgets-disconnected::before{display:none}
-.nbr-panel.jupyter-widgets-disconnected::before{content:"The kernel has gone: this is what it saw last.";
+.nbr-panel.jupyter-widgets-disconnected::before{content:"The kernel has stopped. This is the last state.";
 color:inherit;font:inherit;opacity:.7;padding:0}
 .nbr-panel .jupyter-button{background:none;color:inherit;height:auto;line-height:1.7;padding:0 .8em;
 margin:0 .5em 0 0;border:1px solid var(--jp-border-color1,rgba(128,128,128,.5));border-radius:2px;
@@ -70,14 +68,11 @@ border-bottom:1px solid var(--jp-border-color1,rgba(128,128,128,.5))}
 """.strip().replace("\n", "")
 
 
-_CLASSES = (*CLASSES, PARTS, "nbr-panel")
-
-
 class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     """A live panel of one server.
 
-    Display it, or place it in a layout of your own. It survives the server's death, shows since when there is
-    no answer, and continues when the server is back.
+    Display it, or place it in a layout of your own. It survives the server's death, and continues when the
+    server is back. When the panel is closed, or its cell runs again, a static card takes its place.
 
     Parameters
     ----------
@@ -87,16 +82,6 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         The server's owner, for the log, the cause of an end, and shutdown.
     interval : float
         Seconds between two polls; from 0.05 to 3600.
-
-    Raises
-    ------
-    ArgumentValueError
-        If `interval` is out of range.
-
-    Examples
-    --------
-    >>> panel = ServerPanel(endpoint)  # doctest: +SKIP
-    >>> panel  # doctest: +SKIP
     """
 
     _closed = True  # until __init__ is done
@@ -121,8 +106,8 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._reopens = False
         self._actions = ServerActions(endpoint, runtime, on_close=self.close, on_result=self._wake.set)
         self._ended = self._cause = ""
-        parts = self._make_parts()
-        super().__init__(parts, layout=self._kit.layout, _view_count=0, _dom_classes=_CLASSES)
+        parts, classes = self._make_parts(), (*CLASSES, PARTS, "nbr-panel")
+        super().__init__(parts, layout=self._kit.layout, _view_count=0, _dom_classes=classes)
         self.observe(self._views_changed, "_view_count")
         self._closed = False
         self._look_at_runtime()
@@ -169,22 +154,15 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        """Give the live panel, and beside it what it shows as text and HTML."""
-        bundle = self.card().mimebundle()
-        if not self._closed:
-            bundle["application/vnd.jupyter.widget-view+json"] = {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": self.model_id,
-            }
+        """Return the live panel, and its current content as text and HTML."""
+        bundle = {} if self._closed else super()._repr_mimebundle_()
+        bundle |= self.card().mimebundle()
         kept = set(bundle if include is None else include) - set(exclude or ())
         return {mime: form for mime, form in bundle.items() if mime in kept}
 
     def card(self) -> Card:
         """Return a static card of what the panel shows, with the time of the last answer."""
-        details = []
-        if self._fields:
-            details.append(fields_details(self._fields))
+        details = [fields_details(self._fields)] if self._fields else []
         if self.runtime is not None:
             details.append(Details("log", text=self.runtime.logs(LOG_LINES)))
         card, monitor = self._head_card(details), self.monitor

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class ServerActions:
-    """Buttons that control a server, and a line that says how the last action went.
+    """Buttons that control a server, and a line with the result of the last action.
 
     Parameters
     ----------
     endpoint : RuntimeEndpoint
         The server's client.
     runtime : Runtime or None
-        The server's owner; there is a button to shut it down.
+        The server's owner; adds a button to shut it down.
     on_close : callable
         Closes the panel.
     on_result : callable
@@ -57,7 +57,9 @@ class ServerActions:
             "abort": self._button("Abort all", "Stop every request on the server", self._abort),
         }
         if self._runtime is not None:
-            self.buttons["shutdown"] = self._button("Shut down …", "End the server", self._ask_first)
+            self.buttons["shutdown"] = self._button(
+                "Shut down …", "End the server", lambda: self._show_question(True)
+            )
         self.buttons["close"] = self._button("Close panel", "Leave a static picture", self._on_close)
         self._set_profiling(self._profiling)
         self.question = kit.keep(
@@ -123,9 +125,6 @@ class ServerActions:
 
     def _abort(self) -> None:
         self._run("every request is stopped", self._endpoint.abort_all)
-
-    def _ask_first(self) -> None:
-        self._show_question(True)
 
     def _show_question(self, ask: bool) -> None:
         self.question.layout.display = "" if ask else "none"

@@ -1,7 +1,6 @@
 """The live transcript of a program of SGLang's frontend language.
 
-It reads the interpreter's ``ProgramState`` and does not change it. With ``%load_ext nbruntime`` IPython shows
-such states this way.
+It reads the interpreter's ``ProgramState`` and does not change it.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from nbruntime.frontend.programs import Branch, program_of
 from nbruntime.frontend.transcript import Transcript, read
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 
-DRAW_SECONDS = 0.1
-"""Seconds between two draws."""
-
-QUIET_SECONDS = 0.1
-"""A program that ends within this many seconds is shown without a live view."""
+DRAW_SECONDS = 0.1  # between two draws
+QUIET_SECONDS = 0.1  # a program that ends within them is shown without a live view
 
 
 class ProgramView:
@@ -34,11 +30,6 @@ class ProgramView:
     ----------
     state : ProgramState
         Result of ``program.run(...)``, or a fork's state.
-
-    Examples
-    --------
-    >>> state = chatbot.run(question="Why is the sky blue?", stream=True)  # doctest: +SKIP
-    >>> ProgramView(state).show()  # doctest: +SKIP
     """
 
     def __init__(self, state: Any) -> None:
@@ -61,18 +52,7 @@ class ProgramView:
         return self._branch.running
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end of the program.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most.
-
-        Returns
-        -------
-        bool
-            Whether the program has ended.
-        """
+        """Wait for the end of the program, at most `timeout` seconds; return True if it has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.running:
             left = 0.02 if deadline is None else min(0.02, deadline - time.monotonic())
@@ -84,17 +64,8 @@ class ProgramView:
     def show(self, *, block: bool = True) -> None:
         """Show the transcript in the cell, live while the program runs.
 
-        Parameters
-        ----------
-        block : bool
-            Whether to wait for the end of the program; always in a terminal.
-
-        Raises
-        ------
-        NbruntimeError or another
-            The error of the program, if `block`.
-        KeyboardInterrupt
-            On Kernel > Interrupt. With ``%load_ext nbruntime`` it also aborts the program's requests.
+        Waits for the end of the program if `block`, and always in a terminal; if `block`, raises its error.
+        On Kernel > Interrupt, ``%load_ext nbruntime`` also aborts the program's requests.
         """
         self.put_into_cell(block=block)
         if block and self.state.stream_executor.error_ is not None:

@@ -28,25 +28,17 @@ from nbruntime.notebook.views.stream_reader import StreamReader
 from nbruntime.notebook.views.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 
-RUSHING = 1200
+FAST_TEXT = 1200
 """Characters per second above which a view is drawn half as often: too fast to read along."""
 
 LOOP_WAKES = 0.2
 """Seconds between two wake-ups of an event loop that awaits a view: on an interrupt ipykernel asks the loop
 to cancel the cell, but does not wake it (ipykernel 7.4, tornado 6.5)."""
 
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-
 
 def next_pause(drawn: int, pause: float, interval: float) -> float:
-    """Return the seconds until the next draw, from the characters drawn in the last pause.
-
-    Examples
-    --------
-    >>> next_pause(drawn=100, pause=0.1, interval=0.1), next_pause(drawn=200, pause=0.1, interval=0.1)
-    (0.1, 0.2)
-    """
-    return interval * (2 if drawn > RUSHING * pause else 1)
+    """Return the seconds until the next draw, from the characters drawn in the last pause."""
+    return interval * (2 if drawn > FAST_TEXT * pause else 1)
 
 
 class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
@@ -64,11 +56,6 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         Whether to render the text as markdown.
     draws_per_second : float
         Maximum; from 0.5 to 20.
-
-    Raises
-    ------
-    ArgumentValueError
-        If `draws_per_second` is out of range.
 
     Examples
     --------
@@ -101,12 +88,9 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
             )
             for each, text in zip(generations, stream.texts_read, strict=True)
         ]
+        hidden = ipywidgets.Layout(display="none")
         self._stop_button = kit.keep(
-            ipywidgets.Button(
-                description="Stop",
-                tooltip="Stop this generation",
-                layout=ipywidgets.Layout(display="none"),
-            )
+            ipywidgets.Button(description="Stop", tooltip="Stop this generation", layout=hidden)
         )
         self._stop_button.add_class("nbr-stop")
         self._stop_button.on_click(lambda _button: self.stop())
@@ -121,17 +105,12 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
     def show(self, *, block: bool = True) -> Generation | list[Generation] | None:
         """Show the view in the cell; its static form takes its place at the end.
 
-        In a terminal the text is printed as it comes, and `block` is ignored.
+        In a terminal the text is printed as it arrives, and `block` is ignored.
 
         Parameters
         ----------
         block : bool
-            Whether to wait for the end; if not, the view has a Stop button.
-
-        Returns
-        -------
-        Generation or list of Generation, or None
-            The result; None if `block` is false.
+            Whether to wait for the end, and return the result; if not, the view has a Stop button.
 
         Raises
         ------
@@ -149,17 +128,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         return None
 
     async def show_async(self) -> Generation | list[Generation]:
-        """Show the view in the cell, and await the end of the stream.
-
-        Returns
-        -------
-        Generation or list of Generation
-
-        Raises
-        ------
-        GenerationError, asyncio.CancelledError
-            As `run_async`.
-        """
+        """Show the view in the cell, and await the end of the stream as `run_async` does."""
         self._put_into_cell()
         return await self.run_async()
 
@@ -183,7 +152,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
             if self._done.is_set():
                 put(self._final_bundle(), raw=True)
                 return
-            live = {"text/plain": repr(self), _WIDGET: super()._repr_mimebundle_()[_WIDGET]}
+            live = super()._repr_mimebundle_() | {"text/plain": repr(self)}
             self._handles.append(put(live, raw=True, display_id=True))
 
     def _ipython_display_(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from nbruntime.errors import ArgumentTypeError, NbruntimeError
@@ -15,21 +15,13 @@ from nbruntime.generation.answer_html import Ending
 from nbruntime.notebook.views.output_context import OutputContext
 from nbruntime.protocol.deltas import Delta
 
-STOP_PATIENCE = 1.0
-"""Seconds to wait for the end of a stopped stream before its connection is closed."""
+STOP_PATIENCE = 1.0  # seconds for the end of a stopped stream, before its connection is closed
 
 
 class StreamReader:
     """Reads a stream in the caller's thread or task, or in its own, while another thread draws it.
 
     A base class for views: they take the deltas, draw, and show whether the stream can be stopped.
-
-    Parameters
-    ----------
-    stream : GenerationStream or AsyncGenerationStream
-        The stream to read.
-    interval : float
-        Seconds between two draws.
     """
 
     def __init__(self, stream: GenerationStream | AsyncGenerationStream, *, interval: float) -> None:
@@ -52,10 +44,6 @@ class StreamReader:
 
     def run(self) -> Generation | list[Generation]:
         """Read the stream to its end in the calling thread, drawing meanwhile.
-
-        Returns
-        -------
-        Generation or list of Generation
 
         Raises
         ------
@@ -80,20 +68,9 @@ class StreamReader:
         return stream.result()
 
     async def run_async(self) -> Generation | list[Generation]:
-        """Read the stream to its end in the calling task, drawing meanwhile.
+        """Do as `run` does in the calling task; Kernel > Interrupt raises asyncio.CancelledError.
 
         A blocking stream is read in a thread.
-
-        Returns
-        -------
-        Generation or list of Generation
-
-        Raises
-        ------
-        GenerationError
-            If the stream fails; the text received so far stays in the view.
-        asyncio.CancelledError
-            On Kernel > Interrupt; the request is aborted on the server.
         """
         stream = self.stream
         self._waiting_loop = asyncio.get_running_loop()
@@ -111,13 +88,7 @@ class StreamReader:
         return await stream.result()
 
     def start(self) -> Self:
-        """Read the stream in its own thread or task; the view has a Stop button meanwhile.
-
-        Returns
-        -------
-        StreamView
-            The view itself.
-        """
+        """Read the stream in its own thread or task, and return the view; it has a Stop button meanwhile."""
         if self._started:
             return self
         self._on_start()
@@ -142,17 +113,12 @@ class StreamReader:
             stream.loop.call_soon_threadsafe(self._stop_async)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end of a view that was started in a thread.
+        """Wait for the end of a view that was started in a thread; return True if the stream has ended.
 
         Parameters
         ----------
         timeout : float, optional
             Maximum time in seconds.
-
-        Returns
-        -------
-        bool
-            Whether the stream has ended.
         """
         return self._done.wait(timeout)
 
@@ -199,26 +165,21 @@ class StreamReader:
             raise
 
     def _read_alone(self) -> None:
-        try:
+        with suppress(NbruntimeError):  # the view shows it, and stream.error keeps it
             self.run()
-        except NbruntimeError:
-            return  # the view shows it, and stream.error keeps it
 
     async def _read_alone_async(self) -> None:
-        try:
+        with suppress(NbruntimeError):
             await self.run_async()
-        except NbruntimeError:
-            return
 
     def _stop_stream(self) -> None:
         stream = self.stream
         assert isinstance(stream, GenerationStream)
         try:
             if self._started:
-                stream.abort()
-                self._over.wait(STOP_PATIENCE)
-        except NbruntimeError:
-            pass  # the server does not answer
+                with suppress(NbruntimeError):  # the server does not answer
+                    stream.abort()
+                    self._over.wait(STOP_PATIENCE)
         finally:
             stream.close()
 

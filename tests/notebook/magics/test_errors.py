@@ -27,7 +27,7 @@ from nbruntime.notebook.magics.presenting import show_stream
         ("%%sgl_generate --max_tokens 1\nx", ["no option --max-tokens", "--max-new-tokens?"]),
         ("%%sgl_generate --temp=1\nx", ["no option --temp.", "--template or --temperature?"]),
         ("%%sgl_generate --xyzzy 1\nx", ["no option --xyzzy", "%%sgl_generate? explains"]),
-        ("%%sgl_generate hello\nx", ["takes no 'hello'", "stands below the line"]),
+        ("%%sgl_generate hello\nx", ["does not take 'hello'", "goes below the line"]),
         ("%%sgl_generate --temperature hot\nx", ["invalid float value: 'hot'", "%%sgl_generate?"]),
         ("%%sgl_generate --stop --n 2\nx", ["expected at least one", "--option=VALUE"]),
         ("%%sgl_generate --view huge\nx", ["invalid choice: 'huge'", "markdown"]),
@@ -43,20 +43,20 @@ from nbruntime.notebook.magics.presenting import show_stream
         ("%sgl_use mian", ["no server 'mian'", "Did you mean main?"]),
         ("%sgl_connect", ["URL", "%sgl_connect? explains"]),
         ("%sgl_info --liv", ["--live?"]),
-        ("%sgl_logs", ["The log of main is not here"]),
+        ("%sgl_logs", ["The log of main is not available"]),
         ("%sgl_stop main", ["only connected to"]),
         ("%sgl_launch --port many", ["invalid int value: 'many'"]),
         ("%sgl_launch --context-length long", ["--context-length takes a whole number, not 'long'"]),
-        ("%sgl_launch --tp-size", ["--tp-size has no value"]),
+        ("%sgl_launch --tp-size", ["--tp-size needs a value"]),
         ("%sgl_launch --disable-radix-cache=1", ["takes no value"]),
-        ("%sgl_launch one --model-path two", ["Two models are named: one and two"]),
+        ("%sgl_launch one --model-path two", ["Two models were given: one and two"]),
         ("%sgl_launch --reuse", ["no option --reuse", "Runtime(reuse=…)"]),
         ("%sgl_launch --progress", ["no option --progress"]),
         ("%sgl_launch --env X", ["no option --env"]),
         (r'%%sgl_generate --stop "say \"hi\""' + "\nx", ["backslash does not escape a quote", "{name}"]),
         (r"%%sgl_generate --stop=say\'hi'" + "\nx", ["backslash does not escape a quote"]),
-        ("%%sgl_generate --stop=--\nx", ["--stop=-- is no value"]),
-        ("%%sgl_generate -- foo\nx", ["-- is no value", "%%sgl_generate? explains"]),
+        ("%%sgl_generate --stop=--\nx", ["--stop=-- is not a value"]),
+        ("%%sgl_generate -- foo\nx", ["-- is not a value", "%%sgl_generate? explains"]),
         ("%%sgl_generate --system {text} {dashes}\nx", ["no option --token"]),
     ],
 )
@@ -131,7 +131,7 @@ def test_interrupt_keeps_the_text_received_so_far(
     interrupter.join()
     shown = capsys.readouterr().out
     print(shown)
-    assert shown.endswith("KeyboardInterrupt: what had come is in story\n")
+    assert shown.endswith("KeyboardInterrupt: the text received so far is in story\n")
     assert "Traceback" not in shown
     assert connected.user_ns["story"].text == "Once upon"
     assert connected.user_ns["story"].finish_reason is None

@@ -49,7 +49,7 @@ def test_choose_one_of_several_servers(
         run(connected, "%%sgl_generate\nx")
         assert len(other.to("/generate")) == 4
         run(connected, "%sgl_use")
-        assert f"Cells ask second ({other.url})." in capsys.readouterr().out
+        assert f"Cells use second ({other.url})." in capsys.readouterr().out
         run(connected, "%%sgl_generate --endpoint main\nx")
         assert len(server.to("/generate")) == 1
         run(connected, "%sgl_servers")

@@ -102,7 +102,7 @@ def test_a_quick_launch_shows_nothing(cell: OutputContext) -> None:
     assert cell.bundles == []
 
 
-def test_a_launch_freezes_into_the_card(cell: OutputContext, gate: Path) -> None:
+def test_a_launch_ends_with_the_runtime_card(cell: OutputContext, gate: Path) -> None:
     thread = while_loading(cell, gate)
     with start(gate=str(gate), say=["phase: downloading 12.1/92.9 MB"]) as runtime:
         thread.join()
@@ -234,7 +234,7 @@ def test_terminal_clears_its_progress_line(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_unneeded_view_costs_no_time(cell: OutputContext) -> None:
+def test_a_view_that_is_not_shown_takes_no_time(cell: OutputContext) -> None:
     with start(progress=False) as runtime:
         began = time.monotonic()
         with LaunchView(runtime, quiet=60.0):

@@ -210,7 +210,7 @@ def test_a_sglang_server_with_all_of_its_fields(panel: ServerPanel, server: Serv
     assert panel._found.value.count("<details>") > 10
 
 
-def test_secrets_in_fields_are_masked_wherever_they_stand(panel: ServerPanel, server: Server) -> None:
+def test_secrets_in_nested_fields_are_masked(panel: ServerPanel, server: Server) -> None:
     said = {
         "api_key": "sk-one",
         "ssl_keyfile_password": "pw-two",
@@ -245,7 +245,7 @@ def test_hostile_fields_are_escaped(panel: ServerPanel, server: Server) -> None:
     assert matching({"a": HOSTILE}, "onerror")
 
 
-def test_the_key_is_nowhere(sent: list[str]) -> None:
+def test_the_key_is_never_shown(sent: list[str]) -> None:
     with Server(api_key="sk-hidden") as server:
         server.on("/server_info", Reply(json={"note": "the key is sk-hidden", "tp_size": 1}))
         made = ServerPanel(RuntimeEndpoint(server.url, api_key="sk-hidden"))
@@ -286,7 +286,7 @@ def test_a_server_that_dies_and_comes_back(panel: ServerPanel, server: Server) -
     assert [value for _, value in places] == [3, None, None, None, 3]
 
 
-def test_a_server_that_refuses(panel: ServerPanel, server: Server) -> None:
+def test_a_server_that_refuses_status_requests(panel: ServerPanel, server: Server) -> None:
     look(panel)
     server.on("/v1/loads", Reply(json={"error": "Unauthorized"}, status=401))
     look(panel)
@@ -339,7 +339,7 @@ def test_panel_counts_as_shown_before_a_front_end_reports(
     await_true(lambda: not panel.polling)
 
 
-def test_it_keeps_its_interval(server: Server) -> None:
+def test_polls_keep_their_interval(server: Server) -> None:
     made = ServerPanel(RuntimeEndpoint(server.url), interval=0.2)
     made._view_count = 1
     began = time.monotonic()
@@ -416,7 +416,7 @@ def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyP
     assert "shutdown" not in panel._actions.buttons, "it is not ours"
 
 
-def test_a_button_that_fails_says_why(panel: ServerPanel, server: Server) -> None:
+def test_a_failed_action_shows_its_error(panel: ServerPanel, server: Server) -> None:
     server.on("/flush_cache", Reply(body=b"<b>Flush cache failed.</b>", status=400))
     look(panel)
     assert "▲" in press(panel, "flush")
@@ -450,7 +450,7 @@ def show(panel: ServerPanel, monkeypatch: pytest.MonkeyPatch) -> Handle:
     return handle
 
 
-def test_closing_leaves_a_picture_without_a_widget(
+def test_closing_leaves_a_static_card(
     panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = show(panel, monkeypatch)
@@ -491,7 +491,7 @@ def test_closing_leaves_a_picture_without_a_widget(
         ({"include": ["text/html", WIDGET], "exclude": [WIDGET]}, {"text/html"}),
     ],
 )
-def test_forms_may_be_chosen(panel: ServerPanel, choice: dict[str, Any], expected: set[str]) -> None:
+def test_mime_types_can_be_chosen(panel: ServerPanel, choice: dict[str, Any], expected: set[str]) -> None:
     assert set(panel._repr_mimebundle_(**choice)) == expected
 
 
@@ -555,7 +555,7 @@ def runtime() -> Iterator[Runtime]:
         yield started
 
 
-def test_a_runtime_has_its_log_and_can_be_shut_down(runtime: Runtime) -> None:
+def test_panel_of_a_runtime_shows_its_log_and_shuts_it_down(runtime: Runtime) -> None:
     panel: ServerPanel = runtime.panel(interval=0.05)
     panel._view_count = 1
     await_true(lambda: panel.monitor.asked)
@@ -577,7 +577,7 @@ def test_a_runtime_has_its_log_and_can_be_shut_down(runtime: Runtime) -> None:
     panel.close()
 
 
-def test_a_runtime_that_died_says_how(runtime: Runtime) -> None:
+def test_a_runtime_that_died_shows_the_cause(runtime: Runtime) -> None:
     panel: ServerPanel = runtime.panel(interval=0.05)
     panel._view_count = 1
     await_true(lambda: panel.monitor.asked)

@@ -128,7 +128,7 @@ def test_hostile_text_in_a_program_is_escaped(endpoint: RuntimeEndpoint, server:
         s += sgl.select(hostile, choices=[hostile, "b"])
         s += sgl.gen("wrong", dtype=hostile)
 
-    with pytest.warns(UserWarning, match="no dtype"):
+    with pytest.warns(UserWarning, match="Unknown dtype"):
         state = run_to_the_end(hostile_program, given=HOSTILE)
     said = checked(card_of(state).mimebundle())
     assert said.count("<script>") >= 8
@@ -170,7 +170,7 @@ def test_long_transcripts_are_cut(endpoint: RuntimeEndpoint, server: ScriptedSer
     assert max(sizes.values()) < 100_000
 
 
-def test_many_forks_are_found_at_once(endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fork_is_looked_up_once(endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     @sgl.function
     def wide(s: Any) -> None:
         s += "Once"
@@ -188,7 +188,7 @@ def test_many_forks_are_found_at_once(endpoint: RuntimeEndpoint, monkeypatch: py
     assert len(sought) == 20
 
 
-def test_a_failed_program_says_why_and_raises(
+def test_a_failed_program_shows_and_raises_its_error(
     endpoint: RuntimeEndpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @sgl.function
@@ -233,7 +233,7 @@ def test_program_of_another_backend() -> None:
     ]
 
 
-def test_collected_states_leave_nothing(endpoint: RuntimeEndpoint) -> None:
+def test_collected_states_are_forgotten(endpoint: RuntimeEndpoint) -> None:
     gc.collect()
     before = dict(programs._programs)
     states = [tips.run(topic=str(number)) for number in range(3)]
@@ -249,7 +249,7 @@ def test_collected_states_leave_nothing(endpoint: RuntimeEndpoint) -> None:
     assert programs._programs.keys() == before.keys()
 
 
-def test_forks_of_a_batch_that_shares_its_arguments_are_not_mixed_up(endpoint: RuntimeEndpoint) -> None:
+def test_forks_of_a_batch_with_shared_arguments_stay_apart(endpoint: RuntimeEndpoint) -> None:
     @sgl.function
     def forking(s: Any, named: bool) -> None:
         s += "Once"
@@ -359,7 +359,7 @@ def test_a_view_grows_while_the_program_streams(
     state.sync()
 
 
-def test_a_traced_program_is_left_alone(shell: InteractiveShell, endpoint: RuntimeEndpoint) -> None:
+def test_a_traced_program_is_not_run(shell: InteractiveShell, endpoint: RuntimeEndpoint) -> None:
     from sglang.lang.tracer import trace_program
 
     @sgl.function
@@ -381,7 +381,7 @@ def test_the_extension_imports_no_sglang() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_failed_programs_leave_nothing(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
+def test_failed_programs_are_forgotten(endpoint: RuntimeEndpoint, server: ScriptedServer) -> None:
     server.on("/generate", Reply(json={"detail": "no room"}, status=400))
 
     @sgl.function

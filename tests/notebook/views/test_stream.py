@@ -122,7 +122,7 @@ def test_a_view_shows_the_answer_and_its_figures(endpoint: RuntimeEndpoint, sent
     view.close()
 
 
-def test_the_static_form_has_all_forms_of_the_text(endpoint: RuntimeEndpoint) -> None:
+def test_the_static_form_has_text_markdown_and_html(endpoint: RuntimeEndpoint) -> None:
     running = endpoint.stream("x")
     running.result()
     bundle = answer_bundle(running.generations, running.error)
@@ -135,7 +135,7 @@ def test_the_static_form_has_all_forms_of_the_text(endpoint: RuntimeEndpoint) ->
         assert "<strong>blue</strong>" in exported or "**blue**" in exported
 
 
-def test_bytes_of_a_draw_do_not_grow(sent: Sent) -> None:
+def test_size_of_a_draw_does_not_grow_with_the_answer(sent: Sent) -> None:
     line = "A line of *text* that says what the `sky` is like, and why it is so.\n"
     kit = WidgetKit()
     for kind, opening in (("prose", ""), ("code", "```python\n"), ("a list", "- a\n"), ("one line", "")):
@@ -169,7 +169,7 @@ CODE = "    return (1 + cos(angle) ** 2) / wavelength**4  # Rayleigh\n\ndef f(x:
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_bytes_of_a_whole_answer_in_code(sent: Sent, size: int) -> None:
+def test_total_size_of_the_draws_of_code(sent: Sent, size: int) -> None:
     tokens, a_second, seconds, interval = 4000, 500, 0.0, 1 / DRAWS_PER_SECOND
     text = ("```python\n" + CODE * 300)[: tokens * size]
     kit, pause, came = WidgetKit(), interval, 0
@@ -200,7 +200,7 @@ def test_invalid_number_of_draws(endpoint: RuntimeEndpoint, draws: Any) -> None:
     ["x" * 1_000_000, "```\n" + "y = 1\n" * 170_000, "<&\x1b'\u202e" * 200_000],
     ids=["one word", "code", "marks"],
 )
-def test_a_megabyte_in_one_token_is_drawn_in_little(sent: Sent, text: str) -> None:
+def test_a_megabyte_in_one_token_needs_only_small_draws(sent: Sent, text: str) -> None:
     def body() -> Iterator[bytes]:
         yield from events("Before. ", text)
         await_true(lambda: any("characters came at once" in value for value in sent.values()), 60)
@@ -224,7 +224,7 @@ def test_a_megabyte_in_one_token_is_drawn_in_little(sent: Sent, text: str) -> No
     view.close()
 
 
-def test_what_arrives_at_once_is_shown_at_the_end() -> None:
+def test_long_text_that_arrives_at_once() -> None:
     live = LiveText()
     live.add("a" * 500_000 + " the end")
     settled = live.take_settled()
@@ -276,7 +276,7 @@ def test_aria_status_is_set_at_the_end_only(sent: Sent) -> None:
     view.close()
 
 
-def test_markdown_of_several_answers_stays_apart() -> None:
+def test_markdown_of_several_answers_is_separate() -> None:
     answers = [
         Generation("```py\nx = 1", index=0),
         Generation("- a\n  ~~~\n  b", index=1),
@@ -306,7 +306,7 @@ growing = st.lists(
 
 
 @given(growing)
-def test_a_growing_tail_hides_marks_only(text: str) -> None:
+def test_a_growing_tail_hides_only_markdown_marks(text: str) -> None:
     shown = while_growing(text)
     assert [c for c in shown if c.isalpha()] == [c for c in text if c.isalpha()][
         : sum(map(str.isalpha, shown))
@@ -330,7 +330,7 @@ def test_stop_aborts_on_the_server(server: ScriptedServer, endpoint: RuntimeEndp
     view.close()
 
 
-def test_closing_a_running_view_leaves_nothing(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_closing_a_running_view_aborts_the_request(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
     wait = Wait()
     server.on("/generate", stream(*cumulative(WORDS)[:2], wait, done=False))
     view = StreamView(endpoint.stream("x")).start()
@@ -375,7 +375,9 @@ def test_an_interrupt_marks_the_partial_text() -> None:
     view.close()
 
 
-def test_several_answers_stand_one_below_the_other(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_several_answers_are_shown_one_below_the_other(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
     events = [
         {**answer(text, id=str(index), finish_reason=reason), "index": index}
         for text, index, reason in [
@@ -496,14 +498,14 @@ async def test_started_async_view_is_stopped(server: ScriptedServer) -> None:
         view.close()
 
 
-async def test_a_blocking_stream_awaited(server: ScriptedServer) -> None:
+async def test_awaiting_a_blocking_stream(server: ScriptedServer) -> None:
     with RuntimeEndpoint(server.url) as endpoint:
         view = StreamView(endpoint.stream("x"))
         assert str(await view.run_async()) == WHOLE
         view.close()
 
 
-async def test_many_blocking_streams_awaited_are_all_read(server: ScriptedServer) -> None:
+async def test_awaiting_many_blocking_streams(server: ScriptedServer) -> None:
     server.on("/generate", lambda _asked: stream(*cumulative(WORDS)[:2], Wait(), done=False))
     with RuntimeEndpoint(server.url) as endpoint:
         views = [StreamView(endpoint.stream("x")) for _ in range(min(32, (os.cpu_count() or 1) + 4) + 1)]
@@ -516,7 +518,7 @@ async def test_many_blocking_streams_awaited_are_all_read(server: ScriptedServer
             view.close()
 
 
-def test_a_view_that_is_shown_while_it_ends_freezes_there_too(
+def test_a_view_shown_while_it_ends_becomes_static(
     endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs: list[list[Any]] = []
@@ -551,7 +553,7 @@ def test_a_view_that_is_shown_while_it_ends_freezes_there_too(
     assert [["text/html" in bundle for bundle in bundles] for bundles in outputs] == [[False, True], [True]]
 
 
-def test_a_view_that_is_closed_while_it_ends_is_closed(
+def test_a_view_can_be_closed_while_it_ends(
     endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = StreamView(endpoint.stream("x"))
@@ -574,7 +576,7 @@ def test_a_view_that_is_closed_while_it_ends_is_closed(
     assert view.comm is None
 
 
-def test_a_view_whose_event_loop_has_ended_is_closed(server: ScriptedServer) -> None:
+def test_a_view_can_be_closed_after_its_event_loop(server: ScriptedServer) -> None:
     async def make() -> StreamView:
         async with AsyncRuntimeEndpoint(server.url) as endpoint:
             return StreamView(await endpoint.stream("x"))

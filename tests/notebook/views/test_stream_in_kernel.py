@@ -91,7 +91,7 @@ def texts_of_tails(messages: list[dict[str, Any]]) -> str:
     )
 
 
-def test_a_blocking_view_freezes_in_its_cell(front_end: FrontEnd) -> None:
+def test_a_blocking_view_becomes_static_in_its_cell(front_end: FrontEnd) -> None:
     messages = front_end.run("answer = StreamView(endpoint.stream('Why?')).show()")
     request = parent(messages[-1])
     live, final = shown(messages)
@@ -107,7 +107,7 @@ def test_a_blocking_view_freezes_in_its_cell(front_end: FrontEnd) -> None:
     assert front_end.printed("print(answer.text)") == "The sky is **blue**."
 
 
-def test_the_text_is_seen_while_it_grows(front_end: FrontEnd, server: ScriptedServer) -> None:
+def test_the_text_is_shown_while_it_grows(front_end: FrontEnd, server: ScriptedServer) -> None:
     wait = waiting(server)
     front_end.start("answer = StreamView(endpoint.stream('Why?')).show()")
     _, before = front_end.until(
@@ -129,7 +129,9 @@ def test_the_text_is_seen_while_it_grows(front_end: FrontEnd, server: ScriptedSe
     ],
     ids=["blocking", "in a thread", "asynchronous"],
 )
-def test_interrupt_stops_and_keeps(front_end: FrontEnd, server: ScriptedServer, code: str) -> None:
+def test_interrupt_stops_the_request_and_keeps_the_text(
+    front_end: FrontEnd, server: ScriptedServer, code: str
+) -> None:
     wait = waiting(server)
     request = front_end.start(code)
     front_end.until(kind="comm_msg", holds=lambda each: "The sky" in str(each["content"]["data"]))
@@ -207,7 +209,7 @@ def test_running_the_cell_again_stops_the_old_stream(front_end: FrontEnd, server
     assert list(finals.values()) == ["The sky is **blue**."]
 
 
-def test_a_notebook_that_is_executed_keeps_what_ends_in_a_later_cell(server: ScriptedServer) -> None:
+def test_an_executed_notebook_keeps_a_view_that_ends_in_a_later_cell(server: ScriptedServer) -> None:
     wait = waiting(server)
 
     def go_on(_: Asked) -> Reply:
@@ -223,7 +225,7 @@ def test_a_notebook_that_is_executed_keeps_what_ends_in_a_later_cell(server: Scr
     assert output.data["text/plain"] == "The sky is **blue**."
 
 
-def test_views_of_threads_and_tasks_land_in_the_cell_that_made_them(front_end: FrontEnd) -> None:
+def test_views_of_threads_and_tasks_appear_in_the_cell_that_created_them(front_end: FrontEnd) -> None:
     messages = front_end.run(
         "views = [StreamView(endpoint.stream(str(n))) for n in range(3)]\n"
         "async def later(view, gate):\n"
@@ -248,7 +250,7 @@ def test_views_of_threads_and_tasks_land_in_the_cell_that_made_them(front_end: F
     assert "done" in str([each["content"] for each in messages if each["msg_type"] == "stream"])
 
 
-def test_tasks_side_by_side(front_end: FrontEnd) -> None:
+def test_views_of_concurrent_tasks(front_end: FrontEnd) -> None:
     messages = front_end.run(
         "client = AsyncRuntimeEndpoint(endpoint.base_url)\n"
         "views = [StreamView(await client.stream(str(n))) for n in range(3)]\n"

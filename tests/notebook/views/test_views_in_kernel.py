@@ -35,7 +35,7 @@ def front_end() -> Iterator[FrontEnd]:
         manager.shutdown_kernel(now=True)
 
 
-def test_a_launch_lands_in_its_cell_and_freezes(front_end: FrontEnd, tmp_path: Path) -> None:
+def test_a_launch_is_shown_in_its_cell_and_becomes_static(front_end: FrontEnd, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     request = front_end.start(f"runtime = Runtime(engine='fake', port=0, gate={str(gate)!r})")

@@ -1,8 +1,8 @@
-"""How messages become a prompt: which chat template belongs to a model.
+"""Choose the chat template of a model, and write messages as a prompt.
 
-The frontend language writes a conversation piece by piece, so it asks a template for what stands before
-and after one message (`nbruntime.chat.template.ChatTemplate`). Where the model's tokenizer brings a
-template of its own, that one is better than a guess by the model's name.
+The frontend language writes a conversation piece by piece, so a template returns the text before and after
+one message (`nbruntime.chat.chat_template.ChatTemplate`). The tokenizer's own template is better than a guess
+by the model's name.
 """
 
 from __future__ import annotations
@@ -11,26 +11,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.chat.named_templates import get_chat_template, guess_chat_template
-from nbruntime.chat.template import ChatTemplate
 from nbruntime.chat.tokenizer_template import TokenizerTemplate
 from nbruntime.protocol.messages import Message, text_of
 
 
 def find_chat_template(name: str | None, model_info: Mapping[str, Any]) -> ChatTemplate:
-    """Choose the template of a model: the one named, else the tokenizer's own, else a guess.
-
-    Parameters
-    ----------
-    name : str or None
-        Name of a template.
-    model_info : mapping
-        The server's; ``tokenizer_path`` and ``model_path`` are read.
-
-    Returns
-    -------
-    ChatTemplate
-    """
+    """Choose a model's template: the named one, else the tokenizer's own, else a guess by `model_info`."""
     if name is not None:
         return get_chat_template(name)
     model_path = str(model_info.get("model_path") or "")
@@ -44,26 +32,14 @@ def find_chat_template(name: str | None, model_info: Mapping[str, Any]) -> ChatT
             f"The chat template of {tokenizer_path} cannot be read here ({reason}); "
             f"using the template {guess.name!r}, guessed from the model's name. "
             "Name another one with chat_template_name=...",
-            stacklevel=4,  # who asked an endpoint for its template
+            stacklevel=4,  # the caller of the endpoint's chat_template
         )
         return guess
     return guess if own is None else own
 
 
 def render_chat(template: ChatTemplate, messages: Sequence[Message]) -> str:
-    r"""Write a whole conversation as a prompt that an answer can follow.
-
-    Parameters
-    ----------
-    template : ChatTemplate
-        How messages become a prompt.
-    messages : sequence of mapping
-        The conversation.
-
-    Returns
-    -------
-    str
-        Without the text at its beginning that the server adds by itself.
+    r"""Write a whole conversation as a prompt, without the BOS text that the server adds.
 
     Examples
     --------

@@ -47,7 +47,7 @@ def test_a_named_template_gives_the_same_answer(server: EmbeddedServer, client: 
     assert answer.prompt_tokens == own.prompt_tokens
 
 
-def test_tokens_come_back_as_text(client: Blocking | Async) -> None:
+def test_detokenize_reverses_tokenize(client: Blocking | Async) -> None:
     text = "Grüße aus 世界 🎉"
     tokens = client.call("tokenize", text)
     assert client.call("detokenize", tokens) == text
@@ -70,7 +70,7 @@ def test_load_models_and_times(client: Blocking | Async) -> None:
         client.call("complete", "word " * 20_000)
 
 
-def test_a_stream_that_is_left_is_no_load_any_more(client: Blocking | Async) -> None:
+def test_a_stream_that_is_left_frees_the_server(client: Blocking | Async) -> None:
     stream = client.call("stream", "Once upon a time", max_new_tokens=4000, ignore_eos=True)
     while client.call("loads")[0].num_running_reqs == 0:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What the frontend language reads of a chat template."""
+"""The interface of a chat template, as the frontend language uses it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nbruntime.protocol.messages import Message
 
 
 class ChatTemplate(Protocol):
-    """What the frontend language reads of a template."""
+    """A chat template, as the frontend language uses it."""
 
     @property
     def name(self) -> str:
@@ -18,7 +18,7 @@ class ChatTemplate(Protocol):
 
     @property
     def default_system_prompt(self) -> str | None:
-        """System message of a conversation that has none."""
+        """System message of a conversation without one."""
         ...
 
     @property
@@ -32,5 +32,5 @@ class ChatTemplate(Protocol):
         ...
 
     def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message]) -> tuple[str, str]:
-        """Give what stands before and after a message of `role` that follows `hist_messages`."""
+        """Return the text before and after a message of `role` that follows `hist_messages`."""
         ...

@@ -1,0 +1,76 @@
+"""Tokens with their logprobs, as SGLang sends them in ``meta_info``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbruntime.errors import ProtocolError
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Token:
+    """One token, with its logprob if the request asked for logprobs.
+
+    Parameters
+    ----------
+    id : int
+        Id in the vocabulary.
+    text : str or None
+        The token as text, if the server sent it.
+    logprob : float or None
+        Natural logarithm of its probability; None for the first token of a prompt.
+    top : tuple of Token
+        The most likely tokens at this place, the likeliest first (``top_logprobs_num``).
+    asked : tuple of Token
+        The requested tokens at this place (``token_ids_logprob``).
+
+    Examples
+    --------
+    >>> Token(7042, " Paris", -0.5).probability
+    0.6065306597126334
+    """
+
+    id: int
+    text: str | None = None
+    logprob: float | None = None
+    top: tuple[Token, ...] = ()
+    asked: tuple[Token, ...] = ()
+
+    def __repr__(self) -> str:
+        logprob = "" if self.logprob is None else f", logprob={self.logprob:.4g}"
+        top = f", top={[(token.text, token.logprob) for token in self.top]}" if self.top else ""
+        return f"Token({self.id}, {self.text!r}{logprob}{top})"
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of the token, between 0 and 1."""
+        return None if self.logprob is None else math.exp(self.logprob)
+
+
+def read_tokens(meta_info: Mapping[str, Any], side: str) -> list[Token]:
+    """Read the logprob lists of one side, ``input`` or ``output``."""
+    try:
+        return list(_triples(meta_info, side))
+    except (TypeError, ValueError, LookupError):
+        raise ProtocolError(f"The {side} logprobs are not in SGLang's form") from None
+
+
+def _triples(meta_info: Mapping[str, Any], side: str) -> Iterator[Token]:
+    chosen = meta_info.get(f"{side}_token_logprobs") or []
+    top = meta_info.get(f"{side}_top_logprobs") or []
+    asked = meta_info.get(f"{side}_token_ids_logprobs") or []
+    for place, (logprob, token_id, text) in enumerate(chosen):
+        yield Token(
+            token_id,
+            text,
+            logprob,
+            _alternatives(top[place] if place < len(top) else None),
+            _alternatives(asked[place] if place < len(asked) else None),
+        )
+
+
+def _alternatives(entries: Any) -> tuple[Token, ...]:
+    return tuple(Token(token_id, text, logprob) for logprob, token_id, text in entries or ())
