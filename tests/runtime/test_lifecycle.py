@@ -1,6 +1,6 @@
 """Runtime in real Jupyter kernels: what must not hurt the server, and what must end it.
 
-The matrix is `test_tree_ends_with`: every way in which a Runtime or its kernel can end, plain and under
+The matrix is `test_process_tree_ends_on`: every way in which a Runtime or its kernel can end, plain and under
 everything that is known to make a clean-up fail. Each row prints how long the server's tree outlived its
 reason to live; the goal is a second.
 """
@@ -145,7 +145,7 @@ def kernel(empty_kernel: Kernel) -> Kernel:
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-def test_interrupt_leaves_the_server_alone(busy: bool, kernel: Kernel) -> None:
+def test_interrupt_of_the_kernel_does_not_stop_the_server(busy: bool, kernel: Kernel) -> None:
     for _ in range(2):
         if busy:
             kernel.start(BUSY)
@@ -159,7 +159,7 @@ def test_interrupt_leaves_the_server_alone(busy: bool, kernel: Kernel) -> None:
     assert all(alive(pid) for pid in kernel.tree)
 
 
-def test_cell_with_a_running_event_loop(kernel: Kernel) -> None:
+def test_runtime_works_in_a_running_event_loop(kernel: Kernel) -> None:
     """Synchronous and asynchronous calls, where the kernel's own event loop is running."""
     code = """
 print([delta async for delta in runtime.async_generate("Hi")])
@@ -169,7 +169,7 @@ print((await runtime.get_server_info())["tp_size"], runtime.endpoint.get_model_n
     assert re.fullmatch(r"Runtime fake/model · ready · pid \d+\n.*\n.*\n", kernel.run("print(repr(runtime))"))
 
 
-def test_thread_that_launched_may_end_and_forks_may_go(empty_kernel: Kernel) -> None:
+def test_server_outlives_its_launching_thread_and_forks(empty_kernel: Kernel) -> None:
     empty_kernel.launch(HARD)
     empty_kernel.run(
         "os.kill(fork, 15); os.waitpid(fork, 0)\n"
@@ -183,7 +183,7 @@ def test_thread_that_launched_may_end_and_forks_may_go(empty_kernel: Kernel) -> 
     assert all(alive(pid) for pid in empty_kernel.tree)
 
 
-def test_copies_leave_the_server_alone(kernel: Kernel) -> None:
+def test_refused_copies_do_not_stop_the_server(kernel: Kernel) -> None:
     code = """
 import copy, gc, pickle
 for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -263,7 +263,7 @@ def _times_of_death(kernel: int, tree: list[int], times: dict[str, float]) -> No
 
 @pytest.mark.parametrize("launch", [PLAIN, HARD], ids=["plain", "hard"])
 @pytest.mark.parametrize("end", ENDS)
-def test_tree_ends_with(end: str, launch: str, empty_kernel: Kernel) -> None:
+def test_process_tree_ends_on(end: str, launch: str, empty_kernel: Kernel) -> None:
     kernel = empty_kernel
     kernel.launch(launch)
     assert all(alive(pid) for pid in kernel.tree)
@@ -290,8 +290,10 @@ def folders() -> list[Path]:
 
 @pytest.mark.parametrize("sweep", ["stop", "launch"])
 @pytest.mark.parametrize("launch", [PLAIN, HARD], ids=["plain", "hard"])
-def test_supervisor_and_kernel_killed_at_once(launch: str, sweep: str, empty_kernel: Kernel) -> None:
-    """The server goes by itself; nobody is left to see to what else it has started, nor to its folder."""
+def test_server_ends_when_supervisor_and_kernel_are_killed_at_once(
+    launch: str, sweep: str, empty_kernel: Kernel
+) -> None:
+    """The server ends by itself; its children and its folder are left for the next sweep."""
     kernel = empty_kernel
     kernel.launch(launch)
     os.kill(kernel.pid, signal.SIGSTOP)
@@ -311,7 +313,7 @@ def test_supervisor_and_kernel_killed_at_once(launch: str, sweep: str, empty_ker
 
 @pytest.mark.parametrize("flags", ["", ", ignore_sigterm=True"], ids=["plain", "hard"])
 @pytest.mark.parametrize("end", ["interrupt", "exception"])
-def test_constructor_that_fails_leaves_nothing(end: str, flags: str, kernel: Kernel) -> None:
+def test_failed_constructor_leaves_no_processes(end: str, flags: str, kernel: Kernel) -> None:
     gate, pids = kernel.folder / "gate", kernel.folder / "second"
     os.mkfifo(gate)
     raising = ", progress=lambda phase: 1 / (phase.name != 'loading weights')" if end == "exception" else ""
@@ -345,7 +347,7 @@ SURVIVED = {
 
 
 @pytest.mark.parametrize("end", SURVIVED)
-def test_kept_server_survives(end: str, empty_kernel: Kernel) -> None:
+def test_kept_alive_server_survives_its_kernel(end: str, empty_kernel: Kernel) -> None:
     kernel = empty_kernel
     server, kernel.supervisor = map(
         int, kernel.run(KEPT + "print(runtime.pid, runtime._server.supervisor_pid)").split()
@@ -370,7 +372,7 @@ def test_kept_server_survives(end: str, empty_kernel: Kernel) -> None:
     assert not any(alive(pid) for pid in (server, kernel.supervisor))
 
 
-def test_two_kernels_see_each_other(kernel: Kernel, tmp_path: Path) -> None:
+def test_kernel_lists_and_stops_servers_of_another_kernel(kernel: Kernel, tmp_path: Path) -> None:
     other = Kernel(tmp_path)
     try:
         other.run("import nbruntime")

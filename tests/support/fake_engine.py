@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nbruntime.launch import registry
 from nbruntime.launch.engines import resolve as engines
 from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase, phase_of
@@ -16,6 +21,7 @@ from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.readiness import http_status
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.launch.supervisor.system import read_processes
+from nbruntime.runtime import Runtime
 
 SERVER = Path(__file__).with_name("fake_server.py")
 
@@ -116,3 +122,36 @@ def children() -> set[int]:
     """The running children of this process, supervisors among them."""
     table = read_processes()
     return {pid for pid, entry in table.items() if entry.parent == os.getpid() and not entry.ended}
+
+
+def start(**arguments: Any) -> Runtime:
+    return Runtime(**{"engine": "fake", "port": 0, **arguments})
+
+
+def connects(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def run_elsewhere(code: str, *, end: str = "") -> list[str]:
+    """Run code in another process, as another kernel would; gives the lines that it prints."""
+    script = f"""
+import os, sys
+sys.path[:0] = {[str(SERVER.parents[1]), str(SERVER.parents[2])]!r}
+from support import fake_engine; fake_engine.install()
+import nbruntime
+from nbruntime.runtime import Runtime
+{textwrap.dedent(code)}
+sys.stdout.flush()
+{end}
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.stderr == ""
+    return ran.stdout.splitlines()
+
+
+def server_folders() -> list[str]:
+    return [path.name for path in registry.folder().iterdir() if path.is_dir()]

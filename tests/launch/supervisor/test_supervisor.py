@@ -138,7 +138,7 @@ def test_incomplete_event_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (process.wait(10), process.pid) == (5, 7)
 
 
-def test_logs_can_be_read_while_the_server_runs_and_after_it(started: list[ServerProcess]) -> None:
+def test_logs_are_readable_during_and_after_the_run(started: list[ServerProcess]) -> None:
     process = ServerProcess(
         LaunchSpec(python("for n in range(30000): print('line', n)\nimport time; time.sleep(600)"))
     )
@@ -162,7 +162,7 @@ def test_much_output_does_not_block_the_server(started: list[ServerProcess]) -> 
 # Starting and ending
 
 
-def test_launch_and_stop_are_quick(started: list[ServerProcess]) -> None:
+def test_start_and_stop_take_little_time(started: list[ServerProcess]) -> None:
     took = []
     for _ in range(3):
         start = time.perf_counter()
@@ -207,7 +207,7 @@ def test_command_that_cannot_be_executed_is_a_launch_error(command: LaunchSpec) 
         ("import os; os.abort()", -6, "killed by SIGABRT"),
     ],
 )
-def test_end_of_the_server_is_reported(
+def test_exit_code_and_cause_are_reported(
     code: str, exit_code: int, cause: str, started: list[ServerProcess]
 ) -> None:
     process = ServerProcess(LaunchSpec(python(code)))
@@ -289,8 +289,10 @@ def test_children_are_killed_when_the_server_ends_by_itself(
     assert not any(alive(pid) for pid in pids)
 
 
-def test_orphans_of_orphans_stay_in_the_tree(started: list[ServerProcess], tmp_path: Path) -> None:
-    # A grandchild in its own session whose parent has ended: init would have it, had the supervisor not.
+def test_orphaned_grandchildren_are_killed_with_the_server(
+    started: list[ServerProcess], tmp_path: Path
+) -> None:
+    # A grandchild in its own session whose parent has ended: the supervisor, not init, is its parent now.
     file = tmp_path / "grandchild"
     process = ServerProcess(
         LaunchSpec(
@@ -323,7 +325,7 @@ def test_collected_object_stops_its_server(pids_file: Path) -> None:
     print(f"gone {await_gone(pids):.3f} s after the finalizer returned")
 
 
-def test_thread_that_started_the_server_may_end(started: list[ServerProcess]) -> None:
+def test_server_outlives_the_thread_that_started_it(started: list[ServerProcess]) -> None:
     thread = threading.Thread(target=lambda: started.append(ServerProcess(LaunchSpec(SLEEPER))))
     thread.start()
     thread.join()
@@ -362,7 +364,7 @@ def test_server_has_the_default_signals(started: list[ServerProcess]) -> None:
     assert process.logs() == "True True set()"
 
 
-def test_fork_of_the_owner_leaves_the_server_alone(started: list[ServerProcess]) -> None:
+def test_fork_of_the_owner_does_not_stop_the_server(started: list[ServerProcess]) -> None:
     process = ServerProcess(LaunchSpec(SLEEPER))
     started.append(process)
     child = os.fork()
@@ -400,7 +402,7 @@ def test_children_without_an_environment_end_with_the_killed_supervisor(
 
 
 @pytest.mark.parametrize("blocked", [set(), {signal.SIGTERM, signal.SIGCHLD}], ids=["", "blocked"])
-def test_terminated_supervisor_ends_the_server_in_order(
+def test_supervisor_stops_the_server_on_sigterm(
     blocked: set[signal.Signals], pids_file: Path, started: list[ServerProcess]
 ) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # which a child inherits
@@ -465,7 +467,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("flags", [(), ("--ignore-sigterm",)], ids=["polite", "ignores SIGTERM"])
 @pytest.mark.parametrize("end", ENDS)
-def test_tree_ends_with_its_owner(end: str, flags: tuple[str, ...], pids_file: Path) -> None:
+def test_process_tree_ends_with_its_owner(end: str, flags: tuple[str, ...], pids_file: Path) -> None:
     root = SERVER.parents[1]
     values = {"pids": str(pids_file), "server": str(SERVER), "paths": [str(root)], "flags": flags}
     code = OWNER.replace("{end}", ENDS[end]).format(**values)
@@ -539,7 +541,7 @@ def test_supervisor_without_a_launch_spec_ends() -> None:
     assert (process.returncode, process.stdout, process.stderr) == (0, b"", b"")
 
 
-def test_supervisor_does_not_wait_for_a_reader(tmp_path: Path) -> None:
+def test_supervisor_does_not_block_on_a_full_event_pipe(tmp_path: Path) -> None:
     """An owner that is stopped reads no events; the server must still be able to write."""
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -563,7 +565,7 @@ def test_supervisor_does_not_wait_for_a_reader(tmp_path: Path) -> None:
         await_true((tmp_path / "done").exists, 30)
 
 
-def test_supervisor_hands_over_a_listening_socket_and_keeps_none(started: list[ServerProcess]) -> None:
+def test_listening_socket_is_passed_on_and_closed_in_the_supervisor(started: list[ServerProcess]) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     code = f"""
@@ -585,7 +587,7 @@ def test_supervisor_hands_over_a_listening_socket_and_keeps_none(started: list[S
     socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_process_table_reads_names_with_brackets(tmp_path: Path) -> None:
+def test_process_names_may_contain_brackets(tmp_path: Path) -> None:
     program = tmp_path / "a) R 1 (b"
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "600"], start_new_session=True) as process:

@@ -1,0 +1,44 @@
+"""The repr of a Runtime through its life."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from nbruntime.errors import ArgumentValueError
+from nbruntime.launch.phases import Phase
+from nbruntime.runtime import Runtime
+
+
+def test_repr_through_its_life() -> None:
+    raw = Runtime.__new__(Runtime)
+    seen: list[str] = []
+
+    def look(_: Phase) -> None:
+        seen.append(repr(raw))
+
+    raw.__init__("some/model", engine="fake", port=0, progress=look)  # type: ignore[misc]
+    assert seen[0].startswith("Runtime some/model · starting\n  fake server\n  http://127.0.0.1:")
+    assert any("loading weights · pid" in text for text in seen)
+    assert repr(raw) == f"Runtime fake/model · ready · pid {raw.pid}\n  fake server\n  {raw.url}"
+    raw.shutdown()
+    assert repr(raw) == f"Runtime fake/model · stopped\n  fake server\n  {raw.url}"
+    assert all(len(text.splitlines()) <= 3 for text in [*seen, repr(raw)])
+
+
+def test_repr_of_a_runtime_that_was_not_started() -> None:
+    runtime = Runtime.__new__(Runtime)
+    with pytest.raises(ArgumentValueError):
+        runtime.__init__(engine="nonsense")  # type: ignore[misc]
+    assert repr(runtime) == "Runtime with the default model · starting"
+    runtime.shutdown()
+
+
+def test_repr_does_no_io(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a repr must not talk to anybody")
+
+    monkeypatch.setattr(socket.socket, "connect", fail)
+    monkeypatch.setattr("builtins.open", fail)
+    assert "ready" in repr(runtime)
