@@ -1,0 +1,84 @@
+"""Compiles grammars for llguidance: regular expressions, JSON schemas, EBNF."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from llguidance import LLMatcher, LLTokenizer
+
+from nbruntime.embedded.sampling.grammar.ebnf import read_ebnf
+from nbruntime.embedded.sampling.grammar.expressions import as_regex
+from nbruntime.embedded.sampling.grammar.json_schema import read_schema
+from nbruntime.embedded.sampling.grammar.matcher import Grammar, GrammarMatcher
+from nbruntime.embedded.sampling.grammar.patterns import read_pattern
+from nbruntime.embedded.sampling.grammar.vocabulary import guidance_tokenizer
+from nbruntime.embedded.text.tokenizer import Tokenizer
+
+ANY_OBJECT = "$$ANY$$"
+"""SGLang's word for a schema that any JSON object fulfils."""
+
+
+class GrammarCompiler:
+    """Compiles grammars for a model's tokenizer, width of logits and end tokens, and caches them."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Iterable[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos = sorted(eos_token_ids)
+        self._lock = threading.Lock()
+        self._guidance: LLTokenizer | None = None
+        self._compile = lru_cache(maxsize=128)(self._compile_uncached)
+
+    def compile(self, kind: str, text: str) -> Grammar:
+        """Compile a grammar of kind ``json_schema``, ``regex`` or ``ebnf``; ValueError if it is invalid."""
+        compiled = self._compile(kind, text)
+        return lambda: GrammarMatcher(compiled.deep_copy(), self._vocab_size)
+
+    def _compile_uncached(self, kind: str, text: str) -> LLMatcher:
+        if kind not in _FORMS:
+            raise ValueError(f"{kind} is not served by the embedded server; use json_schema, regex or ebnf.")
+        name, write = _FORMS[kind]
+        try:
+            grammar = write(text)
+            problem = LLMatcher.validate_grammar(grammar, self._guidance_tokenizer())
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+        if problem:
+            raise ValueError(f"Failed to compile {name} grammar: {problem}")
+        return LLMatcher(self._guidance_tokenizer(), grammar, log_level=0)
+
+    def _guidance_tokenizer(self) -> LLTokenizer:
+        # Takes half a second, so it is made when the first grammar comes, and once.
+        with self._lock:
+            if self._guidance is None:
+                self._guidance = guidance_tokenizer(self._tokenizer.backend, self._vocab_size, self._eos)
+            return self._guidance
+
+
+def _of_schema(text: str) -> str:
+    # Flexible white space lets a small model write spaces for ever.
+    written: str = LLMatcher.grammar_from_json_schema(
+        read_schema('{"type": "object"}' if text == ANY_OBJECT else text),
+        defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+    )
+    return written
+
+
+def _of_regex(text: str) -> str:
+    written: str = LLMatcher.grammar_from_regex(as_regex(read_pattern(text).body))
+    return written
+
+
+def _of_ebnf(text: str) -> str:
+    written: str = LLMatcher.grammar_from_lark(read_ebnf(text))
+    return written
+
+
+_FORMS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "json_schema": ("json", _of_schema),
+    "regex": ("regex", _of_regex),
+    "ebnf": ("ebnf", _of_ebnf),
+}
+"""By kind: SGLang's name of it, and what writes it for llguidance."""
