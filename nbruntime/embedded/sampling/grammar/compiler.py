@@ -43,8 +43,10 @@ class GrammarCompiler:
         try:
             grammar = write(text)
             problem = LLMatcher.validate_grammar(grammar, self._guidance_tokenizer())
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problem = str(error)
+        except RecursionError:
+            problem = "It is nested too deeply."
         if problem:
             raise ValueError(f"Failed to compile {name} grammar: {problem}")
         return LLMatcher(self._guidance_tokenizer(), grammar, log_level=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 from nbruntime.embedded.sampling.grammar.expressions import (
     LAST,
@@ -22,10 +23,13 @@ from nbruntime.embedded.sampling.grammar.expressions import (
     as_lark,
     complement,
     rules_in,
+    size,
 )
 from nbruntime.embedded.sampling.grammar.patterns import read_pattern
 
 _ROOT = "root"
+_MOST_ELEMENTS = 10_000
+"""Letters and classes of a grammar that becomes one regular expression."""
 _SPACE = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _TOKEN = re.compile(
     r"""(?P<assign>::=)
@@ -60,8 +64,7 @@ def read_ebnf(text: str) -> str:
     """
     rules = _Parser(text).parse()
     numbers = {name: number for number, name in enumerate(rules)}
-    # Without recursion it is one regular expression, which a lexer follows fast and exactly.
-    letters = _is_recursive(rules)
+    letters = not _is_small_and_regular(rules)
 
     def name_of(name: str) -> str:
         return f"{'r' if letters else 'R'}{numbers[name]}"
@@ -70,11 +73,15 @@ def read_ebnf(text: str) -> str:
     return "\n".join([f"start: {name_of(_ROOT)}", *lines, ""])
 
 
-def _is_recursive(rules: dict[str, Expression]) -> bool:
-    uses = {name: set(rules_in(each)) for name, each in rules.items()}
-    while leaves := {name for name, used in uses.items() if not used}:
-        uses = {name: used - leaves for name, used in uses.items() if name not in leaves}
-    return bool(uses)
+def _is_small_and_regular(rules: dict[str, Expression]) -> bool:
+    """Whether the grammar can be one regular expression, which a lexer follows fast and exactly."""
+    sizes: dict[str, int] = {}
+    try:
+        for name in TopologicalSorter({name: rules_in(each) for name, each in rules.items()}).static_order():
+            sizes[name] = size(rules[name], sizes)
+    except CycleError:
+        return False
+    return sizes[_ROOT] <= _MOST_ELEMENTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 LAST = 0x10FFFF
@@ -86,6 +86,21 @@ def rules_in(expression: Expression) -> Iterator[str]:
             yield from rules_in(part)
         case _:
             pass
+
+
+def size(expression: Expression, sizes: Mapping[str, int]) -> int:
+    """Count letters and classes; `sizes` has those of the rules."""
+    match expression:
+        case Text(text):
+            return len(text)
+        case Chars():
+            return 1
+        case Sequence(parts) | Choice(parts):
+            return sum(size(part, sizes) for part in parts)
+        case Repeat(part):
+            return size(part, sizes)
+        case Rule(name):
+            return sizes[name]
 
 
 def as_regex(expression: Expression) -> str:

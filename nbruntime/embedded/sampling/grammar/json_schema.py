@@ -111,11 +111,15 @@ class _Reader:
         self._root = root
         self._strict = True
         self._names: dict[tuple[str, bool], str] = {}
-        self._definitions: dict[str, Schema] = {}
+        self._pending: list[tuple[str, Any, bool]] = []
 
     def read(self) -> Schema:
         schema = self._read(self._root, "#")
-        return {**schema, "$defs": self._definitions} if self._definitions else schema
+        definitions = {}
+        while self._pending:
+            uri, target, self._strict = self._pending.pop()
+            definitions[self._names[uri, self._strict]] = self._read(target, uri)
+        return {**schema, "$defs": definitions} if definitions else schema
 
     def _read(self, schema: Any, place: str) -> Schema:
         if schema is True:
@@ -164,17 +168,20 @@ class _Reader:
         if not isinstance(uri, str):
             raise _wrong(place, "$ref is not a string")
         if uri != "#" and not uri.startswith("#/"):
-            return {}  # as SGLang, which looks up no other documents
+            raise _wrong(place, f"$ref {uri!r} leads to another document, and none is looked up")
         key = uri, self._strict
         if key not in self._names:
-            target = self._root
-            for part in filter(None, uri[2:].split("/")):
-                if not isinstance(target, dict) or part not in target:
-                    raise _wrong(place, f"$ref {uri!r} leads nowhere: there is no {part!r}")
-                target = target[part]
-            name = self._names[key] = str(len(self._names))
-            self._definitions[name] = self._read(target, uri)
+            self._names[key] = str(len(self._names))
+            self._pending.append((uri, self._target(uri, place), self._strict))
         return {"$ref": f"#/$defs/{self._names[key]}"}
+
+    def _target(self, uri: str, place: str) -> Any:
+        target = self._root
+        for part in filter(None, uri[2:].split("/")):
+            if not isinstance(target, dict) or part not in target:
+                raise _wrong(place, f"$ref {uri!r} leads nowhere: there is no {part!r}")
+            target = target[part]
+        return target
 
     def _all_of(self, schema: Schema, place: str) -> Schema:
         """Read several schemas as one; SGLang allows everything if there are more than one."""
@@ -258,13 +265,13 @@ class _Reader:
 
     def _names_pattern(self, schema: Any, place: str) -> str:
         """Read a schema of the names of properties as a pattern."""
+        seen: set[str] = set()
+        while isinstance(schema, dict) and isinstance(uri := schema.get("$ref"), str) and uri not in seen:
+            seen.add(uri)
+            schema = self._target(uri, place)
         if not isinstance(schema, dict):
             raise _wrong(place, "propertyNames is not an object")
-        read = self._read({"type": "string"} | schema, place)
-        for _ in self._definitions:
-            if "$ref" in read:
-                read = self._definitions[read["$ref"].rpartition("/")[2]]
-        return _whole(_pattern_of(read))
+        return _whole(_pattern_of(self._read({"type": "string"} | schema, place)))
 
     def _each(self, schema: Schema, word: str, place: str) -> list[Schema]:
         return [
