@@ -196,6 +196,10 @@ FIELDS: dict[str, Any] = {
 """Field types by name."""
 
 
+UNSAID = {"Decimal", "Decimal, digits", "dict[int, int]", "Json", "ByteSize", "PastDate"}
+"""Types whose schemas do not say everything: a text may be no number, a date not in the past."""
+
+
 def model_of(name: str) -> type[BaseModel]:
     """Make the model whose field ``x`` has a type of `FIELDS`."""
     return create_model("Answer", x=(FIELDS[name], ...))

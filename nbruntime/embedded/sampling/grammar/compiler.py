@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -15,6 +16,9 @@ from nbruntime.embedded.sampling.grammar.matcher import Grammar, GrammarMatcher
 from nbruntime.embedded.sampling.grammar.patterns import read_pattern
 from nbruntime.embedded.sampling.grammar.vocabulary import guidance_tokenizer
 from nbruntime.embedded.text.tokenizer import Tokenizer
+
+_OPTIONS = '%llguidance {"no_forcing": true}'
+"""The model chooses among all tokens that the grammar allows, as with SGLang, not only the usual ones."""
 
 ANY_OBJECT = "$$ANY$$"
 """SGLang's word for a schema that any JSON object fulfils."""
@@ -41,7 +45,7 @@ class GrammarCompiler:
             raise ValueError(f"{kind} is not served by the embedded server; use json_schema, regex or ebnf.")
         name, write = _FORMS[kind]
         try:
-            grammar = write(text)
+            grammar = LLMatcher.grammar_from_lark(f"{_OPTIONS}\n{write(text)}\n")
             problem = LLMatcher.validate_grammar(grammar, self._guidance_tokenizer())
         except ValueError as error:
             problem = str(error)
@@ -60,27 +64,19 @@ class GrammarCompiler:
 
 
 def _of_schema(text: str) -> str:
+    schema = read_schema('{"type": "object"}' if text == ANY_OBJECT else text)
     # Flexible white space lets a small model write spaces for ever.
-    written: str = LLMatcher.grammar_from_json_schema(
-        read_schema('{"type": "object"}' if text == ANY_OBJECT else text),
-        defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
-    )
-    return written
+    form = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return f"start: %json {json.dumps(schema | {'x-guidance': form})}"
 
 
 def _of_regex(text: str) -> str:
-    written: str = LLMatcher.grammar_from_regex(as_regex(read_pattern(text).body))
-    return written
-
-
-def _of_ebnf(text: str) -> str:
-    written: str = LLMatcher.grammar_from_lark(read_ebnf(text))
-    return written
+    return f"start: /(?:{as_regex(read_pattern(text).body)})/"
 
 
 _FORMS: dict[str, tuple[str, Callable[[str], str]]] = {
     "json_schema": ("json", _of_schema),
     "regex": ("regex", _of_regex),
-    "ebnf": ("ebnf", _of_ebnf),
+    "ebnf": ("ebnf", read_ebnf),
 }
-"""By kind: SGLang's name of it, and what writes it for llguidance."""
+"""By kind: SGLang's name of it, and what writes it in llguidance's Lark."""

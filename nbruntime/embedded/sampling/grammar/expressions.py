@@ -140,7 +140,7 @@ def as_lark(expression: Expression, rule: Callable[[str], str], *, letters: bool
         miss what a parser of single letters finds.
     """
     match expression:
-        case Text(""):
+        case Text("") | Repeat(most=0):
             return '""'
         case Text(text):
             return " ".join(f"/{_letter(each)}/" for each in text) if letters else f"/{as_regex(expression)}/"

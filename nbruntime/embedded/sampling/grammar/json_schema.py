@@ -245,8 +245,9 @@ class _Reader:
         rest = self._rest(schema, ("additionalProperties", "unevaluatedProperties"), place, bare=bare)
         if "propertyNames" in schema:
             names = self._names_pattern(schema["propertyNames"], f"{place}/propertyNames")
-            matching[names] = {} if rest is False else rest
-            rest = False
+            if not matching and not (named and rest is False):
+                matching[names] = {} if rest is False else rest
+                rest = False
         # As in SGLang, a required property that may not be is not.
         required = [
             name
@@ -298,7 +299,7 @@ def _those(schema: Schema, *words: str) -> Schema:
 
 @lru_cache(maxsize=256)
 def _read_pattern(pattern: str) -> Pattern:
-    return read_pattern(pattern, look_ahead=True)
+    return read_pattern(pattern, in_schema=True)
 
 
 def _pattern(pattern: Any, place: str) -> Pattern:

@@ -47,29 +47,30 @@ class Pattern:
     also: tuple[Expression, ...]
 
 
-def read_pattern(pattern: str, *, look_ahead: bool = False) -> Pattern:
+def read_pattern(pattern: str, *, in_schema: bool = False) -> Pattern:
     """Read a regular expression; ValueError names what is wrong or not served, and where.
 
     Parameters
     ----------
     pattern : str
         It matches the whole text, with or without anchors.
-    look_ahead : bool
-        Whether look-aheads are taken, as SGLang does in JSON schemas. Those at the beginning are heeded if
-        they are positive, or of the form ``(?![...]*$)``; SGLang ignores all.
+    in_schema : bool
+        Whether it is of a JSON schema: there SGLang takes look-aheads, named groups and doubled repetitions,
+        too. Look-aheads at the beginning are heeded if they are positive, or of the form ``(?![...]*$)``;
+        SGLang ignores all.
 
     Examples
     --------
     >>> read_pattern("^a$").body
     Text(text='a')
     """
-    return _Reader(pattern, look_ahead).read()
+    return _Reader(pattern, in_schema).read()
 
 
 class _Reader:
-    def __init__(self, pattern: str, look_ahead: bool) -> None:
+    def __init__(self, pattern: str, in_schema: bool) -> None:
         self._pattern = pattern
-        self._look_ahead = look_ahead
+        self._in_schema = in_schema
         self._at = 0
         self._depth = 0
         self._begun = False  # whether something but anchors and look-aheads was read
@@ -146,11 +147,13 @@ class _Reader:
 
     def _greedy(self, repeat: Repeat) -> Expression:
         # Whether a repetition is lazy or possessive makes no difference to a whole match.
-        if not self._take("?"):
+        if not self._take("?") and self._in_schema:
             self._take("+")
-        if self._peek() in ("*", "+", "?", "{"):
-            raise self._wrong("a repetition cannot be repeated; put it in brackets")
-        return repeat
+        if self._peek() not in ("*", "+", "?", "{"):
+            return repeat
+        if self._in_schema:
+            return self._repeated(repeat)
+        raise self._wrong("a repetition cannot be repeated; put it in brackets")
 
     def _group(self) -> Expression | None:
         rest = self._pattern[self._at : self._at + 3]
@@ -161,17 +164,17 @@ class _Reader:
             raise self._wrong("look-behind is not served")
         if rest.startswith("?:"):
             self._at += 2
-        elif rest.startswith(("?P<", "?<")):
+        elif self._in_schema and rest.startswith(("?P<", "?<")):
             end = self._pattern.find(">", self._at)
             if end < 0:
                 raise self._wrong("the group's name does not end")
             self._at = end + 1
         elif rest.startswith("?"):
-            raise self._wrong("flags and comments of groups are not served")
+            raise self._wrong("a group with a name, flag or comment is not served")
         return self._inside()[0]
 
     def _assertion(self, *, negative: bool) -> None:
-        if not self._look_ahead:
+        if not self._in_schema:
             raise self._wrong("look-ahead is not served")
         counts, begun = not self._begun and not self._depth, self._begun
         self._at += 2
