@@ -9,7 +9,7 @@ checks run against both servers as they are now, and look at what a recording ca
 aborts, the cache, requests at the same time.
 """
 
-from conformance import aborts, answers, errors, logprobs, others, service, streams  # noqa: F401
+from conformance import aborts, answers, errors, grammars, logprobs, others, service, streams  # noqa: F401
 from conformance.comparison import DIFFERENCES, RECORD, deviations, recorded, run, summary, table
 from conformance.suite import CHECKS
 
