@@ -13,6 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+RECORD = Path(__file__).parents[1] / "data" / "grammars.json"
+"""Grammars, answers that may follow them, and the verdicts of SGLang 0.5.23's library."""
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Read the record, by the grammars' names."""
+    return {case["name"]: case for case in json.loads(RECORD.read_text(encoding="utf-8"))}
+
 
 def sglang_module(path: str) -> Any:
     """Load one file of SGLang, without the packages around it, which want a GPU's libraries."""

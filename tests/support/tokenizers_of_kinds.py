@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "a quick fox", "the dog and the fox"]
+_TRAINING = [*SENTENCES, '{"name": "fox", "age": 3}'] * 5
 _SPECIAL = ["<unk>", "<s>", "</s>"]
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -21,7 +22,7 @@ def _bpe(decoder: Any, before: Any = None, normalizer: Any = None, *, fallback: 
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=_SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES * 5, trainer)
+    tokenizer.train_from_iterator(_TRAINING, trainer)
     if fallback:
         tokenizer.add_tokens(_BYTES)
     return tokenizer
@@ -34,7 +35,7 @@ def _unigram() -> Tokenizer:
     trainer = trainers.UnigramTrainer(
         vocab_size=80, special_tokens=_SPECIAL, unk_token="<unk>", show_progress=False
     )
-    tokenizer.train_from_iterator(SENTENCES * 5, trainer)
+    tokenizer.train_from_iterator(_TRAINING, trainer)
     return tokenizer
 
 
@@ -43,7 +44,7 @@ def _word_piece() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=_SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES * 5, trainer)
+    tokenizer.train_from_iterator(_TRAINING, trainer)
     return tokenizer
 
 

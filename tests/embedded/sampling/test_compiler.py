@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.grammar_walks import allows, compiler, walks
 from support.pydantic_fields import FIELDS, UNSAID, model_of
+from support.sglang_grammars import recorded
 
-RECORD = Path(__file__).parents[2] / "data" / "grammars.json"
-"""Grammars, their answers, and SGLang's verdicts; `support.sglang_grammars` writes them."""
-
-CASES: dict[str, dict[str, Any]] = {
-    case["name"]: case for case in json.loads(RECORD.read_text(encoding="utf-8"))
-}
+CASES = recorded()
 LOOK_AHEAD = "SGLang ignores look-aheads; those at the beginning are heeded here"
 QUOTED = "SGLang takes the pattern for the JSON text, where quotes and control characters are escaped"
 WRITTEN = "values are written in one way here, of several that JSON has"
