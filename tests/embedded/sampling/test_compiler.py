@@ -170,6 +170,16 @@ def test_texts_of_recursive_rules_are_found_wherever_they_end() -> None:
     assert not allows("ebnf", text, "(blen)")
 
 
+def test_bounded_objects_within_each_other_are_written_once() -> None:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(8):
+        named = {"a": schema, "b": {"type": "integer"}, "c": {"type": "null"}, "d": {"type": "boolean"}}
+        schema = {"type": "object", "properties": named, "minProperties": 2, "maxProperties": 3}
+    text = json.dumps(schema)
+    assert allows("json_schema", text, '{"b": 1, "c": null}')
+    assert not allows("json_schema", text, '{"b": 1}')
+
+
 def test_many_rules_and_fields_are_compiled() -> None:
     doubling = [f'r{number} ::= "x" r{number + 1} r{number + 1}' for number in range(60)]
     compiler().compile("ebnf", "\n".join(["root ::= r0", *doubling, 'r60 ::= "z"']))

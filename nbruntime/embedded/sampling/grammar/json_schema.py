@@ -112,14 +112,14 @@ class _Reader:
         self._strict = True
         self._names: dict[tuple[str, bool], str] = {}
         self._pending: list[tuple[str, Any, bool]] = []
+        self._definitions: dict[str, Schema] = {}
 
     def read(self) -> Schema:
         schema = self._read(self._root, "#")
-        definitions = {}
         while self._pending:
             uri, target, self._strict = self._pending.pop()
-            definitions[self._names[uri, self._strict]] = self._read(target, uri)
-        return {**schema, "$defs": definitions} if definitions else schema
+            self._definitions[self._names[uri, self._strict]] = self._read(target, uri)
+        return {**schema, "$defs": self._definitions} if self._definitions else schema
 
     def _read(self, schema: Any, place: str) -> Schema:
         if schema is True:
@@ -224,8 +224,8 @@ class _Reader:
     def _rest(self, schema: Schema, words: tuple[str, ...], place: str, *, bare: bool) -> Schema | bool:
         """Read what else an array or object may hold; nothing, unless it says so or says nothing at all."""
         for word in words:
-            if isinstance(schema.get(word), list):
-                raise _wrong(place, f"{word} is a list; write prefixItems")
+            if word == "items" and isinstance(schema.get(word), list):
+                raise _wrong(place, "items is a list; write prefixItems")
             if word in schema:
                 return schema[word] is not False and self._read(schema[word], f"{place}/{word}")
         return bare or not self._strict
@@ -262,7 +262,28 @@ class _Reader:
             "additionalProperties": rest,
         }
         bounds = _those(schema, "minProperties", "maxProperties")
-        return _bounded(made, bounds) if bounds else made
+        return self._bounded(made, bounds) if bounds else made
+
+    def _bounded(self, made: Schema, bounds: Schema) -> Schema:
+        """Bound the number of an object's properties, which llguidance does only if none is optional."""
+        named, required = made["properties"], made["required"]
+        optional = [name for name in named if name not in required]
+        if not 0 < len(optional) <= _MOST_OPTIONAL:
+            return made | bounds
+        named = {name: self._defined(each) for name, each in named.items()}
+        options = []
+        for count in range(len(optional) + 1):
+            for left_out in combinations(optional, count):
+                there = {name: name not in left_out and each for name, each in named.items()}
+                names = required + [name for name in optional if name not in left_out]
+                options.append(made | bounds | {"properties": there, "required": names})
+        return {"anyOf": options}
+
+    def _defined(self, schema: Schema) -> Schema:
+        """Make a definition of a schema that is written several times."""
+        name = f"part{len(self._definitions)}"
+        self._definitions[name] = schema
+        return {"$ref": f"#/$defs/{name}"}
 
     def _names_pattern(self, schema: Any, place: str) -> str:
         """Read a schema of the names of properties as a pattern."""
@@ -334,18 +355,3 @@ def _pattern_of(schema: Schema) -> str:
     if "anyOf" in schema:
         return "|".join(f"(?:{_pattern_of(each)})" for each in schema["anyOf"])
     return f"(?s:.){{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
-
-
-def _bounded(made: Schema, bounds: Schema) -> Schema:
-    """Bound the number of an object's properties, which llguidance does only if none is optional."""
-    named, required = made["properties"], made["required"]
-    optional = [name for name in named if name not in required]
-    if not 0 < len(optional) <= _MOST_OPTIONAL:
-        return made | bounds
-    options = []
-    for count in range(len(optional) + 1):
-        for left_out in combinations(optional, len(optional) - count):
-            there = {name: name not in left_out and each for name, each in named.items()}
-            names = required + [name for name in optional if name not in left_out]
-            options.append(made | bounds | {"properties": there, "required": names})
-    return {"anyOf": options}
