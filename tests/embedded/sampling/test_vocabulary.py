@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from support.grammar_walks import byte_tokenizer, compiler_for, follows_ids
 from support.tokenizers_of_kinds import KINDS, SENTENCES
 
+from nbruntime.embedded.sampling.grammar import GrammarCompiler
 from nbruntime.embedded.sampling.grammar.vocabulary import guidance_tokenizer, token_bytes
 
 
@@ -54,3 +57,15 @@ def test_an_end_token_beyond_the_vocabulary_does_not_matter() -> None:
     backend = byte_tokenizer()
     made: Any = guidance_tokenizer(backend, 257, [256, 100_000])
     assert made.eos_tokens == [256]
+
+
+def test_an_end_token_is_no_text_of_a_grammar() -> None:
+    backend = byte_tokenizer()
+    end = backend.token_to_id("x")
+    made = GrammarCompiler(SimpleNamespace(backend=backend), 256, [end])  # type: ignore[arg-type]
+    matcher = made.compile("regex", "[w-z]{2}")()
+    for expected in (["w", "y", "z"], ["w", "y", "z"], ["x"]):
+        logits = torch.zeros(256)
+        matcher.mask(logits)
+        assert [backend.id_to_token(each) for each in (logits == 0).nonzero().flatten().tolist()] == expected
+        matcher.accept(backend.token_to_id(expected[0]))

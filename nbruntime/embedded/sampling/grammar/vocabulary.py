@@ -14,7 +14,7 @@ _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 def guidance_tokenizer(backend: Any, vocab_size: int, eos_token_ids: Iterable[int]) -> LLTokenizer:
     """Give llguidance the vocabulary of a tokenizer of `tokenizers`, for logits of a width."""
     ends = [token_id for token_id in eos_token_ids if token_id < vocab_size]
-    vocabulary = _Vocabulary(backend, vocab_size, ends[0] if ends else 0)
+    vocabulary = _Vocabulary(backend, vocab_size, ends)
     return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=ends or None)
 
 
@@ -23,15 +23,14 @@ class _Vocabulary:
 
     bos_token_id = None
 
-    def __init__(self, backend: Any, vocab_size: int, eos_token_id: int) -> None:
+    def __init__(self, backend: Any, vocab_size: int, ends: list[int]) -> None:
         self._backend = backend
-        self.eos_token_id = eos_token_id
+        self.eos_token_id = ends[0] if ends else 0
         self.tokens = token_bytes(backend, vocab_size)
-        self.special_token_ids = [
-            token_id
-            for token_id, token in backend.get_added_tokens_decoder().items()
-            if token.special and token_id < vocab_size
-        ]
+        added = backend.get_added_tokens_decoder().items()
+        special = {token_id for token_id, token in added if token.special and token_id < vocab_size}
+        # What ends an answer is no text within it, whether or not the tokenizer calls it special.
+        self.special_token_ids = sorted(special | {*ends})
 
     def __call__(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
