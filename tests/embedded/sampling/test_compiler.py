@@ -153,6 +153,12 @@ def test_the_number_of_optional_properties_is_bounded(least: int | None, most: i
         ("json_schema", '{"type": "object", "properties": [1]}', "properties is not an object"),
         ("json_schema", '{"anyOf": 5}', "anyOf is not a list"),
         ("json_schema", '{"$ref": 5}', r"\$ref is not a string"),
+        ("json_schema", '{"type": "object", "minProperties": "2"}', "minProperties is not a number"),
+        (
+            "json_schema",
+            '{"type": "integer", "minimum": 5, "maximum": 1}',
+            r"grammar: Unsatisfiable schema: .*\)$",
+        ),
         ("ebnf", "root ::= Token(5)", "Token"),
         ("ebnf", 'root ::= Regex("(")', "a bracket is not closed"),
     ],

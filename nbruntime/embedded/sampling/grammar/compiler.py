@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -19,6 +20,8 @@ from nbruntime.embedded.text.tokenizer import Tokenizer
 
 _OPTIONS = '%llguidance {"no_forcing": true}'
 """The model chooses among all tokens that the grammar allows, as with SGLang, not only the usual ones."""
+
+_PLACE_IN_LARK = re.compile(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?")
 
 ANY_OBJECT = "$$ANY$$"
 """SGLang's word for a schema that any JSON object fulfils."""
@@ -52,7 +55,9 @@ class GrammarCompiler:
         except RecursionError:
             problem = "It is nested too deeply."
         if problem:
-            raise ValueError(f"Failed to compile {name} grammar: {problem}")
+            # Without the Lark that was made for llguidance, and the place in it.
+            reason = _PLACE_IN_LARK.sub("", problem.partition("\n")[0])
+            raise ValueError(f"Failed to compile {name} grammar: {reason}")
         return LLMatcher(self._guidance_tokenizer(), grammar, log_level=0)
 
     def _guidance_tokenizer(self) -> LLTokenizer:

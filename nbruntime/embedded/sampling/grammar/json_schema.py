@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import combinations
+from itertools import chain, combinations
+from math import comb
 from typing import Any
 
 from nbruntime.embedded.sampling.grammar.expressions import Choice, Text, as_regex
@@ -35,8 +36,8 @@ _OBJECT_WORDS = (
 _ARRAY_WORDS = ("prefixItems", "minItems", "maxItems")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LARGEST = 2**63
-_MOST_OPTIONAL = 6
-"""Optional properties whose number can be bounded: every set of them is written out."""
+_MOST_SETS = 300
+"""Sets of optional properties that are written out where their number is bounded."""
 
 
 def read_schema(text: str) -> Schema:
@@ -262,22 +263,27 @@ class _Reader:
             "additionalProperties": rest,
         }
         bounds = _those(schema, "minProperties", "maxProperties")
+        for word, bound in bounds.items():
+            if not isinstance(bound, int) or bound < 0:
+                raise _wrong(place, f"{word} is not a number of properties")
         return self._bounded(made, bounds) if bounds else made
 
     def _bounded(self, made: Schema, bounds: Schema) -> Schema:
         """Bound the number of an object's properties, which llguidance does only if none is optional."""
         named, required = made["properties"], made["required"]
         optional = [name for name in named if name not in required]
-        if not 0 < len(optional) <= _MOST_OPTIONAL:
+        is_open = bool(made["patternProperties"]) or made["additionalProperties"] is not False
+        least = 0 if is_open else max(0, bounds.get("minProperties", 0) - len(required))
+        most = min(len(optional), bounds.get("maxProperties", len(named)) - len(required))
+        if not optional or sum(comb(len(optional), count) for count in range(least, most + 1)) > _MOST_SETS:
             return made | bounds
         named = {name: self._defined(each) for name, each in named.items()}
         options = []
-        for count in range(len(optional) + 1):
-            for left_out in combinations(optional, count):
-                there = {name: name not in left_out and each for name, each in named.items()}
-                names = required + [name for name in optional if name not in left_out]
-                options.append(made | bounds | {"properties": there, "required": names})
-        return {"anyOf": options}
+        for there in chain.from_iterable(combinations(optional, count) for count in range(least, most + 1)):
+            names = [*required, *there]
+            properties = {name: name in names and each for name, each in named.items()}
+            options.append(made | bounds | {"properties": properties, "required": names})
+        return {"anyOf": options} if options else made | bounds
 
     def _defined(self, schema: Schema) -> Schema:
         """Make a definition of a schema that is written several times."""
