@@ -159,6 +159,8 @@ def test_the_number_of_optional_properties_is_bounded(least: int | None, most: i
             '{"type": "integer", "minimum": 5, "maximum": 1}',
             r"grammar: Unsatisfiable schema: .*\)$",
         ),
+        ("json_schema", r'{"type": "string", "pattern": "\ud800"}', r"U\+D800 is half of a character"),
+        ("ebnf", r'root ::= "\ud83d"', r"U\+D83D is half of a character"),
         ("ebnf", "root ::= Token(5)", "Token"),
         ("ebnf", 'root ::= Regex("(")', "a bracket is not closed"),
     ],

@@ -161,6 +161,8 @@ def _grouped(expression: Expression) -> str:
 
 
 def _letter(letter: str) -> str:
+    if "\ud800" <= letter <= "\udfff":
+        raise ValueError(f"U+{ord(letter):X} is half of a character and matches no text.")
     return letter if letter.isascii() and letter.isalnum() else _code(ord(letter))
 
 
