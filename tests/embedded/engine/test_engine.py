@@ -470,11 +470,11 @@ async def test_a_client_keeps_the_text_before_a_number_that_is_not_finite(http_s
     http_server.harness.runner.broken = {4: math.nan}
     url = str(http_server.client.make_url("")).rstrip("/")
     async with AsyncRuntimeEndpoint(url) as endpoint:
-        stream = await endpoint.stream("w1", temperature=0)
+        stream = await endpoint.stream("w1", temperature=0, max_new_tokens=9)
         with pytest.raises(GenerationAbortedError, match=r"not finite \(NaN") as streamed:
             async for _ in stream:
                 pass
         assert streamed.value.status == 500
         assert streamed.value.text.split() == ["w2", "w3", "w4"]
         with pytest.raises(ServerFailureError, match=r"not finite \(NaN"):
-            await endpoint.complete("w1", temperature=0)
+            await endpoint.complete("w1", temperature=0, max_new_tokens=9)
