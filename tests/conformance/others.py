@@ -26,6 +26,30 @@ def _(server: ServerClient) -> Any:
     return {name: reply(server.post("/tokenize", body), exact=True) for name, body in bodies.items()}
 
 
+@check("tokens: of messages in parts")
+def _(server: ServerClient) -> Any:
+    one, two = {"type": "text", "text": "What is the"}, {"type": "text", "text": "capital of France?"}
+    contents: dict[str, Any] = {"one": [one], "two": [one, two], "none": []}
+    found = {
+        name: reply(
+            server.post("/tokenize", {"messages": [{"role": "user", "content": content}]}), exact=True
+        )
+        for name, content in contents.items()
+    }
+    calls = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
+    talk = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "user", "content": [two]},
+    ]
+    return found | {
+        "a tool's call": reply(server.post("/tokenize", {"messages": talk}), exact=True),
+        "nonsense": server.post(
+            "/tokenize", {"messages": [{"role": "user", "content": [{"type": "nonsense"}]}]}
+        ).status_code,
+    }
+
+
 @check("tokens: back to texts")
 def _(server: ServerClient) -> Any:
     bodies: dict[str, Any] = {
