@@ -132,7 +132,8 @@ def _takes_lists(render: Callable[[list[dict[str, Any]]], str]) -> bool:
 def _texts(content: Sequence[Any], place: int) -> list[str]:
     texts = []
     for number, part in enumerate(content):
-        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+        is_text = isinstance(part, Mapping) and part.get("type") == "text"
+        if not is_text or not isinstance(part.get("text"), str):
             raise _more_than_text(part, place, number)
         texts.append(part["text"])
     return texts

@@ -42,12 +42,16 @@ def _(server: ServerClient) -> Any:
         {"role": "assistant", "content": None, "tool_calls": calls},
         {"role": "user", "content": [two]},
     ]
-    return found | {
-        "a tool's call": reply(server.post("/tokenize", {"messages": talk}), exact=True),
-        "nonsense": server.post(
-            "/tokenize", {"messages": [{"role": "user", "content": [{"type": "nonsense"}]}]}
-        ).status_code,
+    refused: dict[str, Any] = {
+        "nonsense": {"type": "nonsense"},
+        "an image": {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/cat.png"}},
+        "a text without a type": {"text": "Hi"},
+        "a text alone": "Hi",
     }
+    for name, part in refused.items():
+        body = {"messages": [{"role": "user", "content": [part]}]}
+        found[name] = server.post("/tokenize", body).status_code
+    return found | {"a tool's call": reply(server.post("/tokenize", {"messages": talk}), exact=True)}
 
 
 @check("tokens: back to texts")

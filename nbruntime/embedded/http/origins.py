@@ -60,7 +60,7 @@ class OriginRules:
         headers = request.headers
         # A page whose name points to this machine is of the same origin for its browser: only Host tells.
         hosts = [f"http://{host}" for host in headers.getall(hdrs.HOST, [])]
-        if "://" in request.raw_path:
+        if not request.raw_path.startswith(("/", "*")):
             hosts.append(request.raw_path)
         for host in hosts:
             if not self._is_here(host):
@@ -69,14 +69,16 @@ class OriginRules:
         for origin in origins:
             if not self._is_here(origin):
                 return f"A web page of another host sent the request: {origin!r}"
-        site = headers.get("Sec-Fetch-Site")
         if headers.get("Sec-Fetch-Mode") == "no-cors":
             return "A web page uses the server as an image or a script"
-        if site == "cross-site" and not origins and not self._is_here(headers.get(hdrs.REFERER, "")):
-            return "A web page of another host sent the request"
-        # Under plain names and 0.0.0.0 browsers do not say which page has asked, and old ones never do.
-        if site is None and not origins and headers.get(hdrs.USER_AGENT, "").startswith("Mozilla/"):
+        if origins:
+            return None
+        site = headers.get("Sec-Fetch-Site")
+        # Under http:// and a name, or 0.0.0.0, browsers do not say which page has asked; old ones never do.
+        if site is None and headers.get(hdrs.USER_AGENT, "").startswith("Mozilla/"):
             return "The browser does not say where the request is from; open the server as http://127.0.0.1"
+        if site in {"cross-site", "same-site"} and not self._is_here(headers.get(hdrs.REFERER, "")):
+            return "A web page of another host sent the request"
         return None
 
     def _is_here(self, url: str) -> bool:

@@ -92,7 +92,7 @@ class Tokenizer:
         try:
             return render(for_template(messages, render))
         except ArgumentTypeError as error:
-            raise ValueError(f"The model takes text only. {error.message} ({error.where})") from error
+            raise ValueError(f"Model only supports text input. {error.message} ({error.where})") from error
         except (TemplateError, TypeError) as error:  # a template meets values of any type
             raise ValueError(f"The chat template refused the messages: {error}") from error
 

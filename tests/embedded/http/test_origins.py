@@ -93,6 +93,7 @@ PAGES = [
     ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"],
     ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Referer: http://evil.example/"],
     ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"],
+    ["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: navigate"],  # from another host of an allowed one's site
     # An image in the text of a notebook
     ["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: no-cors", "Referer: http://localhost:8888/"],
     # Browsers under http://0.0.0.0, and old ones, say no more
@@ -124,6 +125,10 @@ def test_requests_of_other_pages_are_refused(port: int, headers: list[str]) -> N
 def test_no_route_and_no_method_is_left_open(port: int, method: str, path: str) -> None:
     for headers in (["Host: evil.example"], ["Host: localhost", "Origin: http://evil.example"]):
         assert ask(port, *headers, request=f"{method} {path} HTTP/1.1")[0] == 403
+
+
+def test_a_url_in_a_query_is_not_the_host(port: int) -> None:
+    assert ask(port, "Host: localhost", request="GET /?from=http://evil.example/ HTTP/1.1")[0] == 200
 
 
 def test_all_hosts_of_a_request_count(port: int) -> None:
