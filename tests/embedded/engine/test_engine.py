@@ -212,6 +212,22 @@ def test_a_grammar_that_allows_no_token_says_so(harness: EngineHarness) -> None:
     assert reason(update)["status_code"] == 400
 
 
+def test_a_seeded_answer_does_not_depend_on_retractions(harness: EngineHarness) -> None:
+    def ask(seed: int) -> queue.SimpleQueue[Update]:
+        params = SamplingParams(sampling_seed=seed, logit_bias={7: -100.0})
+        return harness.submit([1, 2], 30, sampling=SamplingState(params, VOCAB))
+
+    alone = [ask(seed).get(timeout=10).token_ids for seed in range(4)]
+    assert len({tuple(ids) for ids in alone}) == 4
+    steps = harness.runner.steps
+    harness.runner.gate.clear()
+    together = [ask(seed) for seed in range(4)]  # twice as long as the cache
+    harness.runner.gate.set()
+    assert [updates.get(timeout=10).token_ids for updates in together] == alone
+    # One step gives each a token, but for those that the cache had no room for.
+    assert harness.runner.steps - steps > 40
+
+
 def test_a_request_beyond_the_queue_limit_is_refused(tokenizer: Tokenizer) -> None:
     harness = EngineHarness(tokenizer, max_queued=2, max_running=1)
     harness.runner.gate.clear()
