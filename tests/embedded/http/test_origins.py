@@ -79,6 +79,8 @@ HOSTS = [
     "Host: evil.example@localhost",
     "Host: 192.0.2.7:PORT",
     "Host: [2001:db8::7]:PORT",
+    "Host: \xff",
+    "Host: [::1",
     "Host: ",
 ]
 PAGES = [
