@@ -36,6 +36,12 @@ EMBEDDED_ARGUMENTS = (
     Argument("revision", str, None, "branch, tag or commit of a hub model"),
     Argument("host", str, "127.0.0.1", "address to listen on; any but loopback needs an API key"),
     Argument("port", int, 30000, "port to listen on; 0 takes a free one"),
+    Argument(
+        "allowed_hosts",
+        str,
+        None,
+        "host names besides this machine's, separated by commas, whose pages may use a server without a key",
+    ),
     Argument("fd", int, None, "inherited file descriptor of a listening socket, instead of host and port"),
     Argument(
         "dtype",

@@ -158,6 +158,23 @@ def test_a_text_is_a_user_message(client: Blocking | Async, server: ScriptedServ
     ]
 
 
+def test_parts_of_a_message(client: Blocking | Async, server: ScriptedServer) -> None:
+    server.on("/tokenize", Reply(json={"tokens": [1, 2], "count": 2}))
+    text = {"type": "text", "text": "Hi"}
+    client.call("chat", [{"role": "user", "content": ["Hi", {"text": "Hi"}, text]}])
+    assert server.to("/tokenize")[-1].json["messages"] == [{"role": "user", "content": [text] * 3}]
+    image = {"type": "image_url", "image_url": {"url": "cat.png"}}
+    talk = [{"role": "user", "content": [text, image]}]
+    for call in ("chat", "stream_chat"):
+        with pytest.raises(errors.ArgumentTypeError, match="more than text: 'image_url'"):
+            client.call(call, talk)
+    assert len(server.to("/tokenize")) == 1
+    # The server writes the place of an image that is sent beside the messages.
+    client.call("chat", talk, image_data=["cat.png"])
+    assert server.to("/tokenize")[-1].json["messages"] == talk
+    assert server.to("/generate")[-1].json["image_data"] == ["cat.png"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_named_template_writes_the_conversation(server: ScriptedServer, kind: str) -> None:
     written = (
@@ -214,7 +231,7 @@ def test_servers_without_a_tokenizer_route(server: ScriptedServer, kind: str, to
     server.on("/model_info", Reply(json=info))
     with connected(kind, server.url) as client:
         client.call("chat", "hello")
-        client.call("chat", "world")
+        client.call("chat", [{"role": "user", "content": [{"type": "text", "text": "world"}]}])
         assert [asked.json["text"] for asked in server.to("/generate")] == [
             "[user] hello</s>[bot]",
             "[user] world</s>[bot]",

@@ -10,7 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from nbruntime.errors import ModelNotFoundError
+from nbruntime.errors import ArgumentTypeError, ModelNotFoundError
+from nbruntime.protocol.messages import for_template
 
 
 class Tokenizer:
@@ -77,17 +78,23 @@ class Tokenizer:
             for name, value in self._config.items()
             if name.endswith("_token") and isinstance(value, str | dict)
         }
-        try:
+
+        def render(given: list[dict[str, Any]]) -> str:
             rendered, _ = render_jinja_template(
-                conversations=[messages],
+                conversations=[given],
                 chat_template=self.chat_template,
                 add_generation_prompt=add_generation_prompt,
                 **special,
             )
+            text: str = rendered[0]
+            return text
+
+        try:
+            return render(for_template(messages, render))
+        except ArgumentTypeError as error:
+            raise ValueError(f"Model only supports text input. {error.message} ({error.where})") from error
         except (TemplateError, TypeError) as error:  # a template meets values of any type
             raise ValueError(f"The chat template refused the messages: {error}") from error
-        text: str = rendered[0]
-        return text
 
     @cached_property
     def _config(self) -> dict[str, Any]:
