@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,9 +31,9 @@ from nbruntime.launch.supervisor.processes import (
 )
 from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
 
-__all__ = ["RESERVED", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
+__all__ = ["RESERVED", "NameTaken", "claim", "clear", "end", "find", "folder", "is_mine", "records", "sweep"]
 
-RESERVED = ("all", "orphans")
+RESERVED = ("all", "everywhere", "orphans")
 """Words for `nbruntime.stop` that cannot be names."""
 
 STOP_SECONDS = 6.0  # for a supervisor to end its process tree, before it is killed itself
@@ -85,6 +86,7 @@ def claim(name: str | None = None, *, stem: str = "server", **description: Any) 
             owner=owner,
             machine=system.machine(),
             started=time.time(),
+            notebook=_notebook(),
             **description,
         )
         try:
@@ -106,7 +108,7 @@ def check_name(name: str) -> None:
     if name in RESERVED or not re.fullmatch(r"[\w][\w.+ -]{0,63}", name):
         raise ArgumentValueError(
             f"name={name!r} cannot be a server's name",
-            hint="Take letters, digits, . _ - + and spaces, at most 64, and neither 'all' nor 'orphans'.",
+            hint=f"Take letters, digits, . _ - + and spaces, at most 64, and not {', '.join(RESERVED)}.",
         )
 
 
@@ -114,6 +116,13 @@ def _free_name(stem: str, taken: dict[str, ServerRecord]) -> str:
     stem = re.sub(r"[^\w.+-]+", "-", stem).strip("-.")[:48] or "server"
     candidates = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 3))
     return next(name for name in candidates if name not in taken and name not in RESERVED)
+
+
+def _notebook() -> str:
+    """Return the file name of the notebook whose kernel this is; empty if it is not known."""
+    # Jupyter's server gives the kernel its path, VS Code puts it among the variables.
+    path = vars(sys.modules["__main__"]).get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+    return os.path.basename(path) if isinstance(path, str) else ""
 
 
 def records() -> list[ServerRecord]:
@@ -138,6 +147,11 @@ def is_held(record: ServerRecord) -> bool:
         recent = time.time() - record.started < START_SECONDS
         return is_running(record.owner) and (recent or any(tagged_pids(record.directory)))
     return is_running(record.supervisor)
+
+
+def is_mine(record: ServerRecord) -> bool:
+    """Return True if this process started the server; false in a fork of it."""
+    return record.owner == identify(os.getpid())
 
 
 def is_orphan(record: ServerRecord) -> bool:

@@ -74,7 +74,9 @@ def test_default_name_comes_from_the_model(stem: str, name: str) -> None:
     registry.clear(record)
 
 
-@pytest.mark.parametrize("name", ["all", "orphans", "", "a/b", "-x", "x" * 65, "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "name", ["all", "everywhere", "orphans", "", "a/b", "-x", "x" * 65, "http://127.0.0.1:1"]
+)
 def test_invalid_name_is_an_error(name: str) -> None:
     with pytest.raises(ArgumentValueError, match="cannot be a server's name"):
         start(name=name)
@@ -201,7 +203,8 @@ def test_record_of_another_machine_is_left_alone() -> None:
     replace(record, machine="another", owner=ProcessId(1, "never")).write()
     start().shutdown()
     assert len(server_folders()) == 1
-    assert nbruntime.stop("all") == []
+    for which in ("all", "everywhere"):
+        assert nbruntime.stop(which) == []
     assert len(server_folders()) == 1
 
 

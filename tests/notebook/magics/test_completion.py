@@ -38,7 +38,7 @@ def test_completion(connected: InteractiveShell) -> None:
         "%%sgl_generate -o sh": ["shape"],
         "%%sgl_chat --conversation ": ["talk"],
         "%sgl_use ": ["main"],
-        "%sgl_stop ": ["all", "main", "orphans"],
+        "%sgl_stop ": ["all", "everywhere", "main", "orphans"],
         "%sgl_info m": ["main"],
         "server = %sgl_use m": ["main"],
         "x = 1\n%sgl_use m": ["main"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from support.fake_engine import run_elsewhere
 from support.ipython_shell import completions, failure, run
 from support.magics import usage_error
 from support.scripted_server import ScriptedServer
@@ -90,6 +91,22 @@ def test_stop_all(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -
     assert "two" in shown
     assert known_servers._named == {}
     assert isinstance(failure(shell, "%sgl_stop one"), errors.ArgumentValueError)
+
+
+def test_stop_leaves_the_servers_of_other_kernels(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_elsewhere('Runtime(engine="fake", port=0, name="theirs", keep_alive=True)')
+    run(shell, "%sgl_launch --engine fake --name one")
+    run(shell, "%sgl_launch --engine fake --name theirs --keep-alive")
+    capsys.readouterr()
+    for line in ("%sgl_stop", "%sgl_stop all"):
+        run(shell, line)
+        said = capsys.readouterr().out
+        assert said.startswith(f"Ended: {'one' if line == '%sgl_stop' else 'none'}.\n")
+        assert "did not start them: theirs. %sgl_stop everywhere stops them too." in said
+    run(shell, "%sgl_stop everywhere")
+    assert "Ended: theirs (fake/model, kept: process" in capsys.readouterr().out
 
 
 def test_stop_by_the_name_of_a_variable(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
