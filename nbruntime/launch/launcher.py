@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.cards import served_name
 from nbruntime.errors import (
     ArgumentValueError,
     AuthenticationError,
@@ -247,7 +248,7 @@ class Launcher:
             if not self.kind.takes_listener:
                 _check_port(server, claim)
             client = self._connect_to_new(server)
-            server.tell_ready()
+            server.tell_ready(served_name(client.model_info))
         except BaseException:
             server.stop()
             raise
@@ -263,7 +264,7 @@ class Launcher:
             raise
 
     def _claim_name(self, url: str) -> ServerRecord:
-        model = str(self.arguments.values.get("model_path") or "")
+        model = self.kind.model_of(self.arguments)
         return registry.claim(
             self.name,
             stem=os.path.basename(model.rstrip("/")) or self.kind.name,

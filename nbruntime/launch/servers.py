@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nbruntime.display.cards import Card, CardMixin, table, text_table
-from nbruntime.display.html import escape
+from nbruntime.display.html import escape, visible
 from nbruntime.display.numbers import elapsed
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentValueError
@@ -29,7 +29,7 @@ class ServerInfo:
     name, url : str
         Its name, and where it answers.
     model, engine : str
-        Model that was asked for, empty for the default; ``sglang`` or ``embedded``.
+        Name of its model, as the server gives it once it is ready; ``sglang`` or ``embedded``.
     state : str
         ``starting``, ``ready``, ``stopping``, ``stopped``, or ``left over`` when its supervisor was killed.
     owner : str
@@ -66,15 +66,14 @@ class ServerList(CardMixin, list[ServerInfo]):
         self.note = note
 
     def __repr__(self) -> str:
-        return "\n".join(filter(None, [self._table(), self.note]))
+        return visible("\n".join(filter(None, [self._table(), self.note])))
 
     def _table(self) -> str:
         if not self:
             return "No servers"
         rows = [("name", "model", "engine", "url", "state", "owner", "age")]
         rows += [
-            (one.name, one.model or "default", one.engine, one.url, one.state, one.whose, elapsed(one.age))
-            for one in self
+            (one.name, one.model, one.engine, one.url, one.state, one.whose, elapsed(one.age)) for one in self
         ]
         return text_table(rows)
 
@@ -86,8 +85,7 @@ class ServerList(CardMixin, list[ServerInfo]):
         rows = [
             [
                 each.name,
-                model_name({"model_path": each.model}) if each.model else "default",
-                *(each.engine, each.state, each.whose, elapsed(each.age), each.pid, each.url),
+                *(each.model, each.engine, each.state, each.whose, elapsed(each.age), each.pid, each.url),
             ]
             for each in self
         ]
@@ -184,7 +182,7 @@ def _info(record: ServerRecord, state: str | None = None) -> ServerInfo:
         owner = ", ".join(filter(None, [kernel, "kept" if record.keep_alive else ""]))
     return ServerInfo(
         name=record.name,
-        model=record.model,
+        model=model_name({"model_path": record.model}),
         engine=record.engine,
         url=record.url,
         state=state or (record.state if registry.is_held(record) else "left over"),

@@ -12,6 +12,9 @@ API_KEY_VARIABLE = "NBRUNTIME_API_KEY"
 ADMIN_API_KEY_VARIABLE = "NBRUNTIME_ADMIN_API_KEY"
 """Environment variables with the keys: other users could read them on a command line."""
 
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+"""The model of a server that is started without one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentTypeError
 from nbruntime.launch.arguments import check_own_arguments
 from nbruntime.launch.engines.resolve import resolve_engine
@@ -140,7 +141,7 @@ class Runtime(CardMixin, RuntimeRequests):
         arguments = self._kind.accept(
             {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
         )
-        self._model = arguments.values.get("model_path", self._model)
+        self._model = self._kind.model_of(arguments) or self._model
         self._arguments = arguments.values
         if arguments.ignored:
             warnings.warn(
@@ -275,7 +276,6 @@ class Runtime(CardMixin, RuntimeRequests):
             ready_after=dict(self.phases.history).get("ready"),
             uptime=up,
             exit_cause=self.exit_cause,
-            model_info={} if client is None else client.model_info,
             server_info={} if client is None else client.last_server_info,
             arguments=self._arguments,
             log=self.logs(LOG_LINES),
@@ -291,10 +291,10 @@ class Runtime(CardMixin, RuntimeRequests):
         return str(current) if phase == current.name else phase
 
     def _model_name(self) -> str:
-        if hasattr(self, "endpoint"):
-            info = self.endpoint.model_info
-            return str(info.get("served_model_name") or info["model_path"])
-        return self._model or "with the default model"
+        client = getattr(self, "endpoint", None)
+        if client is None and not self._model:
+            return "with the default model"
+        return model_name({"model_path": self._model} if client is None else client.model_info)
 
     # Shutdown
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.fake_engine import SERVER, alive, await_true, children, connects, read_pids, start
 
+import nbruntime
 from nbruntime.errors import LaunchError, LaunchTimeoutError, PortInUseError
 from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning
 from nbruntime.launch.phases import Phase
@@ -319,6 +320,9 @@ async def test_embedded_server_with_the_default_model() -> None:
         assert "".join(deltas) == whole["text"]
         info = await runtime.get_server_info()
         assert info["port"] == runtime.port
+        [listed] = [one for one in nbruntime.servers() if one.url == runtime.url]
+        assert listed.name.startswith("SmolLM2-135M-Instruct")
+        assert (listed.model, listed.engine) == ("SmolLM2-135M-Instruct", "embedded")
         assert runtime.get_tokenizer().decode(whole["output_ids"]) == whole["text"]
         pid, port = runtime.pid, runtime.port
     assert pid is not None

@@ -18,6 +18,7 @@ from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
+    DEFAULT_MODEL,
     EMBEDDED_ARGUMENTS,
     Argument,
 )
@@ -35,6 +36,7 @@ class EmbeddedServerKind(ServerKind):
     takes_listener = True
     watch = "^phase: "
     probe_interval = 1.0
+    default_model = DEFAULT_MODEL
 
     @staticmethod
     def check_installed(why_not_sglang: str = "") -> None:

@@ -27,7 +27,7 @@ class ServerRecord:
     machine: str  # the machine or container in which the pids are valid
     url: str = ""
     engine: str = ""
-    model: str = ""  # as it was asked for
+    model: str = ""  # as it was asked for, or once it is ready as the server names it
     arguments: dict[str, Any] = field(default_factory=dict)  # to compare with another launch
     keep_alive: bool = False
     notebook: str = ""  # file name of the owner's notebook, if known

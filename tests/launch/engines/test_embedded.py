@@ -55,6 +55,19 @@ def test_arguments_become_flags_of_the_embedded_server(claim: PortClaim, tmp_pat
     assert "hunter2" not in repr(command) + repr(command.argv)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "model"),
+    [
+        ({}, "SmolLM2-135M-Instruct"),
+        ({"model_path": "/models/tiny/"}, "/models/tiny/"),
+        ({"model_path": "/models/tiny/", "served_model_name": "mine"}, "mine"),
+    ],
+)
+def test_model_is_named_before_the_server_runs(arguments: dict[str, Any], model: str) -> None:
+    engine = EmbeddedServerKind("python")
+    assert engine.model_of(engine.accept(arguments)) == model
+
+
 def test_openmp_settings_keep_those_of_the_user(claim: PortClaim, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)

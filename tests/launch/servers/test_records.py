@@ -35,6 +35,7 @@ def test_record_of_a_server_from_start_to_end() -> None:
         record = ServerRecord.read(str(folder))
         assert record is not None
         assert (record.name, record.engine, record.url) == ("chat", "fake", runtime.url)
+        assert record.model == "fake/model"
         assert record.owner == identify(os.getpid())
         assert record.server == identify(runtime.pid or 0)
         assert record.supervisor is not None
@@ -48,11 +49,11 @@ def test_record_of_a_server_from_start_to_end() -> None:
 def test_table_of_servers() -> None:
     assert repr(ServerList()) == "No servers"
     one = ServerInfo("chat", "some/model", "sglang", "http://127.0.0.1:30000", "ready", "kept", 7300.0, 12)
-    two = replace(one, name="a-longer-name", model="", owner="this kernel", age=3.4)
+    two = replace(one, name="a-longer-name", model="tiny", owner="this kernel", age=3.4)
     assert repr(ServerList([one, two])).splitlines() == [
         "name           model       engine  url                     state  owner        age",
         "chat           some/model  sglang  http://127.0.0.1:30000  ready  kept         2 h 1 min",
-        "a-longer-name  default     sglang  http://127.0.0.1:30000  ready  this kernel  3 s",
+        "a-longer-name  tiny        sglang  http://127.0.0.1:30000  ready  this kernel  3 s",
     ]
 
 

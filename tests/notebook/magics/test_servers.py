@@ -227,6 +227,21 @@ def test_launch_failure(shell: InteractiveShell, capsys: pytest.CaptureFixture[s
     assert "Did you mean 'tp_size'?" in capsys.readouterr().out
 
 
+def test_listing_names_the_model_of_every_server(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_elsewhere('Runtime(engine="fake", port=0, name="theirs", keep_alive=True)')
+    run(shell, "%sgl_launch --engine fake --name one")
+    capsys.readouterr()
+    run(shell, "%sgl_servers")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {(row[0], row[1], row[2]) for row in rows if "fake/model" in row} == {
+        ("one", "fake/model", "fake"),
+        ("theirs", "fake/model", "fake"),
+    }
+    run(shell, "%sgl_stop everywhere")
+
+
 def test_model_path_option(shell: InteractiveShell) -> None:
     run(shell, "%sgl_launch --engine fake --model-path some/model -o runtime")
     assert shell.user_ns["runtime"]._model == "some/model"
