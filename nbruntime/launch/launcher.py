@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,18 +31,22 @@ from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import await_ready, launch_error
 from nbruntime.launch.server import Server, end_server, open_server
-from nbruntime.launch.supervisor.processes import identify, is_running
+from nbruntime.launch.supervisor.processes import is_running
 from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.protocol.hosts import is_loopback
 from nbruntime.secrets import is_secret_name
 
-__all__ = ["Launcher"]
+__all__ = ["Launcher", "SameServerWarning"]
 
 PORT_ATTEMPTS = 8
 """Ports to try when another process takes the port before the server binds it."""
 
 Launched = tuple[Server, RuntimeEndpoint, bool]
 """A server, its client, and whether the server is new."""
+
+
+class SameServerWarning(UserWarning):
+    """A server with the same arguments runs already, and another one is started."""
 
 
 @dataclass(frozen=True)
@@ -119,21 +124,37 @@ class Launcher:
 
     # A running server
 
+    def warn_of_same(self, stacklevel: int) -> None:
+        """Warn with a `SameServerWarning` if an unnamed server with these arguments runs already."""
+        unnamed = [] if self.name is not None else [each for each in self._matching() if not each.named]
+        if unnamed:
+            first = unnamed[0]  # the same text for each further launch, so that Python says it once
+            server = open_server(first.directory)
+            held = "" if server is None or not server.held_by else f", held by {server.held_by}"
+            warnings.warn(
+                f"The same server runs already: {first.name} ({first.url}){held}. Runtime(..., reuse=True) "
+                f"takes it instead of starting another one; nbruntime.stop({first.name!r}) ends it.",
+                SameServerWarning,
+                stacklevel=stacklevel + 1,
+            )
+
     def _find(self) -> ServerRecord | None:
         """Find the server of this name; without a name, the latest one with these arguments."""
         if self.name is not None:
             return registry.find(self.name)
-        me = identify(os.getpid())
-        for record in reversed(registry.records()):
-            if (
-                (record.state == "ready" or open_server(record.directory))
-                and registry.is_held(record)
-                and (record.keep_alive or record.owner == me)
-                and not _is_ending(record)
-                and not self._differences(record)
-            ):
-                return record
-        return None
+        return next(reversed(self._matching()), None)
+
+    def _matching(self) -> list[ServerRecord]:
+        """List the running servers with these arguments that may be used here, the oldest first."""
+        return [
+            record
+            for record in registry.records()
+            if (record.state == "ready" or open_server(record.directory))
+            and registry.is_held(record)
+            and (record.keep_alive or registry.is_mine(record))
+            and not _is_ending(record)
+            and not self._differences(record)
+        ]
 
     def _attach(self, record: ServerRecord) -> Launched | None:
         """Connect to a running server; None if it has ended."""
@@ -287,7 +308,7 @@ def _check_port(server: Server, claim: PortClaim) -> None:
 
 def _check_belongs(record: ServerRecord) -> None:
     """Raise ArgumentValueError if the server belongs to another kernel."""
-    if not record.keep_alive and record.owner != identify(os.getpid()) and is_running(record.owner):
+    if not record.keep_alive and not registry.is_mine(record) and is_running(record.owner):
         raise ArgumentValueError(
             f"The name {record.name!r} belongs to a server of another kernel, process {record.owner.pid}",
             where=record.url,

@@ -72,6 +72,7 @@ def claim(name: str | None = None, *, stem: str = "server", **description: Any) 
     """
     owner = identify(os.getpid())
     assert owner is not None
+    named = name is not None
     with exclusive():
         sweep()
         taken = {record.name: record for record in records()}
@@ -86,6 +87,7 @@ def claim(name: str | None = None, *, stem: str = "server", **description: Any) 
             owner=owner,
             machine=system.machine(),
             started=time.time(),
+            named=named,
             notebook=_notebook(),
             **description,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nbruntime.display.cards import Card, CardMixin, table, text_table
 from nbruntime.display.html import escape, visible
@@ -13,7 +13,7 @@ from nbruntime.display.numbers import elapsed
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch import registry
-from nbruntime.launch.server import end_server
+from nbruntime.launch.server import end_server, open_server
 from nbruntime.launch.supervisor.processes import is_running, send
 from nbruntime.launch.supervisor.record import ServerRecord
 
@@ -39,6 +39,8 @@ class ServerInfo:
         Seconds since it was started; process id, None before it is started.
     started_by : str
         Notebook that started it where that is known, else the process, such as ``process 4711``.
+    held_by : str
+        What keeps a server of this kernel, such as ``runtime, Out[3]``; empty if that is not known.
     """
 
     name: str
@@ -50,12 +52,23 @@ class ServerInfo:
     age: float
     pid: int | None
     started_by: str = ""
+    held_by: str = ""
 
     @property
     def whose(self) -> str:
         """The owner, with the notebook or process if that is not this one."""
         mine = self.owner.startswith("this kernel") or not self.started_by
         return self.owner if mine else f"{self.owner}: {self.started_by}"
+
+    def cells(self) -> dict[str, str]:
+        """Return what a table shows, by the heads of its columns."""
+        return {
+            **{field: getattr(self, field) for field in ("name", "model", "engine", "url", "state")},
+            "owner": self.whose,
+            "age": elapsed(self.age),
+            "pid": "" if self.pid is None else str(self.pid),
+            "held by": self.held_by,
+        }
 
 
 class ServerList(CardMixin, list[ServerInfo]):
@@ -71,29 +84,23 @@ class ServerList(CardMixin, list[ServerInfo]):
     def _table(self) -> str:
         if not self:
             return "No servers"
-        rows = [("name", "model", "engine", "url", "state", "owner", "age")]
-        rows += [
-            (one.name, one.model, one.engine, one.url, one.state, one.whose, elapsed(one.age)) for one in self
-        ]
-        return text_table(rows)
+        return text_table(self._grid("name", "model", "engine", "url", "state", "owner", "age", "held by"))
+
+    def _grid(self, *heads: str) -> list[list[str]]:
+        """Return the heads and a row for each server, without the columns that are empty."""
+        rows = [each.cells() for each in self]
+        shown = [head for head in heads if any(row[head] for row in rows)]
+        return [shown, *([row[head] for head in shown] for row in rows)]
 
     def _card(self) -> Card:
         if not self:
             hint = self.note or "Runtime(...) starts one."
             return Card("No servers", plain=f"  {hint}", body=f"<div>{escape(hint)}</div>")
-        heads = ["name", "model", "engine", "state", "owner", "up", "pid", "url"]
-        rows = [
-            [
-                each.name,
-                *(each.model, each.engine, each.state, each.whose, elapsed(each.age), each.pid, each.url),
-            ]
-            for each in self
-        ]
-        count = f"{len(self)} server" + ("" if len(self) == 1 else "s")
-        body = table([heads, *rows], heads=True)
+        grid = self._grid("name", "model", "engine", "state", "owner", "age", "held by", "pid", "url")
+        body = table(grid, heads=True)
         if self.note:
             body += f'<div class="nbr-quiet">{escape(self.note)}</div>'
-        return Card(count, body=body, plain=repr(self))
+        return Card(f"{len(self)} server" + "s" * (len(self) != 1), body=body, plain=repr(self))
 
 
 def servers() -> ServerList:
@@ -164,7 +171,7 @@ def _others(left: list[ServerRecord]) -> str:
 
 
 def _end(records: Iterable[ServerRecord], note: str = "") -> ServerList:
-    ended = [(record, _info(record, state="stopped")) for record in records]
+    ended = [(record, replace(_info(record), state="stopped", held_by="")) for record in records]
     for record, _ in ended:  # all are asked before any is waited for
         if record.supervisor is not None:
             send(record.supervisor, signal.SIGTERM)
@@ -173,7 +180,8 @@ def _end(records: Iterable[ServerRecord], note: str = "") -> ServerList:
     return ServerList((info for _, info in ended), note=note)
 
 
-def _info(record: ServerRecord, state: str | None = None) -> ServerInfo:
+def _info(record: ServerRecord) -> ServerInfo:
+    server = open_server(record.directory)
     if registry.is_orphan(record):
         owner = "orphan"
     else:
@@ -185,9 +193,10 @@ def _info(record: ServerRecord, state: str | None = None) -> ServerInfo:
         model=model_name({"model_path": record.model}),
         engine=record.engine,
         url=record.url,
-        state=state or (record.state if registry.is_held(record) else "left over"),
+        state=record.state if registry.is_held(record) else "left over",
         owner=owner,
         age=max(0.0, time.time() - record.started),
         pid=None if record.server is None else record.server.pid,
         started_by=record.notebook or f"process {record.owner.pid}",
+        held_by="" if server is None else server.held_by,
     )

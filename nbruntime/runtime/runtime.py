@@ -170,6 +170,8 @@ class Runtime(CardMixin, RuntimeRequests):
                     on_phase=enter,
                     connect=partial(RuntimeEndpoint, api_key=api_key),
                 )
+                if not reuse:
+                    launcher.warn_of_same(stacklevel=2)
                 self._server, self.endpoint, started = launcher.get_or_start(reuse=reuse, replace=replace)
                 # By a weak reference: an endpoint that is kept must not keep the server.
                 self.endpoint.settings.diagnose = partial(diagnose, weakref.ref(self._server))
@@ -187,6 +189,8 @@ class Runtime(CardMixin, RuntimeRequests):
         self.generate_url = f"{url}/generate"
         self._port = urlsplit(url).port or 0
         self._server = server
+        if server is not None:
+            server.users.add(self)
 
     # State
 

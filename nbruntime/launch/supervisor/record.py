@@ -30,6 +30,7 @@ class ServerRecord:
     model: str = ""  # as it was asked for, or once it is ready as the server names it
     arguments: dict[str, Any] = field(default_factory=dict)  # to compare with another launch
     keep_alive: bool = False
+    named: bool = False  # whether the name was given, not made
     notebook: str = ""  # file name of the owner's notebook, if known
     started: float = 0.0  # seconds since 1970
     state: str = "starting"  # or ready, or stopping

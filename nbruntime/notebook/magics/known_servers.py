@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from nbruntime.errors import ServerConnectionError
+from nbruntime.launch.holders import PLACES
 from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.protocol.nearest_names import nearest_name
 
@@ -23,6 +24,7 @@ HOW_TO_GET_ONE = "%sgl_launch starts one, and %sgl_connect URL connects to one t
 
 _named: dict[str, Runtime | RuntimeEndpoint] = {}
 # A module variable, since servers outlive a reload of the extension.
+PLACES["%sgl_launch --name"] = _named
 
 
 @dataclass(frozen=True, slots=True)
