@@ -24,6 +24,7 @@ from nbruntime.errors import (
     ServerConnectionError,
 )
 from nbruntime.launch import registry
+from nbruntime.launch.arguments import AUTO_KEY
 from nbruntime.launch.attached import AttachedServer
 from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase
@@ -34,7 +35,7 @@ from nbruntime.launch.server import Server, end_server, open_server
 from nbruntime.launch.supervisor.processes import is_running
 from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.protocol.hosts import is_loopback
-from nbruntime.secrets import is_secret_name
+from nbruntime.secrets import Secret, is_secret_name
 
 __all__ = ["Launcher", "SameServerWarning"]
 
@@ -67,7 +68,7 @@ class Launcher:
     # Called with the URL when the port is claimed, and again with the server when it is started.
     on_start: Callable[[str, Server | None], None]
     on_phase: Callable[[Phase], None]
-    connect: Callable[[str], RuntimeEndpoint]
+    connect: Callable[[str, str | None], RuntimeEndpoint]  # takes the URL and the key
 
     def get_or_start(self, *, reuse: bool, replace: bool) -> Launched:
         """Return a server with these arguments, its client, and whether the server is new.
@@ -92,6 +93,11 @@ class Launcher:
             raise ArgumentValueError(
                 f"host={self.host!r} can be reached from other machines, and there is no API key",
                 hint="Give api_key=..., or leave host out to listen on this machine only.",
+            )
+        if self.arguments.keys.get("admin_api_key") == AUTO_KEY:
+            raise ArgumentValueError(
+                "admin_api_key='auto' would be a key that everybody can guess",
+                hint="Give a key of your own; only for api_key, 'auto' makes one.",
             )
         if self.name is None and not reuse:
             return self._start()
@@ -172,7 +178,10 @@ class Launcher:
         if record.state != "ready" and not self._await_other(server):
             return None
         try:
-            client = self.connect(record.url)
+            made = self.arguments.keys.get("api_key") == AUTO_KEY
+            client = self.connect(
+                record.url, registry.key_of(record) if made else self.arguments.keys.get("api_key")
+            )
         except ServerConnectionError:
             if server.wait_until_gone(0.5):
                 return None
@@ -210,7 +219,8 @@ class Launcher:
                 value = os.path.abspath(value)  # the same from another folder
             values[name] = value
         values |= {"host": self.host, "keep_alive": self.keep_alive}
-        values |= dict.fromkeys(self.arguments.keys, "***")
+        for name, key in self.arguments.keys.items():
+            values[name] = AUTO_KEY if key == AUTO_KEY else "***"
         environment = {name: value and _digest(value, salt) for name, value in self.env.items()}
         identity = {"salt": salt, "values": values, "env": environment}
         as_json: dict[str, Any] = json.loads(json.dumps(identity, default=str))
@@ -255,12 +265,13 @@ class Launcher:
         with claim:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
-            spec = self.kind.command(self.arguments, claim)
+            arguments = self._with_key()
+            spec = self.kind.command(arguments, claim)
             hidden = [value for name, value in self.env.items() if value and is_secret_name(name)]
             spec = replace(spec, env=spec.env | dict(self.env), secrets=[*spec.secrets, *hidden])
             server = ServerProcess(
                 spec,
-                record=self._claim_name(claim.url),
+                record=self._claim_name(claim.url, arguments),
                 hold=[claim.reservation] if claim.reservation else [],
             )
         try:
@@ -268,26 +279,35 @@ class Launcher:
             await_ready(server, self.kind, claim.url, timeout=self.timeout, on_phase=self.on_phase)
             if not self.kind.takes_listener:
                 _check_port(server, claim)
-            client = self._connect_to_new(server)
+            client = self._connect_to_new(server, arguments)
             server.tell_ready(served_name(client.model_info))
         except BaseException:
             server.stop()
             raise
         return server, client, True
 
-    def _connect_to_new(self, server: ServerProcess) -> RuntimeEndpoint:
+    def _with_key(self) -> AcceptedArguments:
+        """Return the arguments with a new key if one is to be made."""
+        keys = self.arguments.keys
+        if keys.get("api_key") != AUTO_KEY:
+            return self.arguments
+        return replace(self.arguments, keys={**keys, "api_key": secrets.token_urlsafe()})
+
+    def _connect_to_new(self, server: ServerProcess, arguments: AcceptedArguments) -> RuntimeEndpoint:
         """Make the client; if the server dies meanwhile, raise an error with its log."""
         try:
-            return self.connect(server.record.url)
+            return self.connect(server.record.url, arguments.keys.get("api_key"))
         except ServerConnectionError as error:
             if server.wait_until_gone(0.5) or not server.usable:
                 raise launch_error(server, self.kind, Phase("connecting")) from error
             raise
 
-    def _claim_name(self, url: str) -> ServerRecord:
-        model = self.kind.model_of(self.arguments)
+    def _claim_name(self, url: str, arguments: AcceptedArguments) -> ServerRecord:
+        model = self.kind.model_of(arguments)
+        made = arguments is not self.arguments
         return registry.claim(
             self.name,
+            key=Secret(arguments.keys.get("api_key")) if made else None,
             stem=os.path.basename(model.rstrip("/")) or self.kind.name,
             url=url,
             engine=self.kind.name,

@@ -29,9 +29,22 @@ from nbruntime.launch.supervisor.processes import (
     tagged_pids,
     wait_for_end,
 )
-from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
+from nbruntime.launch.supervisor.record import FILE, KEY, LOG, ServerRecord
+from nbruntime.secrets import Secret
 
-__all__ = ["RESERVED", "NameTaken", "claim", "clear", "end", "find", "folder", "is_mine", "records", "sweep"]
+__all__ = [
+    "RESERVED",
+    "NameTaken",
+    "claim",
+    "clear",
+    "end",
+    "find",
+    "folder",
+    "is_mine",
+    "key_of",
+    "records",
+    "sweep",
+]
 
 RESERVED = ("all", "everywhere", "orphans")
 """Words for `nbruntime.stop` that cannot be names."""
@@ -64,11 +77,13 @@ def folder() -> Path:
     return path
 
 
-def claim(name: str | None = None, *, stem: str = "server", **description: Any) -> ServerRecord:
+def claim(
+    name: str | None = None, *, stem: str = "server", key: Secret | None = None, **description: Any
+) -> ServerRecord:
     """Make the folder of a server that is about to start, with an empty log; it claims the server's name.
 
-    Raises `NameTaken` if a running server has the name; without a name, makes one from `stem`. The
-    description is fields of the `ServerRecord`.
+    Raises `NameTaken` if a running server has the name; without a name, makes one from `stem`. The folder
+    keeps the `key` for `key_of`. The description is fields of the `ServerRecord`.
     """
     owner = identify(os.getpid())
     assert owner is not None
@@ -93,11 +108,21 @@ def claim(name: str | None = None, *, stem: str = "server", **description: Any) 
         )
         try:
             Path(directory, LOG).touch(0o600)
+            if key is not None:
+                Path(directory, KEY).touch(0o600)
+                Path(directory, KEY).write_text(key.reveal() or "")
             record.write()
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return record
+
+
+def key_of(record: ServerRecord) -> str | None:
+    """Return the API key that was made for a server; None if none was, or the server has ended."""
+    with contextlib.suppress(OSError):
+        return Path(record.directory, KEY).read_text()
+    return None
 
 
 def exclusive() -> contextlib.AbstractContextManager[None]:

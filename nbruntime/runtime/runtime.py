@@ -55,7 +55,8 @@ class Runtime(CardMixin, RuntimeRequests):
     host : str
         Address to listen on. One that other machines can reach needs an API key.
     api_key : str, optional
-        Key that clients must give; `endpoint` has it. It is never on a command line.
+        Key that clients must give; `endpoint` has it. It is never on a command line. ``"auto"`` makes a new
+        one that nothing shows, for a machine with other users; ``endpoint.api_key`` returns it.
     progress : callable, Phases or False, optional
         Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of the view in a cell or
         the line on stderr; False for neither. A `~nbruntime.launch.phases.Phases` becomes `phases`.
@@ -168,7 +169,7 @@ class Runtime(CardMixin, RuntimeRequests):
                     keep_alive=keep_alive,
                     on_start=self._begin,
                     on_phase=enter,
-                    connect=partial(RuntimeEndpoint, api_key=api_key),
+                    connect=RuntimeEndpoint,
                 )
                 if not reuse:
                     launcher.warn_of_same(stacklevel=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from nbruntime.errors import ArgumentTypeError
@@ -27,7 +27,7 @@ class AcceptedArguments:
 
     values: dict[str, Any]
     ignored: tuple[str, ...]  # names that only the other engine has
-    keys: dict[str, str]  # api_key and admin_api_key, where given
+    keys: dict[str, str] = field(repr=False)  # api_key and admin_api_key, where given
 
 
 class ServerKind(ABC):

@@ -10,10 +10,11 @@ from typing import Any, Self, get_origin, get_type_hints
 
 from .processes import ProcessId
 
-__all__ = ["FILE", "LOG", "ServerRecord"]
+__all__ = ["FILE", "KEY", "LOG", "ServerRecord"]
 
 # The files in a server's folder.
 FILE = "server.json"
+KEY = "api_key"  # if it was made by the launcher
 LOG = "server.log"
 
 

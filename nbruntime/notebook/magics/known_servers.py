@@ -142,8 +142,11 @@ class KnownServers:
         for info in _elsewhere():
             if name in (info.name, info.url):
                 from nbruntime.endpoint import RuntimeEndpoint
+                from nbruntime.launch import registry
 
-                return self.add(info.name, RuntimeEndpoint(info.url))
+                record = registry.find(info.name)
+                key = None if record is None else registry.key_of(record)
+                return self.add(info.name, RuntimeEndpoint(info.url, key))
         names = self.names()
         meant = nearest_name(name, names)
         if meant:

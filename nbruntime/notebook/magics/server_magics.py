@@ -45,6 +45,7 @@ class ServerMagics(MagicsBase):
         argument("--launch-timeout", type=float, metavar="SECONDS", help="maximum time until it is ready"),
         argument("--keep-alive", action="store_true", help="keep it running when this kernel ends"),
         argument("--replace", action="store_true", help="stop a different server of the same name"),
+        argument("--api-key", choices=("auto",), help="make a key that nothing shows; see --api-key-env"),
         KEY,
         OUT,
         server_arguments=True,
@@ -67,13 +68,17 @@ class ServerMagics(MagicsBase):
                 f"Two models were given: {arguments.model} and {arguments.model_path}.\n"
                 "Leave one out: --model-path and MODEL mean the same."
             )
+        if arguments.api_key and arguments.api_key_env:
+            raise UsageError(
+                "--api-key auto makes a key, and --api-key-env names another one.\nLeave one of them out."
+            )
         own = ("name", "engine", "python", "host", "port", "log_level", "launch_timeout")
         given = {name: value for name in own if (value := getattr(arguments, name)) is not None}
         runtime = Runtime(
             arguments.model_path if arguments.model is None else arguments.model,
             **given,
             **arguments.server_arguments,
-            api_key=_key(arguments.api_key_env),
+            api_key=arguments.api_key or _key(arguments.api_key_env),
             reuse=True,
             replace=arguments.replace,
             keep_alive=arguments.keep_alive,

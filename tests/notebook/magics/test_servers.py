@@ -44,6 +44,34 @@ def test_key_on_the_line_is_refused(
     assert "sk-1234" not in shown.out + shown.err
 
 
+def test_launch_with_a_key_of_its_own(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("--api-key auto -o runtime", "--api_key=auto -o again"):
+        run(shell, f"%sgl_launch --engine fake --name one {line}")
+    runtime, again = shell.user_ns["runtime"], shell.user_ns["again"]
+    key = runtime.endpoint.api_key
+    assert key not in (None, "auto")
+    assert (again.pid, again.endpoint.api_key) == (runtime.pid, key)
+    run(shell, "%%sgl_generate\nx")
+    run(shell, "%sgl_info")
+    run(shell, "%sgl_servers")
+    shown = capsys.readouterr()
+    assert "Hello world" in shown.out
+    assert key not in shown.out + shown.err
+    error = usage_error(shell, "%sgl_launch --api-key auto --api-key-env MY_KEY", capsys)
+    assert "Leave one of them out" in error
+    error = usage_error(shell, f"%sgl_connect {runtime.url} --api-key auto", capsys)
+    assert "Did you mean --api-key-env?" in error
+
+
+def test_cell_finds_the_key_of_a_server_of_another_kernel(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_elsewhere('Runtime(engine="fake", port=0, name="theirs", keep_alive=True, api_key="auto")')
+    run(shell, "%%sgl_generate --endpoint theirs\nx")
+    assert "Hello world" in capsys.readouterr().out
+    run(shell, "%sgl_stop theirs")
+
+
 def test_launch_use_log_and_stop(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     launch = "%sgl_launch --engine fake --name first --say hello --children 1 -o runtime"
     run(shell, launch)
