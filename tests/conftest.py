@@ -118,12 +118,12 @@ def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """The embedded server without limits, in float32 as the reference model."""
-    yield from _serve("--enable-metrics")
+    yield from _serve()
 
 
 @pytest.fixture(scope="session")
 def guarded_server() -> Iterator[EmbeddedServer]:
-    """The embedded server with two keys and small limits."""
+    """The embedded server with two keys, small limits and no metrics."""
     flags = {
         "--max-total-tokens": 400,
         "--max-running-requests": 6,
@@ -131,7 +131,10 @@ def guarded_server() -> Iterator[EmbeddedServer]:
         "--max-body-bytes": 50_000,
     }
     yield from _serve(
-        *(str(part) for item in flags.items() for part in item), api_key="sk-test", admin_api_key="sk-admin"
+        "--no-enable-metrics",
+        *(str(part) for item in flags.items() for part in item),
+        api_key="sk-test",
+        admin_api_key="sk-admin",
     )
 
 

@@ -20,6 +20,7 @@ import nbruntime
 from nbruntime.errors import LaunchError, LaunchTimeoutError, PortInUseError
 from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning
 from nbruntime.launch.phases import Phase
+from nbruntime.profiling.monitor import LATENCIES
 from nbruntime.runtime import Runtime
 
 WHOLE = "Hello world, grüße!"
@@ -323,6 +324,10 @@ async def test_embedded_server_with_the_default_model() -> None:
         [listed] = [one for one in nbruntime.servers() if one.url == runtime.url]
         assert listed.name.startswith("SmolLM2-135M-Instruct")
         assert (listed.model, listed.engine) == ("SmolLM2-135M-Instruct", "embedded")
+        panel = runtime.panel()
+        panel.monitor.poll()
+        assert all(label in panel.card().html() for label in LATENCIES.values())
+        panel.close()
         assert runtime.get_tokenizer().decode(whole["output_ids"]) == whole["text"]
         pid, port = runtime.pid, runtime.port
     assert pid is not None

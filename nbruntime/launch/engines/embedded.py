@@ -71,6 +71,8 @@ class EmbeddedServerKind(ServerKind):
                 flags.append(_ARGUMENTS[name].flag)
             elif value is not False:
                 flags.append(f"{_ARGUMENTS[name].flag}={value}")
+            elif _ARGUMENTS[name].default is True:
+                flags.append(_ARGUMENTS[name].flag.replace("--", "--no-", 1))
         fds = [claim.listener.fileno()] if claim.listener else []
         flags += [f"--host={claim.host}", f"--port={claim.port}"]  # with --fd for its own reports only
         flags += [f"--fd={fd}" for fd in fds]

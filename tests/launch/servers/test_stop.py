@@ -51,7 +51,7 @@ def other_kernel() -> Iterator[list[int]]:
         print(first.pid, second.pid, flush=True)
         input()
         """
-    notebook = os.environ | {"JPY_SESSION_NAME": "/home/somebody/report.ipynb"}
+    notebook = os.environ | {"JPY_SESSION_NAME": "/notebooks/report.ipynb"}
     with start_elsewhere(script, notebook) as process:
         assert process.stdout is not None
         yield [int(pid) for pid in process.stdout.readline().split()]

@@ -275,6 +275,11 @@ def test_model_path_option(shell: InteractiveShell) -> None:
     assert shell.user_ns["runtime"]._model == "some/model"
 
 
+def test_argument_that_is_on_can_be_switched_off(shell: InteractiveShell) -> None:
+    error = failure(shell, "%sgl_launch --engine embedded --no-enable-metrics --no-such-argument 1")
+    assert "'no_such_argument'" in str(error)  # and not the other one
+
+
 def test_server_arguments_reach_the_server(shell: InteractiveShell) -> None:
     run(shell, "%sgl_launch --engine fake --say 'a b' --children 0 --ignore-sigterm --port 0 -o runtime")
     argv = shell.user_ns["runtime"].endpoint.get_server_info()["argv"]
