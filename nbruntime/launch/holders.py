@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from types import MethodType
 
 __all__ = ["PLACES", "holders_of"]
 
@@ -39,7 +40,7 @@ def holders_of(objects: Iterable[object]) -> list[str]:
 
 
 def _places(name: str, value: object, wanted: set[int]) -> Iterator[str]:
-    if id(value) in wanted:
+    if id(value) in wanted or (type(value) is MethodType and id(value.__self__) in wanted):
         yield name
     elif type(value) in (list, tuple, dict) and len(value) <= MOST_ENTRIES:  # type: ignore[arg-type]
         entries = list(value.items() if isinstance(value, dict) else enumerate(value))  # type: ignore[arg-type]

@@ -330,7 +330,7 @@ def _check_belongs(record: ServerRecord) -> None:
     """Raise ArgumentValueError if the server belongs to another kernel."""
     if not record.keep_alive and not registry.is_mine(record) and is_running(record.owner):
         raise ArgumentValueError(
-            f"The name {record.name!r} belongs to a server of another kernel, process {record.owner.pid}",
+            f"The name {record.name!r} belongs to a server of another kernel, {record.started_by}",
             where=record.url,
             hint=f"Choose another name, or end that server: nbruntime.stop({record.name!r}).",
         )

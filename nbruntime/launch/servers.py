@@ -197,6 +197,6 @@ def _info(record: ServerRecord) -> ServerInfo:
         owner=owner,
         age=max(0.0, time.time() - record.started),
         pid=None if record.server is None else record.server.pid,
-        started_by=record.notebook or f"process {record.owner.pid}",
+        started_by=record.started_by,
         held_by="" if server is None else server.held_by,
     )

@@ -142,6 +142,7 @@ class Runtime(CardMixin, RuntimeRequests):
         arguments = self._kind.accept(
             {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
         )
+        del api_key, kwargs  # tracebacks may show variables
         self._model = self._kind.model_of(arguments) or self._model
         self._arguments = arguments.values
         if arguments.ignored:
@@ -288,7 +289,10 @@ class Runtime(CardMixin, RuntimeRequests):
 
     def panel(self, **options: Any) -> Any:
         """Make a live panel of the server: `nbruntime.notebook.views.panel.ServerPanel` with its options."""
-        return view_class("panel")(self.endpoint, runtime=self, **options)
+        panel = view_class("panel")(self.endpoint, runtime=self, **options)
+        if self._server is not None:
+            self._server.users.add(panel)
+        return panel
 
     def _state(self) -> str:
         """Return the phase, with its progress during the launch."""

@@ -15,6 +15,8 @@ from nbruntime.launch.holders import PLACES, holders_of
 class Thing:
     """What is looked for."""
 
+    def method(self) -> None: ...
+
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[InteractiveShell]:
@@ -28,6 +30,8 @@ def test_variables_and_entries_of_containers(shell: InteractiveShell) -> None:
     shell.push({"a": thing, "pair": (other, thing), "by_name": {"x": thing}, "deep": [[thing]]})
     assert holders_of([thing]) == ["a", "pair[1]", "by_name['x']"]
     assert holders_of([other]) == ["pair[0]"]
+    shell.push({"bound": other.method})
+    assert holders_of([other]) == ["bound", "pair[0]"]
     assert holders_of([Thing()]) == holders_of([]) == []
 
 

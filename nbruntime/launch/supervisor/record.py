@@ -38,6 +38,11 @@ class ServerRecord:
     supervisor: ProcessId | None = None
     server: ProcessId | None = None
 
+    @property
+    def started_by(self) -> str:
+        """The notebook that started it where that is known, else the process."""
+        return self.notebook or f"process {self.owner.pid}"
+
     def write(self) -> None:
         """Write the record into the folder, atomically and for this user only."""
         path = os.path.join(self.directory, FILE)

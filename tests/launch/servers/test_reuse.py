@@ -133,6 +133,9 @@ def test_second_launch_and_list_say_what_holds_the_first(
         assert "<td>Out[1]</td>" in nbruntime.servers()._card().html()
         [said] = said_of_the_same(start)
         assert said.startswith(f"The same server runs already: fake ({first.url}), held by Out[1]. ")
+        shell.run_cell("panel = Out[1].panel()").raise_error()
+        assert nbruntime.servers()[0].held_by == "panel, Out[1]"
+        shell.run_cell("panel.close()\ndel panel").raise_error()
         shell.run_cell("%reset -f out").raise_error()
         assert "held by" not in repr(nbruntime.servers())
 
