@@ -57,6 +57,7 @@ def test_table_of_servers() -> None:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:The same server runs already")
 def test_default_names_are_numbered() -> None:
     with start() as first, start(model_path="meta/Some Model 7B") as other, start() as second:
         assert [one.name for one in (first, other, second)] == ["fake", "fake-2", "fake-3"]
