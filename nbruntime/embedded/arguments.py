@@ -53,7 +53,7 @@ class ServerArguments:
     random_seed: int | None = None
     is_embedding: bool = False
     chat_template: str | None = None
-    enable_metrics: bool = False
+    enable_metrics: bool = True
     weight_version: str = "default"
     max_body_bytes: int = 16 * 2**20
     threads: int | None = None
@@ -87,7 +87,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
     )
     for argument in EMBEDDED_ARGUMENTS:
         if argument.type is bool:
-            parser.add_argument(argument.flag, action="store_true", help=argument.help)
+            action = argparse.BooleanOptionalAction if argument.default else "store_true"
+            parser.add_argument(argument.flag, action=action, default=argument.default, help=argument.help)
         else:
             parser.add_argument(
                 argument.flag,

@@ -7,7 +7,7 @@ from typing import Any
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.html import visible
 from nbruntime.endpoint.address import check_base_url
-from nbruntime.endpoint.cards import endpoint_card, served_name
+from nbruntime.endpoint.cards import endpoint_card, model_name
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
@@ -82,7 +82,7 @@ class BaseClient(CardMixin):
 
     def __repr__(self) -> str:
         key = ", api_key=***" if self._settings.secret else ""
-        model = served_name(self._capabilities.model_info or {})
+        model = model_name(self._capabilities.model_info or {})
         return (
             f"{type(self).__name__}({self.base_url!r}{key})\n"
             f"  {visible(model)}, {visible(self._settings.state())}"

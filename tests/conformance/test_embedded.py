@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.model, pytest.mark.sglang]
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[EmbeddedServer]:
     flags = [word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    server = EmbeddedServer("--dtype", "float32", "--enable-metrics", *flags, api_key="sk-conformance")
+    server = EmbeddedServer("--dtype", "float32", *flags, api_key="sk-conformance")
     try:
         yield server.ready()
     finally:

@@ -38,7 +38,7 @@ def test_completion(connected: InteractiveShell) -> None:
         "%%sgl_generate -o sh": ["shape"],
         "%%sgl_chat --conversation ": ["talk"],
         "%sgl_use ": ["main"],
-        "%sgl_stop ": ["all", "main", "orphans"],
+        "%sgl_stop ": ["all", "everywhere", "main", "orphans"],
         "%sgl_info m": ["main"],
         "server = %sgl_use m": ["main"],
         "x = 1\n%sgl_use m": ["main"],
@@ -53,7 +53,8 @@ def test_completion(connected: InteractiveShell) -> None:
     )
     everything = completions(connected, "%%sgl_generate ")
     assert "%%sgl_generate --temperature" in everything
-    assert "%sgl_launch --api-key" not in completions(connected, "%sgl_launch --api")
+    assert completions(connected, "%sgl_launch --api-key ") == ["%sgl_launch --api-key auto"]
+    assert "%sgl_connect --api-key" not in completions(connected, "%sgl_connect --api")
 
 
 def test_completion_leaves_other_lines_alone(connected: InteractiveShell) -> None:
