@@ -62,6 +62,8 @@ class EventDecoder:
         if not self._started:
             self._started = True
             chunk = chunk.removeprefix(_BYTE_ORDER_MARK)
+        if chunk.find(b"\n") == len(chunk) - 2 and chunk.endswith(b"\n\n"):
+            return self._payloads([chunk[:-2]])  # one whole event, which is what SGLang writes at a time
         events = chunk.split(b"\n\n")
         rest = events.pop()
         if rest:
