@@ -139,9 +139,22 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         )
         self._closer = _AsyncStreamCloser(self._state, close, abort, abandon, spawn)
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._finalizer = weakref.finalize(self, self._closer.abandon)
         self._finalizer.atexit = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        async def nothing(*_: object) -> None:
+            """There is nothing to close."""
+
+        self._state = state["_state"]
+        self._chunks, self._reading, self._reader = _no_chunks(), asyncio.Lock(), None
+        self._closer = _AsyncStreamCloser(
+            self._state, nothing, nothing, abandon=lambda rids: None, spawn=asyncio.create_task
+        )
+        self._loop = None
+        self._finalizer = weakref.finalize(self, self._closer.abandon)
+        self._finalizer.detach()
 
     async def __anext__(self) -> str:
         self._state.require_one_answer()
@@ -231,8 +244,8 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the stream belongs to."""
-        return self._loop
+        """The event loop that the stream belongs to; a copy belongs to none."""
+        return self._loop or asyncio.get_running_loop()
 
     def leave_soon(self) -> None:
         """Close the stream from any thread or loop, without waiting."""
@@ -249,6 +262,11 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def _no_chunks() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 def _after_reader(reference: weakref.ref[AsyncGenerationStream], task: asyncio.Task[Any]) -> None:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from nbruntime.errors import AuthenticationError, NbruntimeError, NotFoundError
 from nbruntime.generation.interrupts import unwatch, watch
@@ -90,6 +90,9 @@ def _run(action: Callable[[], None]) -> None:
 class GenerationStream(BaseStream, Iterator[str]):
     r"""A running generation: an iterator of text, and a context manager that stops it on exit.
 
+    A finished stream can be copied and pickled, as its record. The copy of a running one holds the text so
+    far, and ends with an error that says so.
+
     Parameters
     ----------
     chunks : iterator of bytes
@@ -150,6 +153,13 @@ class GenerationStream(BaseStream, Iterator[str]):
         self._finalizer = weakref.finalize(self, discard, self._closer.leave)
         self._finalizer.atexit = False  # at exit the sockets close by themselves, and the server notices
         watch(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._state = state["_state"]
+        self._chunks, self._reading = iter(()), threading.Lock()
+        self._closer = _StreamCloser(self._state, close=lambda: None, abort=lambda rids: None)
+        self._finalizer = weakref.finalize(self, _run, self._closer.leave)
+        self._finalizer.detach()  # there is nothing to close
 
     def __next__(self) -> str:
         self._state.require_one_answer()

@@ -66,6 +66,9 @@ class DeltaDecoder:
         self._expected = expected
         self._scrub = scrub
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_scrub": str}  # the messages are masked already, and it may hold the client
+
     @property
     def done(self) -> bool:
         """True once ``[DONE]`` has come."""
