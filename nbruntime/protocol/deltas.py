@@ -6,7 +6,7 @@ import os.path
 from dataclasses import dataclass
 from typing import Any
 
-from nbruntime.protocol.generate_event import read_meta_info, read_running_event
+from nbruntime.protocol.generate_event import ABSENT, read_meta_info, read_running_event
 from nbruntime.protocol.repeated_bytes import RepeatedBytes
 
 OUTPUT_LOGPROB_LISTS = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")
@@ -88,22 +88,26 @@ class Item:
 
     def extend(self, raw: bytes) -> Delta | None:
         """Take an event in the middle of an answer; None if it must be parsed for `take`."""
+        cumulative = self._cumulative
+        if cumulative is None:
+            return None  # not known yet
         new: bytes | None = raw
-        if self._cumulative:
+        if cumulative:
             new = None if self._repeated is None else self._repeated.cut(raw)
-        event = None if new is None or self._cumulative is None else read_running_event(new)
+        event = None if new is None else read_running_event(new)
         if event is None or event.index != self.index:
             return None
-        if not self._cumulative and (self._has_logprobs or event.has_logprobs):
+        progress, text, ids = event.meta_info, event.text, event.output_ids
+        if not cumulative and (self._has_logprobs or progress.output_token_logprobs is not ABSENT):
             return None  # the lists are joined
-        start, count = len(self.output_ids), len(event.output_ids)
-        if event.meta_info.completion_tokens != start + count:
+        start, count = len(self.output_ids), len(ids)
+        if progress.completion_tokens != start + count:
             return None
-        self.output_ids += event.output_ids
-        if event.text:
-            self._parts.append(event.text)
+        self.output_ids += ids
+        if text:
+            self._parts.append(text)
         self._raw = raw
-        return Delta(self.index, event.text, start, count, False, raw, bool(self._cumulative))
+        return Delta(self.index, text, start, count, False, raw, cumulative)
 
     def take(self, event: dict[str, Any], raw: bytes, cumulative_text: bool) -> Delta:
         """Take a parsed event, cumulative or incremental."""

@@ -9,13 +9,16 @@ import msgspec
 
 from nbruntime.protocol.answers import first_invalid_field
 
-_ABSENT = msgspec.Raw()
+ABSENT = msgspec.Raw()
+"""What stands for a field that an event does not have."""
 
 
-class _Progress(msgspec.Struct, gc=False):
+class Progress(msgspec.Struct, gc=False):
+    """What is needed at once of ``meta_info``."""
+
     completion_tokens: int
     finish_reason: None = None
-    output_token_logprobs: msgspec.Raw = _ABSENT
+    output_token_logprobs: msgspec.Raw = ABSENT
 
 
 class RunningEvent(msgspec.Struct, gc=False):
@@ -23,14 +26,9 @@ class RunningEvent(msgspec.Struct, gc=False):
 
     text: str
     output_ids: list[int]
-    meta_info: _Progress
+    meta_info: Progress
     index: int = 0
     error: None = None
-
-    @property
-    def has_logprobs(self) -> bool:
-        """Whether ``meta_info`` has logprobs of the output."""
-        return self.meta_info.output_token_logprobs is not _ABSENT
 
 
 _decode_running = msgspec.json.Decoder(RunningEvent).decode

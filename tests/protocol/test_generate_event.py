@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nbruntime.protocol.delta_decoder import DeltaDecoder
-from nbruntime.protocol.generate_event import read_event, read_running_event
+from nbruntime.protocol.generate_event import ABSENT, read_event, read_running_event
 from nbruntime.protocol.repeated_bytes import RepeatedBytes
 
 json_values = st.recursive(
@@ -54,7 +54,8 @@ def agrees(payload: bytes) -> bool:
     assert running.text == event["text"]
     assert running.output_ids == event["output_ids"]
     assert running.meta_info.completion_tokens == event["meta_info"]["completion_tokens"]
-    assert running.has_logprobs == ("output_token_logprobs" in event["meta_info"])
+    logprobs = running.meta_info.output_token_logprobs
+    assert (logprobs is ABSENT) == ("output_token_logprobs" not in event["meta_info"])
     assert running.index == event.get("index", 0)
     assert event["meta_info"].get("finish_reason") is None
     assert event.get("error") is None
