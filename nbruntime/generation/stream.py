@@ -183,6 +183,7 @@ class GenerationStream(BaseStream, Iterator[str]):
                 return
 
     def _next_delta(self) -> Delta:
+        watch(self)  # also if nothing has to be received
         state = self._state
         while True:
             try:  # suppress() would take longer than all the rest
@@ -197,7 +198,6 @@ class GenerationStream(BaseStream, Iterator[str]):
             self._receive()
 
     def _receive(self) -> None:
-        watch(self)
         with self._reading:
             if not self._state.over:  # another thread may have read to the end meanwhile
                 self._receive_chunk()
@@ -230,6 +230,7 @@ class GenerationStream(BaseStream, Iterator[str]):
         GenerationError
             If the stream failed; its ``generations`` hold the text so far.
         """
+        watch(self)
         while not self._state.over:
             self._receive()
         self._state.pending.clear()
