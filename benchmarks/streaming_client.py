@@ -21,7 +21,8 @@ import random
 import socketserver
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -138,20 +139,23 @@ Read = Callable[[], str]
 """Reads the stream once, and returns its text."""
 
 
-def blocking_new(url: str, incremental: bool) -> tuple[Read, Read]:
+@contextmanager
+def blocking_new(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
     def ours() -> str:
         with RuntimeEndpoint(url) as endpoint:
             return our_endpoint(endpoint)
 
-    return lambda: bare_requests(url, incremental, requests), ours
+    yield lambda: bare_requests(url, incremental, requests), ours
 
 
-def blocking_kept(url: str, incremental: bool) -> tuple[Read, Read]:
-    session, endpoint = requests.Session(), RuntimeEndpoint(url)
-    return lambda: bare_requests(url, incremental, session), lambda: our_endpoint(endpoint)
+@contextmanager
+def blocking_kept(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
+    with requests.Session() as session, RuntimeEndpoint(url) as endpoint:
+        yield lambda: bare_requests(url, incremental, session), lambda: our_endpoint(endpoint)
 
 
-def async_new(url: str, incremental: bool) -> tuple[Read, Read]:
+@contextmanager
+def async_new(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
     async def bare() -> str:
         async with aiohttp.ClientSession() as session:
             return await bare_aiohttp(url, incremental, session)
@@ -160,21 +164,22 @@ def async_new(url: str, incremental: bool) -> tuple[Read, Read]:
         async with AsyncRuntimeEndpoint(url) as endpoint:
             return await our_async_endpoint(endpoint)
 
-    return lambda: asyncio.run(bare()), lambda: asyncio.run(ours())
+    yield lambda: asyncio.run(bare()), lambda: asyncio.run(ours())
 
 
-def async_kept(url: str, incremental: bool) -> tuple[Read, Read]:
-    loop = asyncio.new_event_loop()
+@contextmanager
+def async_kept(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
+    async def opened() -> tuple[aiohttp.ClientSession, AsyncRuntimeEndpoint]:
+        return aiohttp.ClientSession(), await AsyncRuntimeEndpoint(url).connect()
 
-    async def make_session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession()
-
-    session = loop.run_until_complete(make_session())
-    endpoint = loop.run_until_complete(AsyncRuntimeEndpoint(url).connect())
-    return (
-        lambda: loop.run_until_complete(bare_aiohttp(url, incremental, session)),
-        lambda: loop.run_until_complete(our_async_endpoint(endpoint)),
-    )
+    with asyncio.Runner() as runner:
+        session, endpoint = runner.run(opened())
+        yield (
+            lambda: runner.run(bare_aiohttp(url, incremental, session)),
+            lambda: runner.run(our_async_endpoint(endpoint)),
+        )
+        runner.run(session.close())
+        runner.run(endpoint.close())
 
 
 CLIENTS = {
@@ -218,7 +223,8 @@ def main() -> None:
             try:
                 url = f"http://127.0.0.1:{ours.recv()}"
                 for name, make in CLIENTS.items():
-                    bare, mine = rates(make(url, incremental), tokens, expected, arguments.rounds)
+                    with make(url, incremental) as readers:
+                        bare, mine = rates(readers, tokens, expected, arguments.rounds)
                     ratio = mine / bare
                     print(f"{tokens:6} {kind:12} {name:22} {bare:10,.0f} {mine:10,.0f} {ratio:6.2f}")
             finally:
