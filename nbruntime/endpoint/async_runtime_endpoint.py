@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self, Unpack
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
@@ -47,15 +48,18 @@ class AsyncRuntimeEndpoint(BaseClient):
         base_url: str,
         api_key: str | None = None,
         verify: str | bool | None = None,
-        chat_template_name: str | None = None,
+        chat_template_name: str | ChatTemplate | None = None,
         *,
         connect_timeout: float | None = 10.0,
         read_timeout: float | None = 600.0,
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
 
-    def _open(self) -> None:
+    def _open_transport(self) -> None:
         self._transport = AsyncTransport(self._settings)
+
+    def _open(self) -> None:
+        self._open_transport()
         self._streams = LiveStreams[AsyncGenerationStream]()
 
     @classmethod
@@ -73,9 +77,7 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     # The server
 
-    @property
-    def model_info(self) -> dict[str, Any]:
-        """What the server says about its model; a `ServerConnectionError` before `connect`."""
+    def _read_model_info(self) -> dict[str, Any]:
         if self._capabilities.model_info is None:
             raise ServerConnectionError(
                 "The server was not asked yet",

@@ -35,8 +35,9 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         Key of the server. It is never shown: not in a repr, ``vars()``, an error or a pickle.
     verify : str, optional
         File or folder of certificates to check an https server by; the usual ones by default.
-    chat_template_name : str, optional
-        Name of a chat template (see `nbruntime.chat.named_templates`); by default the model's own.
+    chat_template_name : str or ChatTemplate, optional
+        A chat template, SGLang's too, or the name of one (see `nbruntime.chat.named_templates`); by default
+        the model's own.
     connect_timeout, read_timeout : float or None
         Seconds to wait for a connection, and for the next bytes of an answer; None waits for ever.
 
@@ -62,7 +63,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         base_url: str,
         api_key: str | None = None,
         verify: str | bool | None = None,
-        chat_template_name: str | None = None,
+        chat_template_name: str | ChatTemplate | None = None,
         *,
         connect_timeout: float | None = 10.0,
         read_timeout: float | None = 600.0,
@@ -71,22 +72,18 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         del api_key  # tracebacks may show variables
         self._transport.run(operations.read_model_info(self._capabilities))
 
-    def _open(self) -> None:
+    def _open_transport(self) -> None:
         self._transport = Transport(self._settings)
+
+    def _open(self) -> None:
+        self._open_transport()
         self._closer = BackgroundCloser()
         self._streams = LiveStreams[GenerationStream]()
 
     # The server
 
-    @property
-    def model_info(self) -> dict[str, Any]:
-        """What the server says about its model, read when the endpoint was made."""
-        return self._capabilities.model_info or {}
-
-    @property
-    def chat_template(self) -> ChatTemplate:
-        """The template by `chat_template_name`, else the model's own, else a guess."""
-        return self._capabilities.chat_template()
+    def _read_model_info(self) -> dict[str, Any]:
+        return self._transport.run(operations.read_model_info(self._capabilities))
 
     def get_model_name(self) -> str:
         """Name or path of the model, as the server has it (``model_path``)."""

@@ -62,8 +62,8 @@ def public(kind: type) -> dict[str, Any]:
 
 def test_both_have_the_same_names_and_arguments() -> None:
     ours, theirs = public(RuntimeEndpoint), public(AsyncRuntimeEndpoint)
-    # A template is loaded from disk, which blocks; the blocking client connects when it is made.
-    assert set(ours) - set(theirs) - {"panel"} == {"chat_template"}
+    # The blocking client connects when it is made.
+    assert set(ours) - set(theirs) == {"panel"}
     assert set(theirs) - set(ours) == {"connect", "beside"}
     for name in set(ours) & set(theirs):
         if name in vars(BaseClient):

@@ -24,6 +24,7 @@ from sglang.lang.ir import SglSamplingParams
 from support.language_model import ScriptedModel, tokenize
 from support.scripted_server import Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
 
+from nbruntime.chat import get_chat_template
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.endpoint import server_capabilities as knowledge
 from nbruntime.errors import ArgumentValueError, BadRequestError, NotFoundError, StreamError
@@ -550,12 +551,11 @@ def test_many_threads_share_connections_and_a_template(
 ) -> None:
     server.on("/generate", lambda asked: Reply(json=answer(asked.json["text"].split("|")[-2])))
     loaded: list[str] = []
-    load = knowledge.find_chat_template
 
-    def slowly(name: str | None, info: Any) -> Any:
+    def slowly(info: Any) -> Any:
         loaded.append(info["model_path"])
         gate.wait(20)
-        return load("chatml", info)
+        return get_chat_template("chatml")
 
     monkeypatch.setattr(knowledge, "find_chat_template", slowly)
     gate = threading.Event()
