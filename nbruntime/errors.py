@@ -13,7 +13,7 @@ The first line of an error says what happened and where, the second what to do n
     ├── ServerStatusError             the server answered with an error
     │   ├── BadRequestError           400 and other 4xx
     │   │   └── NotFoundError         404, 405, 501: this server has no such route
-    │   ├── AuthenticationError       401, 403
+    │   ├── AuthenticationError       401, 403, 407
     │   └── ServerFailureError        5xx
     │       └── ServerBusyError       503 (and 429)
     ├── ProtocolError                 the answer is not SGLang's protocol

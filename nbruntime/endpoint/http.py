@@ -38,6 +38,17 @@ class HttpRequest:
         connect, read = self.limits
         return _least(settings.connect_timeout, connect), _least(settings.read_timeout, read)
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers of the request, without the key."""
+        # Proxies tell by Accept, and some by nothing else in it, whether to pass a stream on piece by piece.
+        accept = "text/event-stream" if self.streamed else "application/json, */*;q=0.5"
+        headers = {"Accept": accept}
+        if self.streamed:
+            headers["Accept-Encoding"] = "identity"
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        return headers
+
     def data(self) -> bytes | None:
         """Encode the body in UTF-8, without NaN, which is not JSON."""
         if self.body is None:

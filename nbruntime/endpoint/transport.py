@@ -15,11 +15,11 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar, cast
 
 import requests
-import requests.adapters
 import urllib3
 import urllib3.exceptions
 
 from nbruntime.endpoint import transport_errors
+from nbruntime.endpoint.connection_pool import KeepingAdapter
 from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, abort
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import NbruntimeError, ServerConnectionError, ServerStatusError
@@ -28,9 +28,6 @@ from nbruntime.protocol.events import LAST_EVENT
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-POOL_SIZE = 128
-"""Connections that are kept open: SGLang's frontend language uses 96 threads and more."""
 
 ABORTS_AT_ONCE = 16
 """Requests of one batch that are aborted at the same time."""
@@ -65,12 +62,11 @@ class Transport:
 
     def _open_session(self) -> requests.Session:
         session = requests.Session()
-        # The environment's proxies, .netrc and certificates are not for a server on this machine.
-        session.trust_env = not self.settings.local
+        session.trust_env = False  # .netrc is not used; `Settings` reads proxies and certificates
         # A cookie jar is not safe with threads.
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.headers["User-Agent"] = "nbruntime"
-        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE, max_retries=0)
+        adapter = KeepingAdapter()
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         return session
@@ -150,20 +146,18 @@ class Transport:
         return Body(self.settings, response, request.path)
 
     def _request(self, request: HttpRequest, data: bytes | None) -> requests.Response:
-        verify = self.settings.verify
-        headers = {"Accept-Encoding": "identity"} if request.streamed else {}
-        if data is not None:
-            headers["Content-Type"] = "application/json"
+        proxy = self.settings.proxy
         try:
             return self.session.request(
                 request.method,
                 self.settings.url(request.path),
                 data=data,
-                headers=headers,
+                headers=request.headers(),
                 auth=self._authorize,
                 timeout=request.timeouts(self.settings),
                 stream=request.streamed,
-                verify=True if verify is None else verify,
+                verify=self.settings.certificates,
+                proxies=None if proxy is None else {"http": proxy, "https": proxy},
                 allow_redirects=False,  # the key must not go to another host
             )
         except (OSError, urllib3.exceptions.HTTPError, UnicodeError) as error:
@@ -192,14 +186,14 @@ class Transport:
         match error:
             case UnicodeError():
                 return transport_errors.not_http(settings, path)
+            case requests.exceptions.ProxyError():
+                return transport_errors.proxy_refused(settings, path, reason)
             case requests.exceptions.ConnectTimeout() | urllib3.exceptions.ConnectTimeoutError():
                 return transport_errors.no_connection_in_time(settings, path)
             case _ if _timed_out(error):
                 return transport_errors.no_answer_in_time(settings, path)
             case requests.exceptions.SSLError():
                 return transport_errors.certificate_refused(settings, path, reason)
-            case requests.exceptions.ProxyError():
-                return transport_errors.proxy_refused(settings, path, reason)
             case OSError() if "certificate" in str(error) and settings.verify:
                 return transport_errors.certificates_unreadable(settings.verify)
             case _:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from nbruntime.endpoint.address import without_password
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import (
     ArgumentValueError,
@@ -56,8 +60,9 @@ def certificate_refused(settings: Settings, path: str, reason: str) -> ServerCon
 
 def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for a proxy of the environment that does not connect."""
-    hint = "Put the server's host into the environment variable NO_PROXY if it needs no proxy."
-    return _connection_error(settings, path, "The proxy does not connect", reason, sent=False, hint=hint)
+    message = f"The proxy {_proxy_name(settings)} does not connect"
+    hint = _proxy_hint(settings, "Check the proxy.")
+    return _connection_error(settings, path, message, reason, sent=False, hint=hint)
 
 
 def certificates_unreadable(verify: str | bool) -> ServerConnectionError:
@@ -84,20 +89,34 @@ def bad_status(
 ) -> ServerStatusError:
     """Make the error for a status of 300 or more; a redirect is not followed, to protect the key."""
     scrub = settings.secret.scrub
-    hint = f"It redirects to {scrub(location)}: give the final address as base_url." if status < 400 else None
-    return error_of_response(status, scrub(body), where=settings.url(path), hint=hint)
+    who, hint = "The server", None
+    if status < 400:
+        hint = f"It redirects to {scrub(location)}: give the final address as base_url."
+    elif settings.proxy is not None and not body.lstrip().startswith("{"):
+        # The server's own errors are JSON, but for a few.
+        proxy = f"proxy {_proxy_name(settings)}"
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            who = f"The {proxy}"
+            hint = _proxy_hint(settings, "Write its user and password into its URL in the environment.")
+        else:
+            who, hint = f"The server, or the {proxy} before it,", _proxy_hint(settings)
+    return error_of_response(status, scrub(body), where=settings.url(path), hint=hint, who=who)
 
 
 def not_json(settings: Settings, path: str, content: bytes) -> ProtocolError:
     """Make the error for an answer that should be JSON."""
     excerpt = settings.secret.scrub(content[:_EXCERPT].decode("utf-8", "replace"))
-    return ProtocolError(f"The answer is not JSON: {excerpt!r}", where=settings.url(path))
+    return _protocol_error(settings, path, f"The answer is not JSON: {excerpt!r}")
 
 
 def not_a_stream(settings: Settings, path: str, kind: str) -> ProtocolError:
     """Make the error for an answer that should be a stream."""
     what = _line(settings, kind) or "of no type"
-    return ProtocolError(f"The answer is not a stream but {what}", where=settings.url(path))
+    return _protocol_error(settings, path, f"The answer is not a stream but {what}")
+
+
+def _protocol_error(settings: Settings, path: str, message: str) -> ProtocolError:
+    return ProtocolError(message, where=settings.url(path), hint=_diagnosis_of_proxy(settings))
 
 
 def _connection_error(
@@ -116,8 +135,24 @@ def _line(settings: Settings, reason: str) -> str:
 
 def _diagnosis(settings: Settings) -> str | None:
     if settings.diagnose is None:
-        return None
+        return _diagnosis_of_proxy(settings)
     try:
         return settings.diagnose()
     except NbruntimeError:
         return None
+
+
+def _diagnosis_of_proxy(settings: Settings) -> str | None:
+    if settings.proxy is None:
+        return None
+    return _proxy_hint(settings, f"The request went through the proxy {_proxy_name(settings)}.")
+
+
+def _proxy_name(settings: Settings) -> str:
+    return without_password(settings.proxy or "")
+
+
+def _proxy_hint(settings: Settings, first: str = "") -> str:
+    host = urlsplit(settings.base_url).hostname
+    otherwise = f"If the server needs no proxy, put {host} into the environment variable NO_PROXY."
+    return f"{first} {otherwise}".lstrip()
