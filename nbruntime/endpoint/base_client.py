@@ -241,7 +241,7 @@ LONGEST_SECONDS = 2_147_483
 
 def checked_seconds(name: str, seconds: float | None) -> float | None:
     """Refuse a time-out that sockets do not accept."""
-    hint = "Give seconds, such as 10.0, or None to wait for ever."
+    hint = "Give seconds, such as 10.0, or None for no limit."
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
         raise ArgumentTypeError(f"{name} is a {type(seconds).__name__}", where=name, hint=hint)
     if seconds is not None and not 0 < seconds <= LONGEST_SECONDS:

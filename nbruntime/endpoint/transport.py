@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import os
 import socket
@@ -19,9 +20,11 @@ import urllib3
 import urllib3.exceptions
 
 from nbruntime.endpoint import transport_errors
+from nbruntime.endpoint.background_closer import BackgroundCloser
 from nbruntime.endpoint.connection_pool import KeepingAdapter
 from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, abort
 from nbruntime.endpoint.settings import Settings
+from nbruntime.endpoint.time_limit import limited, passed_limit
 from nbruntime.errors import NbruntimeError, ServerConnectionError, ServerStatusError
 from nbruntime.protocol.events import LAST_EVENT
 
@@ -45,6 +48,7 @@ class Transport:
         self._pid = 0
         self._session: requests.Session | None = None
         self._finalizer: weakref.finalize[[], Transport] | None = None
+        self.closer = BackgroundCloser()
 
     @property
     def session(self) -> requests.Session:
@@ -72,7 +76,8 @@ class Transport:
         return session
 
     def close(self) -> None:
-        """Close the connections; the next request opens new ones."""
+        """Finish what the closer does and close the connections; the next request opens new ones."""
+        self.closer.close()
         with self._lock:
             session, self._session = self._session, None
             if self._finalizer is not None:
@@ -98,11 +103,18 @@ class Transport:
             return self.send(step)
         if isinstance(step, RunInThread):
             return step.function()
-        try:
-            self.abort(step.rids)
-        except NbruntimeError as error:
-            _log.debug("abort of %s: %s", step.rids, error)
+        if passed_limit():  # the caller has waited long enough
+            self.closer.start()
+            self.closer(partial(self._abort_quietly, step.rids))
+        else:
+            contextvars.Context().run(self._abort_quietly, step.rids)  # without a limit of the caller's
         return None
+
+    def _abort_quietly(self, rids: Sequence[str]) -> None:
+        try:
+            self.abort(rids)
+        except NbruntimeError as error:
+            _log.debug("abort of %s: %s", rids, error)
 
     def abort(self, rids: Sequence[str]) -> None:
         """Abort requests by their rids: the first alone, and if that works the others at once."""
@@ -148,13 +160,13 @@ class Transport:
     def _request(self, request: HttpRequest, data: bytes | None) -> requests.Response:
         proxy = self.settings.proxy
         try:
-            return self.session.request(
+            response = self.session.request(
                 request.method,
                 self.settings.url(request.path),
                 data=data,
                 headers=request.headers(),
                 auth=self._authorize,
-                timeout=request.timeouts(self.settings),
+                timeout=limited(request.timeouts(self.settings)),
                 stream=request.streamed,
                 verify=self.settings.certificates,
                 proxies=None if proxy is None else {"http": proxy, "https": proxy},
@@ -164,6 +176,11 @@ class Transport:
             problem = self._error(error, request.path)  # RequestException is an OSError
         except KeyboardInterrupt as stopped:
             raise stopped.with_traceback(None) from None  # the frames of requests hold the key
+        else:
+            if not (limit := passed_limit()):
+                return response
+            response.close()  # it may be cut off
+            problem = limit.error(request.path)
         # Not as its cause: the errors and the frames of requests hold the key.
         raise self.settings.note_error(problem)
 
@@ -183,6 +200,8 @@ class Transport:
 
     def _error(self, error: Exception, path: str) -> NbruntimeError:
         settings, reason = self.settings, _reason(error)
+        if limit := passed_limit():
+            return limit.error(path, sent=not _unconnected(error))
         match error:
             case UnicodeError():
                 return transport_errors.not_http(settings, path)

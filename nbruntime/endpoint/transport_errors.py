@@ -41,6 +41,16 @@ def no_more_in_time(settings: Settings, path: str) -> ServerTimeoutError:
     return ServerTimeoutError("Nothing more came in time", where=settings.url(path))
 
 
+def took_too_long(settings: Settings, path: str, seconds: float, *, sent: bool = True) -> ServerTimeoutError:
+    """Make the error for a request that has taken longer than its caller allows."""
+    return ServerTimeoutError(
+        f"The request took longer than its timeout of {seconds:g} s",
+        sent=sent,
+        where=settings.url(path),
+        hint="It is stopped on the server. Give a longer timeout=..., or ask for less: max_new_tokens=...",
+    )
+
+
 def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> ServerConnectionError:
     """Make the error for a connection that was refused, or broke before the answer."""
     return _connection_error(settings, path, "No answer from the server", reason, sent=sent)

@@ -100,7 +100,8 @@ def test_information_about_the_server(client: Blocking | Async, server: Scripted
 def test_signatures_name_every_option() -> None:
     for name in ("complete", "stream", "chat", "stream_chat"):
         shown = list(inspect.signature(getattr(RuntimeEndpoint, name)).parameters)[2:]
-        assert sorted(shown) == sorted(["sampling_params", "rid", *PARAMETER_NAMES, *OPTION_NAMES]), name
+        names = ["sampling_params", "rid", "timeout", *PARAMETER_NAMES, *OPTION_NAMES]
+        assert sorted(shown) == sorted(names), name
 
 
 @pytest.mark.parametrize("method", ["complete", "stream", "chat", "stream_chat"])

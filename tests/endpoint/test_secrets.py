@@ -117,9 +117,12 @@ def test_the_key_does_not_show_in_tracebacks_with_variables(server: ScriptedServ
         broken = client.read("x").error
         server.on("/generate", stream(*events()[:2], RESET))
         broken_off = client.read("x").error
-        client.client.settings.base_url = "http://127.0.0.1:9"
+        server.on("/generate", stream(*events()[:2], Wait()))
+        late = failure(lambda: client.call("complete", "x", timeout=0.2))
+        cut_off = client.read("x", timeout=0.2).error
+        client.client.base_url = "http://127.0.0.1:9"
         refused = client.read("x").error
-    for error in (broken, broken_off, refused):
+    for error in (broken, broken_off, late, cut_off, refused):
         assert isinstance(error, errors.NbruntimeError)
         assert error.__context__ is None or isinstance(error.__context__, errors.NbruntimeError)
         assert KEY not in shown_with_variables(error)
