@@ -119,12 +119,11 @@ def passed_limit() -> TimeLimit | None:
 
 
 def limited(timeouts: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
-    """Shorten the time-outs of a connection and of its next bytes to the time that is left."""
+    """Shorten the time-out of a connection to the time that is left; the next bytes are watched."""
+    connect, read = timeouts
     limit = _current.get()
-    if limit is None:
-        return timeouts
-    left = max(limit.remaining, 1e-3)  # 0 is no time-out
-    connect, read = (left if seconds is None else min(left, seconds) for seconds in timeouts)
+    if limit is not None:
+        connect = min(filter(None, (connect, max(limit.remaining, 1e-3))))  # 0 is no time-out
     return connect, read
 
 
