@@ -17,6 +17,11 @@ from nbruntime.errors import (
 )
 from nbruntime.protocol.failures import error_of_response
 
+_LEFT_BEHIND = (
+    "The endpoint was pickled, as for another process, and a pickle holds no key: give it there, "
+    'as in endpoint.api_key = os.environ["API_KEY"].'
+)
+
 _EXCERPT = 80
 _LONGEST_REASON = 200
 
@@ -102,6 +107,8 @@ def bad_status(
     who, hint = "The server", None
     if status < 400:
         hint = f"It redirects to {scrub(location)}: give the final address as base_url."
+    elif settings.secret.left_behind and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        hint = _LEFT_BEHIND
     elif settings.proxy is not None and not body.lstrip().startswith("{"):
         # The server's own errors are JSON, but for a few.
         proxy = f"proxy {_proxy_name(settings)}"

@@ -84,10 +84,10 @@ async def test_async_generate_yields_deltas(runtime: Runtime) -> None:
 async def test_every_request_has_a_timeout(runtime: Runtime) -> None:
     for ask in (runtime.generate, runtime.encode):
         assert json.loads(ask("Hi", timeout=60))
-        with pytest.raises(ServerTimeoutError, match="longer than its timeout of 0.2 s"):
+        with pytest.raises(ServerTimeoutError, match=r"longer than its timeout of 0\.2 s"):
             ask("take your time", timeout=0.2)
     assert [delta async for delta in runtime.async_generate("Hi", timeout=60)]
-    with pytest.raises(ServerTimeoutError, match="longer than its timeout of 0.2 s"):
+    with pytest.raises(ServerTimeoutError, match=r"longer than its timeout of 0\.2 s"):
         _ = [delta async for delta in runtime.async_generate("take your time", timeout=0.2)]
 
 
