@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.protocol.media import MEDIA, encode_media
 from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.options import OPTION_NAMES, check_option
 from nbruntime.protocol.sampling import PARAMETER_NAMES, ContractError, SamplingParams
@@ -81,7 +82,9 @@ def build_generate_request(
     field, value, prompts, batch = read_prompt(prompt)
     keywords = {name: given for name, given in arguments.items() if name in PARAMETER_NAMES}
     options = {
-        name: _plain(given) for name, given in arguments.items() if name not in keywords and given is not None
+        name: _plain(encode_media(name, given) if name in MEDIA else given)
+        for name, given in arguments.items()
+        if name not in keywords and given is not None
     }
     for name, given in options.items():
         if name not in OPTION_NAMES:
