@@ -15,7 +15,7 @@ from nbruntime.endpoint.settings import Settings
 from nbruntime.endpoint.transport_errors import not_json
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 
-_PLAIN_VALUES = "Give texts, numbers, lists and dicts; an image goes into image_data of a prompt, a sound into audio_data."
+_PLAIN_VALUES = "Give texts, numbers, lists and dicts; an image goes into image_data=... of a prompt."
 
 INFO_TIMEOUT = 60.0
 """Seconds for an answer that needs no model."""

@@ -120,6 +120,8 @@ def bad_status(
         hint = f"It redirects to {scrub(location)}: give the final address as base_url."
     elif status == HTTPStatus.BAD_REQUEST and _ASKS_FOR_HTTPS.search(body):
         hint = f"Give {settings.base_url.replace('http:', 'https:', 1)} as base_url."
+    elif status == HTTPStatus.NOT_FOUND and (prefix := urlsplit(settings.base_url).path):
+        hint = f"Leave {scrub(prefix)} out of base_url, unless all routes of the server begin with it."
     elif settings.secret.left_behind and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         hint = _LEFT_BEHIND
     elif settings.proxy is not None and not body.lstrip().startswith("{"):

@@ -88,7 +88,7 @@ def build_generate_request(
     }
     for name, given in options.items():
         if name not in OPTION_NAMES:
-            raise _unknown(name, (*PARAMETER_NAMES, *OPTION_NAMES))
+            raise _unknown(name, (*PARAMETER_NAMES, *OPTION_NAMES, "timeout"))
         check_option(name, given)
 
     checked: dict[str, Any] | list[dict[str, Any]]
@@ -132,6 +132,8 @@ def build_generate_request(
 def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
     meant = nearest_name(name, names)
     hint = f"Did you mean {meant!r}?" if meant else f"Sampling parameters are: {', '.join(PARAMETER_NAMES)}."
+    if name == "messages":
+        hint = "Give a conversation to chat() or stream_chat()."
     return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
 
 
