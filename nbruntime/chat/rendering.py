@@ -41,6 +41,7 @@ def render_chat(template: ChatTemplate, messages: Sequence[Message]) -> str:
 
     Examples
     --------
+    >>> from nbruntime.chat.named_templates import get_chat_template
     >>> render_chat(get_chat_template("chatml"), [{"role": "user", "content": "Hello"}])
     '<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n'
     """
