@@ -195,7 +195,7 @@ def _words(parser: Any, part: Part) -> list[str]:
 
 def option_names(parser: Any) -> list[str]:
     """Return the options of a magic as they are typed."""
-    return [name for action in parser._actions for name in action.option_strings]
+    return [*(name for action in parser._actions for name in action.option_strings), *HELP]
 
 
 def _unknown(word: str, parser: Any) -> str:

@@ -42,6 +42,7 @@ def test_completion(connected: InteractiveShell) -> None:
     Path("sub").mkdir()
     Path("sub/deep.json").write_text("{}")
     expected = {
+        "%sgl_use --h": ["--help"],
         "%%sgl_generate --max": ["--max-new-tokens"],
         "%%sgl_generate --temperature 0 --sy": ["--system"],
         "%%sgl_generate --endpoint m": ["main"],
