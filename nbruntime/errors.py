@@ -19,6 +19,7 @@ The first line of an error says what happened and where, the second what to do n
     ├── ProtocolError                 the answer is not SGLang's protocol
     ├── GenerationError               a generation ended too early; .text is the text until then
     │   ├── StreamError               an error inside the stream, or the stream broke off
+    │   │   └── StreamTimeoutError    also a TimeoutError
     │   └── GenerationAbortedError    the request was aborted on the server
     └── LaunchError                   a server did not start; .log_lines are the last of its log
         ├── LaunchTimeoutError        also a TimeoutError
@@ -59,6 +60,7 @@ __all__ = [
     "ServerStatusError",
     "ServerTimeoutError",
     "StreamError",
+    "StreamTimeoutError",
     "TransportError",
 ]
 
@@ -290,6 +292,10 @@ class GenerationError(NbruntimeError):
 
 class StreamError(GenerationError):
     """The server sent an error inside the stream, or the stream broke off."""
+
+
+class StreamTimeoutError(StreamError, TimeoutError):
+    """The request's `timeout` has passed, or the server sent nothing more in time."""
 
 
 class GenerationAbortedError(GenerationError):

@@ -10,6 +10,9 @@ from typing import Any
 
 import requests.adapters
 import urllib3
+import urllib3.connection
+
+from nbruntime.endpoint.time_limit import watch_connection
 
 KEPT_SECONDS = 4.0
 """Seconds that an idle connection is kept, in both clients: SGLang closes it after 5."""
@@ -50,12 +53,34 @@ class KeptConnections:
                 self._idle.popleft()[1].close()
 
 
+class _Watched:
+    """Lets a connection heed the time limit of the request that it is used for."""
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        watch_connection(self)
+        super().request(*arguments, **options)  # type: ignore[misc] # of urllib3's class
+
+    def getresponse(self, *arguments: Any, **options: Any) -> Any:
+        watch_connection(self)  # now it is connected; the response may take the socket from it
+        return super().getresponse(*arguments, **options)  # type: ignore[misc]
+
+
+class _HTTPConnection(_Watched, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Watched, urllib3.connection.HTTPSConnection):
+    pass
+
+
 class _HTTPConnectionPool(urllib3.HTTPConnectionPool):
     QueueCls: Any = KeptConnections
+    ConnectionCls = _HTTPConnection
 
 
 class _HTTPSConnectionPool(urllib3.HTTPSConnectionPool):
     QueueCls: Any = KeptConnections
+    ConnectionCls = _HTTPSConnection
 
 
 _POOL_CLASSES = {"http": _HTTPConnectionPool, "https": _HTTPSConnectionPool}

@@ -15,6 +15,8 @@ from nbruntime.endpoint.settings import Settings
 from nbruntime.endpoint.transport_errors import not_json
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 
+_PLAIN_VALUES = "Give texts, numbers, lists and dicts; an image goes into image_data=... of a prompt."
+
 INFO_TIMEOUT = 60.0
 """Seconds for an answer that needs no model."""
 
@@ -62,7 +64,7 @@ class HttpRequest:
             return json.dumps(self.body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except TypeError as error:
             message = f"The request cannot be written as JSON: {error}"
-            raise ArgumentTypeError(message, hint="Give plain Python values.") from None
+            raise ArgumentTypeError(message, hint=_PLAIN_VALUES) from None
         except ValueError as error:  # also of the encoding: half a surrogate pair
             message = f"The request cannot be written as JSON: {error}"
             raise ArgumentValueError(message, hint="Remove NaN, infinity and broken characters.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 import threading
@@ -16,11 +17,13 @@ import urllib3
 import urllib3.exceptions
 
 from nbruntime.endpoint import transport_errors
+from nbruntime.endpoint.background_closer import BackgroundCloser
 from nbruntime.endpoint.body import Body
 from nbruntime.endpoint.causes import reason_of, timed_out, unconnected
 from nbruntime.endpoint.connection_pool import KeepingAdapter
 from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, abort
 from nbruntime.endpoint.settings import Settings
+from nbruntime.endpoint.time_limit import limited, passed_limit
 from nbruntime.errors import NbruntimeError, ServerConnectionError, ServerStatusError
 
 _log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Transport:
         self._pid = 0
         self._adapter: KeepingAdapter | None = None
         self._finalizer: weakref.finalize[[], Transport] | None = None
+        self.closer = BackgroundCloser()
 
     @property
     def adapter(self) -> KeepingAdapter:
@@ -56,7 +60,8 @@ class Transport:
             return self._adapter
 
     def close(self) -> None:
-        """Close the connections; the next request opens new ones."""
+        """Finish what the closer does and close the connections; the next request opens new ones."""
+        self.closer.close()
         with self._lock:
             adapter, self._adapter = self._adapter, None
             if self._finalizer is not None:
@@ -82,11 +87,18 @@ class Transport:
             return self.send(step)
         if isinstance(step, RunInThread):
             return step.function()
-        try:
-            self.abort(step.rids)
-        except NbruntimeError as error:
-            _log.debug("abort of %s: %s", step.rids, error)
+        if passed_limit():  # the caller has waited long enough
+            self.closer.start()
+            self.closer(partial(self._abort_quietly, step.rids))
+        else:
+            contextvars.Context().run(self._abort_quietly, step.rids)  # without a limit of the caller's
         return None
+
+    def _abort_quietly(self, rids: Sequence[str]) -> None:
+        try:
+            self.abort(rids)
+        except NbruntimeError as error:
+            _log.debug("abort of %s: %s", rids, error)
 
     def abort(self, rids: Sequence[str]) -> None:
         """Abort requests by their rids: the first alone, and if that works the others at once."""
@@ -140,17 +152,21 @@ class Transport:
             response = self.adapter.send(
                 prepared,
                 stream=request.streamed,
-                timeout=cast("tuple[float, float]", request.timeouts(self.settings)),  # or None
+                timeout=cast("tuple[float, float]", limited(request.timeouts(self.settings))),  # or None
                 verify=self.settings.certificates,
                 proxies=None if proxy is None else {"http": proxy, "https": proxy},
             )
             if not request.streamed:
                 _ = response.content  # read it here, where its errors are handled
-            return response
         except (OSError, urllib3.exceptions.HTTPError, UnicodeError) as error:
             problem = self._error(error, request.path)  # RequestException is an OSError
         except KeyboardInterrupt as stopped:
             raise stopped.with_traceback(None) from None  # the frames of requests hold the key
+        else:
+            if not (limit := passed_limit()):
+                return response
+            response.close()  # it may be cut off
+            problem = limit.error(request.path)
         # Not as its cause: the errors and the frames of requests hold the key.
         raise self.settings.note_error(problem)
 
@@ -164,6 +180,8 @@ class Transport:
 
     def _error(self, error: Exception, path: str) -> NbruntimeError:
         settings, reason = self.settings, reason_of(error)
+        if limit := passed_limit():
+            return limit.error(path, sent=not unconnected(error))
         match error:
             case UnicodeError():
                 return transport_errors.not_http(settings, path)

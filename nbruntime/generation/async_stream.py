@@ -138,6 +138,7 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
             request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
         )
         self._closer = _AsyncStreamCloser(self._state, close, abort, abandon, spawn)
+        self._expired = False
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._finalizer = weakref.finalize(self, self._closer.abandon)
@@ -152,7 +153,7 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         self._closer = _AsyncStreamCloser(
             self._state, nothing, nothing, abandon=lambda rids: None, spawn=asyncio.create_task
         )
-        self._loop = None
+        self._loop, self._expired = None, False
         self._finalizer = weakref.finalize(self, self._closer.abandon)
         self._finalizer.detach()
 
@@ -204,8 +205,6 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         except NbruntimeError as cause:
             state.end(cause)
             await self.close()
-            if state.error is not None:
-                state.error.__cause__ = cause
         except BaseException:
             # Most often the task was cancelled: close, and do not keep it waiting.
             self._finalizer.detach()
@@ -240,7 +239,19 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
     async def close(self) -> None:
         """Close the answer, and stop the generation if it is still running."""
         self._finalizer.detach()
-        await asyncio.shield(self._closer.leave())
+        leaving = self._closer.leave()
+        if self._expired:  # its time is up: the abort goes on in the background
+            await asyncio.wait([leaving], timeout=CANCELLED_PATIENCE)
+        else:
+            await asyncio.shield(leaving)
+
+    def expire(self, cause: NbruntimeError) -> None:
+        """End the stream with an error, in its event loop: its time is up."""
+        if not self._state.over:
+            self._finalizer.detach()
+            self._expired = True
+            self._state.end(cause)
+            self._closer.leave()  # wakes the reader
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -55,6 +55,11 @@ class _StreamCloser:
         if close_instead:
             self.leave()  # a closed connection is the only signal left
 
+    def wake_reader(self) -> None:
+        """Close the answer only."""
+        with self._lock:
+            self._close()
+
     def leave(self) -> None:
         """Close the answer, and abort a running request; a second call completes an interrupted first one."""
         if self._pid != os.getpid():
@@ -209,8 +214,6 @@ class GenerationStream(BaseStream, Iterator[str]):
         except NbruntimeError as cause:
             state.end(cause)
             self._leave()
-            if state.error is not None:
-                state.error.__cause__ = cause
         except BaseException:
             self.close()  # most often an interrupt
             raise
@@ -253,6 +256,15 @@ class GenerationStream(BaseStream, Iterator[str]):
             self._state.aborted = True
             _, discard, arguments, _ = finalizer
             discard(*arguments)
+
+    def expire(self, cause: NbruntimeError) -> None:
+        """End the stream with an error, in another thread than its reader's: its time is up."""
+        finalizer = self._finalizer.detach()
+        self._state.end(cause)
+        if finalizer is not None:
+            self._closer.wake_reader()
+            _, discard, arguments, _ = finalizer
+            discard(*arguments)  # the reader does not wait for the abort
 
     def _leave(self) -> None:
         if self._finalizer.alive:

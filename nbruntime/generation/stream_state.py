@@ -15,6 +15,7 @@ from nbruntime.errors import (
     NbruntimeError,
     ProtocolError,
     StreamError,
+    StreamTimeoutError,
 )
 from nbruntime.generation.display import DisplayMixin
 from nbruntime.generation.generations import Generations
@@ -151,12 +152,15 @@ class StreamState:
                 return None
             reason, hint = _describe_cause(cause)
             tokens = sum(generation.completion_tokens for generation in partial)
-            return StreamError(
+            kind = StreamTimeoutError if isinstance(cause, TimeoutError) else StreamError
+            error = kind(
                 f"The stream broke off after {tokens} tokens: {reason}",
                 generations=partial,
                 where=self.where,
                 hint=hint,
             )
+            error.__cause__ = cause
+            return error
         return None if self.aborted else aborted_on_server(partial, where=self.where)
 
     @property

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.cards import served_name
 from nbruntime.errors import ArgumentTypeError
 from nbruntime.launch.arguments import check_own_arguments
 from nbruntime.launch.engines.resolve import resolve_engine
@@ -275,7 +276,7 @@ class Runtime(CardMixin, RuntimeRequests):
             ready_after=dict(self.phases.history).get("ready"),
             uptime=up,
             exit_cause=self.exit_cause,
-            model_info={} if client is None else client.model_info,
+            model_info={} if client is None else client.last_model_info,
             server_info={} if client is None else client.last_server_info,
             arguments=self._arguments,
             log=self.logs(LOG_LINES),
@@ -292,8 +293,7 @@ class Runtime(CardMixin, RuntimeRequests):
 
     def _model_name(self) -> str:
         if hasattr(self, "endpoint"):
-            info = self.endpoint.model_info
-            return str(info.get("served_model_name") or info["model_path"])
+            return served_name(self.endpoint.last_model_info)
         return self._model or "with the default model"
 
     # Shutdown
