@@ -60,7 +60,7 @@ def endpoint_card(kind: str, settings: Settings, capabilities: ServerCapabilitie
         tone,
         pairs=[
             ("url", settings.base_url),
-            ("key", "***" if settings.secret else None),
+            ("key", "left behind by a pickle" if settings.secret.left_behind else str(settings.secret)),
             *server_pairs(capabilities.server_info or {}),
             ("error", error),
         ],

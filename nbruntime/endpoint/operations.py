@@ -224,7 +224,7 @@ def _chat_prompt(
     capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
 ) -> Operation[tuple[Prompt, tuple[str, ...]]]:
     """Turn a conversation into a prompt: on the server, unless a template was named or the server cannot."""
-    if capabilities.chat_template_name is None:
+    if capabilities.given_template is None:
         try:
             return (yield from _tokenize_messages(capabilities, conversation)), ()
         except NotFoundError:

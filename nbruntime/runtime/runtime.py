@@ -303,7 +303,7 @@ class Runtime(CardMixin, RuntimeRequests):
         client = getattr(self, "endpoint", None)
         if client is None and not self._model:
             return "with the default model"
-        return model_name({"model_path": self._model} if client is None else client.model_info)
+        return model_name({"model_path": self._model} if client is None else client.last_model_info)
 
     # Shutdown
 

@@ -62,8 +62,8 @@ def public(kind: type) -> dict[str, Any]:
 
 def test_both_have_the_same_names_and_arguments() -> None:
     ours, theirs = public(RuntimeEndpoint), public(AsyncRuntimeEndpoint)
-    # A template is loaded from disk, which blocks; the blocking client connects when it is made.
-    assert set(ours) - set(theirs) - {"panel"} == {"chat_template"}
+    # The blocking client connects when it is made.
+    assert set(ours) - set(theirs) == {"panel"}
     assert set(theirs) - set(ours) == {"connect", "beside"}
     for name in set(ours) & set(theirs):
         if name in vars(BaseClient):
@@ -100,7 +100,8 @@ def test_information_about_the_server(client: Blocking | Async, server: Scripted
 def test_signatures_name_every_option() -> None:
     for name in ("complete", "stream", "chat", "stream_chat"):
         shown = list(inspect.signature(getattr(RuntimeEndpoint, name)).parameters)[2:]
-        assert sorted(shown) == sorted(["sampling_params", "rid", *PARAMETER_NAMES, *OPTION_NAMES]), name
+        names = ["sampling_params", "rid", "timeout", *PARAMETER_NAMES, *OPTION_NAMES]
+        assert sorted(shown) == sorted(names), name
 
 
 @pytest.mark.parametrize("method", ["complete", "stream", "chat", "stream_chat"])

@@ -17,6 +17,7 @@ import pytest
 from support.fake_engine import SERVER, alive, await_true, children, connects, read_pids, start
 
 import nbruntime
+from nbruntime.chat import get_chat_template
 from nbruntime.errors import LaunchError, LaunchTimeoutError, PortInUseError
 from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning
 from nbruntime.launch.phases import Phase
@@ -36,6 +37,9 @@ def test_attributes_of_sglangs_runtime(runtime: Runtime) -> None:
     assert (runtime.engine, runtime.phase) == ("fake", "ready")
     assert "phase: ready" in runtime.logs()
     assert runtime.logs(1).startswith("ready at")
+    assert (runtime.server_args.model_path, runtime.server_args.tp_size) == ("fake/model", 1)
+    runtime.endpoint.chat_template = get_chat_template("chatml")
+    assert runtime.endpoint.get_chat_template().name == "chatml"
 
 
 @pytest.mark.filterwarnings("ignore:The same server runs already")

@@ -88,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self.may():
             return
         request = json.loads(body) if body else {}
+        if request.get("text") == "take your time":
+            time.sleep(3)
         if self.path == "/generate":
             self.generate(request)
         elif self.path == "/encode":

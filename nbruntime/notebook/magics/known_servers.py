@@ -51,7 +51,7 @@ class KnownServer:
         """Its model, without a request."""
         from nbruntime.endpoint.cards import model_name
 
-        return model_name(self.client.model_info)
+        return model_name(self.client.last_model_info)
 
     @property
     def state(self) -> str:
