@@ -196,7 +196,7 @@ class NotFoundError(BadRequestError):
 
 
 class AuthenticationError(ServerStatusError):
-    """The API key is missing or wrong (401), or does not allow this (403)."""
+    """The API key is missing or wrong (401) or allows too little (403), or a proxy wants a password (407)."""
 
     default_hint = (
         "Give the server's key as api_key=...; if the server has an admin key, control calls need that one."

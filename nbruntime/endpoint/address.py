@@ -6,7 +6,6 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit, urlunsplit
 
-import psutil
 from requests.utils import get_environ_proxies, select_proxy
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
@@ -61,6 +60,8 @@ def is_this_machine(base_url: str) -> bool:
         return host in (name, name.partition(".")[0])
     if address.is_loopback:
         return True
+    import psutil  # only here, since it takes a while
+
     interfaces = psutil.net_if_addrs().values()
     return str(address) in {each.address.lower() for addresses in interfaces for each in addresses}
 

@@ -54,7 +54,6 @@ class AsyncTransport:
             # The caller decides how many requests run at once.
             connector=aiohttp.TCPConnector(limit=0, ssl=self._certificates(), keepalive_timeout=KEPT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "nbruntime"},
             trust_env=False,  # .netrc is not used; `Settings.proxy` reads the proxies
             read_bufsize=2**18,
         )
@@ -171,7 +170,7 @@ class AsyncTransport:
                 request.method,
                 self.settings.url(request.path),
                 data=data,
-                headers=self._headers(request),
+                headers=request.headers(self.settings),
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read),
                 proxy=self.settings.proxy,
                 allow_redirects=False,  # the key must not go to another host
@@ -190,13 +189,6 @@ class AsyncTransport:
             return response, content
         # Not as its cause: aiohttp's errors and frames hold the key.
         raise self.settings.note_error(problem)
-
-    def _headers(self, request: HttpRequest) -> dict[str, str]:
-        headers = request.headers()
-        key = self.settings.secret.reveal()
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        return headers
 
     def _error(self, error: Exception, path: str) -> NbruntimeError:
         settings, reason = self.settings, reason_of(error)

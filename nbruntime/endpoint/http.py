@@ -40,15 +40,20 @@ class HttpRequest:
         connect, read = self.limits
         return _least(settings.connect_timeout, connect), _least(settings.read_timeout, read)
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers of the request, without the key."""
-        # Proxies tell by Accept, and some by nothing else in it, whether to pass a stream on piece by piece.
-        accept = "text/event-stream" if self.streamed else "application/json, */*;q=0.5"
-        headers = {"Accept": accept}
+    def headers(self, settings: Settings) -> dict[str, str]:
+        """Make the headers of the request, with the key."""
+        headers = {"User-Agent": "nbruntime"}
         if self.streamed:
+            # Proxies may tell by this very text that a stream is to be passed on piece by piece.
+            headers["Accept"] = "text/event-stream"
             headers["Accept-Encoding"] = "identity"
+        else:
+            headers["Accept"] = "application/json, */*;q=0.5"
+            headers["Accept-Encoding"] = "gzip, deflate"
         if self.body is not None:
             headers["Content-Type"] = "application/json"
+        if key := settings.secret.reveal():
+            headers["Authorization"] = f"Bearer {key}"
         return headers
 
     def data(self) -> bytes | None:

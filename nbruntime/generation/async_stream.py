@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import weakref
@@ -141,9 +140,22 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         self._closer = _AsyncStreamCloser(self._state, close, abort, abandon, spawn)
         self._expired = False
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._finalizer = weakref.finalize(self, self._closer.abandon)
         self._finalizer.atexit = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        async def nothing(*_: object) -> None:
+            """There is nothing to close."""
+
+        self._state = state["_state"]
+        self._chunks, self._reading, self._reader = _no_chunks(), asyncio.Lock(), None
+        self._closer = _AsyncStreamCloser(
+            self._state, nothing, nothing, abandon=lambda rids: None, spawn=asyncio.create_task
+        )
+        self._loop = None
+        self._finalizer = weakref.finalize(self, self._closer.abandon)
+        self._finalizer.detach()
 
     async def __anext__(self) -> str:
         self._state.require_one_answer()
@@ -169,8 +181,10 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
     async def _next_delta(self) -> Delta:
         state = self._state
         while True:
-            with contextlib.suppress(IndexError):
+            try:  # suppress() would take longer than all the rest
                 return state.pending.popleft()
+            except IndexError:
+                pass
             if state.over:
                 await self.close()
                 if state.error is not None:
@@ -241,8 +255,8 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the stream belongs to."""
-        return self._loop
+        """The event loop that the stream belongs to; a copy belongs to none."""
+        return self._loop or asyncio.get_running_loop()
 
     def leave_soon(self) -> None:
         """Close the stream from any thread or loop, without waiting."""
@@ -259,6 +273,11 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def _no_chunks() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 def _after_reader(reference: weakref.ref[AsyncGenerationStream], task: asyncio.Task[Any]) -> None:

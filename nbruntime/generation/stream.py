@@ -7,14 +7,13 @@ after two seconds, and not always.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from nbruntime.errors import AuthenticationError, NbruntimeError, NotFoundError
 from nbruntime.generation.interrupts import unwatch, watch
@@ -96,6 +95,9 @@ def _run(action: Callable[[], None]) -> None:
 class GenerationStream(BaseStream, Iterator[str]):
     r"""A running generation: an iterator of text, and a context manager that stops it on exit.
 
+    A finished stream can be copied and pickled, as its record. The copy of a running one holds the text so
+    far, and ends with an error that says so.
+
     Parameters
     ----------
     chunks : iterator of bytes
@@ -157,6 +159,13 @@ class GenerationStream(BaseStream, Iterator[str]):
         self._finalizer.atexit = False  # at exit the sockets close by themselves, and the server notices
         watch(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._state = state["_state"]
+        self._chunks, self._reading = iter(()), threading.Lock()
+        self._closer = _StreamCloser(self._state, close=lambda: None, abort=lambda rids: None)
+        self._finalizer = weakref.finalize(self, _run, self._closer.leave)
+        self._finalizer.detach()  # there is nothing to close
+
     def __next__(self) -> str:
         self._state.require_one_answer()
         while True:
@@ -179,10 +188,13 @@ class GenerationStream(BaseStream, Iterator[str]):
                 return
 
     def _next_delta(self) -> Delta:
+        watch(self)  # also if nothing has to be received
         state = self._state
         while True:
-            with contextlib.suppress(IndexError):
+            try:  # suppress() would take longer than all the rest
                 return state.pending.popleft()
+            except IndexError:
+                pass
             if state.over:
                 self._leave()
                 if state.error is not None:
@@ -191,7 +203,6 @@ class GenerationStream(BaseStream, Iterator[str]):
             self._receive()
 
     def _receive(self) -> None:
-        watch(self)
         with self._reading:
             if not self._state.over:  # another thread may have read to the end meanwhile
                 self._receive_chunk()
@@ -222,6 +233,7 @@ class GenerationStream(BaseStream, Iterator[str]):
         GenerationError
             If the stream failed; its ``generations`` hold the text so far.
         """
+        watch(self)
         while not self._state.over:
             self._receive()
         self._state.pending.clear()

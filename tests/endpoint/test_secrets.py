@@ -43,7 +43,7 @@ def test_the_key_never_shows(server: ScriptedServer, caplog: pytest.LogCaptureFi
         repr(endpoint),
         str(vars(endpoint)),
         str(vars(endpoint.settings)),
-        str(endpoint._transport.session.headers),
+        str(vars(endpoint._transport.adapter)),
         str(caught.value),
         repr(pickle.dumps(endpoint)),
         repr(pickle.dumps(caught.value)),
