@@ -118,6 +118,8 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         Starts a task for a coroutine, and keeps a reference until it is done.
     """
 
+    _expired = False  # True after its time was up
+
     def __init__(
         self,
         chunks: AsyncIterator[bytes],
@@ -138,7 +140,6 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
             request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
         )
         self._closer = _AsyncStreamCloser(self._state, close, abort, abandon, spawn)
-        self._expired = False
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._finalizer = weakref.finalize(self, self._closer.abandon)
