@@ -100,8 +100,19 @@ class FrontendBackend:
         """Return `chat_template`."""
         return self.chat_template
 
-    def generate(self, s: Any = None, sampling_params: Any = None, **_: Any) -> tuple[str | list[str], Any]:
+    def generate(
+        self, s: Any = None, sampling_params: Any = None, *, timeout: float | None = None, **_: Any
+    ) -> tuple[str | list[str], Any]:
         """Run ``sgl.gen`` without a stream, with the text of the state `s` as the prompt.
+
+        Parameters
+        ----------
+        s : StreamExecutor
+            State of the program.
+        sampling_params : SglSamplingParams
+            Sampling parameters of the frontend language.
+        timeout : float, optional
+            Seconds that the whole request may take.
 
         Returns
         -------
@@ -114,7 +125,7 @@ class FrontendBackend:
             in_flight.track(self) as rid,
             programs.record_step(s, "gen") as step,
         ):
-            answer = self.complete(s.text_, rid=rid, **gen_arguments(s, sampling_params))
+            answer = self.complete(s.text_, rid=rid, timeout=timeout, **gen_arguments(s, sampling_params))
             if isinstance(answer, list):
                 step.set_answers(answer, [single.meta_info for single in answer])
                 return [single.text for single in answer], step.meta_info
@@ -122,9 +133,9 @@ class FrontendBackend:
             return answer.text, answer.meta_info
 
     def generate_stream(
-        self, s: Any = None, sampling_params: Any = None, **_: Any
+        self, s: Any = None, sampling_params: Any = None, *, timeout: float | None = None, **_: Any
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Run ``sgl.gen`` with a stream; ``n`` must be 1.
+        """Run ``sgl.gen`` with a stream; ``n`` must be 1. `timeout` is as in `generate`.
 
         Returns
         -------
@@ -132,9 +143,11 @@ class FrontendBackend:
             New text, and ``meta_info`` with the logprobs of the new tokens.
         """
         check_gen(s, sampling_params, "generate_stream", STREAM)
-        return self._generate_stream(s, sampling_params)
+        return self._generate_stream(s, sampling_params, timeout)
 
-    def _generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_stream(
+        self, s: Any, sampling_params: Any, timeout: float | None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         with (
             warn_on_error("sgl.gen", s),
             in_flight.track(self) as rid,
@@ -148,7 +161,7 @@ class FrontendBackend:
                     hint="Run the program without stream=True, or use endpoint.stream(...).indexed().",
                 )
             readers = Readers(s)
-            with self.stream(s.text_, rid=rid, **arguments) as stream:
+            with self.stream(s.text_, rid=rid, timeout=timeout, **arguments) as stream:
                 for delta in stream.deltas():
                     step.meta_info = meta_info = delta.meta_info
                     readers.update()

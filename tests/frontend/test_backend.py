@@ -32,7 +32,9 @@ from nbruntime.errors import (
     ArgumentValueError,
     BadRequestError,
     NotFoundError,
+    ServerTimeoutError,
     StreamError,
+    StreamTimeoutError,
 )
 from nbruntime.frontend import failures, readers
 from nbruntime.frontend.failures import ProgramWarning
@@ -65,6 +67,15 @@ PROMPT = (
     "<|im_start|>user\nWhat is machine learning?<|im_end|>\n"
     "<|im_start|>assistant\n"
 )
+
+
+def test_a_timeout_of_gen(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    state, params = SimpleNamespace(text_="Hi", images_=[]), SglSamplingParams()
+    server.on("/generate", Reply(raw=True, pieces=[Wait()]))
+    with pytest.warns(ProgramWarning), pytest.raises(ServerTimeoutError, match=r"0\.3"):
+        endpoint.generate(state, params, timeout=0.3)
+    with pytest.raises((ServerTimeoutError, StreamTimeoutError), match=r"0\.3"):
+        list(endpoint.generate_stream(state, params, timeout=0.3))
 
 
 def test_the_chatbot_of_the_documentation(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
