@@ -57,10 +57,24 @@ class WidgetKit:
         inner.add_class("nbr-folded")
         return fold, inner
 
+    def freeze(self, box: Any, html: str) -> None:
+        """Leave only constant HTML in a box, and close all other widgets."""
+        grown, self._made = self._made, []
+        box.layout = self.layout = self.keep(ipywidgets.Layout())
+        self._style = self.keep(HTMLStyle())
+        if box in grown:
+            grown.remove(self.keep(box))
+        box.children = [self.html(html)]
+        _close(grown)
+
     def close(self) -> None:
         """Close all registered widgets."""
-        while self._made:
-            widget = self._made.pop()
-            for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
-                if part is not None:
-                    part.close()
+        _close(self._made)
+
+
+def _close(widgets: list[Any]) -> None:
+    while widgets:
+        widget = widgets.pop()
+        for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
+            if part is not None:
+                part.close()
