@@ -22,6 +22,7 @@ class Kernel:
         self.manager = KernelManager()
         self.manager.start_kernel(env=os.environ | {"TMPDIR": str(folder)}, cwd=str(folder))
         self.client: BlockingKernelClient = self.manager.client()
+        self.client.allow_stdin = False  # as nbclient, not as a console
         self.client.start_channels()
 
     def connect(self, url: str) -> None:

@@ -56,10 +56,9 @@ class LiveOutputs:
             self.fixed
             or isinstance(shown.publisher, CapturingDisplayPublisher)
             or header.get("msg_type", "execute_request") != "execute_request"
-            or _is_taken(shown)
         )
         self._shown.append(shown)
-        shown.publisher.publish(bundle, transient={"display_id": shown.display_id})
+        self._publish(shown, bundle)
 
     def replace(self, bundle: dict[str, Any]) -> None:
         """Replace the outputs, in whichever cell they are; read `fixed` afterwards.
@@ -68,9 +67,13 @@ class LiveOutputs:
         that is running, so the message is sent from that cell: in a context without a cell of its own.
         """
         for shown in self._shown:
-            self.fixed = self.fixed or _is_taken(shown)
-            transient = {"display_id": shown.display_id}
-            contextvars.Context().run(shown.publisher.publish, bundle, transient=transient, update=True)
+            contextvars.Context().run(self._publish, shown, bundle, update=True)
+
+    def _publish(self, shown: _Shown, bundle: dict[str, Any], *, update: bool = False) -> None:
+        taken_before = _is_taken(shown)
+        shown.publisher.publish(bundle, transient={"display_id": shown.display_id}, update=update)
+        # Another thread may have entered an Output widget meanwhile.
+        self.fixed = self.fixed or taken_before or _is_taken(shown)
 
 
 def _is_taken(shown: _Shown) -> bool:

@@ -433,7 +433,7 @@ def test_in_a_terminal_the_text_is_printed(
     assert capsys.readouterr().out.count("sky") == 2
     server.on("/generate", stream(*cumulative(WORDS)[:2], CUT, done=False))
     endpoint.stream("x")._ipython_display_()
-    assert capsys.readouterr().out.splitlines()[-1] == "[The stream broke off after 2 tokens]"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("[The stream broke off after 2 tokens")
 
 
 def test_a_stream_shows_itself_as_a_card(endpoint: RuntimeEndpoint) -> None:
