@@ -45,10 +45,10 @@ def _is_from_console(request: dict[str, Any]) -> bool:
     the session; those of JupyterLab are random. nbclient uses it too, but answers no ``input``; and a server
     that runs a notebook names the cell.
     """
-    header, metadata = request.get("header") or {}, request.get("metadata") or {}
+    header, metadata, content = (request.get(part) or {} for part in ("header", "metadata", "content"))
     return (
         header.get("msg_type") == "execute_request"
         and str(header.get("msg_id")).startswith(f"{header.get('session')}_")
-        and bool(request["content"].get("allow_stdin"))
+        and bool(content.get("allow_stdin", True))  # xeus-python does not keep the content
         and "cellId" not in metadata
     )
