@@ -42,13 +42,11 @@ def _is_from_console(request: dict[str, Any]) -> bool:
     """Return True if a cell was sent by a console, such as jupyter_console, qtconsole or ``jupyter run``.
 
     No front end says what it can show. Consoles use jupyter_client, whose message ids begin with the id of
-    the session; those of JupyterLab are random. nbclient uses it too, but answers no ``input``; and a server
-    that runs a notebook names the cell.
+    the session; those of JupyterLab are random. nbclient uses jupyter_client, too, but answers no ``input``.
     """
-    header, metadata, content = (request.get(part) or {} for part in ("header", "metadata", "content"))
+    header, content = request.get("header") or {}, request.get("content") or {}
     return (
         header.get("msg_type") == "execute_request"
         and str(header.get("msg_id")).startswith(f"{header.get('session')}_")
         and bool(content.get("allow_stdin", True))  # xeus-python does not keep the content
-        and "cellId" not in metadata
     )

@@ -32,6 +32,8 @@ from nbruntime.protocol.deltas import Delta
 FAST_TEXT = 1200
 """Characters per second above which a view is drawn half as often: too fast to read along."""
 
+WITHOUT_WIDGETS = "Generating. This front end shows no widgets: the answer appears here at its end."
+
 LOOP_WAKES = 0.2
 """Seconds between two wake-ups of an event loop that awaits a view: on an interrupt ipykernel asks the loop
 to cancel the cell, but does not wake it (ipykernel 7.4, tornado 6.5)."""
@@ -164,7 +166,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
             if self._done.is_set():
                 show(self._final_bundle())
                 return
-            live = super()._repr_mimebundle_() | {"text/plain": repr(self)}
+            live = super()._repr_mimebundle_() | {"text/plain": WITHOUT_WIDGETS}
             show(live)
 
     def _print(self, *, block: bool) -> Generation | list[Generation] | None:
