@@ -74,11 +74,7 @@ class LaunchView:
         card = self._runtime._card() if error is None else self.ended_card(error)
         bundle = card.mimebundle()
         if self._outputs is not None:
-            self._outputs.replace(bundle)
-            if self._outputs.fixed:
-                self._kit.freeze(self._box, bundle["text/html"])
-            else:
-                self._kit.close()
+            self._outputs.end(bundle, self._box, self._kit)
         elif isinstance(error, LaunchError):
             display(bundle, raw=True)
         if isinstance(error, LaunchError):

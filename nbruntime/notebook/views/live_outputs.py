@@ -15,6 +15,7 @@ from IPython.core.displaypub import CapturingDisplayPublisher
 from ipywidgets.widgets import widget as open_widgets
 
 from nbruntime.display.views import running_request
+from nbruntime.notebook.views.widgets import WidgetKit
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,14 @@ class LiveOutputs:
         """
         for shown in self._shown:
             contextvars.Context().run(self._publish, shown, bundle, update=True)
+
+    def end(self, bundle: dict[str, Any], box: Any, kit: WidgetKit) -> None:
+        """Replace the outputs by their static form, and close the widgets; if `fixed`, show it in `box`."""
+        self.replace(bundle)
+        if self.fixed:
+            kit.freeze(box, bundle["text/html"])
+        else:
+            kit.close()
 
     def _publish(self, shown: _Shown, bundle: dict[str, Any], *, update: bool = False) -> None:
         taken_before = _is_taken(shown)

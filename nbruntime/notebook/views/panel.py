@@ -87,6 +87,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     """
 
     _closed = True  # until __init__ is done
+    _frozen = False  # True if the static card stands inside the panel
 
     def __init__(
         self, endpoint: RuntimeEndpoint, *, runtime: Runtime | None = None, interval: float = 1.0
@@ -285,8 +286,11 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     # Closing
 
     def close(self) -> None:
-        """Stop polling, and leave a static card in the cells."""
-        self._end(in_layout=False)
+        """Stop polling, and leave a static card in the cells; called again, close a card inside the panel."""
+        if self._frozen:
+            self._close_widgets()
+        else:
+            self._end(in_layout=False)
 
     def _end(self, *, in_layout: bool) -> None:
         """Do as `close` does; in a layout, the card stands inside the panel."""
@@ -296,14 +300,19 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         with self._drawing:
             bundle = self.card().mimebundle()
             self._outputs.replace(bundle)
-            if in_layout or self._outputs.fixed:
+            self._frozen = in_layout or self._outputs.fixed
+            if self._frozen:
                 self._kit.freeze(self, bundle["text/html"])
             else:
-                super().close()
-                self._kit.close()
-                self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
+                self._close_widgets()
             self._outputs = LiveOutputs()
         self._wake.set()
+
+    def _close_widgets(self) -> None:
+        super().close()
+        self._kit.close()
+        self._frozen = False
+        self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
 
     def _close_by_button(self) -> None:
         """Close the panel; front ends have said how often they show it."""
@@ -317,7 +326,9 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _reopen(self) -> None:
         with self._drawing:
             self._fields, self._view_count = {}, 0
+            frozen = self._kit
             self.children, self.layout = self._make_parts(), self._kit.layout
-            self._reopens = self._closed = self._reported = False
+            frozen.close()
+            self._reopens = self._closed = self._reported = self._frozen = False
             self.draw()
             self.open()

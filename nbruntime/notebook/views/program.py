@@ -136,12 +136,7 @@ class ProgramView:
                 self._draw()
         finally:
             assert self._outputs is not None
-            bundle = self.card().mimebundle()
-            self._outputs.replace(bundle)
-            if self._outputs.fixed:
-                self._kit.freeze(self._box, bundle["text/html"])
-            else:
-                self._kit.close()
+            self._outputs.end(self.card().mimebundle(), self._box, self._kit)
 
 
 def show_state(state: Any) -> None:

@@ -470,6 +470,29 @@ def test_closing_leaves_a_static_card(panel: ServerPanel, server: Server, cell: 
     assert WIDGET not in show(panel, cell)[0], "shown again, it is a picture"
 
 
+def test_closing_in_a_layout_leaves_the_card_there(panel: ServerPanel, server: Server, cell: Cell) -> None:
+    panel._view_count = 1
+    await_polls(server)
+    panel._actions.buttons["close"].click()
+    assert len(panel.children) == 1
+    assert "answered at" in text(panel)
+    assert panel.comm is not None
+    panel.close()
+    assert panel.comm is None
+
+
+def test_a_panel_in_a_callback_can_be_shown_again(panel: ServerPanel, server: Server, cell: Cell) -> None:
+    cell.request = {"header": {"msg_type": "comm_msg", "msg_id": "1"}}
+    show(panel, cell)
+    await_polls(server)
+    panel.stop()
+    assert len(panel.children) == 1
+    show(panel, cell)
+    assert len(panel.children) > 1
+    panel.close()
+    panel.close()
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
