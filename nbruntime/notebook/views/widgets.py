@@ -59,22 +59,19 @@ class WidgetKit:
 
     def freeze(self, box: Any, html: str) -> None:
         """Leave only constant HTML in a box, and close all other widgets."""
-        grown, self._made = self._made, []
-        box.layout = self.layout = self.keep(ipywidgets.Layout())
-        self._style = self.keep(HTMLStyle())
+        grown, self._made = self._made, [self.layout, self._style]
         if box in grown:
-            grown.remove(self.keep(box))
+            self.keep(box)
         box.children = [self.html(html)]
-        _close(grown)
+        for widget in grown:
+            self._close(widget)
 
     def close(self) -> None:
         """Close all registered widgets."""
-        _close(self._made)
+        while self._made:
+            self._close(self._made.pop())
 
-
-def _close(widgets: list[Any]) -> None:
-    while widgets:
-        widget = widgets.pop()
+    def _close(self, widget: Any) -> None:
         for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
-            if part is not None:
+            if part is not None and part not in self._made:
                 part.close()
