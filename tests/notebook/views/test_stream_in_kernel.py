@@ -282,7 +282,9 @@ def test_a_view_stays_where_it_cannot_be_replaced(front_end: FrontEnd, code: str
     assert "<strong>blue</strong>" in message["content"]["data"]["state"]["value"]
     front_end.run("")
     kept = front_end.printed(
-        "views = [each for each in _instances.values() if isinstance(each, StreamView)]\n"
+        "from ipywidgets.widgets import widget\n"
+        "widgets = getattr(widget, '_instances', None) or widget.Widget.widgets\n"
+        "views = [each for each in widgets.values() if isinstance(each, StreamView)]\n"
         "print([(view.wait(5), len(view.children), view.comm is None) for view in views])\n"
         "for each in (*views, out, out.layout): each.close()"
     )
