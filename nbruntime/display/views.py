@@ -1,4 +1,4 @@
-"""Finds live views by name, since lower floors may not import ``nbruntime.notebook``."""
+"""Finds live views, since lower floors may not import ``nbruntime.notebook``, and where they can be shown."""
 
 from __future__ import annotations
 
@@ -13,14 +13,40 @@ _VIEWS = {
 }
 
 
-def in_kernel() -> bool:
-    """Return True in a Jupyter kernel, whose front end may show widgets."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
+def shows_widgets() -> bool:
+    """Return True if the running cell belongs to a front end that may show widgets, and not to a console."""
+    shell = _shell()
+    return getattr(shell, "kernel", None) is not None and not _is_from_console(running_request())
+
+
+def running_request() -> dict[str, Any]:
+    """Return the message that the kernel is answering, such as a cell to run; empty without a kernel."""
+    shell = _shell()
+    source = shell if hasattr(shell, "get_parent") else getattr(shell, "kernel", None)  # as in xeus-python
+    request: dict[str, Any] = {} if source is None else source.get_parent()
+    return request
 
 
 def view_class(name: str) -> Any:
     """Import the class of a view, and ipywidgets with it: ``stream``, ``launch`` or ``panel``."""
     module, _, attribute = _VIEWS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
+def _is_from_console(request: dict[str, Any]) -> bool:
+    """Return True if a cell was sent by a console, such as jupyter_console, qtconsole or ``jupyter run``.
+
+    No front end says what it can show. Consoles use jupyter_client, whose message ids begin with the id of
+    the session; those of JupyterLab are random. nbclient uses jupyter_client, too, but answers no ``input``.
+    """
+    header, content = request.get("header") or {}, request.get("content") or {}
+    return (
+        header.get("msg_type") == "execute_request"
+        and str(header.get("msg_id")).startswith(f"{header.get('session')}_")
+        and bool(content.get("allow_stdin", True))  # xeus-python does not keep the content
+    )

@@ -58,8 +58,8 @@ def answer_bundle(
         )
     if error is not None:
         html.append(error_html(error))
-        plain.append(f"[{visible(_first_line(error))}]")
-        marked.append(safe_markdown(f"[{_first_line(error)}]"))
+        plain.append(f"[{first_line(error)}]")
+        marked.append(safe_markdown(f"[{first_line(error)}]"))
     classes, style = " ".join([*CLASSES, "nbr-answers"]), f"<style>{STYLE}{LIVE_STYLE}</style>"
     return {
         "text/plain": "\n".join(plain),
@@ -99,7 +99,7 @@ def foot_html(state: str, figures: str, *, ended: bool = False) -> str:
 
 def error_html(error: NbruntimeError) -> str:
     """Write the first line of an error."""
-    line = f'<span class="nbr-bad">▲</span> {escape(_first_line(error))}'
+    line = f'<span class="nbr-bad">▲</span> {escape(first_line(error))}'
     return f'<div class="nbr-foot" role="status">{line}</div>'
 
 
@@ -127,8 +127,9 @@ def foot_parts(
     return ("" if ended_itself or failed else ending or "interrupted"), figures
 
 
-def _first_line(error: NbruntimeError) -> str:
-    return str(error).split("\n", 1)[0]
+def first_line(error: NbruntimeError) -> str:
+    """Return the first line of an error, its control characters visible."""
+    return visible(str(error).split("\n", 1)[0])
 
 
 def _shown(text: str, longest: int) -> str:

@@ -1,11 +1,11 @@
-"""How a stream shows itself: a live view in a notebook, a card elsewhere."""
+"""How a stream shows itself: a live view in a notebook, text in a terminal or a console, a card elsewhere."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from nbruntime.display.cards import Card, CardMixin
-from nbruntime.display.views import in_kernel, view_class
+from nbruntime.display.views import shows_widgets, view_class
 from nbruntime.generation.cards import stream_card
 
 
@@ -34,9 +34,10 @@ class DisplayMixin(CardMixin):
         return self._view
 
     def _ipython_display_(self) -> None:
-        if not in_kernel() or (self._view is None and getattr(self, "done", True)):
+        asynchronous = not hasattr(self, "__next__")
+        if (self._view is None and getattr(self, "done", True)) or (asynchronous and not shows_widgets()):
             raise NotImplementedError  # IPython then takes the card
-        self._view_of_it().show(block=False)
+        self._view_of_it()._ipython_display_()
 
     def _card(self) -> Card:
         return stream_card(self)

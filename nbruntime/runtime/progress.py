@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from nbruntime.display.views import in_kernel, view_class
+from nbruntime.display.views import shows_widgets, view_class
 from nbruntime.launch.phases import FETCHING, Phase, Phases
 
 __all__ = ["Announcer", "Progress", "announced"]
@@ -28,7 +28,7 @@ def announced(runtime: object, progress: Progress, log_level: str) -> Iterator[C
         yield lambda _phase: None
     elif progress is not None:
         yield progress
-    elif in_kernel():
+    elif shows_widgets():
         with view_class("launch")(runtime) as view:
             yield view
     else:

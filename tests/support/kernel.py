@@ -23,6 +23,7 @@ class Kernel:
         self.manager.start_kernel(env=os.environ | {"TMPDIR": str(folder)}, cwd=str(folder))
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
+        self.client.allow_stdin = False  # as nbclient, not as a console
 
     def connect(self, url: str) -> None:
         """Load the extension, and connect to a server."""

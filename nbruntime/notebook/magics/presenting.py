@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from IPython.display import display
 
 from nbruntime.display.cards import Card
-from nbruntime.display.views import in_kernel, view_class
+from nbruntime.display.views import shows_widgets, view_class
 
 if TYPE_CHECKING:
     from nbruntime.generation import Generation, GenerationStream
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def prepare(view: str) -> None:
     """Import a view's modules, so that this does not add to the time to the first token."""
-    if view != "none" and in_kernel():
+    if view != "none" and shows_widgets():
         view_class("stream")
 
 
@@ -24,7 +24,7 @@ def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float)
     """Read a stream to its end and show it meanwhile; a terminal always shows plain text."""
     if view == "none":
         stream.result()
-    elif in_kernel():
+    elif shows_widgets():
         view_class("stream")(stream, markdown=view == "markdown", draws_per_second=draws_per_second).show()
     else:
         from nbruntime.generation.printing import print_stream

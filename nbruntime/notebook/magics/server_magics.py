@@ -14,7 +14,7 @@ from IPython.core.magic_arguments import argument
 from IPython.display import display
 
 from nbruntime.display.html import visible
-from nbruntime.display.views import in_kernel
+from nbruntime.display.views import shows_widgets
 from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.magics.base import MagicsBase
 from nbruntime.notebook.magics.known_servers import KnownServer
@@ -150,7 +150,7 @@ class ServerMagics(MagicsBase):
         from nbruntime.notebook.magics.server_cards import info_card
 
         known = self._find(arguments)
-        if arguments.live and in_kernel():
+        if arguments.live and shows_widgets():
             display((known.runtime or known.client).panel())
         else:
             show_card(info_card(known, known.endpoint.get_server_info()))

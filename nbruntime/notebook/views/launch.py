@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 
 from nbruntime.display.cards import CLASSES, STYLE, Card, Details
 from nbruntime.display.html import escape
@@ -22,6 +22,7 @@ from nbruntime.launch.phases import Phase, bar, tone_of
 from nbruntime.notebook.views.output_context import OutputContext
 
 if TYPE_CHECKING:
+    from nbruntime.notebook.views.live_outputs import LiveOutputs
     from nbruntime.runtime import Runtime
 
 QUIET_SECONDS = 0.3  # before a view is shown
@@ -48,8 +49,9 @@ class LaunchView:
         self._began = time.monotonic()
         self._over = threading.Event()
         self._drawer: threading.Thread | None = None
-        self._handle: DisplayHandle | None = None
+        self._outputs: LiveOutputs | None = None  # once the view is shown
         self._kit: Any = None
+        self._box: Any = None
 
     def __call__(self, phase: Phase) -> None:
         """Set the phase."""
@@ -71,9 +73,8 @@ class LaunchView:
             self._drawer.join()
         card = self._runtime._card() if error is None else self.ended_card(error)
         bundle = card.mimebundle()
-        if self._handle is not None:
-            self._handle.update(bundle, raw=True)
-            self._kit.close()
+        if self._outputs is not None:
+            self._outputs.end(bundle, self._box, self._kit)
         elif isinstance(error, LaunchError):
             display(bundle, raw=True)
         if isinstance(error, LaunchError):
@@ -110,15 +111,17 @@ class LaunchView:
         if self._over.wait(self._quiet):
             return
         # ipywidgets is slow to import.
+        from nbruntime.notebook.views.live_outputs import LiveOutputs
         from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
 
         self._kit = kit = WidgetKit()
         head, log = kit.html(self.live_card().inner_html()), kit.html()
         style = kit.html(f"<style>{STYLE}{PARTS_STYLE}{LAUNCH_STYLE}</style>")
-        box = kit.box([style, head, *kit.folded("log", log)])
+        self._box = box = kit.box([style, head, *kit.folded("log", log)])
         box._dom_classes = (*CLASSES, PARTS, "nbr-launch")
         bundle = box._repr_mimebundle_() | self.live_card().mimebundle()
-        self._handle = display(bundle, raw=True, display_id=True)
+        self._outputs = outputs = LiveOutputs()
+        outputs.show(bundle)
         while not self._over.wait(DRAW_SECONDS):
             head.value = self.live_card().inner_html()
             log.value = f"<pre>{escape(self._runtime.logs(LOG_LINES))}</pre>"

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from IPython import get_ipython
-from IPython.display import DisplayHandle
+
+from nbruntime.display.views import running_request
 
 _T = TypeVar("_T")
 
@@ -42,24 +43,15 @@ class OutputContext:
         return thread
 
 
-def replace_output(handle: DisplayHandle, bundle: dict[str, Any]) -> None:
-    """Replace a displayed output, in whichever cell it is.
-
-    Front ends find the output by its display id. nbclient (0.11, for nbconvert) listens only to the cell that
-    is running, so the update is sent from that cell.
-    """
-    contextvars.Context().run(handle.update, bundle, raw=True)
-
-
 def stop_when_run_again(view: Stoppable) -> None:
     """Stop a view when the current cell runs again or has been deleted; keeps only a weak reference.
 
     Does nothing without ``cellId`` in the metadata of ``execute_request`` (jupyterlab 4.6 has it).
     """
-    shell = get_ipython()
-    name = _current_cell(shell)[0]
+    name = _current_cell()[0]
     if name is None:
         return
+    shell = get_ipython()
     if _watched.get("shell") is not shell:
         shell.events.register("pre_run_cell", _before_cell)
         _watched["shell"] = shell
@@ -71,15 +63,13 @@ _running: dict[str, weakref.WeakSet[Stoppable]] = {}
 
 
 def _before_cell(_info: Any) -> None:
-    name, deleted = _current_cell(get_ipython())
+    name, deleted = _current_cell()
     for each in (*([] if name is None else [name]), *deleted):
         for view in _running.pop(each, ()):
             view.stop()
 
 
-def _current_cell(shell: Any) -> tuple[str | None, list[str]]:
+def _current_cell() -> tuple[str | None, list[str]]:
     """Return the id of the running cell, and the ids of cells deleted since the last one."""
-    if not hasattr(shell, "get_parent"):
-        return None, []
-    metadata = shell.get_parent().get("metadata") or {}
+    metadata = running_request().get("metadata") or {}
     return metadata.get("cellId"), metadata.get("deletedCells") or []

@@ -12,16 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 
 from nbruntime.display.cards import CLASSES, STYLE, Card, Details
 from nbruntime.display.charts import CHART_STYLE
 from nbruntime.display.html import escape
 from nbruntime.display.numbers import time_of_day
 from nbruntime.display.server_fields import fields_details, fields_html, fields_of
+from nbruntime.display.views import shows_widgets
 from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
-from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
+from nbruntime.notebook.views.live_outputs import LiveOutputs
+from nbruntime.notebook.views.output_context import OutputContext, stop_when_run_again
 from nbruntime.notebook.views.panel_actions import ServerActions
 from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
 from nbruntime.profiling.monitor import ServerMonitor
@@ -85,6 +87,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     """
 
     _closed = True  # until __init__ is done
+    _frozen = False  # True if the static card stands inside the panel
 
     def __init__(
         self, endpoint: RuntimeEndpoint, *, runtime: Runtime | None = None, interval: float = 1.0
@@ -99,12 +102,14 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._output_context = OutputContext()
         self._poller: threading.Thread | None = None
         self._wake = threading.Event()
-        self._handles: list[DisplayHandle] = []
+        self._outputs = LiveOutputs()
         self._displayed_at: float | None = None
         self._reported = False
         self._fields: dict[str, str] = {}
         self._reopens = False
-        self._actions = ServerActions(endpoint, runtime, on_close=self.close, on_result=self._wake.set)
+        self._actions = ServerActions(
+            endpoint, runtime, on_close=self._close_by_button, on_result=self._wake.set
+        )
         self._ended = self._cause = ""
         parts, classes = self._make_parts(), (*CLASSES, PARTS, "nbr-panel")
         super().__init__(parts, layout=self._kit.layout, _view_count=0, _dom_classes=classes)
@@ -142,13 +147,17 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _ipython_display_(self) -> None:
         if self._reopens:
             self._reopen()
-        if self._closed:
+        if not self._closed and not shows_widgets():
+            self._look_at_runtime()
+            self.monitor.poll()
+            self.draw()
+        if self._closed or not shows_widgets():
             display(self.card().mimebundle(), raw=True)
             return
         stop_when_run_again(self)
         with self._drawing:
             self._displayed_at = time.monotonic()
-            self._handles.append(display(self._repr_mimebundle_(), raw=True, display_id=True))
+            self._outputs.show(self._repr_mimebundle_())
         self._start_polling()
 
     def _repr_mimebundle_(
@@ -259,11 +268,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         with self._drawing:
             if first and not self._closed:  # else a saved notebook would show 'not asked yet'
                 self.draw()
-                self._update(self._repr_mimebundle_())
-
-    def _update(self, bundle: dict[str, Any]) -> None:
-        for handle in self._handles:
-            replace_output(handle, bundle)
+                self._outputs.replace(self._repr_mimebundle_())
 
     def _look_at_runtime(self) -> None:
         """Record the end of an owned server, which does not come back."""
@@ -281,17 +286,37 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     # Closing
 
     def close(self) -> None:
-        """Stop polling, and leave a static card in the cells."""
+        """Stop polling, and leave a static card in the cells; called again, close a card inside the panel."""
+        if self._frozen:
+            self._close_widgets()
+        else:
+            self._end(in_layout=False)
+
+    def _end(self, *, in_layout: bool) -> None:
+        """Do as `close` does; in a layout, the card stands inside the panel."""
         if self._closed:
             return
         self._closed = True
         with self._drawing:
-            self._update(self.card().mimebundle())
-            self._handles.clear()
-            super().close()
-            self._kit.close()
-            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
+            bundle = self.card().mimebundle()
+            self._outputs.replace(bundle)
+            self._frozen = in_layout or self._outputs.fixed
+            if self._frozen:
+                self._kit.freeze(self, bundle["text/html"])
+            else:
+                self._close_widgets()
+            self._outputs = LiveOutputs()
         self._wake.set()
+
+    def _close_widgets(self) -> None:
+        super().close()
+        self._kit.close()
+        self._frozen = False
+        self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
+
+    def _close_by_button(self) -> None:
+        """Close the panel; front ends have said how often they show it."""
+        self._end(in_layout=(self._view_count or 0) > len(self._outputs))
 
     def stop(self) -> None:
         """Close the panel because its cell runs again; showing it again reopens it."""
@@ -301,7 +326,9 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _reopen(self) -> None:
         with self._drawing:
             self._fields, self._view_count = {}, 0
+            frozen = self._kit
             self.children, self.layout = self._make_parts(), self._kit.layout
-            self._reopens = self._closed = self._reported = False
+            frozen.close()
+            self._reopens = self._closed = self._reported = self._frozen = False
             self.draw()
             self.open()

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 
 from nbruntime.display.cards import STYLE, Card
 from nbruntime.display.live_text import CARET
-from nbruntime.display.views import in_kernel
+from nbruntime.display.views import shows_widgets
 from nbruntime.frontend.program_card import PROGRAM_STYLE, item_html, program_card
 from nbruntime.frontend.programs import Branch, program_of
 from nbruntime.frontend.transcript import Transcript, read
-from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
+from nbruntime.notebook.views.output_context import OutputContext, stop_when_run_again
+
+if TYPE_CHECKING:
+    from nbruntime.notebook.views.live_outputs import LiveOutputs
 
 DRAW_SECONDS = 0.1  # between two draws
 QUIET_SECONDS = 0.1  # a program that ends within them is shown without a live view
@@ -36,7 +39,7 @@ class ProgramView:
         self.state = state
         self._output_context = OutputContext()
         self._over = threading.Event()
-        self._handle: DisplayHandle | None = None
+        self._outputs: LiveOutputs | None = None  # once the view is shown
         self._program = program_of(state.stream_executor)
         self._branch = self._own_branch()
 
@@ -73,7 +76,7 @@ class ProgramView:
 
     def put_into_cell(self, *, block: bool) -> None:
         """Do as `show` does, but show the program's error in the card only."""
-        if not in_kernel():
+        if not shows_widgets():
             self.wait()
             print(self.card().text())
         elif self.wait(QUIET_SECONDS):
@@ -104,7 +107,9 @@ class ProgramView:
     # Live: one widget for the finished items, one for the item that still grows.
 
     def _begin(self) -> None:
-        from nbruntime.notebook.views.widgets import WidgetKit  # ipywidgets is slow to import
+        # ipywidgets is slow to import.
+        from nbruntime.notebook.views.live_outputs import LiveOutputs
+        from nbruntime.notebook.views.widgets import WidgetKit
 
         self._kit = kit = WidgetKit()
         self._title, self._done, self._tail = kit.html(), kit.html(), kit.html()
@@ -115,7 +120,8 @@ class ProgramView:
         self._box.add_class("nbr-program")
         self._draw()
         bundle = self._box._repr_mimebundle_() | self.card().mimebundle()
-        self._handle = self._output_context.run(display, bundle, raw=True, display_id=True)
+        self._outputs = LiveOutputs()
+        self._output_context.run(self._outputs.show, bundle)
 
     def _draw(self) -> None:
         transcript = self._look()
@@ -129,9 +135,8 @@ class ProgramView:
             while self.running and not self._over.wait(DRAW_SECONDS):
                 self._draw()
         finally:
-            assert self._handle is not None
-            replace_output(self._handle, self.card().mimebundle())
-            self._kit.close()
+            assert self._outputs is not None
+            self._outputs.end(self.card().mimebundle(), self._box, self._kit)
 
 
 def show_state(state: Any) -> None:
@@ -139,7 +144,7 @@ def show_state(state: Any) -> None:
 
     Waits for the end of the program unless it was run with ``stream=True``, as SGLang's own repr does.
     """
-    if not in_kernel() or not hasattr(state, "stream_executor"):
+    if not shows_widgets() or not hasattr(state, "stream_executor"):
         raise NotImplementedError  # IPython then prints the text
     ProgramView(state).put_into_cell(block=not state.stream_executor.stream)
 

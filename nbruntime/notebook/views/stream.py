@@ -10,26 +10,29 @@ import sys
 import threading
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets
-from IPython.display import DisplayHandle, display
 
 from nbruntime.display.answer_style import LIVE_STYLE
 from nbruntime.display.cards import CLASSES, STYLE
-from nbruntime.display.views import in_kernel
+from nbruntime.display.views import shows_widgets
+from nbruntime.errors import NbruntimeError
 from nbruntime.generation import AsyncGenerationStream, Generation, GenerationStream
-from nbruntime.generation.answer_html import answer_bundle, head
+from nbruntime.generation.answer_html import answer_bundle, first_line, head
 from nbruntime.generation.printing import print_stream
 from nbruntime.notebook.views.answer import AnswerView
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
-from nbruntime.notebook.views.output_context import replace_output, stop_when_run_again
+from nbruntime.notebook.views.live_outputs import LiveOutputs
+from nbruntime.notebook.views.output_context import stop_when_run_again
 from nbruntime.notebook.views.stream_reader import StreamReader
 from nbruntime.notebook.views.widgets import WidgetKit
 from nbruntime.protocol.deltas import Delta
 
 FAST_TEXT = 1200
 """Characters per second above which a view is drawn half as often: too fast to read along."""
+
+WITHOUT_WIDGETS = "Generating. This front end shows no widgets: the answer appears here at its end."
 
 LOOP_WAKES = 0.2
 """Seconds between two wake-ups of an event loop that awaits a view: on an interrupt ipykernel asks the loop
@@ -73,7 +76,8 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         check_range("draws_per_second", draws_per_second, DRAW_LIMITS)
         StreamReader.__init__(self, stream, interval=1.0 / draws_per_second)
         self.markdown = markdown
-        self._handles: list[DisplayHandle] = []
+        self._outputs = LiveOutputs()
+        self._in_layout = False
         self._closing = False
         self._kit = kit = WidgetKit()
         generations = stream.generations
@@ -98,6 +102,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         ipywidgets.VBox.__init__(
             self,
             [style, *(answer.box for answer in self._answers), self._stop_button],
+            layout=kit.layout,
             _dom_classes=[*CLASSES, "nbr-answers", "nbr-live"],
         )
         stop_when_run_again(self)
@@ -105,7 +110,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
     def show(self, *, block: bool = True) -> Generation | list[Generation] | None:
         """Show the view in the cell; its static form takes its place at the end.
 
-        In a terminal the text is printed as it arrives, and `block` is ignored.
+        In a terminal or a console the text is printed as it arrives, whether or not `block` is set.
 
         Parameters
         ----------
@@ -117,20 +122,29 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         GenerationError, KeyboardInterrupt
             As `run`, if `block`.
         """
-        if isinstance(self.stream, GenerationStream) and not in_kernel():
-            if self._claim():
-                self._close_widgets()
-            return print_stream(self.stream)
+        if isinstance(self.stream, GenerationStream) and not shows_widgets():
+            return self._print(block=block)
         self._put_into_cell()
         if block:
             return self.run()
-        self.start()
+        super().start()
         return None
 
     async def show_async(self) -> Generation | list[Generation]:
         """Show the view in the cell, and await the end of the stream as `run_async` does."""
-        self._put_into_cell()
-        return await self.run_async()
+        if shows_widgets():
+            self._put_into_cell()
+            return await self.run_async()
+        try:
+            return await self.run_async()
+        finally:
+            print(self._final_bundle()["text/plain"])
+            self.close()
+
+    def start(self) -> Self:
+        """Read the stream in its own thread or task, and return the view, for a layout of your own."""
+        self._in_layout = True
+        return super().start()
 
     def close(self) -> None:
         """Stop the stream if it is running, and close the widgets; the static form stays in the cell."""
@@ -147,17 +161,34 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
     def _put_into_cell(self) -> None:
         # The main thread shows it in the running cell, another thread in the cell that created it.
         in_a_cell = threading.current_thread() is threading.main_thread()
-        put = display if in_a_cell else partial(self._output_context.run, display)
+        show = self._outputs.show if in_a_cell else partial(self._output_context.run, self._outputs.show)
         with self._lock:
             if self._done.is_set():
-                put(self._final_bundle(), raw=True)
+                show(self._final_bundle())
                 return
-            live = super()._repr_mimebundle_() | {"text/plain": repr(self)}
-            self._handles.append(put(live, raw=True, display_id=True))
+            live = super()._repr_mimebundle_() | {"text/plain": WITHOUT_WIDGETS}
+            show(live)
+
+    def _print(self, *, block: bool) -> Generation | list[Generation] | None:
+        assert isinstance(self.stream, GenerationStream)
+        if not self._claim():
+            self._done.wait()
+            print(self._final_bundle()["text/plain"])
+            return self.stream.result() if block else None
+        self._close_widgets()
+        try:
+            return print_stream(self.stream)
+        except NbruntimeError as error:
+            if block:
+                raise
+            print(f"[{first_line(error)}]")
+            return None
+        finally:
+            self._done.set()
 
     def _ipython_display_(self) -> None:
-        """Show it without waiting, as the last value of a cell."""
-        if not in_kernel():
+        """Show it without waiting, as the last value of a cell; print it in a terminal or a console."""
+        if self._loop is not None and not shows_widgets():
             raise NotImplementedError  # IPython then prints the repr
         self.show(block=False)
 
@@ -202,16 +233,14 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
         self._changed.clear()
 
     def _freeze(self) -> None:
-        """Replace the view in cells by its static form; in a layout, show that inside the view."""
+        """Replace the view in cells by its static form; elsewhere, show that inside the view."""
         bundle = self._final_bundle()
-        for handle in self._handles:
-            replace_output(handle, bundle)
-        if self._handles or self._closing:
+        self._outputs.replace(bundle)
+        only_in_cells = len(self._outputs) and not self._in_layout
+        if (self._closing or only_in_cells) and not self._outputs.fixed:
             self._close_widgets()
-            return
-        grown, self._kit = self._kit, WidgetKit()
-        self.children = [self._kit.html(bundle["text/html"])]
-        grown.close()
+        else:
+            self._kit.freeze(self, bundle["text/html"])
 
     def _final_bundle(self) -> dict[str, Any]:
         return answer_bundle(
@@ -220,5 +249,4 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
 
     def _close_widgets(self) -> None:
         super().close()
-        self.layout.close()
         self._kit.close()

@@ -57,10 +57,21 @@ class WidgetKit:
         inner.add_class("nbr-folded")
         return fold, inner
 
+    def freeze(self, box: Any, html: str) -> None:
+        """Leave only constant HTML in a box, and close all other widgets."""
+        grown, self._made = self._made, [self.layout, self._style]
+        if box in grown:
+            self.keep(box)
+        box.children = [self.html(html)]
+        for widget in grown:
+            self._close(widget)
+
     def close(self) -> None:
         """Close all registered widgets."""
         while self._made:
-            widget = self._made.pop()
-            for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
-                if part is not None:
-                    part.close()
+            self._close(self._made.pop())
+
+    def _close(self, widget: Any) -> None:
+        for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
+            if part is not None and part not in self._made:
+                part.close()

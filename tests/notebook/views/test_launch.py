@@ -12,43 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cell import Cell
 from support.fake_engine import await_true, installed
 from support.html_checks import HOSTILE, checked, parsed
 from support.leftovers import nothing_left_behind
 
 from nbruntime.errors import ArgumentTypeError, LaunchError
 from nbruntime.launch.phases import Phase
-from nbruntime.notebook.views import launch as launch_view
 from nbruntime.notebook.views.launch import LaunchView
-from nbruntime.runtime import Runtime, progress
+from nbruntime.runtime import Runtime
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-class OutputContext:
-    """The output of a cell."""
-
-    def __init__(self) -> None:
-        self.bundles: list[dict[str, Any]] = []
-        self.displays = 0
-        self.shown = threading.Event()
-
-    def display(self, bundle: dict[str, Any], *, raw: bool, display_id: bool = False) -> OutputContext:
-        assert raw
-        self.displays += 1
-        self.bundles.append(bundle)
-        self.shown.set()
-        return self
-
-    def update(self, bundle: dict[str, Any], *, raw: bool) -> None:
-        assert raw
-        self.bundles.append(bundle)
-
-    @property
-    def last(self) -> str:
-        """What is left in the cell; no widget is."""
-        assert set(self.bundles[-1]) == {"text/plain", "text/html"}
-        return checked(self.bundles[-1])
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +32,17 @@ def _engines() -> Iterator[None]:
 
 
 @pytest.fixture
-def cell(monkeypatch: pytest.MonkeyPatch) -> OutputContext:
+def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
     """A notebook's cell, in which the test runs."""
-    output = OutputContext()
-    monkeypatch.setattr(launch_view, "display", output.display)
-    monkeypatch.setattr(progress, "in_kernel", lambda: True)
-    return output
+    made = Cell()
+    made.install(monkeypatch)
+    return made
+
+
+def last(cell: Cell) -> str:
+    """What is left in the cell; no widget is."""
+    assert set(cell.bundles[-1]) == {"text/plain", "text/html"}
+    return checked(cell.bundles[-1])
 
 
 @pytest.fixture
@@ -78,9 +57,7 @@ def start(**arguments: Any) -> Runtime:
     return Runtime(engine="fake", port=0, **arguments)
 
 
-def while_loading(
-    cell: OutputContext, gate: Path, action: Callable[[], None] = lambda: None
-) -> threading.Thread:
+def while_loading(cell: Cell, gate: Path, action: Callable[[], None] = lambda: None) -> threading.Thread:
     """Do something when the view is there, then let the server go on."""
 
     def wait() -> None:
@@ -95,28 +72,28 @@ def while_loading(
     return thread
 
 
-def test_a_quick_launch_shows_nothing(cell: OutputContext) -> None:
+def test_a_quick_launch_shows_nothing(cell: Cell) -> None:
     # The tests' machine may be slow: here two seconds are quick.
     with start(progress=False) as runtime, LaunchView(runtime, quiet=2.0) as view:
         view(Phase("ready"))
     assert cell.bundles == []
 
 
-def test_a_launch_ends_with_the_runtime_card(cell: OutputContext, gate: Path) -> None:
+def test_a_launch_ends_with_the_runtime_card(cell: Cell, gate: Path) -> None:
     thread = while_loading(cell, gate)
     with start(gate=str(gate), say=["phase: downloading 12.1/92.9 MB"]) as runtime:
         thread.join()
         live = cell.bundles[0]
         assert WIDGET in live
         checked(live)
-        assert cell.displays == 1
-        assert "fake/model" in cell.last
-        assert "ready" in cell.last
-        assert runtime.url in cell.last
+        assert len(cell.outputs) == 1
+        assert "fake/model" in last(cell)
+        assert "ready" in last(cell)
+        assert runtime.url in last(cell)
         assert not [each for each in threading.enumerate() if each.name == "nbruntime-launch"]
 
 
-def test_phase_bar_time_and_log_while_it_runs(cell: OutputContext, gate: Path) -> None:
+def test_phase_bar_time_and_log_while_it_runs(cell: Cell, gate: Path) -> None:
     seen: list[str] = []
 
     def read() -> None:
@@ -149,7 +126,7 @@ def test_phase_bar_time_and_log_while_it_runs(cell: OutputContext, gate: Path) -
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["at once", "after a while"])
-def test_a_failure_shows_its_cause_first_and_stays_short(cell: OutputContext, gate: Path, slow: bool) -> None:
+def test_a_failure_shows_its_cause_first_and_stays_short(cell: Cell, gate: Path, slow: bool) -> None:
     thread = while_loading(cell, gate) if slow else None
     options = {"gate": str(gate)} if slow else {}
     with pytest.raises(LaunchError) as caught:
@@ -161,10 +138,10 @@ def test_a_failure_shows_its_cause_first_and_stays_short(cell: OutputContext, ga
         )
     if thread is not None:
         thread.join()
-    assert cell.displays == 1
-    first = cell.last.splitlines()[0]
+    assert len(cell.outputs) == 1
+    first = last(cell).splitlines()[0]
     assert "RuntimeError: no kernel image <is> available" in first
-    assert "a line of the log" in cell.last
+    assert "a line of the log" in last(cell)
     assert "sk-hidden" not in str(cell.bundles)
     html = cell.bundles[-1]["text/html"]
     assert html.index("no kernel image") < html.index("<details>") < html.index("a line of the log")
@@ -177,7 +154,7 @@ def test_a_failure_shows_its_cause_first_and_stays_short(cell: OutputContext, ga
     assert pickle.loads(pickle.dumps(error))._render_traceback_() == shown
 
 
-def test_interrupt_shows_a_card(cell: OutputContext, gate: Path) -> None:
+def test_interrupt_shows_a_card(cell: Cell, gate: Path) -> None:
     def interrupt(phase: Phase) -> None:
         if phase.name == "warming up":
             assert cell.shown.wait(20)
@@ -193,17 +170,17 @@ def test_interrupt_shows_a_card(cell: OutputContext, gate: Path) -> None:
         patch.setattr(LaunchView, "__call__", call)
         with pytest.raises(KeyboardInterrupt):
             start(gate=str(gate), say=["phase: warming up"])
-    assert "interrupted" in cell.last
-    assert "warming up" in cell.last
+    assert "interrupted" in last(cell)
+    assert "warming up" in last(cell)
 
 
-def test_wrong_argument_shows_no_card(cell: OutputContext) -> None:
+def test_wrong_argument_shows_no_card(cell: Cell) -> None:
     with pytest.raises(ArgumentTypeError):
         Runtime(engine="embedded", no_such_argument=1)
     assert cell.bundles == []
 
 
-def test_custom_progress_or_none(cell: OutputContext, gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_progress_or_none(cell: Cell, gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
     phases: list[str] = []
     start(progress=lambda phase: phases.append(phase.name)).shutdown()
     assert phases == ["starting", "loading weights", "ready"]
@@ -234,7 +211,7 @@ def test_terminal_clears_its_progress_line(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_a_view_that_is_not_shown_takes_no_time(cell: OutputContext) -> None:
+def test_a_view_that_is_not_shown_takes_no_time(cell: Cell) -> None:
     with start(progress=False) as runtime:
         began = time.monotonic()
         with LaunchView(runtime, quiet=60.0):

@@ -9,12 +9,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets
 import pytest
+from support.cell import Cell
 from support.fake_engine import await_true, installed
 from support.html_checks import HOSTILE, checked, parsed
 from support.leftovers import nothing_left_behind
@@ -24,7 +25,6 @@ from support.sglang_records import RECORDS
 from nbruntime.display.server_fields import fields_html, fields_of, matching
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.errors import ArgumentValueError
-from nbruntime.notebook.views import output_context as cells
 from nbruntime.notebook.views import panel as panels
 from nbruntime.notebook.views.panel import ServerPanel
 from nbruntime.profiling import monitor as monitor_module
@@ -331,9 +331,9 @@ def test_polls_only_while_shown(panel: ServerPanel, server: Server) -> None:
 
 
 def test_panel_counts_as_shown_before_a_front_end_reports(
-    panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch
+    panel: ServerPanel, server: Server, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    show(panel, monkeypatch)
+    show(panel, cell)
     await_polls(server)
     monkeypatch.setattr(panels, "UNREPORTED_SECONDS", 0.0)
     await_true(lambda: not panel.polling)
@@ -392,7 +392,7 @@ def press(panel: ServerPanel, name: str) -> str:
     return " ".join(parsed(panel._actions.message.value).itertext())
 
 
-def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buttons(panel: ServerPanel, server: Server, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     server.on("/start_profile", Reply(body=b"Start profiling.\n"))
     server.on("/stop_profile", Reply(body=b"Stop profiling.\n"))
     look(panel)
@@ -401,7 +401,7 @@ def test_buttons(panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyP
     assert "the profiler runs" in press(panel, "profile")
     assert panel._actions.buttons["profile"].description == "Stop profile"
     panel.stop()
-    show(panel, monkeypatch)  # by the next run of its cell
+    show(panel, cell)  # by the next run of its cell
     assert panel._actions.buttons["profile"].description == "Stop profile"
     assert "has written" in press(panel, "profile")
     assert panel._actions.buttons["profile"].description == "Start profile"
@@ -426,45 +426,32 @@ def test_a_failed_action_shows_its_error(panel: ServerPanel, server: Server) -> 
 # In the cell
 
 
-class Handle:
-    """What `display` gives; keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.bundles: list[dict[str, Any]] = []
-
-    def update(self, bundle: dict[str, Any], raw: bool) -> None:
-        assert raw
-        self.bundles.append(bundle)
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
+    made = Cell()
+    made.install(monkeypatch)
+    return made
 
 
-def show(panel: ServerPanel, monkeypatch: pytest.MonkeyPatch) -> Handle:
-    handle = Handle()
-
-    def display(bundle: dict[str, Any], *, raw: bool, display_id: bool = False) -> Handle:
-        assert raw
-        handle.bundles.append(bundle)
-        return handle
-
-    monkeypatch.setattr(panels, "display", display)
+def show(panel: ServerPanel, cell: Cell) -> list[dict[str, Any]]:
+    """Display a panel in a cell, and give what its output shows by and by."""
     panel._ipython_display_()
-    return handle
+    return cell.outputs[-1]
 
 
-def test_closing_leaves_a_static_card(
-    panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handle = show(panel, monkeypatch)
+def test_closing_leaves_a_static_card(panel: ServerPanel, server: Server, cell: Cell) -> None:
+    seen = show(panel, cell)
     await_polls(server)
-    assert WIDGET in handle.bundles[0]
-    checked(handle.bundles[0])
-    await_true(lambda: len(handle.bundles) > 1)
-    beside = show(panel, monkeypatch)
+    assert WIDGET in seen[0]
+    checked(seen[0])
+    await_true(lambda: len(seen) > 1)
+    beside = show(panel, cell)
     panel._actions.buttons["close"].click()
-    _, asked, last = handle.bundles
+    _, asked, last = seen
     assert WIDGET in asked
     assert "42 tokens/s" in checked(asked), "a notebook may be saved while the panel is open"
-    assert len(beside.bundles) == 2
-    assert beside.bundles[-1] == last
+    assert len(beside) == 2
+    assert beside[-1] == last
     assert set(last) == {"text/plain", "text/html"}
     said = checked(last)
     for part in (
@@ -478,9 +465,32 @@ def test_closing_leaves_a_static_card(
     assert panel.comm is None
     assert all(child.comm is None for child in panel.children)
     panel.close()
-    assert len(handle.bundles) == 3
+    assert len(seen) == 3
     assert WIDGET not in panel._repr_mimebundle_()
-    assert WIDGET not in show(panel, monkeypatch).bundles[0], "shown again, it is a picture"
+    assert WIDGET not in show(panel, cell)[0], "shown again, it is a picture"
+
+
+def test_closing_in_a_layout_leaves_the_card_there(panel: ServerPanel, server: Server, cell: Cell) -> None:
+    panel._view_count = 1
+    await_polls(server)
+    panel._actions.buttons["close"].click()
+    assert len(panel.children) == 1
+    assert "answered at" in text(panel)
+    assert panel.comm is not None
+    panel.close()
+    assert panel.comm is None
+
+
+def test_a_panel_in_a_callback_can_be_shown_again(panel: ServerPanel, server: Server, cell: Cell) -> None:
+    cell.request = {"header": {"msg_type": "comm_msg", "msg_id": "1"}}
+    show(panel, cell)
+    await_polls(server)
+    panel.stop()
+    assert len(panel.children) == 1
+    show(panel, cell)
+    assert len(panel.children) > 1
+    panel.close()
+    panel.close()
 
 
 @pytest.mark.parametrize(
@@ -495,19 +505,13 @@ def test_mime_types_can_be_chosen(panel: ServerPanel, choice: dict[str, Any], ex
     assert set(panel._repr_mimebundle_(**choice)) == expected
 
 
-def test_running_the_cell_again_closes_the_panel(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent: dict[str, Any] = {"metadata": {"cellId": "cell"}}
-    before_cell: list[Callable[[Any], None]] = []
-    events = SimpleNamespace(register=lambda _name, function: before_cell.append(function))
-    shell = SimpleNamespace(get_parent=lambda: parent, events=events)
-    monkeypatch.setattr(cells, "get_ipython", lambda: shell)
-
+def test_running_the_cell_again_closes_the_panel(server: Server, cell: Cell) -> None:
     def run_cell(name: str, *shown: ServerPanel) -> None:
-        parent["metadata"]["cellId"] = name
-        for function in before_cell:
+        cell.request = {"metadata": {"cellId": name}}
+        for function in cell.before_cell:
             function(None)
         for each in shown:
-            show(each, monkeypatch)
+            show(each, cell)
 
     endpoint = RuntimeEndpoint(server.url)
     first, beside, second = (ServerPanel(endpoint, interval=0.05) for _ in range(3))

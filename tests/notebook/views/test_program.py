@@ -6,13 +6,13 @@ import gc
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sglang as sgl
 from IPython.core.interactiveshell import InteractiveShell
+from support.cell import Cell
 from support.html_checks import HOSTILE, checked, parsed
 from support.ipython_shell import notebook_shell, run
 from support.language_model import Model
@@ -317,22 +317,8 @@ def test_a_view_grows_while_the_program_streams(
     wait = Wait()
     first, *rest = cumulative(["One", " two", " three"])
     server.on("/generate", stream(first, wait, *rest))
-    shown: list[dict[str, Any]] = []
-    ended = threading.Event()
-
-    class Handle:
-        def update(self, bundle: dict[str, Any], raw: bool) -> None:
-            shown.append(bundle)
-            ended.set()
-
-    def display(bundle: dict[str, Any], raw: bool, display_id: bool = False) -> Handle:
-        shown.append(bundle)
-        return Handle()
-
-    from nbruntime.notebook.views import program as program_view
-
-    monkeypatch.setattr(program_view, "in_kernel", lambda: True)
-    monkeypatch.setattr(program_view, "display", display)
+    cell = Cell()
+    cell.install(monkeypatch)
 
     @sgl.function
     def chat(s: Any) -> None:
@@ -342,20 +328,20 @@ def test_a_view_grows_while_the_program_streams(
     assert wait.reached.wait(20)
     assert next(state.text_iter("answer")) == "One"
     shell.display_formatter.format(state)
-    (live,) = shown
+    live = cell.bundles[0]
     assert "application/vnd.jupyter.widget-view+json" in live
     assert "running" in live["text/plain"]
     assert "assistant: «answer: One»" in live["text/plain"]
     assert "nbr-caret" in live["text/html"]
     wait.go.set()
-    assert ended.wait(20)
-    assert shown[-1]["text/plain"].splitlines()[:3] == [
+    assert cell.changed.wait(20)
+    assert cell.bundles[-1]["text/plain"].splitlines()[:3] == [
         "Program · finished",
         "  user: Count.",
         "  assistant: «answer: One two three»",
     ]
-    assert "TTFT" in shown[-1]["text/html"]
-    assert "widget" not in "".join(shown[-1])
+    assert "TTFT" in cell.bundles[-1]["text/html"]
+    assert "widget" not in "".join(cell.bundles[-1])
     state.sync()
 
 

@@ -18,6 +18,7 @@ from comm.base_comm import BaseComm
 from hypothesis import given
 from hypothesis import strategies as st
 from nbconvert import HTMLExporter, MarkdownExporter
+from support.cell import Cell
 from support.fake_engine import await_true
 from support.html_checks import DANGEROUS
 from support.leftovers import nothing_left_behind
@@ -30,7 +31,6 @@ from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.errors import ArgumentValueError, StreamError
 from nbruntime.generation import Generation, Generations, GenerationStream
 from nbruntime.generation.answer_html import LONGEST_ANSWER, answer_bundle
-from nbruntime.notebook.views import stream as stream_view
 from nbruntime.notebook.views.answer import AnswerView
 from nbruntime.notebook.views.draw_rate import DRAWS_PER_SECOND
 from nbruntime.notebook.views.stream import StreamView, next_pause
@@ -423,8 +423,17 @@ def test_in_a_terminal_the_text_is_printed(
     next(read_in_part)
     StreamView(read_in_part).show()
     assert capsys.readouterr().out.startswith(WHOLE)
-    with pytest.raises(NotImplementedError):
-        endpoint.stream("x")._ipython_display_()
+    displayed = endpoint.stream("x")
+    displayed._ipython_display_()
+    assert capsys.readouterr().out.startswith(WHOLE)
+    assert displayed.text == f"{WHOLE}\x1b[31m"
+    view = StreamView(displayed)
+    view.show()
+    view.show()
+    assert capsys.readouterr().out.count("sky") == 2
+    server.on("/generate", stream(*cumulative(WORDS)[:2], CUT, done=False))
+    endpoint.stream("x")._ipython_display_()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("[The stream broke off after 2 tokens")
 
 
 def test_a_stream_shows_itself_as_a_card(endpoint: RuntimeEndpoint) -> None:
@@ -521,18 +530,8 @@ async def test_awaiting_many_blocking_streams(server: ScriptedServer) -> None:
 def test_a_view_shown_while_it_ends_becomes_static(
     endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outputs: list[list[Any]] = []
-
-    class Handle:
-        def __init__(self, bundle: Any) -> None:
-            self.bundles = [bundle]
-            outputs.append(self.bundles)
-
-        def update(self, bundle: Any, *, raw: bool) -> None:
-            self.bundles.append(bundle)
-
-    monkeypatch.setattr(stream_view, "in_kernel", lambda: True)
-    monkeypatch.setattr(stream_view, "display", lambda bundle, **_options: Handle(bundle))
+    cell = Cell()
+    cell.install(monkeypatch)
     ending, go_on = threading.Event(), threading.Event()
 
     class Slow(StreamView):
@@ -550,7 +549,8 @@ def test_a_view_shown_while_it_ends_becomes_static(
     go_on.set()
     again.join(10)
     assert view.wait(10)
-    assert [["text/html" in bundle for bundle in bundles] for bundles in outputs] == [[False, True], [True]]
+    seen = [["text/html" in bundle for bundle in output] for output in cell.outputs]
+    assert seen == [[False, True], [True]]
 
 
 def test_a_view_can_be_closed_while_it_ends(
@@ -559,13 +559,14 @@ def test_a_view_can_be_closed_while_it_ends(
     view = StreamView(endpoint.stream("x"))
     ending, go_on = threading.Event(), threading.Event()
 
-    class SlowKit(WidgetKit):
-        def __init__(self) -> None:
-            ending.set()
-            go_on.wait(10)
-            super().__init__()
+    freeze = WidgetKit.freeze
 
-    monkeypatch.setattr(stream_view, "WidgetKit", SlowKit)  # of the static form within the view
+    def freeze_slowly(kit: WidgetKit, box: Any, html: str) -> None:
+        ending.set()
+        go_on.wait(10)
+        freeze(kit, box, html)
+
+    monkeypatch.setattr(WidgetKit, "freeze", freeze_slowly)  # puts the static form into the view
     view.start()
     assert ending.wait(10)
     closing = threading.Thread(target=view.close)

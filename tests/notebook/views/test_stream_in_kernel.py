@@ -96,7 +96,7 @@ def test_a_blocking_view_becomes_static_in_its_cell(front_end: FrontEnd) -> None
     request = parent(messages[-1])
     live, final = shown(messages)
     assert WIDGET in live["content"]["data"]
-    assert "StreamView of" in live["content"]["data"]["text/plain"]
+    assert "the answer appears here" in live["content"]["data"]["text/plain"]
     assert set(final["content"]["data"]) == {"text/plain", HTML, "text/markdown"}
     assert live["content"]["transient"] == final["content"]["transient"]
     assert parent(live) == parent(final) == request
@@ -261,6 +261,34 @@ def test_views_of_concurrent_tasks(front_end: FrontEnd) -> None:
     assert len({each["transient"]["display_id"] for each in finals}) == 3
     assert all("<strong>blue</strong>" in each["data"][HTML] for each in finals)
     assert front_end.printed("print(len(answers), answers[0].text)") == "3 The sky is **blue**."
+
+
+IN_AN_OUTPUT = {
+    "with": "with out: display(endpoint.stream('Why?'))",
+    "blocking": "with out: StreamView(endpoint.stream('Why?')).show()",
+    "append_display_data": "out.append_display_data(endpoint.stream('Why?'))",
+    "capture_output": "with capture_output() as captured: display(endpoint.stream('Why?'))\ncaptured.show()",
+    "during its end": "display(endpoint.stream('Why?'))\nwith out: await asyncio.sleep(1)",
+}
+
+
+@pytest.mark.parametrize("code", IN_AN_OUTPUT.values(), ids=IN_AN_OUTPUT)
+def test_a_view_stays_where_it_cannot_be_replaced(front_end: FrontEnd, code: str) -> None:
+    front_end.run(
+        "import ipywidgets\nfrom IPython.utils.capture import capture_output\nout = ipywidgets.Output()"
+    )
+    front_end.start(code)
+    message, _ = front_end.until(kind="comm_open", holds=lambda each: "length (5)" in str(each["content"]))
+    assert "<strong>blue</strong>" in message["content"]["data"]["state"]["value"]
+    front_end.run("")
+    kept = front_end.printed(
+        "from ipywidgets.widgets import widget\n"
+        "widgets = getattr(widget, '_instances', None) or widget.Widget.widgets\n"
+        "views = [each for each in widgets.values() if isinstance(each, StreamView)]\n"
+        "print([(view.wait(5), len(view.children), view.comm is None) for view in views])\n"
+        "for each in (*views, out, out.layout): each.close()"
+    )
+    assert kept == "[(True, 1, False)]"
 
 
 def test_a_view_in_a_layout(front_end: FrontEnd) -> None:
