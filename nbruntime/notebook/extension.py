@@ -23,13 +23,13 @@ def load(shell: InteractiveShell) -> None:
     if _loaded(shell) is not None:
         return
     from nbruntime.notebook.magics.completion import MagicCompleter
+    from nbruntime.notebook.magics.ipython_completer import add_matcher
     from nbruntime.notebook.magics.sgl_magics import SglMagics
 
     magics = SglMagics(shell)
     shell.register_magics(magics)
     if shell.Completer is not None:
-        completer = MagicCompleter(_parsers(magics), magics.servers, shell)
-        shell.Completer.custom_matchers.append(completer.matcher)
+        add_matcher(shell.Completer, MagicCompleter(_parsers(magics), magics.servers, shell).complete)
     for formatter, show in _formatters(shell):
         formatter.for_type_by_name(*_PROGRAM_STATE, show)
     for event, function in _EVENTS.items():
@@ -41,7 +41,7 @@ def unload(shell: InteractiveShell) -> None:
     magics = _loaded(shell)
     if magics is None:
         return
-    from nbruntime.notebook.magics.completion import MATCHER
+    from nbruntime.notebook.magics.ipython_completer import remove_matcher
 
     manager = shell.magics_manager
     for kind, own in magics.magics.items():
@@ -52,8 +52,7 @@ def unload(shell: InteractiveShell) -> None:
     if magics in shell.configurables:
         shell.configurables.remove(magics)
     if shell.Completer is not None:
-        matchers = shell.Completer.custom_matchers
-        matchers[:] = [each for each in matchers if getattr(each, "matcher_identifier", "") != MATCHER]
+        remove_matcher(shell.Completer)
     for event, function in _EVENTS.items():
         shell.events.unregister(event, function)
     for formatter, _ in _formatters(shell):

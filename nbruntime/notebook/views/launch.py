@@ -110,14 +110,14 @@ class LaunchView:
         if self._over.wait(self._quiet):
             return
         # ipywidgets is slow to import.
-        from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
+        from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit, widget_bundle
 
         self._kit = kit = WidgetKit()
         head, log = kit.html(self.live_card().inner_html()), kit.html()
         style = kit.html(f"<style>{STYLE}{PARTS_STYLE}{LAUNCH_STYLE}</style>")
         box = kit.box([style, head, *kit.folded("log", log)])
         box._dom_classes = (*CLASSES, PARTS, "nbr-launch")
-        bundle = box._repr_mimebundle_() | self.live_card().mimebundle()
+        bundle = widget_bundle(box) | self.live_card().mimebundle()
         self._handle = display(bundle, raw=True, display_id=True)
         while not self._over.wait(DRAW_SECONDS):
             head.value = self.live_card().inner_html()

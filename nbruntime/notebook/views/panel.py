@@ -23,7 +23,7 @@ from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
 from nbruntime.notebook.views.output_context import OutputContext, replace_output, stop_when_run_again
 from nbruntime.notebook.views.panel_actions import ServerActions
-from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
+from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, ViewBox, WidgetKit, widget_bundle
 from nbruntime.profiling.monitor import ServerMonitor
 from nbruntime.profiling.monitor_card import (
     chart_note,
@@ -68,7 +68,7 @@ border-bottom:1px solid var(--jp-border-color1,rgba(128,128,128,.5))}
 """.strip().replace("\n", "")
 
 
-class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
+class ServerPanel(ViewBox):
     """A live panel of one server.
 
     Display it, or place it in a layout of your own. It survives the server's death, and continues when the
@@ -155,7 +155,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
         """Return the live panel, and its current content as text and HTML."""
-        bundle = {} if self._closed else super()._repr_mimebundle_()
+        bundle = {} if self._closed else widget_bundle(self)
         bundle |= self.card().mimebundle()
         kept = set(bundle if include is None else include) - set(exclude or ())
         return {mime: form for mime, form in bundle.items() if mime in kept}
@@ -290,7 +290,6 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._handles.clear()
             super().close()
             self._kit.close()
-            self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
         self._wake.set()
 
     def stop(self) -> None:

@@ -104,7 +104,7 @@ class ProgramView:
     # Live: one widget for the finished items, one for the item that still grows.
 
     def _begin(self) -> None:
-        from nbruntime.notebook.views.widgets import WidgetKit  # ipywidgets is slow to import
+        from nbruntime.notebook.views.widgets import WidgetKit, widget_bundle  # ipywidgets is slow to import
 
         self._kit = kit = WidgetKit()
         self._title, self._done, self._tail = kit.html(), kit.html(), kit.html()
@@ -114,7 +114,7 @@ class ProgramView:
         self._box.add_class("nbr")
         self._box.add_class("nbr-program")
         self._draw()
-        bundle = self._box._repr_mimebundle_() | self.card().mimebundle()
+        bundle = widget_bundle(self._box) | self.card().mimebundle()
         self._handle = self._output_context.run(display, bundle, raw=True, display_id=True)
 
     def _draw(self) -> None:

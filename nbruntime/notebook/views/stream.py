@@ -25,7 +25,7 @@ from nbruntime.notebook.views.answer import AnswerView
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, DRAWS_PER_SECOND, check_range
 from nbruntime.notebook.views.output_context import replace_output, stop_when_run_again
 from nbruntime.notebook.views.stream_reader import StreamReader
-from nbruntime.notebook.views.widgets import WidgetKit
+from nbruntime.notebook.views.widgets import ViewBox, WidgetKit, widget_bundle
 from nbruntime.protocol.deltas import Delta
 
 FAST_TEXT = 1200
@@ -41,7 +41,7 @@ def next_pause(drawn: int, pause: float, interval: float) -> float:
     return interval * (2 if drawn > FAST_TEXT * pause else 1)
 
 
-class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
+class StreamView(StreamReader, ViewBox):
     """A widget that shows a generation while it runs.
 
     `show` displays it in the cell; `start` runs it in a layout of your own. A view that does not block has a
@@ -152,7 +152,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
             if self._done.is_set():
                 put(self._final_bundle(), raw=True)
                 return
-            live = super()._repr_mimebundle_() | {"text/plain": repr(self)}
+            live = widget_bundle(self) | {"text/plain": repr(self)}
             self._handles.append(put(live, raw=True, display_id=True))
 
     def _ipython_display_(self) -> None:
