@@ -20,8 +20,9 @@ HTML = "text/html"
 
 SET_UP = """
 import asyncio, threading
-from ipywidgets.widgets.widget import Widget, _instances
-Widget.close_all()  # those that a test has left which failed
+from ipywidgets.widgets import widget
+open_widgets = widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets
+widget.Widget.close_all()  # those that a test has left which failed
 from nbruntime import RuntimeEndpoint
 from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.notebook.views.stream import StreamView
@@ -31,7 +32,7 @@ def left():
     threads = [each for each in threading.enumerate() if each.name in names]
     for each in threads:
         each.join(5)
-    return len(_instances), sum(each.is_alive() for each in threads)
+    return len(open_widgets), sum(each.is_alive() for each in threads)
 """
 
 
