@@ -22,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST_VENV := .venv-oldest
 OLDEST_INSTALLED := $(OLDEST_VENV)/.installed
 OLDEST_PIP = $(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --constraint constraints-oldest.txt
-OLDEST_TESTS := tests/notebook tests/runtime tests/generation tests/endpoint/test_both_clients.py
+OLDEST_TESTS := tests/notebook tests/generation tests/runtime/test_launch.py tests/runtime/test_lifecycle.py
 
 SGLANG_VENV := .venv-sglang
 SGLANG_INSTALLED := $(SGLANG_VENV)/.installed
