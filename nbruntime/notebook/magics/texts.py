@@ -15,8 +15,8 @@ from nbruntime.generation import AsyncGenerationStream, GenerationStream
 def text_of(value: Any, name: str) -> str:
     """Return the text of a value: of an answer its text, of a list its texts one below the other.
 
-    A conversation gives its transcript, a program of the frontend language its whole text, a mapping its JSON,
-    a table of pandas all of its rows.
+    A conversation gives its transcript, a program of the frontend language its whole text, a mapping its
+    JSON, a table of pandas all of its rows.
 
     Raises
     ------
@@ -52,9 +52,13 @@ def text_of(value: Any, name: str) -> str:
             return str(value.model_dump_json(indent=2))
         case _ if type(value).__module__.startswith("pandas."):
             return str(value.to_string())  # str() would leave out rows
-        case _ if type(value).__str__ != object.__str__:  # a path, a date, a decimal number
+        case _ if _has_str(type(value)):  # a path, a date, a decimal number
             return str(value)
     raise _no_text(value, name)
+
+
+def _has_str(kind: Any) -> bool:
+    return kind.__str__ is not object.__str__
 
 
 def _json_of(value: Mapping[Any, Any], name: str) -> str:
