@@ -9,7 +9,10 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbruntime.generation import AsyncGenerationStream, GenerationStream
+from nbruntime.notebook.magics.classes import is_of
+
+_STREAM = "nbruntime.generation.stream.GenerationStream"
+_ASYNC_STREAM = "nbruntime.generation.async_stream.AsyncGenerationStream"
 
 
 def text_of(value: Any, name: str) -> str:
@@ -35,10 +38,10 @@ def text_of(value: Any, name: str) -> str:
             return str(value)
         case bytes() | bytearray() | memoryview() | type():
             pass
-        case GenerationStream() | AsyncGenerationStream():
+        case _ if is_of(value, _STREAM, _ASYNC_STREAM):
             if value.done:
                 return text_of([each.text for each in value.generations], name)
-            wait = "await " if isinstance(value, AsyncGenerationStream) else ""
+            wait = "await " if is_of(value, _ASYNC_STREAM) else ""
             raise UsageError(f"{name} is a stream that has not ended.\nWait for it: {wait}{name}.result()")
         case {"text": str(text), "meta_info": _}:  # an answer of the server
             return text

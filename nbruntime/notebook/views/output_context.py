@@ -60,20 +60,19 @@ def stop_when_run_again(view: Stoppable) -> None:
     name = _current_cell(shell)[0]
     if name is None:
         return
-    if _watched.get("shell") is not shell:
+    running = shell.meta.get("nbruntime_views")  # outlives a reload of this module
+    if running is None:
+        running = shell.meta["nbruntime_views"] = {}
         shell.events.register("pre_run_cell", _before_cell)
-        _watched["shell"] = shell
-    _running.setdefault(name, weakref.WeakSet()).add(view)
-
-
-_watched: dict[str, Any] = {}
-_running: dict[str, weakref.WeakSet[Stoppable]] = {}
+    running.setdefault(name, weakref.WeakSet()).add(view)
 
 
 def _before_cell(_info: Any) -> None:
-    name, deleted = _current_cell(get_ipython())
+    shell = get_ipython()
+    running = shell.meta["nbruntime_views"]
+    name, deleted = _current_cell(shell)
     for each in (*([] if name is None else [name]), *deleted):
-        for view in _running.pop(each, ()):
+        for view in running.pop(each, ()):
             view.stop()
 
 
