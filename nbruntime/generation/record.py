@@ -14,7 +14,7 @@ from nbruntime.display.numbers import duration, rate
 from nbruntime.errors import ArgumentTypeError, MissingPackageError
 from nbruntime.generation.finish_reason import FinishReason
 from nbruntime.generation.timings import Timings
-from nbruntime.generation.tokens import Token, read_tokens
+from nbruntime.generation.tokens import Token, Tokens, read_tokens
 from nbruntime.protocol.answers import first_invalid_field
 from nbruntime.protocol.requests import Prompt
 
@@ -245,14 +245,14 @@ class Generation(CardMixin):
         return len(self.timings.itl) / decoding if decoding else None
 
     @cached_property
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> Tokens:
         """The generated tokens; with logprobs if the request asked for them."""
         tokens = read_tokens(self.meta_info, "output")
         # With max_new_tokens=0 there is a logprob of a token that was not generated.
-        return tokens[: len(self.output_ids)] if tokens else [Token(token_id) for token_id in self.output_ids]
+        return Tokens(tokens[: len(self.output_ids)] or (Token(token_id) for token_id in self.output_ids))
 
     @cached_property
-    def input_tokens(self) -> list[Token]:
+    def input_tokens(self) -> Tokens:
         """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has no logprob."""
         return read_tokens(self.meta_info, "input")
 
