@@ -109,9 +109,8 @@ def strip_chart(label: str, values: Sequence[float], *, figure: Callable[[float]
         f"M{step * (column + 0.5):.1f} {HEIGHT - 0.5}V{HEIGHT - 0.5 - height:.1f}"
         for column, height in enumerate(heights)
     )
-    bars = (
-        f'<path class="nbr-accent" d="{path}" stroke="currentColor" stroke-width="{min(step * 0.7, 6):.1f}"/>'
-    )
+    width = min(step * 0.7, 6)
+    bars = f'<path class="nbr-accent" d="{path}" stroke="currentColor" stroke-width="{width:.1f}"/>'
     return _chart(f'<span class="nbr-quiet">{escape(label)}</span>', label, values, top, figure, bars)
 
 

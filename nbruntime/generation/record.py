@@ -10,7 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.display.cards import Card, CardMixin
+from nbruntime.display.number_list import Numbers
 from nbruntime.display.numbers import duration, rate
+from nbruntime.display.server_fields import Fields
 from nbruntime.errors import ArgumentTypeError, MissingPackageError
 from nbruntime.generation.finish_reason import FinishReason
 from nbruntime.generation.timings import Timings
@@ -37,6 +39,12 @@ SERVER_TIMES = (
 
 _EXCERPT = 76
 """Most characters of the text in a repr."""
+
+
+class MetaInfo(Fields):
+    """The server's own record of a generation."""
+
+    kind = "Meta info"
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +89,8 @@ class Generation(CardMixin):
     prompt_token_ids: list[int] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "meta_info", MetaInfo(self.meta_info))
+        object.__setattr__(self, "output_ids", Numbers(self.output_ids))
         if self.prompt is not None and not isinstance(self.prompt, str):
             object.__setattr__(self, "prompt", tuple(self.prompt))
 
