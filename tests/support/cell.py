@@ -40,7 +40,9 @@ class Cell:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let everything that a test displays appear in this cell."""
         events = SimpleNamespace(register=lambda _event, function: self.before_cell.append(function))
-        shell = SimpleNamespace(kernel=self, display_pub=self, events=events, get_parent=lambda: self.request)
+        shell = SimpleNamespace(
+            kernel=self, display_pub=self, events=events, meta={}, get_parent=lambda: self.request
+        )
         monkeypatch.setattr(views, "_shell", lambda: shell)
         for module in (live_outputs, output_context):
             monkeypatch.setattr(module, "get_ipython", lambda: shell)
