@@ -19,23 +19,29 @@ DEMO_INSTALLED := $(VENV)/.installed-demo
 LAB_INSTALLED := $(VENV)/.installed-lab
 INSTALLED := $(VENV)/.installed
 
+OLDEST_VENV := .venv-oldest
+OLDEST_INSTALLED := $(OLDEST_VENV)/.installed
+OLDEST_PIP = $(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --constraint constraints-oldest.txt
+OLDEST_TESTS := tests/notebook tests/generation tests/runtime/test_launch.py tests/runtime/test_lifecycle.py
+
 SGLANG_VENV := .venv-sglang
 SGLANG_INSTALLED := $(SGLANG_VENV)/.installed
 SGLANG_CPU := tests/sglang_cpu
 SGLANG_PIP = $(SGLANG_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
 	--constraint $(SGLANG_CPU)/constraints.txt
 
-.PHONY: help env demo lab unit test sglang-cpu test-sglang lint bench notebooks clean
+.PHONY: help env demo lab unit test test-oldest sglang-cpu test-sglang lint bench notebooks clean
 
 help:
 	@echo "make demo    a real model answers in the terminal: the whole of it in one run"
 	@echo "make lab     JupyterLab on the first notebook"
 	@echo "make unit    the tests that need no server, kernel, browser or model: a minute"
 	@echo "make test    all tests"
+	@echo "make test-oldest   the tests of the notebook with the oldest versions: IPython 7, ipywidgets 7; Python 3.11"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks, as ratios"
 	@echo "make notebooks   run the notebooks anew and keep their outputs"
-	@echo "make clean   remove .venv, .venv-sglang and the caches of the tools"
+	@echo "make clean   remove .venv, .venv-oldest, .venv-sglang and the caches of the tools"
 	@echo
 	@echo "make sglang-cpu    install SGLang's server for the CPU, into .venv-sglang"
 	@echo "make test-sglang   the tests that need it, and its router"
@@ -72,6 +78,19 @@ unit: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+$(OLDEST_INSTALLED): pyproject.toml constraints-oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "The oldest versions need Python 3.11. Name it: make test-oldest PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(OLDEST_VENV)
+ifneq ($(strip $(TORCH_INDEX)),)
+	$(OLDEST_PIP) --no-deps --index-url "$(TORCH_INDEX)" torch
+endif
+	$(OLDEST_PIP) --editable ".[embedded,frontend,test]"
+	touch $@
+
+test-oldest: $(OLDEST_INSTALLED)
+	$(OLDEST_VENV)/bin/python -m pytest $(OLDEST_TESTS) $(TEST_ARGS)
+
 sglang-cpu: $(SGLANG_INSTALLED)
 
 # Nothing is resolved: the wheel of SGLang asks for CUDA. See the requirements.
@@ -104,4 +123,4 @@ notebooks: $(INSTALLED)
 	sed -i "s#$$HOME/#~/#g" notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST_VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -12,7 +12,7 @@ from nbruntime.generation.answer_html import LIVE_STYLE
 
 
 class Conversation(CardMixin):
-    """Messages between a user and a model; `%%sgl_chat` keeps one in a variable.
+    """Messages between a user and a model; `%%sgl_chat` keeps one in a variable. Its `str` is the transcript.
 
     Parameters
     ----------
@@ -75,6 +75,9 @@ class Conversation(CardMixin):
     def __bool__(self) -> bool:
         return True
 
+    def __str__(self) -> str:
+        return "\n".join(f"{role}: {text}" for role, text in self._lines())
+
     def __repr__(self) -> str:
         return self._card().text()
 
@@ -88,7 +91,7 @@ class Conversation(CardMixin):
             "Conversation",
             state=f"{len(self.turns)} turn" + ("" if len(self.turns) == 1 else "s"),
             body=f"<style>{LIVE_STYLE}</style>{parts}",
-            plain="\n".join(f"{role}: {text}" for role, text in lines),
+            plain=str(self),
         )
 
     def _lines(self) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,11 @@
-"""Small line charts as HTML and SVG: a head with the last value, one or two lines, and their scale."""
+"""Small charts as HTML and SVG: lines with their last value, or a strip of bars, and their scale."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from nbruntime.display.html import escape
 
@@ -74,7 +75,7 @@ def line_chart(
     """
     known = [value for line in lines for value in line.values]
     top = min(nice_ceiling(max([at_least, *known])), max(at_most, at_least))
-    paths = [f'<path d="M0 .5H{WIDTH}M0 {HEIGHT - 0.5}H{WIDTH}" stroke="currentColor" stroke-opacity=".2"/>']
+    paths = []
     for line, stroke in zip(lines, _STROKES, strict=False):
         path = _path(line.points, top, steps, largest_gap)
         if path:
@@ -82,20 +83,53 @@ def line_chart(
                 f'<path class="nbr-accent" d="{path}" stroke="currentColor" stroke-width="1.5"'
                 f' stroke-linejoin="round" stroke-linecap="round"{stroke}/>'
             )
+    # Two lines have their names instead of the label.
+    head = f'<span class="nbr-quiet">{escape(label)}</span>' if len(lines) == 1 else ""
+    return _chart(f"{head}<span>{_figures(lines, figure)}</span>", label, known, top, figure, "".join(paths))
+
+
+def strip_chart(label: str, values: Sequence[float], *, figure: Callable[[float], str]) -> str:
+    """Draw a bar for each value in its order, or the largest of neighbours if they are too many.
+
+    Parameters
+    ----------
+    label : str
+        What is measured.
+    values : sequence of float
+        At least one; none is negative.
+    figure : callable
+        Formats a value.
+    """
+    top = nice_ceiling(max(values))
+    columns = min(len(values), WIDTH // 2)
+    step = WIDTH / columns
+    bounds = [round(len(values) * column / columns) for column in range(columns + 1)]
+    heights = [(HEIGHT - 2) * max(values[start:stop]) / top for start, stop in pairwise(bounds)]
+    path = "".join(
+        f"M{step * (column + 0.5):.1f} {HEIGHT - 0.5}V{HEIGHT - 0.5 - height:.1f}"
+        for column, height in enumerate(heights)
+    )
+    width = min(step * 0.7, 6)
+    bars = f'<path class="nbr-accent" d="{path}" stroke="currentColor" stroke-width="{width:.1f}"/>'
+    return _chart(f'<span class="nbr-quiet">{escape(label)}</span>', label, values, top, figure, bars)
+
+
+def _chart(
+    head: str, label: str, values: Sequence[float], top: float, figure: Callable[[float], str], shapes: str
+) -> str:
+    """Put shapes between the lines of a scale, below a head."""
+    frame = f'<path d="M0 .5H{WIDTH}M0 {HEIGHT - 0.5}H{WIDTH}" stroke="currentColor" stroke-opacity=".2"/>'
     scale = "".join(
         f'<text x="{WIDTH + 4}" y="{y}" fill="currentColor" fill-opacity=".6" font-size="9">'
         f"{escape(figure(value))}</text>"
         for y, value in ((7, top), (HEIGHT, 0.0))
     )
-    # Two lines have their names instead of the label.
-    head = f'<span class="nbr-quiet">{escape(label)}</span>' if len(lines) == 1 else ""
-    description = escape(f"{label}: {_span(known, figure)}")
+    description = escape(f"{label}: {_span(values, figure)}")
     return (
-        f'<div class="nbr-chart"><div class="nbr-chart-head">{head}'
-        f"<span>{_figures(lines, figure)}</span></div>"
+        f'<div class="nbr-chart"><div class="nbr-chart-head">{head}</div>'
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" fill="none" role="img"'
         f' viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{description}"><title>{description}</title>'
-        f"{''.join(paths)}{scale}</svg></div>"
+        f"{frame}{shapes}{scale}</svg></div>"
     )
 
 

@@ -5,14 +5,43 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, ClassVar
 
-from nbruntime.display.cards import Details, table
+from nbruntime.display.cards import Card, CardMixin, Details, table
 from nbruntime.display.html import escape, shortened
 
 SHOWN_AT_MOST = 60  # fields that a search shows
 VALUE_WIDTH = 160  # characters of a value that are shown
 MOST_FIELDS = 2000  # fields that are kept; SGLang has about 600
+
+PAIRS = 6  # fields that the card of a dict shows before it is unfolded
+PAIR_WIDTH = 40  # longest value among them
+
+
+class Fields(CardMixin, dict[str, Any]):
+    """A dict that a server has sent: a notebook shows it as a card, and `print` as a dict.
+
+    Examples
+    --------
+    >>> print(Fields(model_path="tiny", tp_size=1)._card().text())
+    Fields · 2 fields
+      model_path tiny · tp_size 1
+    """
+
+    kind: ClassVar = "Fields"
+
+    def _card(self) -> Card:
+        fields = fields_of(self)
+        return Card(
+            self.kind,
+            state=f"{len(self)} field" + ("" if len(self) == 1 else "s"),
+            pairs=self._pairs(fields),
+            details=[fields_details(fields, "all")] if fields else [],
+        )
+
+    def _pairs(self, fields: Mapping[str, str]) -> list[tuple[str, object]]:
+        short = ((name, value) for name, value in fields.items() if len(value) <= PAIR_WIDTH)
+        return list(islice(short, PAIRS))
 
 
 def fields_of(info: Mapping[str, Any]) -> dict[str, str]:
@@ -67,9 +96,9 @@ def _place(field: tuple[str, str]) -> str:
     return field[0].lstrip("_").lower()
 
 
-def fields_details(fields: Mapping[str, str]) -> Details:
+def fields_details(fields: Mapping[str, str], summary: str = "server info") -> Details:
     """Return all fields as a folded part of a card."""
-    return Details(f"server info, {len(fields)} fields", body=fields_html(fields))
+    return Details(f"{summary}, {len(fields)} fields", body=fields_html(fields))
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Self, Unpack
 
 from nbruntime.chat.chat_template import ChatTemplate
+from nbruntime.display.number_list import as_numbers
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
@@ -187,7 +188,7 @@ class AsyncRuntimeEndpoint(BaseClient):
         tokens: list[int] | list[list[int]] = await self._transport.run(
             operations.tokenize(self._settings, self._capabilities, text, messages, add_special_tokens)
         )
-        return tokens
+        return as_numbers(tokens)
 
     async def detokenize(
         self, tokens: Sequence[int] | Sequence[Sequence[int]], *, skip_special_tokens: bool = True
@@ -211,7 +212,7 @@ class AsyncRuntimeEndpoint(BaseClient):
         vectors: list[float] | list[list[float]] = await limit.run(
             self._transport.run(operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path}))
         )
-        return vectors
+        return as_numbers(vectors)
 
     # Control
 

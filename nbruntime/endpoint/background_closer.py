@@ -78,10 +78,11 @@ class _Worker(threading.Thread):
         self._queue.put(None)
 
 
-_workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
+if "_workers" not in globals():  # else it is a reload, which keeps it
+    _workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
+    atexit.register(lambda: _finish())
 
 
-@atexit.register
 def _finish() -> None:
     """Run the queued actions before the program ends."""
     until = time.monotonic() + EXIT_PATIENCE

@@ -8,6 +8,7 @@ from typing import Any
 
 from nbruntime.display.cards import Card, Tone
 from nbruntime.display.numbers import time_of_day
+from nbruntime.display.server_fields import Fields
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 
@@ -46,6 +47,21 @@ def server_pairs(server_info: Mapping[str, Any]) -> list[tuple[str, object]]:
     if get("max_total_num_tokens"):
         pairs.append(("KV cache", _tokens(get("max_total_num_tokens"))))
     return pairs
+
+
+class ModelInfo(Fields):
+    """What a server says of its model."""
+
+    kind = "Model info"
+
+
+class ServerInfo(Fields):
+    """The configuration and the state of a server."""
+
+    kind = "Server info"
+
+    def _pairs(self, fields: Mapping[str, str]) -> list[tuple[str, object]]:
+        return [("model", model_name(self)), *server_pairs(self)]
 
 
 def endpoint_card(kind: str, settings: Settings, capabilities: ServerCapabilities) -> Card:

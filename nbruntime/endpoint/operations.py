@@ -13,6 +13,7 @@ from typing import Any
 
 from nbruntime.chat.rendering import render_chat
 from nbruntime.endpoint.base_client import checked_path, checked_seconds
+from nbruntime.endpoint.cards import ModelInfo, ServerInfo
 from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, get
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
@@ -86,7 +87,7 @@ def read_model_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any
         if "model_path" not in info:
             raise _not_sglang(answer)
         capabilities.is_old = answer.path == "/get_model_info"
-        capabilities.model_info = info
+        capabilities.model_info = ModelInfo(info)
     return capabilities.model_info
 
 
@@ -94,7 +95,7 @@ def read_server_info(capabilities: ServerCapabilities) -> Operation[dict[str, An
     """Read the configuration and the state of the server."""
     answer = yield from first_served(get("/server_info"), get("/get_server_info"))
     # The answer may be shown in a notebook, and SGLang's own key is among its arguments.
-    capabilities.server_info = without_secrets(_description(answer), answer.settings.secret)
+    capabilities.server_info = ServerInfo(without_secrets(_description(answer), answer.settings.secret))
     return capabilities.server_info
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
 from nbruntime.chat.chat_template import ChatTemplate
+from nbruntime.display.number_list import as_numbers
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
@@ -266,7 +267,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         tokens: list[int] | list[list[int]] = self._transport.run(
             operations.tokenize(self._settings, self._capabilities, text, messages, add_special_tokens)
         )
-        return tokens
+        return as_numbers(tokens)
 
     def detokenize(
         self, tokens: Sequence[int] | Sequence[Sequence[int]], *, skip_special_tokens: bool = True
@@ -308,7 +309,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             vectors: list[float] | list[list[float]] = self._transport.run(
                 operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
             )
-        return vectors
+        return as_numbers(vectors)
 
     # Control
 

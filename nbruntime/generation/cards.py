@@ -9,6 +9,7 @@ from nbruntime.display.cards import Card, Details, Tone, table
 from nbruntime.display.html import escape, shortened
 from nbruntime.display.numbers import duration
 from nbruntime.generation.timings import decode_rate
+from nbruntime.generation.tokens import token_rows
 
 PROMPT_WIDTH = 100
 """Characters of a prompt that a card shows while its details are folded."""
@@ -25,7 +26,7 @@ def generation_card(generation: Any, *, body: str | None = None, state: str = ""
     if isinstance(generation.prompt, str):
         details.append(Details("prompt", text=generation.prompt))
     if generation.tokens:
-        details.append(Details("tokens", rows=_token_rows(generation), heads=True))
+        details.append(Details("tokens", rows=token_rows(generation.tokens), heads=True))
     return Card(
         "Generation",
         state=state or _state(generation),
@@ -112,18 +113,3 @@ def _tone(generation: Any, state: str) -> Tone:
     if state or reason is None:
         return "idle"
     return "bad" if reason.type == "abort" else "good"
-
-
-def _token_rows(generation: Any) -> list[list[object]]:
-    rows: list[list[object]] = [["token", "id", "logprob", "probability"]]
-    for token in generation.tokens:
-        probability = token.probability
-        rows.append(
-            [
-                "" if token.text is None else repr(token.text),
-                token.id,
-                "" if token.logprob is None else f"{token.logprob:.3f}",
-                "" if probability is None else f"{probability:.1%}",
-            ]
-        )
-    return rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FinishReason:
     """Why a generation ended.
 
@@ -26,8 +26,8 @@ class FinishReason:
 
     Examples
     --------
-    >>> str(FinishReason("stop", matched=13))
-    'stop (token 13)'
+    >>> str(FinishReason("stop", matched=13)), FinishReason("stop", matched=13)
+    ('stop (token 13)', FinishReason(type='stop', matched=13))
     """
 
     type: str
@@ -41,6 +41,11 @@ class FinishReason:
         """Read SGLang's object; unknown keys are ignored."""
         known = {item.name: reason[item.name] for item in fields(cls) if reason.get(item.name) is not None}
         return cls(**{"type": "unknown", **known})
+
+    def __repr__(self) -> str:
+        given = [(item.name, getattr(self, item.name)) for item in fields(self)]
+        words = ", ".join(f"{name}={value!r}" for name, value in given if value is not None)
+        return f"{type(self).__name__}({words})"
 
     def __str__(self) -> str:
         match self:

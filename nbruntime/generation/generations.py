@@ -8,7 +8,7 @@ from nbruntime.generation.record import Generation
 
 
 class Generations(CardMixin, list[Generation]):
-    """A list of generations that shows itself as a table.
+    """A list of generations that shows itself as a table; its `str` is their texts, one below the other.
 
     Examples
     --------
@@ -18,6 +18,9 @@ class Generations(CardMixin, list[Generation]):
       [1] four
       new tokens 0
     """
+
+    def __str__(self) -> str:
+        return "\n".join(each.text for each in self)
 
     def __repr__(self) -> str:
         return generations_card(self).text()

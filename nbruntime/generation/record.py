@@ -10,11 +10,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.display.cards import Card, CardMixin
+from nbruntime.display.number_list import Numbers
 from nbruntime.display.numbers import duration, rate
+from nbruntime.display.server_fields import Fields
 from nbruntime.errors import ArgumentTypeError, MissingPackageError
 from nbruntime.generation.finish_reason import FinishReason
 from nbruntime.generation.timings import Timings
-from nbruntime.generation.tokens import Token, read_tokens
+from nbruntime.generation.tokens import Token, Tokens, read_tokens
 from nbruntime.protocol.answers import first_invalid_field
 from nbruntime.protocol.requests import Prompt
 
@@ -37,6 +39,12 @@ SERVER_TIMES = (
 
 _EXCERPT = 76
 """Most characters of the text in a repr."""
+
+
+class MetaInfo(Fields):
+    """The server's own record of a generation."""
+
+    kind = "Meta info"
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +89,8 @@ class Generation(CardMixin):
     prompt_token_ids: list[int] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "meta_info", MetaInfo(self.meta_info))
+        object.__setattr__(self, "output_ids", Numbers(self.output_ids))
         if self.prompt is not None and not isinstance(self.prompt, str):
             object.__setattr__(self, "prompt", tuple(self.prompt))
 
@@ -245,14 +255,14 @@ class Generation(CardMixin):
         return len(self.timings.itl) / decoding if decoding else None
 
     @cached_property
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> Tokens:
         """The generated tokens; with logprobs if the request asked for them."""
         tokens = read_tokens(self.meta_info, "output")
         # With max_new_tokens=0 there is a logprob of a token that was not generated.
-        return tokens[: len(self.output_ids)] if tokens else [Token(token_id) for token_id in self.output_ids]
+        return Tokens(tokens[: len(self.output_ids)] or (Token(token_id) for token_id in self.output_ids))
 
     @cached_property
-    def input_tokens(self) -> list[Token]:
+    def input_tokens(self) -> Tokens:
         """The prompt's tokens with logprobs, from ``logprob_start_len`` on; the first has no logprob."""
         return read_tokens(self.meta_info, "input")
 

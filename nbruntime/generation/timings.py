@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from nbruntime.display.numbers import rate
+from nbruntime.display.cards import Card, CardMixin
+from nbruntime.display.charts import CHART_STYLE, strip_chart
+from nbruntime.display.numbers import duration, rate
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+@dataclass(frozen=True, slots=True, repr=False)
+class Timings(CardMixin):
     """Times of a generation, measured by the client, in seconds.
 
     Parameters
@@ -37,7 +40,8 @@ class Timings:
         Examples
         --------
         >>> Timings.from_arrivals(10.0, [(10.5, 1), (11.0, 2)], 11.0)
-        Timings(total=1.0, ttft=0.5, itl=(0.25, 0.25))
+        Timings
+          TTFT 500 ms · ITL mean 250 ms · p50 250 ms · p99 250 ms · max 250 ms · total 1 s
         """
         itl: list[float] = []
         for (before, _), (now, count) in pairwise(arrivals):
@@ -64,6 +68,32 @@ class Timings:
         times: list[float | None] = [self.ttft] * first
         times += list(accumulate(self.itl, initial=self.ttft))[1:]
         return times[:count]
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _card(self) -> Card:
+        gaps = sorted(self.itl)
+        figures: list[tuple[str, float | None]] = [("TTFT", self.ttft)]
+        if gaps:
+            mean = sum(gaps) / len(gaps)
+            figures += [("ITL mean", mean), ("p50", _quantile(gaps, 0.5)), ("p99", _quantile(gaps, 0.99))]
+            figures.append(("max", gaps[-1]))
+        figures.append(("total", self.total))
+        pairs = [(label, None if value is None else duration(value)) for label, value in figures]
+        label = "ITL, token by token"
+        strip = strip_chart(label, self.itl, figure=duration) if len(gaps) >= FEWEST_INTERVALS else ""
+        return Card(
+            "Timings",
+            state="" if any(value for _, value in pairs) else "nothing measured",
+            pairs=pairs,
+            body=strip and f'<style>{CHART_STYLE}</style><div class="nbr-charts">{strip}</div>',
+        )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least a share of all do not exceed."""
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 FEWEST_INTERVALS = 3

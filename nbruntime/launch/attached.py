@@ -41,7 +41,7 @@ class AttachedServer(Server):
             self.wait_until_gone(registry.CLEAR_SECONDS)
 
 
-_ends: dict[tuple[int, ProcessId], ExitNotifier] = {}
+_ends: dict[tuple[int, ProcessId], ExitNotifier] = globals().get("_ends", {})  # kept by a reload
 """Notifiers by this process's pid, since a fork has none of its threads, and by supervisor."""
 
 

@@ -363,5 +363,5 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
     return repr(values[name]) if name in values else "not given"
 
 
-_turns: dict[str, threading.RLock] = {}
+_turns: dict[str, threading.RLock] = globals().get("_turns", {})  # kept by a reload
 """Locks that let one thread at a time find or start a server."""

@@ -101,7 +101,9 @@ class _Handle:
             self.process.stdin.flush()
 
 
-_running: set[_Handle] = set()
+if "_running" not in globals():  # else it is a reload, which keeps it
+    _running: set[_Handle] = set()
+    atexit.register(lambda: _stop_all())
 """Servers of this process that may still run."""
 
 
@@ -135,9 +137,6 @@ def _stop_all() -> None:
     for handle in handles:
         with contextlib.suppress(subprocess.TimeoutExpired):
             handle.process.wait(max(0.0, deadline - time.monotonic()))
-
-
-atexit.register(_stop_all)
 
 
 def _maskable(secrets: Sequence[str]) -> list[str]:

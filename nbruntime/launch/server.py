@@ -177,7 +177,8 @@ def _shown(data: bytes) -> list[str]:
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
 
 
-_open_servers: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
+if "_open_servers" not in globals():  # else it is a reload, which keeps it
+    _open_servers: weakref.WeakValueDictionary[str, Server] = weakref.WeakValueDictionary()
 """The `Server` objects of this process, by the servers' folders."""
 
 

@@ -23,26 +23,34 @@ def load(shell: InteractiveShell) -> None:
     if _loaded(shell) is not None:
         return
     from nbruntime.notebook.magics.completion import MagicCompleter
+    from nbruntime.notebook.magics.ipython_completer import add_matcher, remove_matcher
     from nbruntime.notebook.magics.sgl_magics import SglMagics
 
     magics = SglMagics(shell)
+    undo = magics.undo.callback
+    undo(magics.forget_result)
     shell.register_magics(magics)
+    undo(_remove_magics, shell, magics)
     if shell.Completer is not None:
-        completer = MagicCompleter(_parsers(magics), magics.servers, shell)
-        shell.Completer.custom_matchers.append(completer.matcher)
+        add_matcher(shell.Completer, MagicCompleter(_parsers(magics), magics.servers, shell).complete)
+        undo(remove_matcher, shell.Completer)
     for formatter, show in _formatters(shell):
         formatter.for_type_by_name(*_PROGRAM_STATE, show)
+        undo(formatter.pop, ".".join(_PROGRAM_STATE), None)
     for event, function in _EVENTS.items():
         shell.events.register(event, function)
+        undo(shell.events.unregister, event, function)
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Undo `load`; servers keep running, and the user's variables stay."""
+    """Undo `load`, also after a reload of modules; servers, settings and the user's variables stay."""
     magics = _loaded(shell)
-    if magics is None:
-        return
-    from nbruntime.notebook.magics.completion import MATCHER
+    if magics is not None:
+        magics.keep_settings()
+        magics.undo.close()
 
+
+def _remove_magics(shell: InteractiveShell, magics: SglMagics) -> None:
     manager = shell.magics_manager
     for kind, own in magics.magics.items():
         for name, function in own.items():
@@ -51,14 +59,6 @@ def unload(shell: InteractiveShell) -> None:
     manager.registry.pop(type(magics).__name__, None)
     if magics in shell.configurables:
         shell.configurables.remove(magics)
-    if shell.Completer is not None:
-        matchers = shell.Completer.custom_matchers
-        matchers[:] = [each for each in matchers if getattr(each, "matcher_identifier", "") != MATCHER]
-    for event, function in _EVENTS.items():
-        shell.events.unregister(event, function)
-    for formatter, _ in _formatters(shell):
-        formatter.pop(".".join(_PROGRAM_STATE), None)
-    magics.forget_result()
 
 
 def _watch_programs(info: Any) -> None:

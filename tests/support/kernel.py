@@ -68,6 +68,7 @@ class FrontEnd:
     def start(self, code: str, cell: str = "cell") -> str:
         """Start a cell, as JupyterLab does, and give the id of the request."""
         content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        content["stop_on_error"] = False  # ipykernel 6.17 may refuse the cell after one that failed
         message = self.client.session.msg("execute_request", content, metadata={"cellId": cell})
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])

@@ -12,6 +12,9 @@ from ipywidgets.widgets import widget as widgets
 THREADS = {f"nbruntime-{name}" for name in ("read", "draw", "stop", "panel", "panel-action", "launch")}
 """Of the notebook's floor; those of clients end with them."""
 
+OPEN_WIDGETS = widgets._instances if hasattr(widgets, "_instances") else widgets.Widget.widgets
+"""By their models' ids; the second is that of ipywidgets 7."""
+
 PATIENCE = 10.0
 """Seconds that all of them together may take to end."""
 
@@ -19,9 +22,9 @@ PATIENCE = 10.0
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
     """Fail if a widget was opened and not closed, or if a thread of nbruntime does not end."""
-    before, threads_before = set(widgets._instances), set(threading.enumerate())
+    before, threads_before = set(OPEN_WIDGETS), set(threading.enumerate())
     yield
-    left = [widgets._instances[model] for model in set(widgets._instances) - before]
+    left = [OPEN_WIDGETS[model] for model in set(OPEN_WIDGETS) - before]
     for widget in left:
         widget.close()  # else what a failed test has left would run on through all others
     deadline = time.monotonic() + PATIENCE

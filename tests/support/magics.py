@@ -8,6 +8,7 @@ import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
+from nbruntime.notebook.magics.base import kept_by
 from support.ipython_shell import failure
 from support.scripted_server import Asked, Reply, ScriptedServer, answer, cumulative, stream
 
@@ -41,3 +42,8 @@ def usage_error(shell: InteractiveShell, code: str, capsys: pytest.CaptureFixtur
     assert shown.err == f"UsageError: {error}\n"
     assert "Traceback" not in shown.out + shown.err
     return str(error)
+
+
+def named_servers(shell: InteractiveShell) -> dict[str, Any]:
+    """The servers of `%sgl_launch` and `%sgl_connect` in a shell."""
+    return kept_by(shell)["servers"]

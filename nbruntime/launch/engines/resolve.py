@@ -57,7 +57,7 @@ def resolve_engine(
     return EmbeddedServerKind(sys.executable, why=found["why"])
 
 
-EXTRA_ENGINES: dict[str, type[ServerKind]] = {}
+EXTRA_ENGINES: dict[str, type[ServerKind]] = globals().get("EXTRA_ENGINES", {})  # kept by a reload
 """Further kinds of server by name; the tests put theirs here."""
 
 

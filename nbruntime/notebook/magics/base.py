@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,17 @@ from traitlets.config import Configurable
 
 from nbruntime.display.html import visible
 from nbruntime.errors import NbruntimeError
+from nbruntime.launch.holders import PLACES
 from nbruntime.notebook.magics.known_servers import KnownServers
 from nbruntime.notebook.magics.options import VIEWS
 from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, DRAWS_PER_SECOND
 from nbruntime.protocol.requests import build_generate_request
+
+
+def kept_by(shell: Any) -> dict[str, dict[str, Any]]:
+    """Return what outlives a reload of the extension: the names of servers, and settings."""
+    kept: dict[str, dict[str, Any]] = shell.meta.setdefault("nbruntime", {"servers": {}, "settings": {}})
+    return kept
 
 
 class MagicsBase(Magics, Configurable):  # type: ignore[misc]
@@ -42,7 +49,20 @@ class MagicsBase(Magics, Configurable):  # type: ignore[misc]
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell=shell)
-        self.servers = KnownServers(lambda: self.shell.user_ns)
+        kept = kept_by(shell)
+        PLACES["%sgl_launch --name"] = kept["servers"]
+        self.servers = KnownServers(kept["servers"], lambda: self.shell.user_ns)
+        for name, value in kept["settings"].items():
+            setattr(self, name, value)
+        self.undo = ExitStack()  # removes what the extension has registered
+
+    def keep_settings(self) -> None:
+        """Keep changed settings for the next load of the extension."""
+        kept_by(self.shell)["settings"] = {
+            name: value
+            for name, trait in self.traits(config=True).items()
+            if (value := getattr(self, name)) != trait.default()
+        }
 
     @validate("sampling")
     def _check_sampling(self, proposal: Any) -> dict[str, Any]:

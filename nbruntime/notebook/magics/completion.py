@@ -7,20 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.completer import SimpleCompletion, context_matcher
-
 from nbruntime.notebook.magics.launch_line import server_options
 from nbruntime.notebook.magics.options import option_names
 
 if TYPE_CHECKING:
-    from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.core.magic_arguments import MagicArgumentParser
 
     from nbruntime.notebook.magics.known_servers import KnownServers
-
-MATCHER = "nbruntime.magics"
-"""Identifier of the matcher in IPython's completer."""
 
 _LINE = re.compile(r"(?:^|=)\s*(?P<magic>%{1,2}sgl_\w+)\s+(?P<rest>.*)$", re.DOTALL)
 
@@ -34,28 +28,19 @@ class MagicCompleter:
         self._parsers = parsers
         self._servers = servers
         self._shell = shell
-        # IPython sets attributes on a matcher, which a bound method cannot have.
-        self.matcher = context_matcher(identifier=MATCHER, priority=100)(
-            lambda context: self._complete(context)
-        )
 
-    def _complete(self, context: CompletionContext) -> SimpleMatcherResult:
-        found = _LINE.search(context.text_until_cursor)
+    def complete(self, line: str) -> tuple[str, list[str]] | None:
+        """Return the word at the end of a line and its completions; None if the line has no magic of ours."""
+        found = _LINE.search(line)
         if found is None or (parser := self._parsers.get(found["magic"])) is None:
-            return {"completions": []}
+            return None
         *before, fragment = re.split(r"\s+", found["rest"])
         if fragment.startswith("--") and "=" in fragment:
             option, _, fragment = fragment.partition("=")
             before.append(option)
         is_option = fragment.startswith("-")
         choices = self._options(parser) if is_option else self._values(parser, before, fragment)
-        return {
-            "completions": [
-                SimpleCompletion(choice, type="magic") for choice in choices if choice.startswith(fragment)
-            ],
-            "matched_fragment": fragment,
-            "suppress": True,
-        }
+        return fragment, [choice for choice in choices if choice.startswith(fragment)]
 
     def _options(self, parser: MagicArgumentParser) -> list[str]:
         names = [name for name in option_names(parser) if name.startswith("--")]

@@ -12,6 +12,7 @@ from IPython.core.magic_arguments import argument, argument_group
 
 from nbruntime.errors import GenerationError
 from nbruntime.notebook.magics.base import MagicsBase
+from nbruntime.notebook.magics.classes import is_of
 from nbruntime.notebook.magics.options import (
     ANSWER,
     PROMPT,
@@ -119,12 +120,12 @@ class GenerationMagics(MagicsBase):
         talk = self.shell.user_ns.get(name)
         if talk is None:
             return Conversation()
-        if not isinstance(talk, Conversation):
+        if not is_of(talk, "nbruntime.chat.conversation.Conversation"):
             raise UsageError(
                 f"The variable {name} is a {type(talk).__name__}, not a conversation.\n"
                 "Give another name: --conversation NAME."
             )
-        return Conversation(talk.system) if anew else talk
+        return Conversation(talk.system) if anew else cast("Conversation", talk)
 
     def _answer(self, arguments: Namespace, names: Mapping[str, Any], prompt: Any, keep: Keep) -> None:
         """Send the request, show the answer, and keep what was received of it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from nbruntime.errors import ServerConnectionError
-from nbruntime.launch.holders import PLACES
 from nbruntime.launch.phases import ENDED_PHASES
+from nbruntime.notebook.magics.classes import is_of
 from nbruntime.protocol.nearest_names import nearest_name
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 HOW_TO_GET_ONE = "%sgl_launch starts one, and %sgl_connect URL connects to one that runs."
 
-_named: dict[str, Runtime | RuntimeEndpoint] = {}
-# A module variable, since servers outlive a reload of the extension.
-PLACES["%sgl_launch --name"] = _named
+
+_RUNTIME = "nbruntime.runtime.runtime.Runtime"
+_ENDPOINT = "nbruntime.endpoint.runtime_endpoint.RuntimeEndpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +70,25 @@ class KnownServer:
 
 
 class KnownServers:
-    """Servers that ``--endpoint NAME`` can name: of `%sgl_launch`, `%sgl_connect` and variables."""
+    """Servers that ``--endpoint NAME`` can name: of `%sgl_launch`, `%sgl_connect` and variables.
 
-    def __init__(self, variables: Callable[[], Mapping[str, Any]]) -> None:
+    Parameters
+    ----------
+    named : dict
+        Where the named ones are kept.
+    variables : callable
+        Returns the user's variables.
+    """
+
+    def __init__(
+        self, named: dict[str, Runtime | RuntimeEndpoint], variables: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._named = named
         self._variables = variables
 
     def add(self, name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
         """Add a server in place of one of the same name, unless that runs and belongs to this session."""
-        known, before = _known(name, server), _running_here(name)
+        known, before = _known(name, server), self._running_here(name)
         if known.runtime is None and before is not None:
             if before.url == known.url:
                 return before
@@ -86,14 +96,14 @@ class KnownServers:
                 f"{name} is a server that was launched here; removing its name would stop it.\n"
                 f"Give another name with --name, or stop the server first: %sgl_stop {name}."
             )
-        _named[name] = server
+        self._named[name] = server
         return known
 
     def forget_ended(self, urls: Container[str]) -> None:
         """Remove the names of servers that have ended, and of servers with the given URLs."""
         for known in self._with_names():
             if known.url in urls or known.state in ENDED_PHASES:
-                del _named[known.name]
+                del self._named[known.name]
 
     def all(self) -> list[KnownServer]:
         """Return every server once: running ones first, then named ones."""
@@ -163,28 +173,25 @@ class KnownServers:
         return sorted(known, key=lambda each: each.state in ENDED_PHASES)
 
     def _with_names(self) -> Iterable[KnownServer]:
-        return [_known(name, server) for name, server in _named.items()]
+        return [_known(name, server) for name, server in self._named.items()]
 
     def _in_variables(self) -> Iterable[KnownServer]:
-        # A class that was never imported has no instances.
-        homes = (("nbruntime.runtime", "Runtime"), ("nbruntime.endpoint.runtime_endpoint", "RuntimeEndpoint"))
-        kinds = tuple(getattr(sys.modules[home], kind) for home, kind in homes if home in sys.modules)
         return [
             _known(name, value)
             for name, value in list(self._variables().items())
-            if not name.startswith("_") and isinstance(value, kinds)
+            if not name.startswith("_") and is_of(value, _RUNTIME, _ENDPOINT)
         ]
+
+    def _running_here(self, name: str) -> KnownServer | None:
+        """Return the running server of this name that the session owns."""
+        known = _known(name, self._named[name]) if name in self._named else None
+        owned = known is not None and known.runtime is not None and known.state not in ENDED_PHASES
+        return known if owned else None
 
 
 def _known(name: str, server: Runtime | RuntimeEndpoint) -> KnownServer:
     client: RuntimeEndpoint | None = getattr(server, "endpoint", None)
     return KnownServer(name, server) if client is None else KnownServer(name, client, server)  # type: ignore[arg-type]
-
-
-def _running_here(name: str) -> KnownServer | None:
-    """Return the running server of this name that the session owns."""
-    known = _known(name, _named[name]) if name in _named else None
-    return None if known is None or known.runtime is None or known.state in ENDED_PHASES else known
 
 
 def _elsewhere() -> list[ServerInfo]:

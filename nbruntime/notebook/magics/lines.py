@@ -15,6 +15,8 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.utils.text import DollarFormatter
 
+from nbruntime.notebook.magics.texts import text_of
+
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\{[^{}]*\}|[^\s"'])+""")
 _PIECE = re.compile(r""""([^"]*)"|'([^']*)'|(\{[^{}]*\}|[^"'])""")
 _OPTION = re.compile(r"--?[A-Za-z][^=]*")
@@ -77,6 +79,16 @@ def _is_auto(part: Part) -> bool:
     return part.option == "--api-key" and part.values[:1] == ["auto"]
 
 
+class _Expansion(DollarFormatter):  # type: ignore[misc]
+    """Expands the variables of a value on the line by their texts."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def format_field(self, value: Any, _spec: str) -> str:
+        return text_of(value, self._value.strip("{}$"))
+
+
 def _value(word: str, names: Mapping[str, Any]) -> str:
     """Remove the quotes of a word, and expand its variables."""
     pieces = list(_PIECE.finditer(word))
@@ -89,6 +101,8 @@ def _value(word: str, names: Mapping[str, Any]) -> str:
             )
     text = "".join(piece[piece.lastindex or 0] for piece in pieces)
     try:
-        return str(DollarFormatter().vformat(_QUANTIFIER.sub(r"{{\1}}", text), args=[], kwargs=names))
+        return str(_Expansion(text).vformat(_QUANTIFIER.sub(r"{{\1}}", text), args=[], kwargs=names))
+    except UsageError:
+        raise
     except Exception:  # noqa: BLE001 - like IPython: a failing expression is literal text
         return text

@@ -149,6 +149,7 @@ def magic(
                 arguments.server_arguments = others
                 return method(self, arguments, names, *cell)
 
+        del run.__wrapped__  # IPython 7 would take its signature for this one
         name = f"{'%' * (kind == 'cell')}{method.__name__}"
         made: Any = run
         for option in reversed(options):

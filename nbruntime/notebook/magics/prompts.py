@@ -11,13 +11,14 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from nbruntime.notebook.magics.texts import text_of
 from nbruntime.protocol.nearest_names import nearest_name
 
 _PLACE = re.compile(r"\{\{\s*([^\s{}]+)\s*\}\}")
 
 
 def fill_template(text: str, names: Mapping[str, Any]) -> str:
-    """Replace each ``{{name}}`` by its value; all other braces stay as they are.
+    """Replace each ``{{name}}`` by the text of its value; all other braces stay as they are.
 
     Examples
     --------
@@ -33,7 +34,8 @@ def fill_template(text: str, names: Mapping[str, Any]) -> str:
         hint = " ".join(near) or "Give them a value in a cell before this one."
         what = "variable" if len(missing) == 1 else "variables"
         raise UsageError(f"Undefined template {what}: {', '.join(missing)}.\n{hint}")
-    return _PLACE.sub(lambda place: str(names[name]) if (name := _name_in(place)) else place[0], text)
+    values = {name: text_of(names[name], name) for name in places}
+    return _PLACE.sub(lambda place: values[name] if (name := _name_in(place)) else place[0], text)
 
 
 def read_schema(given: str, names: Mapping[str, Any]) -> Any:
@@ -46,6 +48,8 @@ def read_schema(given: str, names: Mapping[str, Any]) -> Any:
             f"The variable {given} is a {type(value).__name__}, not a schema.\n"
             "It may be a dict, JSON text, or a pydantic model."
         )
+    if given.lstrip().startswith("{"):  # the {variable} is expanded already
+        return _json_text("The JSON schema", given)
     path = Path(given).expanduser()
     if not path.is_file():
         near = _near(given, names)
@@ -53,11 +57,14 @@ def read_schema(given: str, names: Mapping[str, Any]) -> Any:
             f"Did you mean {near}?" if near else "Give the name of a variable or of a file with the schema."
         )
         raise UsageError(f"There is no variable and no file {given!r}.\n{hint}")
-    text = path.read_text(encoding="utf-8")
+    return _json_text(given, path.read_text(encoding="utf-8"))
+
+
+def _json_text(name: str, text: str) -> str:
     try:
         json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{given} is not JSON: {error}.\nIt must hold a JSON schema.") from None
+        raise UsageError(f"{name} is not JSON: {error}.\nIt must hold a JSON schema.") from None
     return text
 
 

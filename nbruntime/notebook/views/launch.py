@@ -112,14 +112,14 @@ class LaunchView:
             return
         # ipywidgets is slow to import.
         from nbruntime.notebook.views.live_outputs import LiveOutputs
-        from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
+        from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit, widget_bundle
 
         self._kit = kit = WidgetKit()
         head, log = kit.html(self.live_card().inner_html()), kit.html()
         style = kit.html(f"<style>{STYLE}{PARTS_STYLE}{LAUNCH_STYLE}</style>")
         self._box = box = kit.box([style, head, *kit.folded("log", log)])
         box._dom_classes = (*CLASSES, PARTS, "nbr-launch")
-        bundle = box._repr_mimebundle_() | self.live_card().mimebundle()
+        bundle = widget_bundle(box) | self.live_card().mimebundle()
         self._outputs = outputs = LiveOutputs()
         outputs.show(bundle)
         while not self._over.wait(DRAW_SECONDS):

@@ -52,20 +52,18 @@ def stop_when_run_again(view: Stoppable) -> None:
     if name is None:
         return
     shell = get_ipython()
-    if _watched.get("shell") is not shell:
+    running = shell.meta.get("nbruntime_views")  # outlives a reload of this module
+    if running is None:
+        running = shell.meta["nbruntime_views"] = {}
         shell.events.register("pre_run_cell", _before_cell)
-        _watched["shell"] = shell
-    _running.setdefault(name, weakref.WeakSet()).add(view)
-
-
-_watched: dict[str, Any] = {}
-_running: dict[str, weakref.WeakSet[Stoppable]] = {}
+    running.setdefault(name, weakref.WeakSet()).add(view)
 
 
 def _before_cell(_info: Any) -> None:
+    running = get_ipython().meta["nbruntime_views"]
     name, deleted = _current_cell()
     for each in (*([] if name is None else [name]), *deleted):
-        for view in _running.pop(each, ()):
+        for view in running.pop(each, ()):
             view.stop()
 
 

@@ -25,7 +25,7 @@ from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, check_range
 from nbruntime.notebook.views.live_outputs import LiveOutputs
 from nbruntime.notebook.views.output_context import OutputContext, stop_when_run_again
 from nbruntime.notebook.views.panel_actions import ServerActions
-from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, WidgetKit
+from nbruntime.notebook.views.widgets import PARTS, PARTS_STYLE, ViewBox, WidgetKit, widget_bundle
 from nbruntime.profiling.monitor import ServerMonitor
 from nbruntime.profiling.monitor_card import (
     chart_note,
@@ -70,7 +70,7 @@ border-bottom:1px solid var(--jp-border-color1,rgba(128,128,128,.5))}
 """.strip().replace("\n", "")
 
 
-class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
+class ServerPanel(ViewBox):
     """A live panel of one server.
 
     Display it, or place it in a layout of your own. It survives the server's death, and continues when the
@@ -164,7 +164,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
         """Return the live panel, and its current content as text and HTML."""
-        bundle = {} if self._closed else super()._repr_mimebundle_()
+        bundle = {} if self._closed else widget_bundle(self)
         bundle |= self.card().mimebundle()
         kept = set(bundle if include is None else include) - set(exclude or ())
         return {mime: form for mime, form in bundle.items() if mime in kept}
@@ -312,7 +312,6 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         super().close()
         self._kit.close()
         self._frozen = False
-        self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets sets it to None
 
     def _close_by_button(self) -> None:
         """Close the panel; front ends have said how often they show it."""

@@ -109,7 +109,7 @@ class ProgramView:
     def _begin(self) -> None:
         # ipywidgets is slow to import.
         from nbruntime.notebook.views.live_outputs import LiveOutputs
-        from nbruntime.notebook.views.widgets import WidgetKit
+        from nbruntime.notebook.views.widgets import WidgetKit, widget_bundle
 
         self._kit = kit = WidgetKit()
         self._title, self._done, self._tail = kit.html(), kit.html(), kit.html()
@@ -119,7 +119,7 @@ class ProgramView:
         self._box.add_class("nbr")
         self._box.add_class("nbr-program")
         self._draw()
-        bundle = self._box._repr_mimebundle_() | self.card().mimebundle()
+        bundle = widget_bundle(self._box) | self.card().mimebundle()
         self._outputs = LiveOutputs()
         self._output_context.run(self._outputs.show, bundle)
 

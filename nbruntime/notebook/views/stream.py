@@ -26,7 +26,7 @@ from nbruntime.notebook.views.draw_rate import DRAW_LIMITS, DRAWS_PER_SECOND, ch
 from nbruntime.notebook.views.live_outputs import LiveOutputs
 from nbruntime.notebook.views.output_context import stop_when_run_again
 from nbruntime.notebook.views.stream_reader import StreamReader
-from nbruntime.notebook.views.widgets import WidgetKit
+from nbruntime.notebook.views.widgets import ViewBox, WidgetKit, widget_bundle
 from nbruntime.protocol.deltas import Delta
 
 FAST_TEXT = 1200
@@ -44,7 +44,7 @@ def next_pause(drawn: int, pause: float, interval: float) -> float:
     return interval * (2 if drawn > FAST_TEXT * pause else 1)
 
 
-class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
+class StreamView(StreamReader, ViewBox):
     """A widget that shows a generation while it runs.
 
     `show` displays it in the cell; `start` runs it in a layout of your own. A view that does not block has a
@@ -166,7 +166,7 @@ class StreamView(StreamReader, ipywidgets.VBox):  # type: ignore[misc]
             if self._done.is_set():
                 show(self._final_bundle())
                 return
-            live = super()._repr_mimebundle_() | {"text/plain": WITHOUT_WIDGETS}
+            live = widget_bundle(self) | {"text/plain": WITHOUT_WIDGETS}
             show(live)
 
     def _print(self, *, block: bool) -> Generation | list[Generation] | None:

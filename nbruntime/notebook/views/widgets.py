@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import ipywidgets
-from ipywidgets.widgets.widget_string import HTMLStyle
 
 from nbruntime.display.html import escape
 
@@ -22,6 +21,22 @@ font-size:inherit}
 """A fold is constant HTML, so it stays open or closed as the reader left it; the folded widget follows it."""
 
 
+def widget_bundle(widget: Any) -> dict[str, Any]:
+    """Return the output that shows a widget; only ipywidgets 8 has a method for it."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return {"application/vnd.jupyter.widget-view+json": view}
+
+
+class ViewBox(ipywidgets.VBox):  # type: ignore[misc]
+    """A vertical box that can still be displayed after it was closed."""
+
+    def close(self) -> None:
+        """Close the widget, and keep the methods that show it, which ipywidgets sets to None."""
+        super().close()
+        for method in ("_ipython_display_", "_repr_mimebundle_"):
+            self.__dict__.pop(method, None)
+
+
 class WidgetKit:
     """Makes the widgets of a view, and closes them together.
 
@@ -31,7 +46,7 @@ class WidgetKit:
     def __init__(self) -> None:
         self._made: list[Any] = []
         self.layout = self.keep(ipywidgets.Layout())
-        self._style = self.keep(HTMLStyle())
+        self._style = self.keep(ipywidgets.HTML.style.klass())  # ipywidgets 7 has no HTMLStyle
 
     def keep(self, widget: Any) -> Any:
         """Register a widget to be closed with the others, including its layout and style."""

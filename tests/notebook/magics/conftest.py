@@ -11,10 +11,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from support import fake_engine
 from support.ipython_shell import notebook_shell, run
 from support.kernel import Kernel
-from support.magics import story
+from support.magics import named_servers, story
 from support.scripted_server import Reply, ScriptedServer
 
-from nbruntime.notebook.magics import known_servers
 from nbruntime.runtime import Runtime
 
 
@@ -26,10 +25,6 @@ def isolated_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.chdir(tmp_path)
     with fake_engine.installed():
         yield
-        for server in known_servers._named.values():
-            if isinstance(server, Runtime):
-                server.shutdown()
-        known_servers._named.clear()
 
 
 @pytest.fixture
@@ -37,6 +32,9 @@ def shell(tmp_path: Path) -> Iterator[InteractiveShell]:
     with notebook_shell(tmp_path) as made:
         run(made, "%load_ext nbruntime")
         yield made
+        for server in named_servers(made).values():
+            if isinstance(server, Runtime):
+                server.shutdown()
         run(made, "%unload_ext nbruntime")
 
 

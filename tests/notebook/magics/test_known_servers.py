@@ -7,11 +7,10 @@ from xml.etree import ElementTree
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from support.ipython_shell import run
-from support.magics import story, usage_error
+from support.magics import named_servers, story, usage_error
 from support.scripted_server import Reply, ScriptedServer
 
 from nbruntime.endpoint import RuntimeEndpoint
-from nbruntime.notebook.magics import known_servers
 
 
 def test_without_a_server(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +61,7 @@ def test_choose_one_of_several_servers(
 def test_connecting_again_keeps_the_name(connected: InteractiveShell, server: ScriptedServer) -> None:
     run(connected, f"%sgl_connect {server.url}")
     run(connected, f"%sgl_connect {server.url}/")
-    assert list(known_servers._named) == ["main"]
+    assert list(named_servers(connected)) == ["main"]
 
 
 def test_servers_outlive_a_reload(connected: InteractiveShell, server: ScriptedServer) -> None:

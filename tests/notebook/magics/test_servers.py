@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from support.fake_engine import run_elsewhere
 from support.ipython_shell import completions, failure, run
-from support.magics import usage_error
+from support.magics import named_servers, usage_error
 from support.scripted_server import ScriptedServer
 
 from nbruntime import errors
@@ -117,7 +117,7 @@ def test_stop_all(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert "one" in shown
     assert "two" in shown
-    assert known_servers._named == {}
+    assert named_servers(shell) == {}
     assert isinstance(failure(shell, "%sgl_stop one"), errors.ArgumentValueError)
 
 
@@ -174,17 +174,17 @@ def test_connecting_does_not_stop_a_server_of_the_same_name(
     shell: InteractiveShell, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(shell, "%sgl_launch --engine fake --name one")
-    runtime = known_servers._named["one"]
+    runtime = named_servers(shell)["one"]
     assert isinstance(runtime, Runtime)
     run(shell, f"%sgl_connect {runtime.url}")
     run(shell, f"%sgl_connect {runtime.url} --name one")
-    assert known_servers._named == {"one": runtime}
+    assert named_servers(shell) == {"one": runtime}
     error = usage_error(shell, f"%sgl_connect {server.url} --name one", capsys)
     assert "%sgl_stop one" in error
-    assert (runtime.phase, known_servers._named["one"]) == ("ready", runtime)
+    assert (runtime.phase, named_servers(shell)["one"]) == ("ready", runtime)
     runtime.shutdown()
     run(shell, f"%sgl_connect {server.url} --name one")
-    assert isinstance(known_servers._named["one"], RuntimeEndpoint)
+    assert isinstance(named_servers(shell)["one"], RuntimeEndpoint)
 
 
 def test_a_server_of_another_kernel(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +198,7 @@ def test_a_server_of_another_kernel(shell: InteractiveShell, capsys: pytest.Capt
         assert "Ended: elsewhere." in capsys.readouterr().out
         assert runtime.phase in known_servers.ENDED_PHASES
     assert run(shell, "%config SglMagics.endpoint") == ""
-    assert known_servers._named == {}
+    assert named_servers(shell) == {}
 
 
 def test_follow_ends_with_the_server(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

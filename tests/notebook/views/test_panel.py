@@ -19,6 +19,7 @@ from support.cell import Cell
 from support.fake_engine import await_true, installed
 from support.html_checks import HOSTILE, checked, parsed
 from support.leftovers import nothing_left_behind
+from support.recording_comm import Messages, record_comms
 from support.scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer
 from support.sglang_records import RECORDS
 
@@ -96,17 +97,9 @@ def text(widget: Any) -> str:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def sent(monkeypatch: pytest.MonkeyPatch) -> Messages:
     """The messages that widgets send."""
-    messages: list[str] = []
-    send = ipywidgets.Widget._send
-
-    def keep(widget: Any, message: Any, buffers: Any = None) -> None:
-        messages.append(json.dumps(message, default=str))
-        send(widget, message, buffers)
-
-    monkeypatch.setattr(ipywidgets.Widget, "_send", keep)
-    return messages
+    return record_comms(monkeypatch)
 
 
 # What it shows
@@ -245,13 +238,15 @@ def test_hostile_fields_are_escaped(panel: ServerPanel, server: Server) -> None:
     assert matching({"a": HOSTILE}, "onerror")
 
 
-def test_the_key_is_never_shown(sent: list[str]) -> None:
+def test_the_key_is_never_shown(sent: Messages) -> None:
     with Server(api_key="sk-hidden") as server:
         server.on("/server_info", Reply(json={"note": "the key is sk-hidden", "tp_size": 1}))
         made = ServerPanel(RuntimeEndpoint(server.url, api_key="sk-hidden"))
         look(made)
         assert made.monitor.gone_since is None
-        everything = html(made) + "".join(sent) + checked(made._repr_mimebundle_()) + repr(vars(made.monitor))
+        everything = (
+            html(made) + json.dumps(sent) + checked(made._repr_mimebundle_()) + repr(vars(made.monitor))
+        )
         assert "sk-hidden" not in everything
         made.close()
 
@@ -351,7 +346,7 @@ def test_polls_keep_their_interval(server: Server) -> None:
 
 
 def test_only_changes_are_sent(
-    panel: ServerPanel, server: Server, sent: list[str], monkeypatch: pytest.MonkeyPatch
+    sent: Messages, panel: ServerPanel, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(step=panel.monitor.interval)
     now = 0.0
@@ -370,9 +365,9 @@ def test_only_changes_are_sent(
     assert sent == [], "an idle server"
     server.load["num_running_reqs"] = 4
     look_once()
-    print(f"a change of one chart: {len(sent)} messages, {sum(map(len, sent))} bytes")
+    print(f"a change of one chart: {len(sent)} messages, {len(json.dumps(sent))} bytes")
     assert len(sent) == 1
-    assert len(sent[0]) < 3000
+    assert len(json.dumps(sent)) < 3000
 
 
 def test_history_is_bounded() -> None:

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from xml.etree import ElementTree
 
-import comm
 import nbformat
 import pytest
-from comm.base_comm import BaseComm
 from hypothesis import given
 from hypothesis import strategies as st
 from nbconvert import HTMLExporter, MarkdownExporter
@@ -22,6 +20,7 @@ from support.cell import Cell
 from support.fake_engine import await_true
 from support.html_checks import DANGEROUS
 from support.leftovers import nothing_left_behind
+from support.recording_comm import Messages, record_comms
 from support.scripted_server import CUT, ScriptedServer, Wait, answer, cumulative, stream
 
 from nbruntime import RuntimeEndpoint
@@ -48,8 +47,8 @@ MESSAGE_BYTES = 600
 class Sent:
     """What widgets sent to a front end."""
 
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, dict[str, Any]]] = []
+    def __init__(self, messages: Messages) -> None:
+        self.messages = messages
 
     def values(self) -> list[str]:
         states = [data["state"] for kind, data in self.messages if kind == "comm_msg" and "state" in data]
@@ -59,14 +58,7 @@ class Sent:
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     """Stand in for the front end."""
-    record = Sent()
-
-    class RecordingComm(BaseComm):
-        def publish_msg(self, msg_type: str, data: Any = None, *_: Any, **__: Any) -> None:
-            record.messages.append((msg_type, json.loads(json.dumps(data or {}))))
-
-    monkeypatch.setattr(comm, "create_comm", RecordingComm)
-    return record
+    return Sent(record_comms(monkeypatch))
 
 
 @pytest.fixture
