@@ -494,7 +494,7 @@ def test_running_the_cell_again_closes_the_panel(server: Server, monkeypatch: py
     parent: dict[str, Any] = {"metadata": {"cellId": "cell"}}
     before_cell: list[Callable[[Any], None]] = []
     events = SimpleNamespace(register=lambda _name, function: before_cell.append(function))
-    shell = SimpleNamespace(get_parent=lambda: parent, events=events)
+    shell = SimpleNamespace(get_parent=lambda: parent, events=events, meta={})
     monkeypatch.setattr(cells, "get_ipython", lambda: shell)
 
     def run_cell(name: str, *shown: ServerPanel) -> None:
