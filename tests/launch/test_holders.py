@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class Thing:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[InteractiveShell]:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    monkeypatch.delattr(builtins, "_", raising=False)  # doctest leaves one, and IPython then makes none
     with notebook_shell(tmp_path) as made:
         made.push({"Thing": Thing})
         yield made

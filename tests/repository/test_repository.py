@@ -8,12 +8,16 @@ import importlib
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import nbruntime
 from nbruntime.notebook.magics.launch_line import server_options
@@ -162,6 +166,23 @@ def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     taken = function.args
     arguments = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
     return {argument.arg for argument in arguments if argument is not None}
+
+
+def test_the_oldest_versions_are_the_lower_limits() -> None:
+    """`make test-oldest` tests what pyproject.toml promises, but for torch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {}
+    for line in (ROOT / "constraints-oldest.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            pins[canonicalize_name(name)] = Version(version)
+    limits = map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["embedded"]])
+    differing = {
+        limit.name: pins[limit.name]
+        for limit in limits
+        if {each.version for each in limit.specifier if Version(each.version) == pins[limit.name]} == set()
+    }
+    assert set(differing) == {"torch"}, differing
 
 
 @pytest.mark.parametrize("notebook", [path.relative_to(ROOT) for path in _tracked("*.ipynb")], ids=str)
