@@ -1,0 +1,103 @@
+"""Reads a model's weights from its files, and says which are missing or broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nbruntime.errors import LaunchError, ModelNotFoundError
+
+_SHOWN = 3
+"""Names in a message; there may be hundreds."""
+
+
+def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
+    """Read tensors by name; most of their memory is that of the files, until they are used.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If a file is damaged, or a pickle holds more than tensors.
+    """
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            weights.update(_read(path))
+        except Exception as error:  # a damaged pickle raises anything
+            raise _unreadable(path, error) from error
+    return weights
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    weights: dict[str, Tensor] = (
+        load_file(path)
+        if path.suffix == ".safetensors"
+        else torch.load(path, map_location="cpu", weights_only=True)  # runs no code of a pickle
+    )
+    return weights
+
+
+def check_loaded(info: Mapping[str, Any], folder: Path) -> None:
+    """Raise ModelNotFoundError if a model of transformers did not find all its weights.
+
+    Parameters
+    ----------
+    info : dict
+        What ``from_pretrained`` gives with ``output_loading_info``.
+    folder : Path
+        The model's folder, for the message.
+    """
+    if missing := info["missing_keys"]:
+        raise ModelNotFoundError(
+            f"The model folder lacks {_listed(missing)}",
+            where=str(folder),
+            hint="Fetch the folder again: a file is missing, or config.json is that of another model.",
+        )
+    if mismatched := info["mismatched_keys"]:
+        names = [f"{name} {tuple(stored)} for {tuple(wanted)}" for name, stored, wanted in mismatched]
+        raise ModelNotFoundError(
+            f"The model folder has other shapes than config.json says in {_listed(names)}",
+            where=str(folder),
+            hint="Fetch the folder again: the weights or config.json are those of another model.",
+        )
+
+
+def not_finite(files: Iterable[Path]) -> LaunchError:
+    """Make the error of a model whose logits are not numbers; names the weights that are not."""
+    broken = [name for name, weight in read_weights(files).items() if not weight.isfinite().all()]
+    if broken:
+        return LaunchError(
+            f"The model's logits are not numbers, because of NaN or infinity in {_listed(broken)}",
+            hint="Fetch the weights again, or save the model again: its training may have diverged.",
+        )
+    return LaunchError(
+        "The model's logits are not numbers, though all its weights are",
+        hint="Start the server with --dtype float32: the numbers may be too large for 16 bits.",
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Count weights and name the first.
+
+    Examples
+    --------
+    >>> _listed({"b", "a", "d", "c", "e"})
+    '5 weights: a, b, c and 2 more'
+    """
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return f"{len(ordered)} weight{'s' * (len(ordered) != 1)}: {', '.join(ordered[:_SHOWN])}{more}"
+
+
+def _unreadable(path: Path, error: Exception) -> ModelNotFoundError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return ModelNotFoundError(
+        f"The weights cannot be read: {reason}",
+        where=str(path),
+        hint="Fetch the file again: it is damaged, or its download was cut off.",
+    )
