@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from nbruntime.errors import LaunchError, ModelNotFoundError
+from nbruntime.errors import ModelNotFoundError
 
 _SHOWN = 3
 """Names in a message; there may be hundreds."""
@@ -42,12 +43,12 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return weights
 
 
-def check_loaded(info: Mapping[str, Any], folder: Path) -> None:
-    """Raise ModelNotFoundError if a model of transformers did not find all its weights.
+def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> None:
+    """Raise ModelNotFoundError if a model of transformers did not find all its weights, or they are no numbers.
 
     Parameters
     ----------
-    info : dict
+    model, info
         What ``from_pretrained`` gives with ``output_loading_info``.
     folder : Path
         The model's folder, for the message.
@@ -65,20 +66,17 @@ def check_loaded(info: Mapping[str, Any], folder: Path) -> None:
             where=str(folder),
             hint="Fetch the folder again: the weights or config.json are those of another model.",
         )
-
-
-def not_finite(files: Iterable[Path]) -> LaunchError:
-    """Make the error of a model whose logits are not numbers; names the weights that are not."""
-    broken = [name for name, weight in read_weights(files).items() if not weight.isfinite().all()]
-    if broken:
-        return LaunchError(
-            f"The model's logits are not numbers, because of NaN or infinity in {_listed(broken)}",
-            hint="Fetch the weights again, or save the model again: its training may have diverged.",
+    if broken := [name for name, weight in model.named_parameters() if not _is_finite(weight)]:
+        raise ModelNotFoundError(
+            f"The model folder has NaN or infinite numbers in {_listed(broken)}",
+            where=str(folder),
+            hint="Fetch the weights again. If they are so at their source, the model's training diverged.",
         )
-    return LaunchError(
-        "The model's logits are not numbers, though all its weights are",
-        hint="Start the server with --dtype float32: the numbers may be too large for 16 bits.",
-    )
+
+
+def _is_finite(weight: Tensor) -> bool:
+    lowest, highest = torch.aminmax(weight.detach())  # much faster than torch.isfinite; NaN is both
+    return math.isfinite(lowest.item()) and math.isfinite(highest.item())
 
 
 def _listed(names: Iterable[str]) -> str:
