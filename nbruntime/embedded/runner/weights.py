@@ -44,7 +44,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> None:
-    """Raise ModelNotFoundError if a model of transformers did not find all its weights, or they are no numbers.
+    """Raise ModelNotFoundError if a model of transformers has not all its weights, or they are no numbers.
 
     Parameters
     ----------
@@ -75,6 +75,8 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
 
 
 def _is_finite(weight: Tensor) -> bool:
+    if not weight.numel():
+        return True
     lowest, highest = torch.aminmax(weight.detach())  # much faster than torch.isfinite; NaN is both
     return math.isfinite(lowest.item()) and math.isfinite(highest.item())
 
