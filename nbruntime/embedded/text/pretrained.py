@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from nbruntime.protocol.tokenizer_flags import apply_bos_flag
 
 logger = logging.getLogger(__name__)
 
+_SENTENCEPIECE = ("sentencepiece", "google.protobuf")
+"""What transformers needs to convert a ``tokenizer.model``."""
+
 
 def load_pretrained(folder: Path) -> Any:
     """Load a fast tokenizer of transformers.
@@ -22,7 +26,7 @@ def load_pretrained(folder: Path) -> Any:
     ModelNotFoundError
         If the folder has none, or its files cannot be read.
     """
-    # Importing transformers takes seconds, and `nbruntime.embedded.text` is imported early.
+    # Importing transformers takes seconds; errors found earlier should not wait for it.
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     try:
@@ -31,6 +35,12 @@ def load_pretrained(folder: Path) -> Any:
             apply_bos_flag(tokenizer, get_tokenizer_config(folder, local_files_only=True))
             return tokenizer
     except Exception as error:  # tokenizers raises bare ones
+        if (folder / "tokenizer.model").exists() and not all(map(_is_installed, _SENTENCEPIECE)):
+            raise ModelNotFoundError(
+                "A tokenizer.model cannot be read without the packages sentencepiece and protobuf",
+                where=str(folder),
+                hint="Install them with pip, or give a folder with a tokenizer.json.",
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         raise ModelNotFoundError(
             f"The tokenizer in {folder} cannot be read: {reason}", hint="Give a folder with a tokenizer.json."
@@ -66,3 +76,10 @@ def _restore_splitting(backend: Any, written: Any) -> None:
     kinds = [type(each.pre_tokenizer) for each in (backend, written)]
     if type(None) not in kinds and kinds[0] is not kinds[1]:
         backend.pre_tokenizer, backend.decoder = written.pre_tokenizer, written.decoder
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False
