@@ -108,7 +108,7 @@ def load_service(
     return Service(
         engine=engine,
         tokenizer=tokenizer,
-        grammars=GrammarCompiler(tokenizer, facts.vocab_size, end_token_ids),
+        grammars=GrammarCompiler(tokenizer, facts.vocab_size, filter(tokenizer.has_token, end_token_ids)),
         facts=facts,
         end_token_ids=end_token_ids,
         model_path=_loadable_name(model),

@@ -51,6 +51,10 @@ class Tokenizer:
         size: int = self.backend.get_vocab_size(with_added_tokens=True)
         return size
 
+    def has_token(self, token_id: int) -> bool:
+        """Tell whether a token has a text; models may have more tokens than their tokenizer."""
+        return self.backend.id_to_token(token_id) is not None
+
     @cached_property
     def end_token_ids(self) -> frozenset[int]:
         """Tokens that end an answer, as the tokenizer knows them: its end token, and those of a message."""

@@ -29,11 +29,7 @@ SCHEMES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "MLX": ({"config.json": {"quantization": {"group_size": 64, "bits": 4}}}, "MLX (4 bits)"),
     "MLX, named twice": (
-        {
-            "config.json": dict.fromkeys(
-                ("quantization", "quantization_config"), {"group_size": 64, "bits": 8}
-            )
-        },
+        {"config.json": {"quantization": {"bits": 8}, "quantization_config": {"bits": 8}}},
         "MLX (8 bits)",
     ),
     "compressed-tensors": (
