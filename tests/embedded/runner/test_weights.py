@@ -112,7 +112,7 @@ UNREADABLE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "empty": ("model.safetensors", lambda whole: b""),
     "a page of the web": ("model.safetensors", lambda whole: b"<!DOCTYPE html><html></html>" * 9),
     "an empty pickle": ("pytorch_model.bin", lambda whole: b""),
-    "a pickle with code": ("pytorch_model.bin", lambda whole: pickle.dumps(Code())),
+    "a pickle with code": ("pytorch_model.bin", lambda whole: pickle.dumps(Code(), protocol=2)),
 }
 
 
