@@ -21,7 +21,7 @@ from nbruntime.embedded.runner.batch import ForwardBatch, index
 from nbruntime.embedded.runner.linear import pack_linears, packing_works
 from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch
-from nbruntime.embedded.runner.weights import check_loaded, read_weights
+from nbruntime.embedded.runner.weights import check_loaded, parameters_of_head, read_weights
 from nbruntime.errors import LaunchError
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,9 @@ class TransformersRunner:
         return logits[0].float()
 
 
-def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None = None) -> TransformersRunner:
+def load_model(
+    folder: Path, *, dtype: str = "auto", context_length: int | None = None, is_embedding: bool = False
+) -> TransformersRunner:
     """Load a Hugging Face model folder; call `allocate_cache` before the first step.
 
     Parameters
@@ -120,20 +122,22 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
         CPU can.
     context_length : int, optional
         Number of tokens that the model must take; checked before the weights are read.
+    is_embedding : bool
+        True if only hidden states are wanted: the folder may lack the output head.
 
     Raises
     ------
     LaunchError
-        If the architecture or the context length is not supported.
+        If the architecture or the context length is not supported, or weights are missing or damaged.
     """
     if dtype in {"float32", "float"} or not packing_works():
-        return _load(folder, dtype, context_length, None)
+        return _load(folder, dtype, context_length, is_embedding, None)
     with closing(WeightPrefetch(weight_files(folder))) as ahead:
-        return _load(folder, dtype, context_length, ahead)
+        return _load(folder, dtype, context_length, is_embedding, ahead)
 
 
 def _load(
-    folder: Path, dtype: str, context_length: int | None, ahead: WeightPrefetch | None
+    folder: Path, dtype: str, context_length: int | None, is_embedding: bool, ahead: WeightPrefetch | None
 ) -> TransformersRunner:
     """Load a model; its linear layers are packed if `ahead` is given."""
     from transformers import AutoConfig
@@ -158,6 +162,8 @@ def _load(
             attn_implementation=attention.NAME,
         )
     del weights  # those of packed layers are freed one by one
+    if is_embedding:
+        info["missing_keys"] -= parameters_of_head(model)
     check_loaded(model, info, folder)
     with _model_errors(config.model_type):
         model.eval().requires_grad_(False)

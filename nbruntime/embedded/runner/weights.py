@@ -74,6 +74,13 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
         )
 
 
+def parameters_of_head(model: Any) -> set[str]:
+    """Name the parameters of a model's output head."""
+    head = model.get_output_embeddings()
+    names = (name for name, module in model.named_modules() if module is head)
+    return {f"{name}.{parameter}" for name in names for parameter, _ in head.named_parameters()}
+
+
 def _is_finite(weight: Tensor) -> bool:
     if not weight.numel():
         return True

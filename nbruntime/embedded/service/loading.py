@@ -82,7 +82,12 @@ def load_service(
     announce("loading weights")
     with timed("load_weight"):
         torch.set_num_threads(arguments.threads or torch.get_num_threads())
-        runner = load_runner(model.folder, dtype=arguments.dtype, context_length=arguments.context_length)
+        runner = load_runner(
+            model.folder,
+            dtype=arguments.dtype,
+            context_length=arguments.context_length,
+            is_embedding=arguments.is_embedding,
+        )
     announce("loading tokenizer")
     with timed("load_tokenizer"):
         tokenizer = _load_tokenizer(arguments, model.folder)

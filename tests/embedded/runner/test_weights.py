@@ -94,6 +94,18 @@ def test_missing_weights_are_named(folder: Path, dtype: str) -> None:
     assert f"and {len(layer) - 3} more" in str(raised.value)
 
 
+def test_embeddings_need_no_output_head(folder: Path) -> None:
+    weights = take_weights(folder)
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors")
+    runner = load_model(folder, is_embedding=True)
+    runner.warm_up()
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ModelNotFoundError, match=r"lacks 1 weight: model\.norm\.weight"):
+        load_model(folder, is_embedding=True)
+
+
 def test_weights_of_other_shapes_are_named(folder: Path) -> None:
     weights = take_weights(folder)
     save_file(weights | {"lm_head.weight": torch.zeros(98, 32)}, folder / "model.safetensors")
