@@ -1,10 +1,13 @@
-"""Events per second of the client's own CPU time, for streams of 2,000 tokens.
+"""Events per second of the client's own CPU time, next to a bare loop over the same stream.
 
-Compares our blocking and asynchronous clients with a bare loop over requests and aiohttp that splits
-lines and calls `json.loads`. A server process writes the same cumulative stream to all of them as fast as
-they read, so what is measured is the client's CPU time, not the network or a model.
+The peers are what a user would write: `iter_lines` of requests, or the lines of aiohttp, and `json.loads`. A
+server process writes the same stream to all of them as fast as they read, so what is measured is the
+client's CPU time, not the network or a model. Each of the eight streams (200 and 2,000 tokens, cumulative
+and incremental, blocking and asynchronous) is read by clients made for it, as in a script, and by clients
+that are kept, as in a notebook. Peer and client take turns; every figure is a median, every ratio that of
+the medians, so above 1 nbruntime is faster.
 
-    python benchmarks/streaming_client.py [--tokens 2000] [--rounds 5] [--incremental]
+    python benchmarks/streaming_client.py [--tokens 200 2000] [--rounds 15]
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import random
 import socketserver
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import aiohttp
 import requests
@@ -94,110 +99,137 @@ def serve(tokens: int, incremental: bool, tell: multiprocessing.connection.Conne
         server.serve_forever()
 
 
-def read(line: bytes, position: int) -> str:
+def new_text(line: bytes, position: int) -> str:
     return str(json.loads(line[5:])["text"][position:])
 
 
-def bare_requests_lines(url: str, incremental: bool) -> str:
-    """Read as SGLang's own client does, by `iter_lines` and `json.loads`."""
+def bare_requests(url: str, incremental: bool, session: Any) -> str:
     parts, position = [], 0
-    with requests.post(
-        f"{url}/generate", json={"text": "x", "stream": True}, stream=True, timeout=60
-    ) as response:
-        for line in response.iter_lines(decode_unicode=False):
+    with session.post(f"{url}/generate", json=BODY, stream=True, timeout=60) as response:
+        for line in response.iter_lines():
             if line.startswith(b"data:") and line != b"data: [DONE]":
-                text = read(line, position)
+                text = new_text(line, position)
                 position += 0 if incremental else len(text)
                 parts.append(text)
     return "".join(parts)
 
 
-def bare_requests_chunks(url: str, incremental: bool) -> str:
-    """Read as fast as a bare loop can: whole chunks, split at line ends."""
-    parts, position, rest = [], 0, b""
-    with requests.post(
-        f"{url}/generate", json={"text": "x", "stream": True}, stream=True, timeout=60
-    ) as response:
-        for chunk in response.iter_content(chunk_size=None):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                if line.startswith(b"data:") and line != b"data: [DONE]":
-                    text = read(line, position)
-                    position += 0 if incremental else len(text)
-                    parts.append(text)
-    return "".join(parts)
-
-
-def our_endpoint(url: str, incremental: bool) -> str:
-    with RuntimeEndpoint(url) as endpoint, endpoint.stream("x") as stream:
+def our_endpoint(endpoint: RuntimeEndpoint) -> str:
+    with endpoint.stream("x") as stream:
         return "".join(stream)
 
 
-async def bare_aiohttp(url: str, incremental: bool) -> str:
+async def bare_aiohttp(url: str, incremental: bool, session: aiohttp.ClientSession) -> str:
     parts, position = [], 0
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{url}/generate", json=BODY) as response,
-    ):
+    async with session.post(f"{url}/generate", json=BODY) as response:
         async for line in response.content:
             if line.startswith(b"data:") and line != b"data: [DONE]\n":
-                text = read(line, position)
+                text = new_text(line, position)
                 position += 0 if incremental else len(text)
                 parts.append(text)
     return "".join(parts)
 
 
-async def our_async(url: str, incremental: bool) -> str:
-    async with AsyncRuntimeEndpoint(url) as endpoint, await endpoint.stream("x") as stream:
+async def our_async_endpoint(endpoint: AsyncRuntimeEndpoint) -> str:
+    async with await endpoint.stream("x") as stream:
         return "".join([text async for text in stream])
 
 
-CLIENTS: dict[str, Callable[[str, bool], str]] = {
-    "requests, iter_lines + json.loads": bare_requests_lines,
-    "requests, chunks + json.loads": bare_requests_chunks,
-    "nbruntime, RuntimeEndpoint.stream": our_endpoint,
-    "aiohttp, lines + json.loads": lambda url, incremental: asyncio.run(bare_aiohttp(url, incremental)),
-    "nbruntime, asynchronous": lambda url, incremental: asyncio.run(our_async(url, incremental)),
+Read = Callable[[], str]
+"""Reads the stream once, and returns its text."""
+
+
+@contextmanager
+def blocking_new(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
+    def ours() -> str:
+        with RuntimeEndpoint(url) as endpoint:
+            return our_endpoint(endpoint)
+
+    yield lambda: bare_requests(url, incremental, requests), ours
+
+
+@contextmanager
+def blocking_kept(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
+    with requests.Session() as session, RuntimeEndpoint(url) as endpoint:
+        yield lambda: bare_requests(url, incremental, session), lambda: our_endpoint(endpoint)
+
+
+@contextmanager
+def async_new(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
+    async def bare() -> str:
+        async with aiohttp.ClientSession() as session:
+            return await bare_aiohttp(url, incremental, session)
+
+    async def ours() -> str:
+        async with AsyncRuntimeEndpoint(url) as endpoint:
+            return await our_async_endpoint(endpoint)
+
+    yield lambda: asyncio.run(bare()), lambda: asyncio.run(ours())
+
+
+@contextmanager
+def async_kept(url: str, incremental: bool) -> Iterator[tuple[Read, Read]]:
+    async def opened() -> tuple[aiohttp.ClientSession, AsyncRuntimeEndpoint]:
+        return aiohttp.ClientSession(), await AsyncRuntimeEndpoint(url).connect()
+
+    with asyncio.Runner() as runner:
+        session, endpoint = runner.run(opened())
+        yield (
+            lambda: runner.run(bare_aiohttp(url, incremental, session)),
+            lambda: runner.run(our_async_endpoint(endpoint)),
+        )
+        runner.run(session.close())
+        runner.run(endpoint.close())
+
+
+CLIENTS = {
+    "blocking, new client": blocking_new,
+    "blocking, kept client": blocking_kept,
+    "async, new client": async_new,
+    "async, kept client": async_kept,
 }
+
+
+def rates(readers: tuple[Read, ...], tokens: int, expected: str, rounds: int) -> list[float]:
+    """Let readers take turns; return the events per CPU second of each."""
+    spent: list[list[float]] = [[] for _ in readers]
+    for _ in range(rounds + 2):
+        for read, times in zip(readers, spent, strict=True):
+            before = time.process_time()
+            text = read()
+            times.append(time.process_time() - before)
+            assert text == expected, "a client has another text"
+    return [tokens / statistics.median(times[2:]) for times in spent]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--incremental", action="store_true", help="a stream of parts instead of whole texts")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
 
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=serve, args=(arguments.tokens, arguments.incremental, theirs), daemon=True
-    )
-    process.start()
-    try:
-        url = f"http://127.0.0.1:{ours.recv()}"
-        _, expected = events(arguments.tokens, incremental=arguments.incremental)
-        spent: dict[str, list[float]] = {name: [] for name in CLIENTS}
-        for _ in range(arguments.rounds + 1):
-            for name, client in CLIENTS.items():
-                before = time.process_time()
-                text = client(url, arguments.incremental)
-                spent[name].append(time.process_time() - before)
-                assert text == expected, f"{name} has another text"
-    finally:
-        process.terminate()
-        process.join()
-
-    kind = "incremental" if arguments.incremental else "cumulative"
-    print(f"{arguments.tokens} tokens, {kind}; median of {arguments.rounds} rounds after one to warm up")
-    rate = {name: arguments.tokens / statistics.median(times[1:]) for name, times in spent.items()}
-    for name, value in rate.items():
-        print(f"  {name:36} {value:10,.0f} events per CPU second")
-    lines, chunks, blocking, loop, asynchronous = rate.values()
-    print(f"  ratio blocking: {blocking / max(lines, chunks):.2f} of the faster bare loop")
-    print(f"  ratio async:    {asynchronous / loop:.2f} of the bare loop")
+    print(f"events per CPU second; median of {arguments.rounds} rounds after two to warm up")
+    print(f"{'tokens':>6} {'stream':12} {'client':22} {'bare loop':>10} {'nbruntime':>10} {'ratio':>6}")
+    for tokens in arguments.tokens:
+        for incremental in (False, True):
+            kind = "incremental" if incremental else "cumulative"
+            _, expected = events(tokens, incremental=incremental)
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(tokens, incremental, theirs), daemon=True)
+            process.start()
+            try:
+                url = f"http://127.0.0.1:{ours.recv()}"
+                for name, make in CLIENTS.items():
+                    with make(url, incremental) as readers:
+                        bare, mine = rates(readers, tokens, expected, arguments.rounds)
+                    ratio = mine / bare
+                    print(f"{tokens:6} {kind:12} {name:22} {bare:10,.0f} {mine:10,.0f} {ratio:6.2f}")
+            finally:
+                process.terminate()
+                process.join()
 
 
 if __name__ == "__main__":

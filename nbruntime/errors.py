@@ -13,12 +13,13 @@ The first line of an error says what happened and where, the second what to do n
     ├── ServerStatusError             the server answered with an error
     │   ├── BadRequestError           400 and other 4xx
     │   │   └── NotFoundError         404, 405, 501: this server has no such route
-    │   ├── AuthenticationError       401, 403
+    │   ├── AuthenticationError       401, 403, 407
     │   └── ServerFailureError        5xx
     │       └── ServerBusyError       503 (and 429)
     ├── ProtocolError                 the answer is not SGLang's protocol
     ├── GenerationError               a generation ended too early; .text is the text until then
     │   ├── StreamError               an error inside the stream, or the stream broke off
+    │   │   └── StreamTimeoutError    also a TimeoutError
     │   └── GenerationAbortedError    the request was aborted on the server
     └── LaunchError                   a server did not start; .log_lines are the last of its log
         ├── LaunchTimeoutError        also a TimeoutError
@@ -59,6 +60,7 @@ __all__ = [
     "ServerStatusError",
     "ServerTimeoutError",
     "StreamError",
+    "StreamTimeoutError",
     "TransportError",
 ]
 
@@ -194,7 +196,7 @@ class NotFoundError(BadRequestError):
 
 
 class AuthenticationError(ServerStatusError):
-    """The API key is missing or wrong (401), or does not allow this (403)."""
+    """The API key is missing or wrong (401) or allows too little (403), or a proxy wants a password (407)."""
 
     default_hint = (
         "Give the server's key as api_key=...; if the server has an admin key, control calls need that one."
@@ -290,6 +292,10 @@ class GenerationError(NbruntimeError):
 
 class StreamError(GenerationError):
     """The server sent an error inside the stream, or the stream broke off."""
+
+
+class StreamTimeoutError(StreamError, TimeoutError):
+    """The request's `timeout` has passed, or the server sent nothing more in time."""
 
 
 class GenerationAbortedError(GenerationError):

@@ -32,6 +32,11 @@ MIN_SCRUBBED_LENGTH = 4
 class Secret:
     """Holds an API key, or None; no repr, log, error, pickle or ``vars()`` shows it.
 
+    Attributes
+    ----------
+    left_behind : bool
+        True if this comes from a pickle of a secret that held a key.
+
     Examples
     --------
     >>> key = Secret("sk-1234")
@@ -41,9 +46,10 @@ class Secret:
     'Authorization: Bearer ***'
     """
 
-    __slots__ = ("_reveal",)
+    __slots__ = ("_reveal", "left_behind")
 
-    def __init__(self, value: str | None) -> None:
+    def __init__(self, value: str | None, *, left_behind: bool = False) -> None:
+        self.left_behind = left_behind
         # A function, so that tools that list attributes do not show the key.
         self._reveal: Callable[[], str | None] = lambda: value
 
@@ -71,8 +77,12 @@ class Secret:
     def __deepcopy__(self, memo: object) -> Secret:
         return self
 
-    def __reduce__(self) -> tuple[type[Secret], tuple[None]]:
-        return Secret, (None,)  # a pickle has no key
+    def __reduce__(self) -> tuple[Callable[[bool], Secret], tuple[bool]]:
+        return _unpickled, (bool(self) or self.left_behind,)  # a pickle has no key
+
+
+def _unpickled(left_behind: bool) -> Secret:
+    return Secret(None, left_behind=left_behind)
 
 
 def without_secrets(info: dict[str, Any], key: Secret) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class ChatTemplate(Protocol):
         ...
 
     @property
-    def stop_str(self) -> tuple[str, ...]:
+    def stop_str(self) -> Sequence[str]:
         """Texts that end a message."""
         ...
 

@@ -6,9 +6,10 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from nbruntime.chat.chat_template import ChatTemplate
-from nbruntime.errors import ArgumentValueError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.protocol.messages import Message
 from nbruntime.protocol.nearest_names import nearest_name
 
@@ -67,7 +68,7 @@ def get_chat_template(name: str) -> ChatTemplate:
     ArgumentValueError
         If no template has this name.
     """
-    registered = getattr(sys.modules.get("sglang.lang.chat_template"), "chat_template_registry", {})
+    registered = _sglang_registry("chat_template_registry") or {}
     template: ChatTemplate | None = TEMPLATES.get(name) or registered.get(name)
     if template is None:
         meant = nearest_name(name, (*TEMPLATES, *registered))
@@ -79,18 +80,54 @@ def get_chat_template(name: str) -> ChatTemplate:
     return template
 
 
+def read_chat_template(given: str | ChatTemplate | None) -> ChatTemplate | None:
+    """Check what a caller gives as a template: a name, a template (SGLang's too), or nothing.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        If it is no template; if no template has this name.
+    """
+    if given is None or given == "":
+        return None
+    if isinstance(given, str):
+        return get_chat_template(given)
+    missing = [name for name in _PARTS if not hasattr(given, name)]
+    if isinstance(given, type) or missing:
+        raise ArgumentTypeError(
+            f"A {type(given).__name__} is not a chat template",
+            where="chat_template",
+            hint="Give a template's name, such as 'chatml', or a ChatTemplate of nbruntime or SGLang.",
+        )
+    return given
+
+
+_PARTS = ("name", "default_system_prompt", "stop_str", "image_token", "get_prefix_and_suffix")
+
+
 def guess_chat_template(model_path: str) -> ChatTemplate:
     """Choose a template by the name of the model, as SGLang does.
+
+    The functions that were registered with SGLang in this process are asked first.
 
     Examples
     --------
     >>> guess_chat_template("meta-llama/Llama-3.1-8B-Instruct").name
     'llama-3-instruct'
     """
+    for match in _sglang_registry("matching_function_registry") or ():
+        found = read_chat_template(match(model_path))  # a name, and a template up to 0.4.3
+        if found is not None:
+            return found
     for pattern, name in _GUESSES:
         if re.search(pattern, model_path, re.IGNORECASE):
             return TEMPLATES[name]
     return TEMPLATES["default"]
+
+
+def _sglang_registry(name: str) -> Any:
+    """Return a registry of SGLang's templates, if SGLang is imported."""
+    return getattr(sys.modules.get("sglang.lang.chat_template"), name, None)
 
 
 def _roles(

@@ -12,15 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbruntime.chat.chat_template import ChatTemplate
-from nbruntime.chat.named_templates import get_chat_template, guess_chat_template
+from nbruntime.chat.named_templates import guess_chat_template
 from nbruntime.chat.tokenizer_template import TokenizerTemplate
 from nbruntime.protocol.messages import Message, text_of
 
 
-def find_chat_template(name: str | None, model_info: Mapping[str, Any]) -> ChatTemplate:
-    """Choose a model's template: the named one, else the tokenizer's own, else a guess by `model_info`."""
-    if name is not None:
-        return get_chat_template(name)
+def find_chat_template(model_info: Mapping[str, Any]) -> ChatTemplate:
+    """Choose a model's template: the tokenizer's own, else a guess by `model_info`."""
     model_path = str(model_info.get("model_path") or "")
     guess = guess_chat_template(model_path)
     tokenizer_path = str(model_info.get("tokenizer_path") or model_path)
@@ -43,6 +41,7 @@ def render_chat(template: ChatTemplate, messages: Sequence[Message]) -> str:
 
     Examples
     --------
+    >>> from nbruntime.chat.named_templates import get_chat_template
     >>> render_chat(get_chat_template("chatml"), [{"role": "user", "content": "Hello"}])
     '<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n'
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 from nbruntime.chat.tokenizer import load_tokenizer
 from nbruntime.errors import ArgumentValueError
-from nbruntime.protocol.messages import Message
+from nbruntime.protocol.messages import Message, for_template
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """Writes messages as a prompt; the second argument asks for the beginning of an answer as well."""
@@ -80,11 +80,12 @@ class TokenizerTemplate:
 
         Raises
         ------
-        ArgumentValueError
-            If the template refuses the conversation.
+        ArgumentError
+            If a message holds more than text, or the template refuses the conversation.
         """
+        given = for_template(messages, lambda some: self.render(some, True))
         try:
-            text = self.render([dict(message) for message in messages], True)
+            text = self.render(given, True)
         except ImportError:
             raise
         except Exception as error:  # what a template raises is up to the template

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ class ServerArguments:
     revision: str | None = None
     host: str = "127.0.0.1"
     port: int = 30000
+    allowed_hosts: str | None = None
     fd: int | None = None
     dtype: str = "auto"
     context_length: int | None = None
@@ -51,13 +53,19 @@ class ServerArguments:
     random_seed: int | None = None
     is_embedding: bool = False
     chat_template: str | None = None
-    enable_metrics: bool = False
+    enable_metrics: bool = True
     weight_version: str = "default"
     max_body_bytes: int = 16 * 2**20
     threads: int | None = None
     log_level: str = "info"
     api_key: str | None = field(default=None, repr=False)
     admin_api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def allowed_host_names(self) -> list[str]:
+        """The names in `allowed_hosts`."""
+        names = (self.allowed_hosts or "").lower().split(",")
+        return [name.strip() for name in names if name.strip()]
 
     def public(self) -> dict[str, Any]:
         """Give all arguments except the keys."""
@@ -79,7 +87,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
     )
     for argument in EMBEDDED_ARGUMENTS:
         if argument.type is bool:
-            parser.add_argument(argument.flag, action="store_true", help=argument.help)
+            action = argparse.BooleanOptionalAction if argument.default else "store_true"
+            parser.add_argument(argument.flag, action=action, default=argument.default, help=argument.help)
         else:
             parser.add_argument(
                 argument.flag,
@@ -102,6 +111,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> ServerArguments:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     if not 0 <= arguments.port < 2**16:
         parser.error(f"--port must be in [0, 65535], got {arguments.port}")
+    for name in arguments.allowed_host_names:
+        if not re.fullmatch(r"[\w.-]+", name):
+            parser.error(f"--allowed-hosts takes names such as hub.example.org, without a port, got {name!r}")
     if not is_loopback(arguments.host) and arguments.api_key is None:
         parser.error(
             f"--host {arguments.host} is reachable from other machines, and no API key is set\n"

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from nbruntime.endpoint import transport_errors
+from nbruntime.endpoint.body import CLOSED_AT_ONCE
 from nbruntime.endpoint.settings import Settings
-from nbruntime.endpoint.transport import CLOSED_AT_ONCE
 from nbruntime.errors import NbruntimeError
 from nbruntime.protocol.events import LAST_EVENT
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self, Unpack
 
+from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.endpoint import operations
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
@@ -15,6 +16,7 @@ from nbruntime.endpoint.http import INFO_TIMEOUT
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
+from nbruntime.endpoint.time_limit import AsyncTimeLimit
 from nbruntime.errors import ServerConnectionError
 from nbruntime.generation import AsyncGenerationStream, Generation
 from nbruntime.protocol.load import Load
@@ -47,15 +49,18 @@ class AsyncRuntimeEndpoint(BaseClient):
         base_url: str,
         api_key: str | None = None,
         verify: str | bool | None = None,
-        chat_template_name: str | None = None,
+        chat_template_name: str | ChatTemplate | None = None,
         *,
         connect_timeout: float | None = 10.0,
         read_timeout: float | None = 600.0,
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
 
-    def _open(self) -> None:
+    def _open_transport(self) -> None:
         self._transport = AsyncTransport(self._settings)
+
+    def _open(self) -> None:
+        self._open_transport()
         self._streams = LiveStreams[AsyncGenerationStream]()
 
     @classmethod
@@ -73,9 +78,7 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     # The server
 
-    @property
-    def model_info(self) -> dict[str, Any]:
-        """What the server says about its model; a `ServerConnectionError` before `connect`."""
+    def _read_model_info(self) -> dict[str, Any]:
         if self._capabilities.model_info is None:
             raise ServerConnectionError(
                 "The server was not asked yet",
@@ -112,51 +115,59 @@ class AsyncRuntimeEndpoint(BaseClient):
         self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> Generation | list[Generation]:
         """Generate, and wait for the whole answer; see `RuntimeEndpoint.complete`."""
+        limit = AsyncTimeLimit(arguments.pop("timeout", None), self._settings)
         request = operations.generate_request(prompt, arguments)
-        return await self._transport.run(operations.generate(request))
+        return await limit.run(self._transport.run(operations.generate(request)))
 
     @takes(GenerateOptions)
     async def stream(
         self, prompt: Prompt | Sequence[Prompt], **arguments: Unpack[GenerateOptions]
     ) -> AsyncGenerationStream:
         """Generate, and give the text as it comes; see `RuntimeEndpoint.stream`."""
-        return await self._open_stream(operations.generate_request(prompt, arguments, stream=True))
+        limit = AsyncTimeLimit(arguments.pop("timeout", None), self._settings)
+        request = operations.generate_request(prompt, arguments, stream=True)
+        return await limit.run(self._open_stream(request, limit))
 
     @takes(GenerateOptions)
     async def chat(
         self, messages: Messages, **arguments: Unpack[GenerateOptions]
     ) -> Generation | list[Generation]:
         """Generate the next message of a conversation; see `RuntimeEndpoint.chat`."""
-        request = await self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
-        return await self._transport.run(operations.generate(request))
+        limit = AsyncTimeLimit(arguments.pop("timeout", None), self._settings)
+        request = await limit.run(
+            self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
+        )
+        return await limit.run(self._transport.run(operations.generate(request)))
 
     @takes(GenerateOptions)
     async def stream_chat(
         self, messages: Messages, **arguments: Unpack[GenerateOptions]
     ) -> AsyncGenerationStream:
         """Generate the next message of a conversation as it comes; see `RuntimeEndpoint.stream_chat`."""
-        request = await self._transport.run(
-            operations.chat_request(self._capabilities, messages, arguments, stream=True)
+        limit = AsyncTimeLimit(arguments.pop("timeout", None), self._settings)
+        request = await limit.run(
+            self._transport.run(operations.chat_request(self._capabilities, messages, arguments, stream=True))
         )
-        return await self._open_stream(request)
+        return await limit.run(self._open_stream(request, limit))
 
-    async def _open_stream(self, request: GenerateRequest) -> AsyncGenerationStream:
-        self._transport.closer.start()
-        started = time.perf_counter()
-        body = await self._transport.run(operations.open_stream(request, self._capabilities))
+    async def _open_stream(self, request: GenerateRequest, limit: AsyncTimeLimit) -> AsyncGenerationStream:
+        transport, started = self._transport, time.perf_counter()
+        transport.closer.start()
+        body = await transport.run(operations.open_stream(request, self._capabilities))
         stream = AsyncGenerationStream(
             body,
             request,
-            close=body.close,
-            abort=self._transport.abort,
-            abandon=partial(self._transport.abandon, body),
-            spawn=self._transport.spawn,
-            where=self._settings.url("/generate"),
+            close=limit.closing(body.close),
+            abort=transport.abort,
+            abandon=partial(transport.abandon, body),
+            spawn=transport.spawn,
+            where=transport.settings.url("/generate"),
             started=started,
             cumulative_text=self._capabilities.text_is_cumulative,
-            scrub=self._settings.scrub,
+            scrub=transport.settings.scrub,
         )
         self._streams.add(stream)
+        limit.keep_for(stream)
         return stream
 
     async def abort(self, rid: str | Sequence[str]) -> None:
@@ -188,11 +199,17 @@ class AsyncRuntimeEndpoint(BaseClient):
         return text
 
     async def embed(
-        self, text: Prompt | Sequence[Prompt], *, dimensions: int | None = None, lora_path: str | None = None
+        self,
+        text: Prompt | Sequence[Prompt],
+        *,
+        dimensions: int | None = None,
+        lora_path: str | None = None,
+        timeout: float | None = None,
     ) -> list[float] | list[list[float]]:
         """Embed a text; see `RuntimeEndpoint.embed`."""
-        vectors: list[float] | list[list[float]] = await self._transport.run(
-            operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
+        limit = AsyncTimeLimit(timeout, self._settings)
+        vectors: list[float] | list[list[float]] = await limit.run(
+            self._transport.run(operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path}))
         )
         return vectors
 
@@ -223,9 +240,10 @@ class AsyncRuntimeEndpoint(BaseClient):
         """Read any route that changes nothing; see `RuntimeEndpoint.get`."""
         return await self._transport.run(operations.read_text(path, timeout))
 
-    async def post(self, path: str, body: Any = None) -> Any:
+    async def post(self, path: str, body: Any = None, *, timeout: float | None = None) -> Any:
         """Send any request, and read the JSON of the answer; see `RuntimeEndpoint.post`."""
-        return await self._transport.run(operations.send_json(path, body))
+        limit = AsyncTimeLimit(timeout, self._settings)
+        return await limit.run(self._transport.run(operations.send_json(path, body)))
 
     async def close(self) -> None:
         """Stop the running streams and close the connections; the next request opens new ones."""

@@ -10,13 +10,14 @@ import weakref
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import aiohttp
-from requests.utils import get_environ_proxies, select_proxy
 
 from nbruntime.endpoint import transport_errors
 from nbruntime.endpoint.async_body import AsyncBody, end_with_connection, reason_of
 from nbruntime.endpoint.background_closer import BackgroundCloser
+from nbruntime.endpoint.connection_pool import KEPT_SECONDS
 from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, abort
 from nbruntime.endpoint.loop_sessions import LoopSession, LoopSessions
 from nbruntime.endpoint.settings import Settings
@@ -27,9 +28,6 @@ from nbruntime.generation.async_stream import CANCELLED_PATIENCE
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-KEPT_SECONDS = 4.0
-"""Seconds that an idle connection is kept: SGLang closes it after 5."""
 
 
 class AsyncTransport:
@@ -56,18 +54,14 @@ class AsyncTransport:
             # The caller decides how many requests run at once.
             connector=aiohttp.TCPConnector(limit=0, ssl=self._certificates(), keepalive_timeout=KEPT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "nbruntime"},
-            trust_env=False,  # .netrc is not used; `_proxy` reads the proxies
+            trust_env=False,  # .netrc is not used; `Settings.proxy` reads the proxies
             read_bufsize=2**18,
         )
 
     def _certificates(self) -> ssl.SSLContext | bool:
-        verify = self.settings.verify
-        if verify in (None, True) and not self.settings.local:
-            # As `requests` does for the blocking client.
-            verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        if verify is None or isinstance(verify, bool):
-            return verify is not False
+        verify = self.settings.certificates
+        if isinstance(verify, bool):
+            return verify
         try:
             if os.path.isdir(verify):
                 return ssl.create_default_context(capath=verify)
@@ -176,9 +170,9 @@ class AsyncTransport:
                 request.method,
                 self.settings.url(request.path),
                 data=data,
-                headers=self._headers(request),
+                headers=request.headers(self.settings),
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read),
-                proxy=self._proxy(),
+                proxy=self.settings.proxy,
                 allow_redirects=False,  # the key must not go to another host
             )
             self.settings.note_answer()
@@ -196,34 +190,19 @@ class AsyncTransport:
         # Not as its cause: aiohttp's errors and frames hold the key.
         raise self.settings.note_error(problem)
 
-    def _proxy(self) -> str | None:
-        """Find the proxy of the environment, as the blocking client does."""
-        if self.settings.local:
-            return None
-        url = self.settings.base_url
-        proxy = select_proxy(url, get_environ_proxies(url))
-        return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
-
-    def _headers(self, request: HttpRequest) -> dict[str, str]:
-        headers = {"Accept-Encoding": "identity"} if request.streamed else {}
-        if request.body is not None:
-            headers["Content-Type"] = "application/json"
-        key = self.settings.secret.reveal()
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        return headers
-
     def _error(self, error: Exception, path: str) -> NbruntimeError:
         settings, reason = self.settings, reason_of(error)
         match error:
+            case aiohttp.ClientHttpProxyError():  # its text holds the proxy's password
+                return transport_errors.proxy_refused(settings, path, f"{error.status} {error.message}")
+            case aiohttp.ClientConnectorError() if error.host == urlsplit(settings.proxy or "").hostname:
+                return transport_errors.proxy_refused(settings, path, reason)
             case aiohttp.ConnectionTimeoutError():
                 return transport_errors.no_connection_in_time(settings, path)
             case TimeoutError():
                 return transport_errors.no_answer_in_time(settings, path)
             case aiohttp.ClientSSLError():
                 return transport_errors.certificate_refused(settings, path, reason)
-            case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
-                return transport_errors.proxy_refused(settings, path, reason)
             case aiohttp.ClientConnectorError():
                 return transport_errors.no_answer(settings, path, reason, sent=False)
             case aiohttp.InvalidURL() | UnicodeError():

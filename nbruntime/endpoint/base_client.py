@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
+from nbruntime.chat.chat_template import ChatTemplate
+from nbruntime.chat.named_templates import read_chat_template
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.html import visible
 from nbruntime.endpoint.address import check_base_url
-from nbruntime.endpoint.cards import endpoint_card, served_name
+from nbruntime.endpoint.cards import endpoint_card, model_name
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
@@ -22,11 +27,11 @@ class BaseClient(CardMixin):
         base_url: str,
         api_key: str | None,
         verify: str | bool | None,
-        chat_template_name: str | None,
+        chat_template_name: str | ChatTemplate | None,
         connect_timeout: float | None,
         read_timeout: float | None,
     ) -> None:
-        self._capabilities = ServerCapabilities(chat_template_name)
+        self._capabilities = ServerCapabilities(read_chat_template(chat_template_name))
         self._settings = Settings(
             check_base_url(base_url),
             checked_key(api_key),
@@ -37,13 +42,35 @@ class BaseClient(CardMixin):
         self._open()
 
     def _open(self) -> None:
-        """Make a transport that is not connected yet."""
+        """Make what a copy does not share: the transport and the list of streams."""
         raise NotImplementedError
+
+    def _open_transport(self) -> None:
+        """Make a transport for the settings, not connected yet."""
+        raise NotImplementedError
+
+    def _read_model_info(self) -> dict[str, Any]:
+        """Return what is known of the model; a client without an event loop asks for it."""
+        raise NotImplementedError
+
+    def _change(self, **settings: Any) -> None:
+        """Use other settings from now on; running streams keep theirs, and with them their server."""
+        self._settings = replace(self._settings, **settings)
+        self._open_transport()
+
+    # What SGLang's programs assign
 
     @property
     def base_url(self) -> str:
-        """URL of the server, without a slash at its end."""
+        """URL of the server, without a slash at its end; another one is another server, asked anew."""
         return self._settings.base_url
+
+    @base_url.setter
+    def base_url(self, value: str) -> None:
+        base_url = check_base_url(value)
+        if base_url != self._settings.base_url:
+            self._capabilities = ServerCapabilities(self._capabilities.given_template)
+            self._change(base_url=base_url, diagnose=None)
 
     @property
     def api_key(self) -> str | None:
@@ -59,18 +86,85 @@ class BaseClient(CardMixin):
         """Certificates to check the server by."""
         return self._settings.verify
 
+    @verify.setter
+    def verify(self, value: str | bool | None) -> None:
+        self._change(verify=checked_certificates(value))
+
+    @property
+    def connect_timeout(self) -> float | None:
+        """Seconds to wait for a connection."""
+        return self._settings.connect_timeout
+
+    @connect_timeout.setter
+    def connect_timeout(self, value: float | None) -> None:
+        self._change(connect_timeout=checked_seconds("connect_timeout", value))
+
+    @property
+    def read_timeout(self) -> float | None:
+        """Seconds to wait for the next bytes of an answer."""
+        return self._settings.read_timeout
+
+    @read_timeout.setter
+    def read_timeout(self, value: float | None) -> None:
+        self._change(read_timeout=checked_seconds("read_timeout", value))
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        """What the server says about its model, asked once; a client with an event loop connects first."""
+        return self._read_model_info()
+
+    @model_info.setter
+    def model_info(self, value: Mapping[str, Any]) -> None:
+        if not isinstance(value, Mapping) or "model_path" not in value:
+            raise ArgumentTypeError(
+                "model_info is not the description of a model",
+                where="model_info",
+                hint='Give a mapping with at least "model_path".',
+            )
+        self._capabilities.model_info = dict(value)
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """The template that was given, else the model's own, else a guess.
+
+        It may be assigned: a name, a template (SGLang's, too), or None for the model's own. Reading it the
+        first time may take seconds.
+        """
+        if self._capabilities.given_template is None:
+            _ = self.model_info  # names the model
+        return self._capabilities.chat_template()
+
+    @chat_template.setter
+    def chat_template(self, value: str | ChatTemplate | None) -> None:
+        self._capabilities.given_template = read_chat_template(value)
+
+    @property
+    def chat_template_name(self) -> str | None:
+        """Name of the template that was given; None for the model's own."""
+        given = self._capabilities.given_template
+        return None if given is None else given.name
+
+    @chat_template_name.setter
+    def chat_template_name(self, value: str | ChatTemplate | None) -> None:
+        self._capabilities.given_template = read_chat_template(value)
+
     @property
     def settings(self) -> Settings:
         """URL, key, certificates and time-outs together, for another client of the same server."""
         return self._settings
 
     def __getstate__(self) -> dict[str, Any]:
-        # Threads, streams and connections are not copied.
-        return {"settings": self._settings, "known": self._capabilities}
+        # Threads, streams and connections are not copied; what is assigned to a copy is its own.
+        return {"settings": replace(self._settings), "known": copy(self._capabilities)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._settings, self._capabilities = state["settings"], state["known"]
         self._open()
+
+    @property
+    def last_model_info(self) -> dict[str, Any]:
+        """The last description of the model, without asking again; empty if there is none."""
+        return self._capabilities.model_info or {}
 
     @property
     def last_server_info(self) -> dict[str, Any]:
@@ -82,7 +176,7 @@ class BaseClient(CardMixin):
 
     def __repr__(self) -> str:
         key = ", api_key=***" if self._settings.secret else ""
-        model = served_name(self._capabilities.model_info or {})
+        model = model_name(self.last_model_info)
         return (
             f"{type(self).__name__}({self.base_url!r}{key})\n"
             f"  {visible(model)}, {visible(self._settings.state())}"
@@ -147,7 +241,7 @@ LONGEST_SECONDS = 2_147_483
 
 def checked_seconds(name: str, seconds: float | None) -> float | None:
     """Refuse a time-out that sockets do not accept."""
-    hint = "Give seconds, such as 10.0, or None to wait for ever."
+    hint = "Give seconds, such as 10.0, or None for no limit."
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
         raise ArgumentTypeError(f"{name} is a {type(seconds).__name__}", where=name, hint=hint)
     if seconds is not None and not 0 < seconds <= LONGEST_SECONDS:

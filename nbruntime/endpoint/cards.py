@@ -60,7 +60,7 @@ def endpoint_card(kind: str, settings: Settings, capabilities: ServerCapabilitie
         tone,
         pairs=[
             ("url", settings.base_url),
-            ("key", "***" if settings.secret else None),
+            ("key", "left behind by a pickle" if settings.secret.left_behind else str(settings.secret)),
             *server_pairs(capabilities.server_info or {}),
             ("error", error),
         ],
@@ -81,15 +81,17 @@ def served_name(model_info: Mapping[str, Any]) -> str:
 
 
 def model_name(model_info: Mapping[str, Any]) -> str:
-    """Name a model in a few words: a folder by its last part.
+    """Name a model in a few words: a folder or a file by its last part.
 
     Examples
     --------
-    >>> model_name({"model_path": "/models/SmolLM2-135M-Instruct/"})
-    'SmolLM2-135M-Instruct'
+    >>> paths = ["/models/SmolLM2-135M-Instruct/", "~/tiny.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct"]
+    >>> [model_name({"model_path": path}) for path in paths]
+    ['SmolLM2-135M-Instruct', 'tiny.gguf', 'HuggingFaceTB/SmolLM2-135M-Instruct']
     """
     name = served_name(model_info)
-    return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
+    is_path = name.startswith(("/", ".", "~")) or name.endswith(("/", ".gguf"))
+    return name.rstrip("/").rpartition("/")[2] if is_path else name
 
 
 def _tokens(number: object) -> str:

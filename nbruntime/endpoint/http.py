@@ -15,6 +15,8 @@ from nbruntime.endpoint.settings import Settings
 from nbruntime.endpoint.transport_errors import not_json
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 
+_PLAIN_VALUES = "Give texts, numbers, lists and dicts; an image goes into image_data=... of a prompt."
+
 INFO_TIMEOUT = 60.0
 """Seconds for an answer that needs no model."""
 
@@ -38,6 +40,22 @@ class HttpRequest:
         connect, read = self.limits
         return _least(settings.connect_timeout, connect), _least(settings.read_timeout, read)
 
+    def headers(self, settings: Settings) -> dict[str, str]:
+        """Make the headers of the request, with the key."""
+        headers = {"User-Agent": "nbruntime"}
+        if self.streamed:
+            # Proxies may tell by this very text that a stream is to be passed on piece by piece.
+            headers["Accept"] = "text/event-stream"
+            headers["Accept-Encoding"] = "identity"
+        else:
+            headers["Accept"] = "application/json, */*;q=0.5"
+            headers["Accept-Encoding"] = "gzip, deflate"
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        if key := settings.secret.reveal():
+            headers["Authorization"] = f"Bearer {key}"
+        return headers
+
     def data(self) -> bytes | None:
         """Encode the body in UTF-8, without NaN, which is not JSON."""
         if self.body is None:
@@ -46,7 +64,7 @@ class HttpRequest:
             return json.dumps(self.body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except TypeError as error:
             message = f"The request cannot be written as JSON: {error}"
-            raise ArgumentTypeError(message, hint="Give plain Python values.") from None
+            raise ArgumentTypeError(message, hint=_PLAIN_VALUES) from None
         except ValueError as error:  # also of the encoding: half a surrogate pair
             message = f"The request cannot be written as JSON: {error}"
             raise ArgumentValueError(message, hint="Remove NaN, infinity and broken characters.") from None

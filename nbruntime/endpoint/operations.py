@@ -28,7 +28,7 @@ from nbruntime.generation import Generation, Generations, Timings
 from nbruntime.generation.stream_state import aborted_on_server
 from nbruntime.protocol.answers import first_invalid_field, scrub_reason
 from nbruntime.protocol.load import Load, read_loads
-from nbruntime.protocol.messages import Messages, read_messages
+from nbruntime.protocol.messages import Messages, read_messages, refuse_media
 from nbruntime.protocol.options import check_option
 from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import (
@@ -214,6 +214,8 @@ def chat_request(
     """Make the request that continues a conversation."""
     conversation = read_messages(messages)
     generate_request("", options, stream=stream)  # a wrong argument fails before anything is sent
+    if not any(options.get(name) for name in ("image_data", "video_data", "audio_data")):
+        refuse_media(conversation)
     prompt, stops = yield from _chat_prompt(capabilities, conversation)
     return generate_request(prompt, _with_stops(options, stops), stream=stream)
 
@@ -222,7 +224,7 @@ def _chat_prompt(
     capabilities: ServerCapabilities, conversation: list[dict[str, Any]]
 ) -> Operation[tuple[Prompt, tuple[str, ...]]]:
     """Turn a conversation into a prompt: on the server, unless a template was named or the server cannot."""
-    if capabilities.chat_template_name is None:
+    if capabilities.given_template is None:
         try:
             return (yield from _tokenize_messages(capabilities, conversation)), ()
         except NotFoundError:

@@ -18,6 +18,7 @@ class GenerateOptions(TypedDict, total=False):
     logprob_start_len: int | Sequence[int] | None
     top_logprobs_num: int | Sequence[int] | None
     lora_path: str | Sequence[str | None] | None
+    timeout: float | None
 
     max_new_tokens: int | None
     stop: str | Sequence[str] | None

@@ -9,11 +9,11 @@ from typing import Any, Self, Unpack
 from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import operations
-from nbruntime.endpoint.background_closer import BackgroundCloser
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
 from nbruntime.endpoint.http import INFO_TIMEOUT
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
+from nbruntime.endpoint.time_limit import TimeLimit, time_limit
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
 from nbruntime.generation import Generation, GenerationStream
@@ -35,8 +35,9 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         Key of the server. It is never shown: not in a repr, ``vars()``, an error or a pickle.
     verify : str, optional
         File or folder of certificates to check an https server by; the usual ones by default.
-    chat_template_name : str, optional
-        Name of a chat template (see `nbruntime.chat.named_templates`); by default the model's own.
+    chat_template_name : str or ChatTemplate, optional
+        A chat template, SGLang's too, or the name of one (see `nbruntime.chat.named_templates`); by default
+        the model's own.
     connect_timeout, read_timeout : float or None
         Seconds to wait for a connection, and for the next bytes of an answer; None waits for ever.
 
@@ -62,7 +63,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         base_url: str,
         api_key: str | None = None,
         verify: str | bool | None = None,
-        chat_template_name: str | None = None,
+        chat_template_name: str | ChatTemplate | None = None,
         *,
         connect_timeout: float | None = 10.0,
         read_timeout: float | None = 600.0,
@@ -71,22 +72,17 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         del api_key  # tracebacks may show variables
         self._transport.run(operations.read_model_info(self._capabilities))
 
-    def _open(self) -> None:
+    def _open_transport(self) -> None:
         self._transport = Transport(self._settings)
-        self._closer = BackgroundCloser()
+
+    def _open(self) -> None:
+        self._open_transport()
         self._streams = LiveStreams[GenerationStream]()
 
     # The server
 
-    @property
-    def model_info(self) -> dict[str, Any]:
-        """What the server says about its model, read when the endpoint was made."""
-        return self._capabilities.model_info or {}
-
-    @property
-    def chat_template(self) -> ChatTemplate:
-        """The template by `chat_template_name`, else the model's own, else a guess."""
-        return self._capabilities.chat_template()
+    def _read_model_info(self) -> dict[str, Any]:
+        return self._transport.run(operations.read_model_info(self._capabilities))
 
     def get_model_name(self) -> str:
         """Name or path of the model, as the server has it (``model_path``)."""
@@ -131,7 +127,8 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             - ``return_logprob`` (bool): also give logprobs, in ``Generation.tokens`` and ``input_tokens``;
             - ``logprob_start_len`` (int): first prompt token with a logprob; by default the prompt has none;
             - ``top_logprobs_num`` (int): number of likeliest tokens to give at each position;
-            - ``lora_path`` (str): LoRA adapter.
+            - ``lora_path`` (str): LoRA adapter;
+            - ``timeout`` (float): seconds until its last text must be read; else it is stopped on the server.
 
         Returns
         -------
@@ -142,13 +139,16 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         ------
         ArgumentError
             For an unknown or wrong argument; nothing was sent.
+        ServerTimeoutError
+            If `timeout` has passed; of a stream a `StreamTimeoutError`, with the text until then.
         GenerationAbortedError
             If the request was aborted; holds the text received until then.
         NbruntimeError
             If the server does not answer or refuses.
         """
-        request = operations.generate_request(prompt, arguments)
-        return self._transport.run(operations.generate(request))
+        with time_limit(arguments.pop("timeout", None), self._settings):
+            request = operations.generate_request(prompt, arguments)
+            return self._transport.run(operations.generate(request))
 
     @takes(GenerateOptions)
     def stream(  # type: ignore[override]
@@ -164,7 +164,9 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         prompt, **arguments
             As in `complete`.
         """
-        return self._open_stream(operations.generate_request(prompt, arguments, stream=True))
+        with time_limit(arguments.pop("timeout", None), self._settings) as limit:
+            request = operations.generate_request(prompt, arguments, stream=True)
+            return self._open_stream(request, limit)
 
     @takes(GenerateOptions)
     def chat(self, messages: Messages, **arguments: Unpack[GenerateOptions]) -> Generation | list[Generation]:
@@ -186,8 +188,9 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         >>> answer = endpoint.chat(talk, temperature=0)  # doctest: +SKIP
         >>> talk.append({"role": "assistant", "content": answer.text})  # doctest: +SKIP
         """
-        request = self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
-        return self._transport.run(operations.generate(request))
+        with time_limit(arguments.pop("timeout", None), self._settings):
+            request = self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
+            return self._transport.run(operations.generate(request))
 
     @takes(GenerateOptions)
     def stream_chat(self, messages: Messages, **arguments: Unpack[GenerateOptions]) -> GenerationStream:
@@ -198,28 +201,31 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         messages, **arguments
             As in `chat`; the stream is as in `stream`.
         """
-        request = self._transport.run(
-            operations.chat_request(self._capabilities, messages, arguments, stream=True)
-        )
-        return self._open_stream(request)
+        with time_limit(arguments.pop("timeout", None), self._settings) as limit:
+            request = self._transport.run(
+                operations.chat_request(self._capabilities, messages, arguments, stream=True)
+            )
+            return self._open_stream(request, limit)
 
-    def _open_stream(self, request: GenerateRequest) -> GenerationStream:
-        self._closer.start()
-        started = time.perf_counter()
-        body = self._transport.run(operations.open_stream(request, self._capabilities))
+    def _open_stream(self, request: GenerateRequest, limit: TimeLimit | None) -> GenerationStream:
+        transport, started = self._transport, time.perf_counter()
+        transport.closer.start()
+        body = transport.run(operations.open_stream(request, self._capabilities))
         stream = GenerationStream(
             body,
             request,
-            close=body.close,
-            abort=self._transport.abort,
-            where=self._settings.url("/generate"),
+            close=body.close if limit is None else limit.closing(body.close),
+            abort=transport.abort,
+            where=transport.settings.url("/generate"),
             started=started,
             cumulative_text=self._capabilities.text_is_cumulative,
-            scrub=self._settings.scrub,
-            discard=self._closer,
+            scrub=transport.settings.scrub,
+            discard=transport.closer,
         )
         self._streams.add(stream)
-        self._closer.start()  # the endpoint may have been closed meanwhile
+        if limit is not None:
+            limit.keep_for(stream)
+        transport.closer.start()  # the endpoint may have been closed meanwhile
         return stream
 
     def abort(self, rid: str | Sequence[str]) -> None:
@@ -280,7 +286,12 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         return text
 
     def embed(
-        self, text: Prompt | Sequence[Prompt], *, dimensions: int | None = None, lora_path: str | None = None
+        self,
+        text: Prompt | Sequence[Prompt],
+        *,
+        dimensions: int | None = None,
+        lora_path: str | None = None,
+        timeout: float | None = None,
     ) -> list[float] | list[list[float]]:
         """Embed a text, on a server that was started with ``is_embedding=True``.
 
@@ -290,12 +301,13 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             One text or several, as text or as token ids.
         dimensions : int, optional
             Length of the vectors, for models that can shorten theirs.
-        lora_path : str, optional
-            LoRA adapter.
+        lora_path, timeout
+            As in `complete`.
         """
-        vectors: list[float] | list[list[float]] = self._transport.run(
-            operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
-        )
+        with time_limit(timeout, self._settings):
+            vectors: list[float] | list[list[float]] = self._transport.run(
+                operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
+            )
         return vectors
 
     # Control
@@ -353,7 +365,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         """
         return self._transport.run(operations.read_text(path, timeout))
 
-    def post(self, path: str, body: Any = None) -> Any:
+    def post(self, path: str, body: Any = None, *, timeout: float | None = None) -> Any:
         """Send any request of SGLang's protocol, and read the JSON of the answer.
 
         Parameters
@@ -362,24 +374,20 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             Route, such as ``"/encode"``.
         body : object, optional
             Sent as JSON, without checks.
+        timeout : float, optional
+            As in `complete`.
         """
-        return self._transport.run(operations.send_json(path, body))
+        with time_limit(timeout, self._settings):
+            return self._transport.run(operations.send_json(path, body))
 
     def panel(self, **options: Any) -> Any:
-        """Make a widget that shows the server's load, latencies and fields, live.
-
-        Parameters
-        ----------
-        **options
-            Of `nbruntime.notebook.views.panel.ServerPanel`.
-        """
+        """Make a live panel of the server: `nbruntime.notebook.views.panel.ServerPanel` with its options."""
         return view_class("panel")(self, **options)
 
     def close(self) -> None:
         """Stop the running streams and close the connections; the next request opens new ones."""
         for stream in self._streams.take():
             stream.close()
-        self._closer.close()
         self._transport.close()
 
     def __enter__(self) -> Self:

@@ -6,7 +6,6 @@ import threading
 from typing import Any
 
 from nbruntime.chat.chat_template import ChatTemplate
-from nbruntime.chat.named_templates import get_chat_template
 from nbruntime.chat.rendering import find_chat_template
 from nbruntime.chat.tokenizer import load_tokenizer
 from nbruntime.endpoint.settings import Settings
@@ -16,16 +15,14 @@ from nbruntime.errors import NotFoundError
 class ServerCapabilities:
     """What a client has learned of its server; None stands for "not asked yet"."""
 
-    def __init__(self, chat_template_name: str | None) -> None:
-        if chat_template_name is not None:
-            get_chat_template(chat_template_name)  # a wrong name fails here, before anything is sent
-        self.chat_template_name = chat_template_name
+    def __init__(self, given_template: ChatTemplate | None) -> None:
+        self.given_template = given_template  # the caller's, instead of the model's
         self.model_info: dict[str, Any] | None = None  # the last answers of these routes
         self.server_info: dict[str, Any] | None = None
         self.is_old = False  # True for the route names of SGLang up to 0.5.2
         self.tokenizes: bool | None = None  # texts
         self.tokenizes_messages: bool | None = None  # conversations
-        self._chat_template: ChatTemplate | None = None
+        self._found_template: ChatTemplate | None = None
         self._tokenizer: Any = None
         self._loading = threading.Lock()
 
@@ -36,12 +33,14 @@ class ServerCapabilities:
         return bool(info.get("stream_output")) and "incremental_streaming_output" not in info
 
     def chat_template(self) -> ChatTemplate:
-        """Load the named template, else the model's own, else a guess; it may take seconds."""
-        if self._chat_template is None:
+        """Return the given template, else load the model's own, else guess; loading may take seconds."""
+        if self.given_template is not None:
+            return self.given_template
+        if self._found_template is None:
             with self._loading:  # once, also for many threads
-                if self._chat_template is None:
-                    self._chat_template = find_chat_template(self.chat_template_name, self.model_info or {})
-        return self._chat_template
+                if self._found_template is None:
+                    self._found_template = find_chat_template(self.model_info or {})
+        return self._found_template
 
     def tokenizer(self, settings: Settings) -> Any:
         """Load the model's tokenizer, for a server that does not tokenize; it may take seconds."""
@@ -61,7 +60,7 @@ class ServerCapabilities:
 
     def __getstate__(self) -> dict[str, Any]:
         # Templates and tokenizers are loaded again.
-        return {**vars(self), "_chat_template": None, "_tokenizer": None, "_loading": None}
+        return {**vars(self), "_found_template": None, "_tokenizer": None, "_loading": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _loading=threading.Lock())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbruntime.endpoint.address import is_loopback
+from nbruntime.endpoint.address import find_proxy, is_this_machine
 from nbruntime.errors import NbruntimeError
 from nbruntime.secrets import Secret
 
@@ -36,7 +37,20 @@ class Settings:
     @property
     def local(self) -> bool:
         """Whether the server is on this machine, so that proxies are not used."""
-        return is_loopback(self.base_url)
+        return is_this_machine(self.base_url)
+
+    @property
+    def certificates(self) -> str | bool:
+        """What to check the server by: `verify`, for another machine else what the environment names."""
+        if self.verify in (None, True) and not self.local:
+            named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+            return named or True
+        return True if self.verify is None else self.verify
+
+    @property
+    def proxy(self) -> str | None:
+        """The environment's proxy that requests go through; it may hold a password."""
+        return find_proxy(self.base_url)
 
     def scrub(self, text: str) -> str:
         """Mask the key in a text."""

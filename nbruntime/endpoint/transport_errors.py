@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from nbruntime.endpoint.address import without_password
+from nbruntime.endpoint.scheme_check import with_other_scheme
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import (
     ArgumentValueError,
@@ -12,6 +18,14 @@ from nbruntime.errors import (
     ServerTimeoutError,
 )
 from nbruntime.protocol.failures import error_of_response
+
+_LEFT_BEHIND = (
+    "The endpoint was pickled, as for another process, and a pickle holds no key: give it there, "
+    'as in endpoint.api_key = os.environ["API_KEY"].'
+)
+
+_ASKS_FOR_HTTPS = re.compile(r"\bHTTPS (port|server)\b")
+"""What nginx and servers in Go say to a request of http."""
 
 _EXCERPT = 80
 _LONGEST_REASON = 200
@@ -37,8 +51,20 @@ def no_more_in_time(settings: Settings, path: str) -> ServerTimeoutError:
     return ServerTimeoutError("Nothing more came in time", where=settings.url(path))
 
 
+def took_too_long(settings: Settings, path: str, seconds: float, *, sent: bool = True) -> ServerTimeoutError:
+    """Make the error for a request that has taken longer than its caller allows."""
+    return ServerTimeoutError(
+        f"The request took longer than its timeout of {seconds:g} s",
+        sent=sent,
+        where=settings.url(path),
+        hint="It is stopped on the server. Give a longer timeout=..., or ask for less: max_new_tokens=...",
+    )
+
+
 def no_answer(settings: Settings, path: str, reason: str, *, sent: bool) -> ServerConnectionError:
     """Make the error for a connection that was refused, or broke before the answer."""
+    if sent and (problem := _wrong_scheme(settings, path, reason)):
+        return problem
     return _connection_error(settings, path, "No answer from the server", reason, sent=sent)
 
 
@@ -48,16 +74,21 @@ def broken_off(settings: Settings, path: str, reason: str) -> ServerConnectionEr
 
 
 def certificate_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
-    """Make the error for a server whose certificate is not accepted."""
+    """Make the error for a server whose certificate is not accepted, or that does not speak TLS."""
     message = "The server's certificate is not accepted"
     hint = "Give the file of the certificate authority as verify=..."
+    if "certificate" not in reason.lower():
+        if problem := _wrong_scheme(settings, path, reason):
+            return problem
+        message, hint = "The server does not speak TLS as it should", "Check that it is a server of https."
     return _connection_error(settings, path, message, reason, sent=False, hint=hint)
 
 
 def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for a proxy of the environment that does not connect."""
-    hint = "Put the server's host into the environment variable NO_PROXY if it needs no proxy."
-    return _connection_error(settings, path, "The proxy does not connect", reason, sent=False, hint=hint)
+    message = f"The proxy {_proxy_name(settings)} does not connect"
+    hint = _proxy_hint(settings, "Check the proxy.")
+    return _connection_error(settings, path, message, reason, sent=False, hint=hint)
 
 
 def certificates_unreadable(verify: str | bool) -> ServerConnectionError:
@@ -84,20 +115,40 @@ def bad_status(
 ) -> ServerStatusError:
     """Make the error for a status of 300 or more; a redirect is not followed, to protect the key."""
     scrub = settings.secret.scrub
-    hint = f"It redirects to {scrub(location)}: give the final address as base_url." if status < 400 else None
-    return error_of_response(status, scrub(body), where=settings.url(path), hint=hint)
+    who, hint = "The server", None
+    if status < 400:
+        hint = f"It redirects to {scrub(location)}: give the final address as base_url."
+    elif status == HTTPStatus.BAD_REQUEST and _ASKS_FOR_HTTPS.search(body):
+        hint = f"Give {settings.base_url.replace('http:', 'https:', 1)} as base_url."
+    elif status == HTTPStatus.NOT_FOUND and (prefix := urlsplit(settings.base_url).path):
+        hint = f"Leave {scrub(prefix)} out of base_url, unless all routes of the server begin with it."
+    elif settings.secret.left_behind and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        hint = _LEFT_BEHIND
+    elif settings.proxy is not None and not body.lstrip().startswith("{"):
+        # The server's own errors are JSON, but for a few.
+        proxy = f"proxy {_proxy_name(settings)}"
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            who = f"The {proxy}"
+            hint = _proxy_hint(settings, "Write its user and password into its URL in the environment.")
+        else:
+            who, hint = f"The server, or the {proxy} before it,", _proxy_hint(settings)
+    return error_of_response(status, scrub(body), where=settings.url(path), hint=hint, who=who)
 
 
 def not_json(settings: Settings, path: str, content: bytes) -> ProtocolError:
     """Make the error for an answer that should be JSON."""
     excerpt = settings.secret.scrub(content[:_EXCERPT].decode("utf-8", "replace"))
-    return ProtocolError(f"The answer is not JSON: {excerpt!r}", where=settings.url(path))
+    return _protocol_error(settings, path, f"The answer is not JSON: {excerpt!r}")
 
 
 def not_a_stream(settings: Settings, path: str, kind: str) -> ProtocolError:
     """Make the error for an answer that should be a stream."""
     what = _line(settings, kind) or "of no type"
-    return ProtocolError(f"The answer is not a stream but {what}", where=settings.url(path))
+    return _protocol_error(settings, path, f"The answer is not a stream but {what}")
+
+
+def _protocol_error(settings: Settings, path: str, message: str) -> ProtocolError:
+    return ProtocolError(message, where=settings.url(path), hint=_diagnosis_of_proxy(settings))
 
 
 def _connection_error(
@@ -108,6 +159,18 @@ def _connection_error(
     return ServerConnectionError(message, sent=sent, where=settings.url(path), hint=hint)
 
 
+def _wrong_scheme(settings: Settings, path: str, reason: str) -> ServerConnectionError | None:
+    """Make the error for a server that speaks the other scheme, unless it has ever answered in this one."""
+    if settings.last_answer is not None or settings.proxy is not None:
+        return None
+    url = with_other_scheme(settings.base_url)
+    if url is None:
+        return None
+    right, wrong = urlsplit(url).scheme, urlsplit(settings.base_url).scheme
+    message = f"The server speaks {right}, not {wrong}"
+    return _connection_error(settings, path, message, reason, sent=False, hint=f"Give {url} as base_url.")
+
+
 def _line(settings: Settings, reason: str) -> str:
     """Put foreign text into one short line, with the key masked."""
     words = " ".join(settings.secret.scrub(reason).split())
@@ -116,8 +179,24 @@ def _line(settings: Settings, reason: str) -> str:
 
 def _diagnosis(settings: Settings) -> str | None:
     if settings.diagnose is None:
-        return None
+        return _diagnosis_of_proxy(settings)
     try:
         return settings.diagnose()
     except NbruntimeError:
         return None
+
+
+def _diagnosis_of_proxy(settings: Settings) -> str | None:
+    if settings.proxy is None:
+        return None
+    return _proxy_hint(settings, f"The request went through the proxy {_proxy_name(settings)}.")
+
+
+def _proxy_name(settings: Settings) -> str:
+    return without_password(settings.proxy or "")
+
+
+def _proxy_hint(settings: Settings, first: str = "") -> str:
+    host = urlsplit(settings.base_url).hostname
+    otherwise = f"If the server needs no proxy, put {host} into the environment variable NO_PROXY."
+    return f"{first} {otherwise}".lstrip()

@@ -6,7 +6,7 @@ import sys
 import warnings
 from typing import Any
 
-from nbruntime.errors import ArgumentValueError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 
 _DTYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     # The pattern of a value, and the texts that end it, from SGLang's lang/ir.py.
@@ -20,6 +20,34 @@ _OPTIONS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_t
 
 _UNSET = (None,)
 """SGLang 0.5.2's value of omitted options, by a stray comma in its source."""
+
+
+def check_state(s: Any, method: str, instead: str) -> None:
+    """Refuse what is no state of a program, most often the prompt of a caller who means another method.
+
+    Raises
+    ------
+    ArgumentTypeError
+        With what to call instead.
+    """
+    if not hasattr(s, "text_"):
+        raise ArgumentTypeError(
+            f"SGLang's frontend language calls {method}() with the state of a program, not with a "
+            f"{type(s).__name__}",
+            where=method,
+            hint=f"Call {instead}.",
+        )
+
+
+def check_gen(s: Any, sampling_params: Any, method: str, instead: str) -> None:
+    """Refuse arguments that are not the frontend language's, as `check_state`."""
+    check_state(s, method, instead)
+    if not hasattr(sampling_params, "to_srt_kwargs"):
+        raise ArgumentTypeError(
+            f"sampling_params must be SGLang's SglSamplingParams, not a {type(sampling_params).__name__}",
+            where=method,
+            hint=f"Use sgl.gen in a program, or call {instead}.",
+        )
 
 
 def gen_arguments(s: Any, sampling_params: Any) -> dict[str, Any]:

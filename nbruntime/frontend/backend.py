@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.errors import ArgumentValueError, NotFoundError
 from nbruntime.frontend import programs
-from nbruntime.frontend.arguments import gen_arguments, images_of
+from nbruntime.frontend.arguments import check_gen, check_state, gen_arguments, images_of
 from nbruntime.frontend.failures import mark_finished, warn_on_error
 from nbruntime.frontend.interruption import in_flight
 from nbruntime.frontend.readers import Readers
 from nbruntime.frontend.select import select
 from nbruntime.generation import Generation, GenerationStream
+
+# What to call instead of a method of the frontend language.
+COMPLETE = 'endpoint.complete("...") for the whole answer, or endpoint.stream("...") to get it as it comes'
+STREAM = 'endpoint.stream("...") to get the answer as it comes'
+SELECT = 'sgl.select in a program, or endpoint.complete("...", regex="(yes|no)")'
+CACHE_PREFIX = 'endpoint.cache_prefix("...")'
 
 
 class FrontendBackend:
@@ -94,7 +100,7 @@ class FrontendBackend:
         """Return `chat_template`."""
         return self.chat_template
 
-    def generate(self, s: Any, sampling_params: Any, **_: Any) -> tuple[str | list[str], Any]:
+    def generate(self, s: Any = None, sampling_params: Any = None, **_: Any) -> tuple[str | list[str], Any]:
         """Run ``sgl.gen`` without a stream, with the text of the state `s` as the prompt.
 
         Returns
@@ -102,6 +108,7 @@ class FrontendBackend:
         (str or list of str, dict or list of dict)
             Text and ``meta_info``; lists for ``n > 1``.
         """
+        check_gen(s, sampling_params, "generate", COMPLETE)
         with (
             warn_on_error("sgl.gen", s),
             in_flight.track(self) as rid,
@@ -114,14 +121,20 @@ class FrontendBackend:
             step.set_answers([answer], answer.meta_info)
             return answer.text, answer.meta_info
 
-    def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    def generate_stream(
+        self, s: Any = None, sampling_params: Any = None, **_: Any
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Run ``sgl.gen`` with a stream; ``n`` must be 1.
 
-        Yields
-        ------
-        (str, dict)
+        Returns
+        -------
+        iterator of (str, dict)
             New text, and ``meta_info`` with the logprobs of the new tokens.
         """
+        check_gen(s, sampling_params, "generate_stream", STREAM)
+        return self._generate_stream(s, sampling_params)
+
+    def _generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         with (
             warn_on_error("sgl.gen", s),
             in_flight.track(self) as rid,
@@ -145,7 +158,9 @@ class FrontendBackend:
                 step.set_answers([answer], step.meta_info)
         readers.wait_until_consumed()
 
-    def select(self, s: Any, choices: Sequence[str], temperature: float, choices_method: Any) -> Any:
+    def select(
+        self, s: Any, choices: Sequence[str] = (), temperature: float = 0.0, choices_method: Any = None
+    ) -> Any:
         """Run ``sgl.select``: let the model choose one of several texts.
 
         Parameters
@@ -159,6 +174,7 @@ class FrontendBackend:
         choices_method : ChoicesSamplingMethod
             Makes the decision, which is returned.
         """
+        check_state(s, "select", SELECT)
         with (
             warn_on_error("sgl.select", s),
             in_flight.track(self),
@@ -170,12 +186,14 @@ class FrontendBackend:
 
     def commit_lazy_operations(self, s: Any) -> None:
         """Compute the state's text and images into the KV cache, before it is forked."""
+        check_state(s, "commit_lazy_operations", CACHE_PREFIX)
         if s.text_:
             with warn_on_error("fork", s), in_flight.track(self) as rid:
                 self.complete(s.text_, rid=rid, max_new_tokens=0, image_data=images_of(s))
 
     def fill_image(self, s: Any) -> None:
         """Compute the state's text and images into the KV cache."""
+        check_state(s, "fill_image", CACHE_PREFIX)
         self.commit_lazy_operations(s)
 
     def begin_program(self, s: Any) -> None:

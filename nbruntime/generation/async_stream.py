@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import weakref
@@ -139,10 +138,24 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
             request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
         )
         self._closer = _AsyncStreamCloser(self._state, close, abort, abandon, spawn)
+        self._expired = False
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._finalizer = weakref.finalize(self, self._closer.abandon)
         self._finalizer.atexit = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        async def nothing(*_: object) -> None:
+            """There is nothing to close."""
+
+        self._state = state["_state"]
+        self._chunks, self._reading, self._reader = _no_chunks(), asyncio.Lock(), None
+        self._closer = _AsyncStreamCloser(
+            self._state, nothing, nothing, abandon=lambda rids: None, spawn=asyncio.create_task
+        )
+        self._loop, self._expired = None, False
+        self._finalizer = weakref.finalize(self, self._closer.abandon)
+        self._finalizer.detach()
 
     async def __anext__(self) -> str:
         self._state.require_one_answer()
@@ -168,8 +181,10 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
     async def _next_delta(self) -> Delta:
         state = self._state
         while True:
-            with contextlib.suppress(IndexError):
+            try:  # suppress() would take longer than all the rest
                 return state.pending.popleft()
+            except IndexError:
+                pass
             if state.over:
                 await self.close()
                 if state.error is not None:
@@ -190,8 +205,6 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         except NbruntimeError as cause:
             state.end(cause)
             await self.close()
-            if state.error is not None:
-                state.error.__cause__ = cause
         except BaseException:
             # Most often the task was cancelled: close, and do not keep it waiting.
             self._finalizer.detach()
@@ -226,12 +239,24 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
     async def close(self) -> None:
         """Close the answer, and stop the generation if it is still running."""
         self._finalizer.detach()
-        await asyncio.shield(self._closer.leave())
+        leaving = self._closer.leave()
+        if self._expired:  # its time is up: the abort goes on in the background
+            await asyncio.wait([leaving], timeout=CANCELLED_PATIENCE)
+        else:
+            await asyncio.shield(leaving)
+
+    def expire(self, cause: NbruntimeError) -> None:
+        """End the stream with an error, in its event loop: its time is up."""
+        if not self._state.over:
+            self._finalizer.detach()
+            self._expired = True
+            self._state.end(cause)
+            self._closer.leave()  # wakes the reader
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the stream belongs to."""
-        return self._loop
+        """The event loop that the stream belongs to; a copy belongs to none."""
+        return self._loop or asyncio.get_running_loop()
 
     def leave_soon(self) -> None:
         """Close the stream from any thread or loop, without waiting."""
@@ -248,6 +273,11 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def _no_chunks() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 def _after_reader(reference: weakref.ref[AsyncGenerationStream], task: asyncio.Task[Any]) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 _SIGINT = int(signal.SIGINT)
 
-# Called at every read: signal.getsignal would convert handlers to enums, which is slow.
+# Called at every text: signal.getsignal would convert handlers to enums, which is slow.
 _handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
 
 
@@ -52,8 +52,7 @@ class _SigintHandler:
 
     def add(self, stream: Interruptible) -> None:
         key = id(stream)
-        if key not in self.streams:
-            self.streams[key] = weakref.ref(stream, lambda _: self.drop(key))
+        self.streams[key] = weakref.ref(stream, lambda _: self.drop(key))
 
     def drop(self, key: int) -> None:
         self.streams.pop(key, None)
@@ -81,9 +80,11 @@ def watch(stream: Interruptible) -> None:
 
     Has no effect outside of the main thread, or where SIGINT is ignored or not handled by Python.
     """
+    handler = _handler(_SIGINT)
+    if isinstance(handler, _SigintHandler) and id(stream) in handler.streams:
+        return  # as at nearly every text
     if not _in_main_thread():
         return
-    handler = _handler(_SIGINT)
     if isinstance(handler, _SigintHandler):
         handler.add(stream)
     elif callable(handler):

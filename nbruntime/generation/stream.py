@@ -7,14 +7,13 @@ after two seconds, and not always.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from nbruntime.errors import AuthenticationError, NbruntimeError, NotFoundError
 from nbruntime.generation.interrupts import unwatch, watch
@@ -56,6 +55,11 @@ class _StreamCloser:
         if close_instead:
             self.leave()  # a closed connection is the only signal left
 
+    def wake_reader(self) -> None:
+        """Close the answer only."""
+        with self._lock:
+            self._close()
+
     def leave(self) -> None:
         """Close the answer, and abort a running request; a second call completes an interrupted first one."""
         if self._pid != os.getpid():
@@ -90,6 +94,9 @@ def _run(action: Callable[[], None]) -> None:
 
 class GenerationStream(BaseStream, Iterator[str]):
     r"""A running generation: an iterator of text, and a context manager that stops it on exit.
+
+    A finished stream can be copied and pickled, as its record. The copy of a running one holds the text so
+    far, and ends with an error that says so.
 
     Parameters
     ----------
@@ -152,6 +159,13 @@ class GenerationStream(BaseStream, Iterator[str]):
         self._finalizer.atexit = False  # at exit the sockets close by themselves, and the server notices
         watch(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._state = state["_state"]
+        self._chunks, self._reading = iter(()), threading.Lock()
+        self._closer = _StreamCloser(self._state, close=lambda: None, abort=lambda rids: None)
+        self._finalizer = weakref.finalize(self, _run, self._closer.leave)
+        self._finalizer.detach()  # there is nothing to close
+
     def __next__(self) -> str:
         self._state.require_one_answer()
         while True:
@@ -174,10 +188,13 @@ class GenerationStream(BaseStream, Iterator[str]):
                 return
 
     def _next_delta(self) -> Delta:
+        watch(self)  # also if nothing has to be received
         state = self._state
         while True:
-            with contextlib.suppress(IndexError):
+            try:  # suppress() would take longer than all the rest
                 return state.pending.popleft()
+            except IndexError:
+                pass
             if state.over:
                 self._leave()
                 if state.error is not None:
@@ -186,7 +203,6 @@ class GenerationStream(BaseStream, Iterator[str]):
             self._receive()
 
     def _receive(self) -> None:
-        watch(self)
         with self._reading:
             if not self._state.over:  # another thread may have read to the end meanwhile
                 self._receive_chunk()
@@ -198,8 +214,6 @@ class GenerationStream(BaseStream, Iterator[str]):
         except NbruntimeError as cause:
             state.end(cause)
             self._leave()
-            if state.error is not None:
-                state.error.__cause__ = cause
         except BaseException:
             self.close()  # most often an interrupt
             raise
@@ -219,6 +233,7 @@ class GenerationStream(BaseStream, Iterator[str]):
         GenerationError
             If the stream failed; its ``generations`` hold the text so far.
         """
+        watch(self)
         while not self._state.over:
             self._receive()
         self._state.pending.clear()
@@ -241,6 +256,15 @@ class GenerationStream(BaseStream, Iterator[str]):
             self._state.aborted = True
             _, discard, arguments, _ = finalizer
             discard(*arguments)
+
+    def expire(self, cause: NbruntimeError) -> None:
+        """End the stream with an error, in another thread than its reader's: its time is up."""
+        finalizer = self._finalizer.detach()
+        self._state.end(cause)
+        if finalizer is not None:
+            self._closer.wake_reader()
+            _, discard, arguments, _ = finalizer
+            discard(*arguments)  # the reader does not wait for the abort
 
     def _leave(self) -> None:
         if self._finalizer.alive:

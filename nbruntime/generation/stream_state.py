@@ -6,6 +6,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
+from typing import Any
 
 from nbruntime.errors import (
     ArgumentTypeError,
@@ -13,6 +15,7 @@ from nbruntime.errors import (
     NbruntimeError,
     ProtocolError,
     StreamError,
+    StreamTimeoutError,
 )
 from nbruntime.generation.display import DisplayMixin
 from nbruntime.generation.generations import Generations
@@ -65,6 +68,28 @@ class StreamState:
         self._decoder = DeltaDecoder(cumulative_text=cumulative_text, expected=self.expected, scrub=scrub)
         self._arrivals: dict[int, list[tuple[float, int]]] = {}
         self._lock = threading.RLock()  # one thread may end the stream while another reads
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy the answers; the copy of a running stream has failed, since it has no connection."""
+        with self._lock:
+            state = {**vars(self), "_lock": None, "pending": deque(self.pending)}
+            if not self.over:
+                partial = deepcopy({"_decoder": self._decoder, "_arrivals": self._arrivals})
+                state |= {**partial, "over": True, "may_run": False, "error": self._copied_too_early()}
+            return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+    def _copied_too_early(self) -> StreamError:
+        partial = self.generations()
+        tokens = sum(generation.completion_tokens for generation in partial)
+        return StreamError(
+            f"The stream was copied or pickled while it ran, after {tokens} tokens",
+            generations=partial,
+            where=self.where,
+            hint="Wait for its end with result() first. The text so far is in .text and .generations.",
+        )
 
     def feed(self, chunk: bytes) -> None:
         """Decode bytes into `pending`; ignored after the end."""
@@ -127,12 +152,15 @@ class StreamState:
                 return None
             reason, hint = _describe_cause(cause)
             tokens = sum(generation.completion_tokens for generation in partial)
-            return StreamError(
+            kind = StreamTimeoutError if isinstance(cause, TimeoutError) else StreamError
+            error = kind(
                 f"The stream broke off after {tokens} tokens: {reason}",
                 generations=partial,
                 where=self.where,
                 hint=hint,
             )
+            error.__cause__ = cause
+            return error
         return None if self.aborted else aborted_on_server(partial, where=self.where)
 
     @property
@@ -222,6 +250,10 @@ class BaseStream(DisplayMixin):
     """The properties of both kinds of stream; none of them waits."""
 
     _state: StreamState
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The record alone: no connection, threads or views.
+        return {"_state": copy(self._state)}
 
     @property
     def rid(self) -> str:

@@ -11,7 +11,10 @@ from nbruntime.endpoint.base_client import checked_key
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.launch.phases import Phases
 
-__all__ = ["OWN_ARGUMENTS", "check_own_arguments"]
+__all__ = ["AUTO_KEY", "OWN_ARGUMENTS", "check_own_arguments"]
+
+AUTO_KEY = "auto"
+"""The value of ``api_key`` for which the launcher makes a key."""
 
 OWN_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "model_path": (str, os.PathLike, NoneType),

@@ -8,12 +8,14 @@ import os
 import secrets
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.cards import served_name
 from nbruntime.errors import (
     ArgumentValueError,
     AuthenticationError,
@@ -22,6 +24,7 @@ from nbruntime.errors import (
     ServerConnectionError,
 )
 from nbruntime.launch import registry
+from nbruntime.launch.arguments import AUTO_KEY
 from nbruntime.launch.attached import AttachedServer
 from nbruntime.launch.engines.server_kind import AcceptedArguments, ServerKind
 from nbruntime.launch.phases import Phase
@@ -29,18 +32,22 @@ from nbruntime.launch.ports import FIRST_PORT, PortClaim, claim_port, holders_of
 from nbruntime.launch.process import ServerProcess
 from nbruntime.launch.readiness import await_ready, launch_error
 from nbruntime.launch.server import Server, end_server, open_server
-from nbruntime.launch.supervisor.processes import identify, is_running
+from nbruntime.launch.supervisor.processes import is_running
 from nbruntime.launch.supervisor.record import ServerRecord
 from nbruntime.protocol.hosts import is_loopback
-from nbruntime.secrets import is_secret_name
+from nbruntime.secrets import Secret, is_secret_name
 
-__all__ = ["Launcher"]
+__all__ = ["Launcher", "SameServerWarning"]
 
 PORT_ATTEMPTS = 8
 """Ports to try when another process takes the port before the server binds it."""
 
 Launched = tuple[Server, RuntimeEndpoint, bool]
 """A server, its client, and whether the server is new."""
+
+
+class SameServerWarning(UserWarning):
+    """A server with the same arguments runs already, and another one is started."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Launcher:
     # Called with the URL when the port is claimed, and again with the server when it is started.
     on_start: Callable[[str, Server | None], None]
     on_phase: Callable[[Phase], None]
-    connect: Callable[[str], RuntimeEndpoint]
+    connect: Callable[[str, str | None], RuntimeEndpoint]  # takes the URL and the key
 
     def get_or_start(self, *, reuse: bool, replace: bool) -> Launched:
         """Return a server with these arguments, its client, and whether the server is new.
@@ -86,6 +93,11 @@ class Launcher:
             raise ArgumentValueError(
                 f"host={self.host!r} can be reached from other machines, and there is no API key",
                 hint="Give api_key=..., or leave host out to listen on this machine only.",
+            )
+        if self.arguments.keys.get("admin_api_key") == AUTO_KEY:
+            raise ArgumentValueError(
+                "admin_api_key='auto' would be a key that everybody can guess",
+                hint="Give a key of your own; only for api_key, 'auto' makes one.",
             )
         if self.name is None and not reuse:
             return self._start()
@@ -118,21 +130,37 @@ class Launcher:
 
     # A running server
 
+    def warn_of_same(self, stacklevel: int) -> None:
+        """Warn with a `SameServerWarning` if an unnamed server with these arguments runs already."""
+        unnamed = [] if self.name is not None else [each for each in self._matching() if not each.named]
+        if unnamed:
+            first = unnamed[0]  # the same text for each further launch, so that Python says it once
+            server = open_server(first.directory)
+            held = "" if server is None or not server.held_by else f", held by {server.held_by}"
+            warnings.warn(
+                f"The same server runs already: {first.name} ({first.url}){held}. Runtime(..., reuse=True) "
+                f"takes it instead of starting another one; nbruntime.stop({first.name!r}) ends it.",
+                SameServerWarning,
+                stacklevel=stacklevel + 1,
+            )
+
     def _find(self) -> ServerRecord | None:
         """Find the server of this name; without a name, the latest one with these arguments."""
         if self.name is not None:
             return registry.find(self.name)
-        me = identify(os.getpid())
-        for record in reversed(registry.records()):
-            if (
-                (record.state == "ready" or open_server(record.directory))
-                and registry.is_held(record)
-                and (record.keep_alive or record.owner == me)
-                and not _is_ending(record)
-                and not self._differences(record)
-            ):
-                return record
-        return None
+        return next(reversed(self._matching()), None)
+
+    def _matching(self) -> list[ServerRecord]:
+        """List the running servers with these arguments that may be used here, the oldest first."""
+        return [
+            record
+            for record in registry.records()
+            if (record.state == "ready" or open_server(record.directory))
+            and registry.is_held(record)
+            and (record.keep_alive or registry.is_mine(record))
+            and not _is_ending(record)
+            and not self._differences(record)
+        ]
 
     def _attach(self, record: ServerRecord) -> Launched | None:
         """Connect to a running server; None if it has ended."""
@@ -150,7 +178,10 @@ class Launcher:
         if record.state != "ready" and not self._await_other(server):
             return None
         try:
-            client = self.connect(record.url)
+            made = self.arguments.keys.get("api_key") == AUTO_KEY
+            client = self.connect(
+                record.url, registry.key_of(record) if made else self.arguments.keys.get("api_key")
+            )
         except ServerConnectionError:
             if server.wait_until_gone(0.5):
                 return None
@@ -188,7 +219,8 @@ class Launcher:
                 value = os.path.abspath(value)  # the same from another folder
             values[name] = value
         values |= {"host": self.host, "keep_alive": self.keep_alive}
-        values |= dict.fromkeys(self.arguments.keys, "***")
+        for name, key in self.arguments.keys.items():
+            values[name] = AUTO_KEY if key == AUTO_KEY else "***"
         environment = {name: value and _digest(value, salt) for name, value in self.env.items()}
         identity = {"salt": salt, "values": values, "env": environment}
         as_json: dict[str, Any] = json.loads(json.dumps(identity, default=str))
@@ -233,12 +265,13 @@ class Launcher:
         with claim:
             self.on_start(claim.url, None)
             self.on_phase(Phase("starting"))
-            spec = self.kind.command(self.arguments, claim)
+            arguments = self._with_key()
+            spec = self.kind.command(arguments, claim)
             hidden = [value for name, value in self.env.items() if value and is_secret_name(name)]
             spec = replace(spec, env=spec.env | dict(self.env), secrets=[*spec.secrets, *hidden])
             server = ServerProcess(
                 spec,
-                record=self._claim_name(claim.url),
+                record=self._claim_name(claim.url, arguments),
                 hold=[claim.reservation] if claim.reservation else [],
             )
         try:
@@ -246,26 +279,35 @@ class Launcher:
             await_ready(server, self.kind, claim.url, timeout=self.timeout, on_phase=self.on_phase)
             if not self.kind.takes_listener:
                 _check_port(server, claim)
-            client = self._connect_to_new(server)
-            server.tell_ready()
+            client = self._connect_to_new(server, arguments)
+            server.tell_ready(served_name(client.model_info))
         except BaseException:
             server.stop()
             raise
         return server, client, True
 
-    def _connect_to_new(self, server: ServerProcess) -> RuntimeEndpoint:
+    def _with_key(self) -> AcceptedArguments:
+        """Return the arguments with a new key if one is to be made."""
+        keys = self.arguments.keys
+        if keys.get("api_key") != AUTO_KEY:
+            return self.arguments
+        return replace(self.arguments, keys={**keys, "api_key": secrets.token_urlsafe()})
+
+    def _connect_to_new(self, server: ServerProcess, arguments: AcceptedArguments) -> RuntimeEndpoint:
         """Make the client; if the server dies meanwhile, raise an error with its log."""
         try:
-            return self.connect(server.record.url)
+            return self.connect(server.record.url, arguments.keys.get("api_key"))
         except ServerConnectionError as error:
             if server.wait_until_gone(0.5) or not server.usable:
                 raise launch_error(server, self.kind, Phase("connecting")) from error
             raise
 
-    def _claim_name(self, url: str) -> ServerRecord:
-        model = str(self.arguments.values.get("model_path") or "")
+    def _claim_name(self, url: str, arguments: AcceptedArguments) -> ServerRecord:
+        model = self.kind.model_of(arguments)
+        made = arguments is not self.arguments
         return registry.claim(
             self.name,
+            key=Secret(arguments.keys.get("api_key")) if made else None,
             stem=os.path.basename(model.rstrip("/")) or self.kind.name,
             url=url,
             engine=self.kind.name,
@@ -286,9 +328,9 @@ def _check_port(server: Server, claim: PortClaim) -> None:
 
 def _check_belongs(record: ServerRecord) -> None:
     """Raise ArgumentValueError if the server belongs to another kernel."""
-    if not record.keep_alive and record.owner != identify(os.getpid()) and is_running(record.owner):
+    if not record.keep_alive and not registry.is_mine(record) and is_running(record.owner):
         raise ArgumentValueError(
-            f"The name {record.name!r} belongs to a server of another kernel, process {record.owner.pid}",
+            f"The name {record.name!r} belongs to a server of another kernel, {record.started_by}",
             where=record.url,
             hint=f"Choose another name, or end that server: nbruntime.stop({record.name!r}).",
         )

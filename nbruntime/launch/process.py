@@ -260,9 +260,9 @@ class ServerProcess(Server):
         except queue.Empty:
             return None
 
-    def tell_ready(self) -> None:
-        """Mark the server as ready in its record."""
-        self._handle.say(b"ready\n")
+    def tell_ready(self, model: str) -> None:
+        """Mark the server as ready in its record, with the name that it gives its model."""
+        self._handle.say(f"ready {' '.join(model.split())}\n".encode(errors="replace"))
 
     def stop(self) -> None:
         """Stop the server; see `Server.stop`."""

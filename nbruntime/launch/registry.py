@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,11 +29,24 @@ from nbruntime.launch.supervisor.processes import (
     tagged_pids,
     wait_for_end,
 )
-from nbruntime.launch.supervisor.record import FILE, LOG, ServerRecord
+from nbruntime.launch.supervisor.record import FILE, KEY, LOG, ServerRecord
+from nbruntime.secrets import Secret
 
-__all__ = ["RESERVED", "NameTaken", "claim", "clear", "end", "find", "folder", "records", "sweep"]
+__all__ = [
+    "RESERVED",
+    "NameTaken",
+    "claim",
+    "clear",
+    "end",
+    "find",
+    "folder",
+    "is_mine",
+    "key_of",
+    "records",
+    "sweep",
+]
 
-RESERVED = ("all", "orphans")
+RESERVED = ("all", "everywhere", "orphans")
 """Words for `nbruntime.stop` that cannot be names."""
 
 STOP_SECONDS = 6.0  # for a supervisor to end its process tree, before it is killed itself
@@ -63,14 +77,17 @@ def folder() -> Path:
     return path
 
 
-def claim(name: str | None = None, *, stem: str = "server", **description: Any) -> ServerRecord:
+def claim(
+    name: str | None = None, *, stem: str = "server", key: Secret | None = None, **description: Any
+) -> ServerRecord:
     """Make the folder of a server that is about to start, with an empty log; it claims the server's name.
 
-    Raises `NameTaken` if a running server has the name; without a name, makes one from `stem`. The
-    description is fields of the `ServerRecord`.
+    Raises `NameTaken` if a running server has the name; without a name, makes one from `stem`. The folder
+    keeps the `key` for `key_of`. The description is fields of the `ServerRecord`.
     """
     owner = identify(os.getpid())
     assert owner is not None
+    named = name is not None
     with exclusive():
         sweep()
         taken = {record.name: record for record in records()}
@@ -85,15 +102,27 @@ def claim(name: str | None = None, *, stem: str = "server", **description: Any) 
             owner=owner,
             machine=system.machine(),
             started=time.time(),
+            named=named,
+            notebook=_notebook(),
             **description,
         )
         try:
             Path(directory, LOG).touch(0o600)
+            if key is not None:
+                Path(directory, KEY).touch(0o600)
+                Path(directory, KEY).write_text(key.reveal() or "")
             record.write()
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return record
+
+
+def key_of(record: ServerRecord) -> str | None:
+    """Return the API key that was made for a server; None if none was, or the server has ended."""
+    with contextlib.suppress(OSError):
+        return Path(record.directory, KEY).read_text()
+    return None
 
 
 def exclusive() -> contextlib.AbstractContextManager[None]:
@@ -106,7 +135,7 @@ def check_name(name: str) -> None:
     if name in RESERVED or not re.fullmatch(r"[\w][\w.+ -]{0,63}", name):
         raise ArgumentValueError(
             f"name={name!r} cannot be a server's name",
-            hint="Take letters, digits, . _ - + and spaces, at most 64, and neither 'all' nor 'orphans'.",
+            hint=f"Take letters, digits, . _ - + and spaces, at most 64, and not {', '.join(RESERVED)}.",
         )
 
 
@@ -114,6 +143,13 @@ def _free_name(stem: str, taken: dict[str, ServerRecord]) -> str:
     stem = re.sub(r"[^\w.+-]+", "-", stem).strip("-.")[:48] or "server"
     candidates = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 3))
     return next(name for name in candidates if name not in taken and name not in RESERVED)
+
+
+def _notebook() -> str:
+    """Return the file name of the notebook whose kernel this is; empty if it is not known."""
+    # Jupyter's server gives the kernel its path, VS Code puts it among the variables.
+    path = vars(sys.modules["__main__"]).get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+    return os.path.basename(path) if isinstance(path, str) else ""
 
 
 def records() -> list[ServerRecord]:
@@ -138,6 +174,11 @@ def is_held(record: ServerRecord) -> bool:
         recent = time.time() - record.started < START_SECONDS
         return is_running(record.owner) and (recent or any(tagged_pids(record.directory)))
     return is_running(record.supervisor)
+
+
+def is_mine(record: ServerRecord) -> bool:
+    """Return True if this process started the server; false in a fork of it."""
+    return record.owner == identify(os.getpid())
 
 
 def is_orphan(record: ServerRecord) -> bool:

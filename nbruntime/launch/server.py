@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from nbruntime.launch import registry
+from nbruntime.launch.holders import holders_of
 from nbruntime.launch.phases import Phase, Phases
 from nbruntime.launch.supervisor import system
 from nbruntime.launch.supervisor.record import LOG, ServerRecord
@@ -63,10 +64,16 @@ class Server(ABC):
 
     def __init__(self, record: ServerRecord, end: ExitNotifier) -> None:
         self.record = record
+        self.users: weakref.WeakSet[object] = weakref.WeakSet()  # the objects that keep this one
         self._owner = os.getpid()
         self._end = end
         # Stays readable when the file has been removed with the server.
         self._log = Path(record.directory, LOG).open("rb", buffering=0)  # noqa: SIM115
+
+    @property
+    def held_by(self) -> str:
+        """Where the notebook holds its users, such as ``runtime, Out[3]``; empty if that is not known."""
+        return ", ".join(holders_of(list(self.users)))
 
     def _register(self) -> None:
         """Let `open_server` return this object: the last step of its constructor."""

@@ -15,6 +15,7 @@ from typing import Any
 from nbruntime.protocol.answers import first_invalid_field, scrub_reason
 from nbruntime.protocol.deltas import Delta, Item
 from nbruntime.protocol.events import EventDecoder
+from nbruntime.protocol.generate_event import read_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,9 @@ class DeltaDecoder:
         self._expected = expected
         self._scrub = scrub
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_scrub": str}  # the messages are masked already, and it may hold the client
+
     @property
     def done(self) -> bool:
         """True once ``[DONE]`` has come."""
@@ -87,7 +91,7 @@ class DeltaDecoder:
         for payload in payloads:
             if self.failure is not None:
                 break
-            item = self.items.get(_index_of(payload))
+            item = None if self._cumulative_text else self.items.get(_index_of(payload))
             delta = None if item is None else item.extend(payload)
             if delta is None:
                 delta = self._parse(payload)
@@ -97,9 +101,7 @@ class DeltaDecoder:
 
     def _parse(self, payload: bytes) -> Delta | None:
         try:
-            event = _from_json(payload.decode())
-        except UnicodeDecodeError:
-            return self._parse(payload.decode("utf-8", "replace").encode())
+            event = read_event(payload)
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
@@ -126,7 +128,6 @@ class DeltaDecoder:
         self.failure = StreamFailure(self._scrub(message), from_server=False)
 
 
-_from_json = json.JSONDecoder().decode  # json.loads would look for other encodings first
 _INDEX = re.compile(rb'\},"index":(\d+)\}$')
 
 

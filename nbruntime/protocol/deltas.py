@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os.path
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from nbruntime.protocol.answers import first_invalid_field
+from nbruntime.protocol.generate_event import ABSENT, read_meta_info, read_running_event
+from nbruntime.protocol.repeated_bytes import RepeatedBytes
 
 OUTPUT_LOGPROB_LISTS = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")
 """Lists of ``meta_info`` with one entry per generated token; incremental servers send only the new part."""
@@ -34,7 +33,7 @@ class Delta:
     def meta_info(self) -> dict[str, Any]:
         """The event's ``meta_info``; its lists of output logprobs hold the new tokens only."""
         if isinstance(self._event, bytes):
-            self._event = {"meta_info": _meta_info_of(self._event)}
+            self._event = {"meta_info": read_meta_info(self._event)}
         meta_info = dict(self._event.get("meta_info") or {})
         if self._cumulative and self.start:
             for name in OUTPUT_LOGPROB_LISTS:
@@ -60,7 +59,8 @@ class Item:
         self._raw: bytes | None = None  # the last event, if its meta_info has not been parsed yet
         self._parsed: tuple[bytes, dict[str, Any]] = b"", {}  # an event and its meta_info
         self._cumulative: bool | None = None  # not known until the second event
-        self._prefixes: tuple[bytes, bytes] | None = None  # bytes of text and ids that the next event repeats
+        self._repeated: RepeatedBytes | None = None  # of the last event, if the next one can repeat its bytes
+        self._has_logprobs = False
 
     # Other threads read an item while one thread extends it; reading changes nothing that extending uses.
     @property
@@ -76,7 +76,7 @@ class Item:
             return self._meta_info
         parsed, meta_info = self._parsed
         if parsed is not raw:
-            meta_info = _meta_info_of(raw) or self._meta_info
+            meta_info = read_meta_info(raw) or self._meta_info
             self._parsed = raw, meta_info
         return meta_info
 
@@ -87,39 +87,27 @@ class Item:
         return rid if isinstance(rid, str) else None
 
     def extend(self, raw: bytes) -> Delta | None:
-        """Take a cumulative event that repeats the bytes of the last one; None if it must be parsed.
-
-        Only what follows the repeated text and ids is parsed: parsing everything costs O(n²) in a stream.
-        """
-        if self._prefixes is None:
+        """Take an event in the middle of an answer; None if it must be parsed for `take`."""
+        cumulative = self._cumulative
+        if cumulative is None:
+            return None  # not known yet
+        new: bytes | None = raw
+        if cumulative:
+            new = None if self._repeated is None else self._repeated.cut(raw)
+        event = None if new is None else read_running_event(new)
+        if event is None or event.index != self.index:
             return None
-        text_prefix, ids = self._prefixes
-        if not raw.startswith(text_prefix):
+        progress, text, ids = event.meta_info, event.text, event.output_ids
+        if not cumulative and (self._has_logprobs or progress.output_token_logprobs is not ABSENT):
+            return None  # the lists are joined
+        start, count = len(self.output_ids), len(ids)
+        if progress.completion_tokens != start + count:
             return None
-        new_text = _REST_OF_TEXT.match(raw, len(text_prefix))
-        if new_text is None or not raw.startswith(ids, new_text.end()):
-            return None
-        new_ids = _REST_OF_IDS.match(raw, new_text.end() + len(ids))
-        if new_ids is None or raw.find(b'"finish_reason":null', new_ids.end()) < 0:
-            return None
-        escaped = new_text[1]
-        try:
-            if b"\\" not in escaped:
-                text = escaped.decode()
-            elif escaped.startswith((b"\\ud", b"\\uD")):
-                return None  # maybe the second half of a surrogate pair
-            else:
-                text = json.loads(b'"' + escaped + b'"')
-            added_ids = list(map(int, new_ids[1][1:].split(b","))) if new_ids[1] else ()
-        except ValueError:
-            return None
-        start = len(self.output_ids)
-        self.output_ids += added_ids
+        self.output_ids += ids
         if text:
             self._parts.append(text)
-        self._prefixes = raw[: new_text.end(1)], raw[new_text.end() : new_ids.end(1)]
         self._raw = raw
-        return Delta(self.index, text, start, len(self.output_ids) - start, False, raw, True)
+        return Delta(self.index, text, start, count, False, raw, cumulative)
 
     def take(self, event: dict[str, Any], raw: bytes, cumulative_text: bool) -> Delta:
         """Take a parsed event, cumulative or incremental."""
@@ -146,7 +134,8 @@ class Item:
         self._raw = None
         self.finish_reason = reason
         self.prompt_token_ids = event.get("prompt_token_ids", self.prompt_token_ids)
-        self._prefixes = _prefixes(raw) if self._cumulative and tuple(event)[:3] == _KEY_ORDER else None
+        self._repeated = RepeatedBytes.of(raw) if self._cumulative else None
+        self._has_logprobs = OUTPUT_LOGPROB_LISTS[0] in self._meta_info
         return Delta(
             self.index, text, start, len(self.output_ids) - start, reason is not None, event, repeats
         )
@@ -184,20 +173,6 @@ class Item:
         return meta_info
 
 
-# SGLang's order of keys; bytes are compared only in events that have it.
-_KEY_ORDER = ("text", "output_ids", "meta_info")
-_TEXT = rb'([^"\\]*(?:\\.[^"\\]*)*)","output_ids":\['
-_REST_OF_TEXT = re.compile(_TEXT)
-_REST_OF_IDS = re.compile(rb'((?:,\d+)*)\],"meta_info":\{')
-_EVENT_START = re.compile(rb'\{"text":"' + _TEXT + rb'(\d+(?:,\d+)*)\],"meta_info":\{')
-
-
-def _prefixes(raw: bytes) -> tuple[bytes, bytes] | None:
-    """Return the bytes of the text and the ids of an event, which the next one should repeat."""
-    parts = _EVENT_START.match(raw)
-    return None if parts is None else (raw[: parts.end(1)], parts[2])
-
-
 def _new_text(old: str, text: str, *, keep: bool) -> tuple[str, str]:
     """Compare a cumulative text with the last one; return what is new and the text so far."""
     if text.startswith(old):
@@ -206,12 +181,3 @@ def _new_text(old: str, text: str, *, keep: bool) -> tuple[str, str]:
         # The server cut off a stop string. An aborted request may come without its text.
         return "", old if keep else text
     return text[len(os.path.commonprefix((old, text))) :], text  # noqa: RUF071 (texts, not paths)
-
-
-def _meta_info_of(raw: bytes) -> dict[str, Any]:
-    """Parse the ``meta_info`` of an event; empty if the event is invalid."""
-    try:
-        event = json.loads(raw)
-    except (ValueError, RecursionError):
-        return {}
-    return {} if first_invalid_field(event) else event["meta_info"] or {}

@@ -62,11 +62,11 @@ class EventDecoder:
         if not self._started:
             self._started = True
             chunk = chunk.removeprefix(_BYTE_ORDER_MARK)
-        events = chunk.split(b"\n\n")
-        rest = events.pop()
+        end = chunk.rfind(b"\n\n")
+        rest = chunk[end + 2 :] if end >= 0 else chunk
         if rest:
             self._held.append(rest)
-        return self._payloads(events)
+        return [] if end < 0 else self._until_done(_payloads(chunk[:end]))
 
     def close(self) -> list[bytes]:
         """End the stream; return the data of a last event without an empty line, which may be cut off."""
@@ -74,19 +74,22 @@ class EventDecoder:
         self._held.clear()
         if not self._started:
             rest = rest.removeprefix(_BYTE_ORDER_MARK)
-        return [] if self.done else self._payloads([rest])
+        return [] if self.done else self._until_done([_data_of(rest)])
 
-    def _payloads(self, events: list[bytes]) -> list[bytes]:
-        payloads = []
-        for event in events:
-            plain = event.startswith(b"data: ") and b"\n" not in event  # the only form that SGLang writes
-            payload = event[6:] if plain else _data_of(event)
-            if payload == DONE:
-                self.done = True
-                break
-            if payload:
-                payloads.append(payload)
-        return payloads
+    def _until_done(self, payloads: list[bytes]) -> list[bytes]:
+        if DONE in payloads:
+            self.done = True
+            payloads = payloads[: payloads.index(DONE)]
+        return [payload for payload in payloads if payload]
+
+
+def _payloads(events: bytes) -> list[bytes]:
+    """Split whole events, and return their data."""
+    if events.startswith(b"data: "):
+        payloads = events[6:].split(b"\n\ndata: ")
+        if events.count(b"\n") == 2 * (len(payloads) - 1):
+            return payloads  # each is one line of data, the only form that SGLang writes
+    return [_data_of(event) for event in events.split(b"\n\n")]
 
 
 def _data_of(event: bytes) -> bytes:

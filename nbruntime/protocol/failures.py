@@ -44,7 +44,7 @@ def server_message(body: bytes | str) -> str:
 def error_class(status: int) -> type[ServerStatusError]:
     """Return the class of error for an HTTP status."""
     match status:
-        case 401 | 403:
+        case 401 | 403 | 407:
             return AuthenticationError
         case 404 | 405 | 501:
             return NotFoundError
@@ -59,9 +59,14 @@ def error_class(status: int) -> type[ServerStatusError]:
 
 
 def error_of_response(
-    status: int, body: bytes | str, *, where: str | None = None, hint: str | None = None
+    status: int,
+    body: bytes | str,
+    *,
+    where: str | None = None,
+    hint: str | None = None,
+    who: str = "The server",
 ) -> ServerStatusError:
-    """Make the error for an answer with an error status; `where` is the URL of the request.
+    """Make the error for an answer with an error status; `where` is the URL of the request, `who` answered.
 
     Examples
     --------
@@ -78,7 +83,7 @@ def error_of_response(
     shown = server_words.split("\n\n", 1)[0].rstrip()
     if hint is None and is_too_long(server_words):
         hint = TOO_LONG_HINT
-    message = f"The server answered {name}" + (f": {shown}" if shown and shown not in name else "")
+    message = f"{who} answered {name}" + (f": {shown}" if shown and shown not in name else "")
     return error_class(status)(message, status=status, server_message=server_words, where=where, hint=hint)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 
+@functools.lru_cache(64)  # asked for every request
 def is_loopback(host: str) -> bool:
     """Return True if only this machine can reach an address.
 

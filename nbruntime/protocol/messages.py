@@ -1,8 +1,8 @@
-"""Conversations: the messages that callers give, and the form in which they are sent."""
+"""Conversations: the messages that callers give, and the form in which they are sent and rendered."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
@@ -50,7 +50,28 @@ def _read_message(message: Any, place: int) -> dict[str, Any]:
         raise ArgumentTypeError("A message has no role", where=where, hint=_HINT)
     if not isinstance(message.get("content"), str | list | None) or "content" not in message:
         raise ArgumentTypeError("A message has no content", where=where, hint=_HINT)
+    if isinstance(message["content"], list):
+        return {**message, "content": [_read_part(part) for part in message["content"]]}
     return dict(message)
+
+
+def _read_part(part: Any) -> Any:
+    """Write a text in the form that SGLang's server requires."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, Mapping) and part.get("type") in (None, "input_text"):
+        return {**part, "type": "text"}
+    return part
+
+
+def refuse_media(messages: Sequence[Message]) -> None:
+    """Raise an ArgumentTypeError if a message holds an image, a sound or a video."""
+    for place, message in enumerate(messages):
+        if isinstance(message["content"], list):
+            for number, part in enumerate(message["content"]):
+                kind = str(part.get("type")) if isinstance(part, Mapping) else ""
+                if any(medium in kind for medium in ("image", "audio", "video")):
+                    raise _more_than_text(part, place, number)
 
 
 def text_of(message: Message, place: int = 0) -> str:
@@ -62,17 +83,66 @@ def text_of(message: Message, place: int = 0) -> str:
     'Hello'
     """
     content = message.get("content")
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
+    return content if isinstance(content, str) else "".join(_texts(content or (), place))
+
+
+def for_template(
+    messages: Sequence[Message], render: Callable[[list[dict[str, Any]]], str]
+) -> list[dict[str, Any]]:
+    """Return messages in the form that a chat template takes, as SGLang does it.
+
+    A content of several parts stays a list if the template, called by `render`, writes the text of lists;
+    otherwise the texts are joined by spaces. Fields that are None are left out; no content is an empty text.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If a message holds more than text.
+
+    Examples
+    --------
+    >>> parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "again"}]
+    >>> for_template([{"role": "user", "content": parts}], lambda messages: messages[0]["content"] + "!")
+    [{'role': 'user', 'content': 'Hello again'}]
+    """
+    given = []
+    for place, message in enumerate(messages):
+        content: Any = message.get("content") or ""
+        if not isinstance(content, str):
+            texts = _texts(content, place)
+            takes_lists = _takes_lists(render)
+            content = [{"type": "text", "text": text} for text in texts] if takes_lists else " ".join(texts)
+        kept = {name: value for name, value in message.items() if value is not None}
+        given.append({**kept, "content": content})
+    return given
+
+
+def _takes_lists(render: Callable[[list[dict[str, Any]]], str]) -> bool:
+    """Tell whether a template writes the text of a list of parts, not the list itself."""
+    part = {"type": "text", "text": "MessageHere"}
+    try:
+        written = render([{"role": "user", "content": [part]}])
+    except Exception as error:  # what a template raises is up to the template
+        if isinstance(error, ImportError):
+            raise
+        return False
+    return part["text"] in written and not any(f"{quote}type{quote}" in written for quote in "'\"")
+
+
+def _texts(content: Sequence[Any], place: int) -> list[str]:
     texts = []
-    for part in content:
-        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-            raise ArgumentTypeError(
-                "A message holds more than text",
-                where=f"messages[{place}]",
-                hint="Send images and sounds with a prompt: complete(prompt, image_data=...).",
-            )
+    for number, part in enumerate(content):
+        is_text = isinstance(part, Mapping) and part.get("type") == "text"
+        if not is_text or not isinstance(part.get("text"), str):
+            raise _more_than_text(part, place, number)
         texts.append(part["text"])
-    return "".join(texts)
+    return texts
+
+
+def _more_than_text(part: Any, place: int, number: int) -> ArgumentTypeError:
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    return ArgumentTypeError(
+        f"A message holds more than text: {kind!r}",
+        where=f"messages[{place}].content[{number}]",
+        hint="Send images and sounds with a prompt: complete(prompt, image_data=...).",
+    )

@@ -17,6 +17,11 @@ _NAMES_ELSEWHERE = {
     "stop_sequences": "stop",
     "logprobs": "return_logprob",
     "top_logprobs": "top_logprobs_num",
+    "response_format": "json_schema",
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
+    "grammar": "ebnf",
+    "request_timeout": "timeout",
 }
 """Names of the same parameters in other libraries."""
 

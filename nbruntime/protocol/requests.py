@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.protocol.media import MEDIA, encode_media
 from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.options import OPTION_NAMES, check_option
 from nbruntime.protocol.sampling import PARAMETER_NAMES, ContractError, SamplingParams
@@ -81,11 +82,13 @@ def build_generate_request(
     field, value, prompts, batch = read_prompt(prompt)
     keywords = {name: given for name, given in arguments.items() if name in PARAMETER_NAMES}
     options = {
-        name: _plain(given) for name, given in arguments.items() if name not in keywords and given is not None
+        name: _plain(encode_media(name, given) if name in MEDIA else given)
+        for name, given in arguments.items()
+        if name not in keywords and given is not None
     }
     for name, given in options.items():
         if name not in OPTION_NAMES:
-            raise _unknown(name, (*PARAMETER_NAMES, *OPTION_NAMES))
+            raise _unknown(name, (*PARAMETER_NAMES, *OPTION_NAMES, "timeout"))
         check_option(name, given)
 
     checked: dict[str, Any] | list[dict[str, Any]]
@@ -129,6 +132,8 @@ def build_generate_request(
 def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
     meant = nearest_name(name, names)
     hint = f"Did you mean {meant!r}?" if meant else f"Sampling parameters are: {', '.join(PARAMETER_NAMES)}."
+    if name == "messages":
+        hint = "Give a conversation to chat() or stream_chat()."
     return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
 
 

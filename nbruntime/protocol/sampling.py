@@ -76,7 +76,7 @@ class SamplingParams:
     no_stop_trim: bool = False  # keep the stop text or token in the answer
     stream_interval: int | None = None  # tokens per streamed event
     logit_bias: dict[int, float] | None = None  # added to the logits of tokens
-    sampling_seed: int | None = None  # makes the sampling repeatable
+    sampling_seed: int | None = None  # makes the sampling repeatable; each of n answers differs
     custom_params: Any = None  # for custom logit processors
     beam_width: int | None = None  # more than 1 for beam search
     watermark: dict[str, Any] | None = None

@@ -12,13 +12,16 @@ API_KEY_VARIABLE = "NBRUNTIME_API_KEY"
 ADMIN_API_KEY_VARIABLE = "NBRUNTIME_ADMIN_API_KEY"
 """Environment variables with the keys: other users could read them on a command line."""
 
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+"""The model of a server that is started without one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
     """One argument of the embedded server."""
 
     name: str  # Python keyword
-    type: type  # str, int, float or bool; a bool is a flag without a value
+    type: type  # str, int, float or bool; a bool is a flag without a value, also with --no- if it is True
     default: str | int | float | bool | None  # None: the server decides
     help: str  # one line for --help
     choices: tuple[str, ...] = ()  # the allowed values, if they are limited
@@ -36,6 +39,12 @@ EMBEDDED_ARGUMENTS = (
     Argument("revision", str, None, "branch, tag or commit of a hub model"),
     Argument("host", str, "127.0.0.1", "address to listen on; any but loopback needs an API key"),
     Argument("port", int, 30000, "port to listen on; 0 takes a free one"),
+    Argument(
+        "allowed_hosts",
+        str,
+        None,
+        "host names besides this machine's, separated by commas, whose pages may use a server without a key",
+    ),
     Argument("fd", int, None, "inherited file descriptor of a listening socket, instead of host and port"),
     Argument(
         "dtype",
@@ -57,7 +66,7 @@ EMBEDDED_ARGUMENTS = (
     Argument("random_seed", int, None, "seed of the sampling; random when not given"),
     Argument("is_embedding", bool, False, "serve /encode with the model's hidden states"),
     Argument("chat_template", str, None, "file of a Jinja chat template, if not the tokenizer's"),
-    Argument("enable_metrics", bool, False, "serve /metrics"),
+    Argument("enable_metrics", bool, True, "serve /metrics"),
     Argument("weight_version", str, "default", "name of the weights in every answer"),
     Argument("max_body_bytes", int, 16 * 2**20, "largest request body; a larger one is answered with 413"),
     Argument("threads", int, None, "threads of the model; default is the number of cores"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from nbruntime.display.cards import Card, Details
 from nbruntime.display.numbers import duration, elapsed
-from nbruntime.endpoint.cards import model_name, server_pairs
+from nbruntime.endpoint.cards import server_pairs
 from nbruntime.launch.phases import tone_of
 from nbruntime.secrets import MASK, is_secret_name
 
@@ -26,15 +26,14 @@ def runtime_card(
     ready_after: float | None = None,
     uptime: float | None = None,
     exit_cause: str = "",
-    model_info: Mapping[str, object] | None = None,
     server_info: Mapping[str, object] | None = None,
     arguments: Mapping[str, object] | None = None,
     log: str = "",
 ) -> Card:
     """Make the card of a runtime; leaves out what is empty or None.
 
-    `model` is what was asked for, shown until the server has given `model_info`; `state` is the phase with
-    its progress; `ready_after` and `uptime` are seconds from launch to ready, and since then.
+    `model` is its name; `state` is the phase with its progress; `ready_after` and `uptime` are seconds from
+    launch to ready, and since then.
     """
     pairs: list[tuple[str, object]] = [
         ("ended", exit_cause),
@@ -54,5 +53,4 @@ def runtime_card(
         rows = [(name, MASK if is_secret_name(name) else value) for name, value in sorted(given.items())]
         details.append(Details("arguments", rows=rows))
     details.append(Details("log", text=log))
-    name = model_name(model_info) if model_info else model
-    return Card("Runtime", name, state or phase, tone_of(phase), pairs=pairs, details=details)
+    return Card("Runtime", model, state or phase, tone_of(phase), pairs=pairs, details=details)

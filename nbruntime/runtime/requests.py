@@ -6,6 +6,7 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
@@ -41,6 +42,8 @@ class RuntimeRequests:
         top_logprobs_num: list[int] | int | None = None,
         lora_path: list[str | None] | str | None = None,
         session_id: str | None = None,
+        *,
+        timeout: float | None = None,
     ) -> str:
         """Generate text and wait for all of it.
 
@@ -56,6 +59,8 @@ class RuntimeRequests:
             First position, in tokens of the prompt, to return log probabilities of.
         lora_path, session_id : str, optional
             LoRA adapter; session on the server that the request belongs to.
+        timeout : float, optional
+            Seconds that the whole request may take; then it is stopped on the server.
 
         Returns
         -------
@@ -88,13 +93,15 @@ class RuntimeRequests:
             lora_path=lora_path,
             session_id=session_id,
         )
-        return self._post("/generate", request.body)
+        return self._post("/generate", request.body, timeout)
 
     async def async_generate(
         self,
         prompt: str | list[int],
         sampling_params: Mapping[str, Any] | None = None,
         session_id: str | None = None,
+        *,
+        timeout: float | None = None,
     ) -> AsyncIterator[str]:
         """Generate text and yield it as it arrives; also called ``add_request``.
 
@@ -102,7 +109,7 @@ class RuntimeRequests:
         ----------
         prompt : str or list of int
             One prompt, as text or as token ids.
-        sampling_params, session_id : dict, str, optional
+        sampling_params, session_id, timeout : dict, str, float, optional
             As in `generate`.
 
         Yields
@@ -117,7 +124,7 @@ class RuntimeRequests:
         """
         self._check_alive()
         stream = await self._async_endpoint.stream(
-            prompt, sampling_params=sampling_params, session_id=session_id
+            prompt, sampling_params=sampling_params, session_id=session_id, timeout=timeout
         )
         async with stream:
             async for text in stream:
@@ -125,22 +132,35 @@ class RuntimeRequests:
 
     add_request = async_generate
 
-    def encode(self, prompt: str | list[str] | list[dict[str, Any]] | list[list[dict[str, Any]]]) -> str:
+    def encode(
+        self,
+        prompt: str | list[str] | list[dict[str, Any]] | list[list[dict[str, Any]]],
+        *,
+        timeout: float | None = None,
+    ) -> str:
         """Embed a text, on a server that was started with ``is_embedding=True``; returns JSON.
 
         Parameters
         ----------
         prompt : str, or list of str, dict or list of dict
             What to embed; a list is a batch.
+        timeout : float, optional
+            As in `generate`.
         """
         many = isinstance(prompt, list)
         rids = request_names(None, len(prompt) if many else 1, many)
-        return self._post("/encode", {"text": prompt, "rid": list(rids) if many else rids[0]})
+        return self._post("/encode", {"text": prompt, "rid": list(rids) if many else rids[0]}, timeout)
 
     async def get_server_info(self) -> dict[str, Any]:
         """Return the server's arguments and figures of its scheduler."""
         self._check_alive()
         return await self._async_endpoint.get_server_info()
+
+    @cached_property
+    def server_args(self) -> SimpleNamespace:
+        """The server's arguments by SGLang's names, as they are in effect; keys are masked."""
+        self._check_alive()
+        return SimpleNamespace(**self.endpoint.get_server_info())
 
     @cached_property
     def _async_endpoint(self) -> AsyncRuntimeEndpoint:
@@ -181,10 +201,10 @@ class RuntimeRequests:
         self._check_alive()
         self.endpoint.flush_cache()
 
-    def _post(self, path: str, body: dict[str, Any]) -> str:
+    def _post(self, path: str, body: dict[str, Any], timeout: float | None) -> str:
         self._check_alive()
         try:
-            return json.dumps(self.endpoint.post(path, body))
+            return json.dumps(self.endpoint.post(path, body, timeout=timeout))
         except ServerConnectionError as error:
             # The connection breaks a moment before the end of the process is known.
             assert self._server is not None

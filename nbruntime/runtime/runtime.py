@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.views import view_class
 from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentTypeError
 from nbruntime.launch.arguments import check_own_arguments
 from nbruntime.launch.engines.resolve import resolve_engine
@@ -54,7 +55,8 @@ class Runtime(CardMixin, RuntimeRequests):
     host : str
         Address to listen on. One that other machines can reach needs an API key.
     api_key : str, optional
-        Key that clients must give; `endpoint` has it. It is never on a command line.
+        Key that clients must give; `endpoint` has it. It is never on a command line. ``"auto"`` makes a new
+        one that nothing shows, for a machine with other users; ``endpoint.api_key`` returns it.
     progress : callable, Phases or False, optional
         Called with every new `~nbruntime.launch.phases.Phase` of the launch, instead of the view in a cell or
         the line on stderr; False for neither. A `~nbruntime.launch.phases.Phases` becomes `phases`.
@@ -140,7 +142,8 @@ class Runtime(CardMixin, RuntimeRequests):
         arguments = self._kind.accept(
             {"model_path": self._model, "log_level": log_level, "api_key": api_key, **kwargs}
         )
-        self._model = arguments.values.get("model_path", self._model)
+        del api_key, kwargs  # tracebacks may show variables
+        self._model = self._kind.model_of(arguments) or self._model
         self._arguments = arguments.values
         if arguments.ignored:
             warnings.warn(
@@ -167,8 +170,10 @@ class Runtime(CardMixin, RuntimeRequests):
                     keep_alive=keep_alive,
                     on_start=self._begin,
                     on_phase=enter,
-                    connect=partial(RuntimeEndpoint, api_key=api_key),
+                    connect=RuntimeEndpoint,
                 )
+                if not reuse:
+                    launcher.warn_of_same(stacklevel=2)
                 self._server, self.endpoint, started = launcher.get_or_start(reuse=reuse, replace=replace)
                 # By a weak reference: an endpoint that is kept must not keep the server.
                 self.endpoint.settings.diagnose = partial(diagnose, weakref.ref(self._server))
@@ -186,6 +191,8 @@ class Runtime(CardMixin, RuntimeRequests):
         self.generate_url = f"{url}/generate"
         self._port = urlsplit(url).port or 0
         self._server = server
+        if server is not None:
+            server.users.add(self)
 
     # State
 
@@ -275,7 +282,6 @@ class Runtime(CardMixin, RuntimeRequests):
             ready_after=dict(self.phases.history).get("ready"),
             uptime=up,
             exit_cause=self.exit_cause,
-            model_info={} if client is None else client.model_info,
             server_info={} if client is None else client.last_server_info,
             arguments=self._arguments,
             log=self.logs(LOG_LINES),
@@ -283,7 +289,10 @@ class Runtime(CardMixin, RuntimeRequests):
 
     def panel(self, **options: Any) -> Any:
         """Make a live panel of the server: `nbruntime.notebook.views.panel.ServerPanel` with its options."""
-        return view_class("panel")(self.endpoint, runtime=self, **options)
+        panel = view_class("panel")(self.endpoint, runtime=self, **options)
+        if self._server is not None:
+            self._server.users.add(panel)
+        return panel
 
     def _state(self) -> str:
         """Return the phase, with its progress during the launch."""
@@ -291,10 +300,10 @@ class Runtime(CardMixin, RuntimeRequests):
         return str(current) if phase == current.name else phase
 
     def _model_name(self) -> str:
-        if hasattr(self, "endpoint"):
-            info = self.endpoint.model_info
-            return str(info.get("served_model_name") or info["model_path"])
-        return self._model or "with the default model"
+        client = getattr(self, "endpoint", None)
+        if client is None and not self._model:
+            return "with the default model"
+        return model_name({"model_path": self._model} if client is None else client.last_model_info)
 
     # Shutdown
 

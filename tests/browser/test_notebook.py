@@ -402,7 +402,7 @@ def lines(panel: Locator) -> list[str | None]:
 def test_a_real_model_from_launch_to_end(lab: NotebookPage) -> None:
     lab.open(
         [
-            "%load_ext nbruntime\n%sgl_launch --name small --enable-metrics -o runtime",
+            "%load_ext nbruntime\n%sgl_launch --name small -o runtime",
             "%%sgl_generate -o answer --temperature 0 --max-new-tokens 24\nThe capital of France is",
             "%%sgl_chat --temperature 0 --max-new-tokens 40\nWhat is a prime number?",
             "%sgl_info --live",

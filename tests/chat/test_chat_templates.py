@@ -253,6 +253,40 @@ def test_named_template_before_tokenizer_before_guess(server: ScriptedServer, sa
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("form", ["name", "template"])  # up to SGLang 0.4.3 they return templates
+def test_functions_registered_with_sglang_are_asked_before_a_guess(
+    server: ScriptedServer, save_tokenizer: Any, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglang.lang import chat_template as sglang_templates
+
+    monkeypatch.setattr(
+        sglang_templates, "chat_template_registry", {**sglang_templates.chat_template_registry}
+    )
+    monkeypatch.setattr(
+        sglang_templates, "matching_function_registry", [*sglang_templates.matching_function_registry]
+    )
+    own = sglang_templates.ChatTemplate("own", None, {"user": ("<u>", "</u>")})
+    sglang_templates.register_chat_template(own)
+    asked: list[str] = []
+
+    @sglang_templates.register_chat_template_matching_function
+    def match(model_path: str) -> Any:
+        asked.append(model_path)
+        return ("own" if form == "name" else own) if "smollm" in model_path else None
+
+    without = save_tokenizer(None, adds_bos=False, special=[], eos="<s>")
+    info = {**MODEL_INFO, "tokenizer_path": without}
+    for model, found in (("some/smollm-instruct", "own"), ("another", "default")):
+        server.on("/model_info", Reply(json={**info, "model_path": model}))
+        with RuntimeEndpoint(server.url) as endpoint:
+            assert endpoint.chat_template.name == found
+    assert asked == ["some/smollm-instruct", "another"]
+    path = save_tokenizer(CHATML, adds_bos=False, special=["<|im_end|>"], eos="<|im_end|>")
+    server.on("/model_info", Reply(json={**info, "model_path": "some/smollm", "tokenizer_path": path}))
+    with RuntimeEndpoint(server.url) as endpoint:
+        assert endpoint.chat_template.name == path
+
+
 def test_code_of_a_tokenizer_is_not_run(
     server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +321,7 @@ def test_endpoints_do_not_wait_for_each_others_templates(
     with RuntimeEndpoint(server.url) as slow, RuntimeEndpoint(server.url) as quick:
         found: list[Any] = []
 
-        def find(name: str | None, info: Any) -> Any:
+        def find(info: Any) -> Any:
             if not found:
                 found.append("slow")
                 other = threading.Thread(target=lambda: found.append(quick.chat_template), daemon=True)

@@ -13,6 +13,7 @@ from conformance import (  # noqa: F401
     aborts,
     answers,
     errors,
+    grammars,
     logprobs,
     odd_folder,
     others,

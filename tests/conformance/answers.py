@@ -134,6 +134,13 @@ def _(server: ServerClient) -> Any:
     return {"same": one["output_ids"] == two["output_ids"]}
 
 
+@check("answers: the samples of a seed differ")
+def _(server: ServerClient) -> Any:
+    params = {"temperature": 1.5, "max_new_tokens": 12, "sampling_seed": 7, "n": 3}
+    answers = server.generate("Once upon a time", **params)
+    return {"different": len({tuple(each["output_ids"]) for each in answers})}
+
+
 @check("answers: sampled ones differ")
 def _(server: ServerClient) -> Any:
     answers = server.generate("Once upon a time", temperature=1.5, n=4, max_new_tokens=12)

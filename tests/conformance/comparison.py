@@ -20,9 +20,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         f"answers/0/{field}": "the grammar libraries, xgrammar and llguidance, allow different white space"
         for field in ("text", "output_ids", "completion_tokens")
     },
-    "answers: a JSON schema that leaves other properties open": {
-        "properties": "xgrammar forbids them; llguidance allows them, as JSON Schema does",
-    },
     "answers: a seed repeats": {
         "same": "SGLang uses it only with `--enable-deterministic-inference`",
     },

@@ -26,6 +26,34 @@ def _(server: ServerClient) -> Any:
     return {name: reply(server.post("/tokenize", body), exact=True) for name, body in bodies.items()}
 
 
+@check("tokens: of messages in parts")
+def _(server: ServerClient) -> Any:
+    one, two = {"type": "text", "text": "What is the"}, {"type": "text", "text": "capital of France?"}
+    contents: dict[str, Any] = {"one": [one], "two": [one, two], "none": []}
+    found = {
+        name: reply(
+            server.post("/tokenize", {"messages": [{"role": "user", "content": content}]}), exact=True
+        )
+        for name, content in contents.items()
+    }
+    calls = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
+    talk = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "user", "content": [two]},
+    ]
+    refused: dict[str, Any] = {
+        "nonsense": {"type": "nonsense"},
+        "an image": {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/cat.png"}},
+        "a text without a type": {"text": "Hi"},
+        "a text alone": "Hi",
+    }
+    for name, part in refused.items():
+        body = {"messages": [{"role": "user", "content": [part]}]}
+        found[name] = server.post("/tokenize", body).status_code
+    return found | {"a tool's call": reply(server.post("/tokenize", {"messages": talk}), exact=True)}
+
+
 @check("tokens: back to texts")
 def _(server: ServerClient) -> Any:
     bodies: dict[str, Any] = {

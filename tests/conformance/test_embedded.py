@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.model, pytest.mark.sglang]
 
 def serve(*own: str) -> Iterator[EmbeddedServer]:
     flags = [word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    server = EmbeddedServer("--dtype", "float32", "--enable-metrics", *flags, *own, api_key="sk-conformance")
+    server = EmbeddedServer("--dtype", "float32", *flags, *own, api_key="sk-conformance")
     try:
         yield server.ready()
     finally:

@@ -52,7 +52,7 @@ def test_a_request_is_aborted_when_its_client_disconnects(server: EmbeddedServer
     ).encode()
     head = [
         "POST /generate HTTP/1.1",
-        "Host: x",
+        f"Host: {address.netloc}",
         "Content-Type: application/json",
         f"Content-Length: {len(sent)}",
     ]

@@ -62,8 +62,8 @@ def public(kind: type) -> dict[str, Any]:
 
 def test_both_have_the_same_names_and_arguments() -> None:
     ours, theirs = public(RuntimeEndpoint), public(AsyncRuntimeEndpoint)
-    # A template is loaded from disk, which blocks; the blocking client connects when it is made.
-    assert set(ours) - set(theirs) - {"panel"} == {"chat_template"}
+    # The blocking client connects when it is made.
+    assert set(ours) - set(theirs) == {"panel"}
     assert set(theirs) - set(ours) == {"connect", "beside"}
     for name in set(ours) & set(theirs):
         if name in vars(BaseClient):
@@ -100,7 +100,8 @@ def test_information_about_the_server(client: Blocking | Async, server: Scripted
 def test_signatures_name_every_option() -> None:
     for name in ("complete", "stream", "chat", "stream_chat"):
         shown = list(inspect.signature(getattr(RuntimeEndpoint, name)).parameters)[2:]
-        assert sorted(shown) == sorted(["sampling_params", "rid", *PARAMETER_NAMES, *OPTION_NAMES]), name
+        names = ["sampling_params", "rid", "timeout", *PARAMETER_NAMES, *OPTION_NAMES]
+        assert sorted(shown) == sorted(names), name
 
 
 @pytest.mark.parametrize("method", ["complete", "stream", "chat", "stream_chat"])
@@ -156,6 +157,23 @@ def test_a_text_is_a_user_message(client: Blocking | Async, server: ScriptedServ
             {"role": "user", "content": "Bye"},
         ],
     ]
+
+
+def test_parts_of_a_message(client: Blocking | Async, server: ScriptedServer) -> None:
+    server.on("/tokenize", Reply(json={"tokens": [1, 2], "count": 2}))
+    text = {"type": "text", "text": "Hi"}
+    client.call("chat", [{"role": "user", "content": ["Hi", {"text": "Hi"}, text]}])
+    assert server.to("/tokenize")[-1].json["messages"] == [{"role": "user", "content": [text] * 3}]
+    image = {"type": "image_url", "image_url": {"url": "cat.png"}}
+    talk = [{"role": "user", "content": [text, image]}]
+    for call in ("chat", "stream_chat"):
+        with pytest.raises(errors.ArgumentTypeError, match="more than text: 'image_url'"):
+            client.call(call, talk)
+    assert len(server.to("/tokenize")) == 1
+    # The server writes the place of an image that is sent beside the messages.
+    client.call("chat", talk, image_data=["cat.png"])
+    assert server.to("/tokenize")[-1].json["messages"] == talk
+    assert server.to("/generate")[-1].json["image_data"] == ["cat.png"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,7 +232,7 @@ def test_servers_without_a_tokenizer_route(server: ScriptedServer, kind: str, to
     server.on("/model_info", Reply(json=info))
     with connected(kind, server.url) as client:
         client.call("chat", "hello")
-        client.call("chat", "world")
+        client.call("chat", [{"role": "user", "content": [{"type": "text", "text": "world"}]}])
         assert [asked.json["text"] for asked in server.to("/generate")] == [
             "[user] hello</s>[bot]",
             "[user] world</s>[bot]",

@@ -113,6 +113,12 @@ def test_a_refused_connection_is_reported() -> None:
     assert isinstance(caught.value, ConnectionError)
 
 
+@pytest.mark.parametrize("prefix", ["/v1", "/generate"])
+def test_a_route_as_base_url_is_recognized(server: ScriptedServer, prefix: str) -> None:
+    with pytest.raises(errors.NotFoundError, match=rf"404 Not Found.*\nLeave {prefix} out of base_url"):
+        RuntimeEndpoint(server.url + prefix)
+
+
 def test_another_http_service_is_refused(server: ScriptedServer) -> None:
     server.on("/model_info", Reply(body=b"<html>"))
     with pytest.raises(errors.ProtocolError):

@@ -89,6 +89,21 @@ def test_nothing_is_sent_when_an_argument_is_wrong(server: ScriptedServer, endpo
     assert server.to("/generate") == []
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("messages", "Give a conversation to chat()"),
+        ("request_timeout", "Did you mean 'timeout'?"),
+        ("response_format", "Did you mean 'json_schema'?"),
+        ("image", "Did you mean 'image_data'?"),
+    ],
+)
+def test_names_of_other_libraries_are_explained(endpoint: RuntimeEndpoint, name: str, hint: str) -> None:
+    with pytest.raises(errors.ArgumentTypeError, match=f"There is no parameter {name!r}") as caught:
+        endpoint.complete("x", **{name: 1})
+    assert hint in str(caught.value.hint)
+
+
 def test_older_routes_are_tried(server: ScriptedServer) -> None:
     server.forget("/model_info")
     server.forget("/server_info")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+import multiprocessing
 import os
 import pickle
 import threading
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.clients import KINDS, connected, failure
@@ -38,7 +43,7 @@ def test_the_key_never_shows(server: ScriptedServer, caplog: pytest.LogCaptureFi
         repr(endpoint),
         str(vars(endpoint)),
         str(vars(endpoint.settings)),
-        str(endpoint._transport.session.headers),
+        str(vars(endpoint._transport.adapter)),
         str(caught.value),
         repr(pickle.dumps(endpoint)),
         repr(pickle.dumps(caught.value)),
@@ -117,9 +122,12 @@ def test_the_key_does_not_show_in_tracebacks_with_variables(server: ScriptedServ
         broken = client.read("x").error
         server.on("/generate", stream(*events()[:2], RESET))
         broken_off = client.read("x").error
-        client.client.settings.base_url = "http://127.0.0.1:9"
+        server.on("/generate", stream(*events()[:2], Wait()))
+        late = failure(lambda: client.call("complete", "x", timeout=0.2))
+        cut_off = client.read("x", timeout=0.2).error
+        client.client.base_url = "http://127.0.0.1:9"
         refused = client.read("x").error
-    for error in (broken, broken_off, refused):
+    for error in (broken, broken_off, late, cut_off, refused):
         assert isinstance(error, errors.NbruntimeError)
         assert error.__context__ is None or isinstance(error.__context__, errors.NbruntimeError)
         assert KEY not in shown_with_variables(error)
@@ -198,3 +206,52 @@ def test_passwords_of_netrc_are_not_sent(
         assert client.call("complete", "x").text == "hi"
     expected = f"Bearer {key}" if key else None
     assert {asked.headers.get("Authorization") for asked in server.asked} == {expected}
+
+
+PICKLES: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda endpoint: pickle.loads(pickle.dumps(endpoint)),
+    "pickled twice": lambda endpoint: pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(endpoint)))),
+    "a copy of a pickle": lambda endpoint: copy.deepcopy(pickle.loads(pickle.dumps(endpoint))),
+}
+
+
+@pytest.mark.parametrize("way", PICKLES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_says_that_a_pickle_left_the_key_behind(server: ScriptedServer, kind: str, way: str) -> None:
+    server.api_key = KEY
+    server.on("/generate", Reply(json=answer("Blue!")))
+    with connected(kind, server.url, api_key=KEY) as client:
+        original = client.client
+        for copied in (copy.copy(original), copy.deepcopy(original)):
+            client.client = copied
+            assert client.call("complete", "x").text == "Blue!"  # a copy in the same process has the key
+            client.call("close")
+        client.client = PICKLES[way](original)
+        assert "left behind" in client.client._card().text()
+        for method in ("complete", "stream", "chat", "embed"):
+            error = failure(partial(client.call, method, "x"))
+            assert isinstance(error, errors.AuthenticationError)
+            assert "a pickle holds no key" in str(error.hint)
+            assert "endpoint.api_key = " in str(error.hint)
+        client.client.api_key = "sk-wrong"
+        assert "a pickle" not in str(failure(partial(client.call, "complete", "x")))
+        client.client.api_key = KEY
+        assert client.call("complete", "x").text == "Blue!"
+        client.call("close")
+        client.client = original
+
+
+def said_elsewhere(endpoint: RuntimeEndpoint) -> str:
+    """Ask in another process, and return the error."""
+    return str(failure(lambda: endpoint.complete("x")))
+
+
+def test_the_key_stays_behind_in_a_pool_of_processes(server: ScriptedServer) -> None:
+    server.api_key = KEY
+    with (
+        RuntimeEndpoint(server.url, KEY) as endpoint,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+    ):
+        said = pool.submit(said_elsewhere, endpoint).result(60)
+    assert "a pickle holds no key" in said
+    assert KEY not in said

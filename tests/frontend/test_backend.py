@@ -24,9 +24,16 @@ from sglang.lang.ir import SglSamplingParams
 from support.language_model import ScriptedModel, tokenize
 from support.scripted_server import Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
 
+from nbruntime.chat import get_chat_template
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.endpoint import server_capabilities as knowledge
-from nbruntime.errors import ArgumentValueError, BadRequestError, NotFoundError, StreamError
+from nbruntime.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    BadRequestError,
+    NotFoundError,
+    StreamError,
+)
 from nbruntime.frontend import failures, readers
 from nbruntime.frontend.failures import ProgramWarning
 from nbruntime.frontend.interruption import InFlightRequests
@@ -550,12 +557,11 @@ def test_many_threads_share_connections_and_a_template(
 ) -> None:
     server.on("/generate", lambda asked: Reply(json=answer(asked.json["text"].split("|")[-2])))
     loaded: list[str] = []
-    load = knowledge.find_chat_template
 
-    def slowly(name: str | None, info: Any) -> Any:
+    def slowly(info: Any) -> Any:
         loaded.append(info["model_path"])
         gate.wait(20)
-        return load("chatml", info)
+        return get_chat_template("chatml")
 
     monkeypatch.setattr(knowledge, "find_chat_template", slowly)
     gate = threading.Event()
@@ -598,6 +604,40 @@ def test_an_interrupt_reaches_the_calls_of_every_endpoint(
             asked = server.wait_for("/abort_request")
             other.wait_for("/abort_request")
     assert asked[0].json == {"rid": rid}
+
+
+@pytest.mark.parametrize("given", ["Hi", ["Hi"], None, {"text": "Hi"}, 5])
+@pytest.mark.parametrize(
+    ("method", "arguments", "instead"),
+    [
+        ("generate", (), "endpoint.complete("),
+        ("generate", ({"temperature": 0},), "endpoint.stream("),
+        ("generate_stream", (), "endpoint.stream("),
+        ("select", (["a", "b"],), "sgl.select"),
+        ("select", (["a", "b"], 0.0, greedy_token_selection), "endpoint.complete("),
+        ("commit_lazy_operations", (), "endpoint.cache_prefix("),
+        ("fill_image", (), "endpoint.cache_prefix("),
+    ],
+)
+def test_a_prompt_instead_of_a_state_is_refused(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, method: str, arguments: Any, instead: str, given: Any
+) -> None:
+    asked = len(server.asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(
+            ArgumentTypeError, match=rf"calls {method}\(\) with the state of a program"
+        ) as caught:
+            getattr(endpoint, method)(given, *arguments)
+    assert instead in str(caught.value.hint)
+    assert len(server.asked) == asked
+
+
+def test_prompts_by_name_and_wrong_parameters_are_refused(endpoint: RuntimeEndpoint) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"(?s)generate\(\) with the state.*endpoint.complete"):
+        endpoint.generate(prompt="Hi", sampling_params={"temperature": 0})
+    with pytest.raises(ArgumentTypeError, match=r"(?s)SglSamplingParams, not a dict.*endpoint.complete"):
+        endpoint.generate(state("Hi"), {"temperature": 0})
 
 
 def test_remaining_backend_methods(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:

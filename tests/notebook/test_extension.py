@@ -16,6 +16,7 @@ MAGICS = {
     "line": {
         "sgl_launch", "sgl_connect", "sgl_servers", "sgl_use",
         "sgl_info", "sgl_logs", "sgl_stop", "sgl_flush",
+        "sgl_generate", "sgl_chat",  # for their help
     },
     "cell": {"sgl_generate", "sgl_chat"},
 }  # fmt: skip

@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 from support.fake_engine import SERVER, alive, await_true, children, connects, read_pids, start
 
+import nbruntime
+from nbruntime.chat import get_chat_template
 from nbruntime.errors import LaunchError, LaunchTimeoutError, PortInUseError
 from nbruntime.launch.engines.server_kind import IgnoredArgumentsWarning
 from nbruntime.launch.phases import Phase
+from nbruntime.profiling.monitor import LATENCIES
 from nbruntime.runtime import Runtime
 
 WHOLE = "Hello world, grüße!"
@@ -34,8 +37,12 @@ def test_attributes_of_sglangs_runtime(runtime: Runtime) -> None:
     assert (runtime.engine, runtime.phase) == ("fake", "ready")
     assert "phase: ready" in runtime.logs()
     assert runtime.logs(1).startswith("ready at")
+    assert (runtime.server_args.model_path, runtime.server_args.tp_size) == ("fake/model", 1)
+    runtime.endpoint.chat_template = get_chat_template("chatml")
+    assert runtime.endpoint.get_chat_template().name == "chatml"
 
 
+@pytest.mark.filterwarnings("ignore:The same server runs already")
 def test_default_port_is_the_first_free_one_from_30000() -> None:
     with start(port=None) as first, start(port=None) as second:
         assert 30000 <= first.port < second.port < 40000
@@ -132,8 +139,8 @@ def test_failed_launch_leaves_no_process(tmp_path: Path) -> None:
 def test_timed_out_launch_leaves_no_process(tmp_path: Path) -> None:
     gate, pids = tmp_path / "gate", tmp_path / "pids"
     os.mkfifo(gate)
-    with pytest.raises(LaunchTimeoutError, match=r"not ready within 0\.4 s"):
-        start(gate=str(gate), pids=str(pids), children=1, launch_timeout=0.4)
+    with pytest.raises(LaunchTimeoutError, match=r"not ready within 2 s"):
+        start(gate=str(gate), pids=str(pids), children=1, launch_timeout=2)
     assert not any(alive(pid) for pid in read_pids(pids))
 
 
@@ -319,6 +326,13 @@ async def test_embedded_server_with_the_default_model() -> None:
         assert "".join(deltas) == whole["text"]
         info = await runtime.get_server_info()
         assert info["port"] == runtime.port
+        [listed] = [one for one in nbruntime.servers() if one.url == runtime.url]
+        assert listed.name.startswith("SmolLM2-135M-Instruct")
+        assert (listed.model, listed.engine) == ("SmolLM2-135M-Instruct", "embedded")
+        panel = runtime.panel()
+        panel.monitor.poll()
+        assert all(label in panel.card().html() for label in LATENCIES.values())
+        panel.close()
         assert runtime.get_tokenizer().decode(whole["output_ids"]) == whole["text"]
         pid, port = runtime.pid, runtime.port
     assert pid is not None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
+from support.fake_engine import await_true, start
 
+import nbruntime
 from nbruntime.errors import ArgumentValueError
 from nbruntime.launch.phases import Phase
 from nbruntime.runtime import Runtime
@@ -33,6 +35,32 @@ def test_repr_of_a_runtime_that_was_not_started() -> None:
         runtime.__init__(engine="nonsense")  # type: ignore[misc]
     assert repr(runtime) == "Runtime with the default model · starting"
     runtime.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("org/tiny", "org/tiny"),
+        ("/models/tiny/", "tiny"),
+        ("./tiny", "tiny"),
+        ("models/tiny/", "tiny"),
+        ("~/models/tiny.gguf", "tiny.gguf"),
+    ],
+)
+def test_model_has_one_name_everywhere(path: str, name: str) -> None:
+    with start(model=path) as runtime:
+        await_true(lambda: nbruntime.servers()[-1].state == "ready")
+        panel = runtime.panel()
+        shown = {
+            "servers": nbruntime.servers()[-1].model,
+            "runtime": runtime._card().name,
+            "endpoint": runtime.endpoint._card().name,
+            "panel": panel.card().name,
+        }
+        panel.close()
+        assert set(shown.values()) == {name}, shown
+        assert repr(runtime).startswith(f"Runtime {name} · ")
+        assert f"\n  {name}, answered" in repr(runtime.endpoint)
 
 
 def test_repr_does_no_io(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.fake_engine import start
 
-from nbruntime.errors import ArgumentTypeError, ArgumentValueError, BadRequestError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError, BadRequestError, ServerTimeoutError
 from nbruntime.runtime import Runtime
 
 WHOLE = "Hello world, grüße!"
@@ -79,6 +79,16 @@ async def test_async_generate_yields_deltas(runtime: Runtime) -> None:
     assert "".join(deltas) == WHOLE
     assert len(deltas) == 6
     assert [delta async for delta in runtime.add_request("Hi")] == deltas
+
+
+async def test_every_request_has_a_timeout(runtime: Runtime) -> None:
+    for ask in (runtime.generate, runtime.encode):
+        assert json.loads(ask("Hi", timeout=60))
+        with pytest.raises(ServerTimeoutError, match=r"longer than its timeout of 0\.2 s"):
+            ask("take your time", timeout=0.2)
+    assert [delta async for delta in runtime.async_generate("Hi", timeout=60)]
+    with pytest.raises(ServerTimeoutError, match=r"longer than its timeout of 0\.2 s"):
+        _ = [delta async for delta in runtime.async_generate("take your time", timeout=0.2)]
 
 
 async def test_async_get_server_info(runtime: Runtime) -> None:

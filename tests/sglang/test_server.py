@@ -26,6 +26,7 @@ from support.frontend_programs import programs
 from support.server_client import wait_until
 from support.sglang_server import SglangServer
 
+import nbruntime
 from nbruntime import Runtime, RuntimeEndpoint
 from nbruntime.errors import (
     ArgumentTypeError,
@@ -97,6 +98,12 @@ def test_the_key_shows_nowhere(sglang: SglangServer) -> None:
     assert "***" in runtime.logs()
     for shown in (repr(runtime), runtime._repr_mimebundle_(), runtime.endpoint.get_server_info()):
         assert key not in str(shown)
+
+
+def test_listed_by_the_name_of_its_model(runtime: Runtime) -> None:
+    [listed] = [one for one in nbruntime.servers() if one.url == runtime.url]
+    assert (listed.name.partition("-")[0], listed.engine) == ("SmolLM2", "sglang")
+    assert listed.model == runtime._card().name == runtime.endpoint._card().name == "SmolLM2-135M-Instruct"
 
 
 def test_an_interrupt_of_the_terminal_does_not_reach_it(sglang: SglangServer) -> None:

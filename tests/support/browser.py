@@ -48,6 +48,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--force-color-profile=srgb",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",  # sites that are not of this machine by their name
 )
 
 PATIENCE = 60_000.0

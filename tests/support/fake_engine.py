@@ -138,6 +138,16 @@ def connects(port: int) -> bool:
 
 def run_elsewhere(code: str, *, end: str = "") -> list[str]:
     """Run code in another process, as another kernel would; gives the lines that it prints."""
+    with start_elsewhere(code, end=end) as process:
+        said, errors = process.communicate(timeout=60)
+    assert errors == ""
+    return said.splitlines()
+
+
+def start_elsewhere(
+    code: str, environment: Mapping[str, str] | None = None, *, end: str = ""
+) -> subprocess.Popen[str]:
+    """Start another process that runs code, as another kernel would."""
     script = f"""
 import os, sys
 sys.path[:0] = {[str(SERVER.parents[1]), str(SERVER.parents[2])]!r}
@@ -148,9 +158,14 @@ from nbruntime.runtime import Runtime
 sys.stdout.flush()
 {end}
 """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert ran.stderr == ""
-    return ran.stdout.splitlines()
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
 
 
 def server_folders() -> list[str]:

@@ -26,6 +26,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--say", action="append", default=[], help="print this line while loading")
+    parser.add_argument("--model", default="fake/model", help="what it calls its model")
     parser.add_argument("--gate", help="wait while loading until this fifo is written to")
     parser.add_argument("--fail", help="write this line and exit with code 3 while loading")
     parser.add_argument("--fail-asked", help="the same, when it is asked for its model")
@@ -43,6 +44,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     fail_asked: str | None = None
+    model = ""
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -74,10 +76,10 @@ class Handler(BaseHTTPRequestHandler):
             if self.fail_asked:
                 print(self.fail_asked, flush=True)
                 os._exit(3)
-            info = {"model_path": "fake/model", "tokenizer_path": "fake/model", "is_generation": True}
+            info = {"model_path": self.model, "tokenizer_path": self.model, "is_generation": True}
             self.answer({**info, "preferred_sampling_params": None})
         elif path in ("/server_info", "/get_server_info"):
-            self.answer({"model_path": "fake/model", "tp_size": 1, "version": "0.5.23", "argv": sys.argv[1:]})
+            self.answer({"model_path": self.model, "tp_size": 1, "version": "0.5.23", "argv": sys.argv[1:]})
         else:
             self.answer({"object": "error", "message": "Not Found"}, 404)
 
@@ -86,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self.may():
             return
         request = json.loads(body) if body else {}
+        if request.get("text") == "take your time":
+            time.sleep(3)
         if self.path == "/generate":
             self.generate(request)
         elif self.path == "/encode":
@@ -171,7 +175,7 @@ def main() -> None:
         sys.exit(3)
     if args.kill:
         os.kill(os.getpid(), args.kill)
-    Handler.fail_asked = args.fail_asked
+    Handler.fail_asked, Handler.model = args.fail_asked, args.model
     server = ThreadingHTTPServer((args.host, args.port), Handler, bind_and_activate=args.fd is None)
     server.daemon_threads = True
     if args.fd is not None:

@@ -57,8 +57,8 @@ class SglangServer(ServerClient):
     """A `Runtime` of the real server, and the face that the embedded one has in tests."""
 
     def __init__(self, api_key: str | None = None, **arguments: Any) -> None:
-        self.api_key = api_key
         self.runtime = Runtime(api_key=api_key, **options() | arguments)
+        self.api_key = self.runtime.endpoint.api_key
         self.url = self.runtime.url
 
     def tree(self) -> list[psutil.Process]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable
@@ -30,6 +31,11 @@ Post = Callable[[Callable[[], None]], object]
 
 QUEUE_FULL = "The request queue is full."
 SHUTTING_DOWN = "The server shuts down."
+NOT_FINITE = (
+    "The model computed numbers that are not finite (NaN or infinity). "
+    "Its weights may be damaged; if not, start the server with --dtype float32."
+)
+NOTHING_ALLOWED = "The grammar allows no token of the model's vocabulary."
 
 
 class Engine:
@@ -226,12 +232,14 @@ class Engine:
                 finals.append((request, rows[place.final_row]))
         if embedding:
             for request, hidden in finals:
+                _check_finite(request, hidden)
                 request.hidden_state = torch.nn.functional.normalize(hidden, dim=0).tolist()
                 request.finish({"type": "length", "length": 0})
             return
         answering = []
         for request, logits in finals:
             if request.params.max_new_tokens == 0:
+                _check_finite(request, logits.max())
                 if request.logprobs is not None:
                     # The most likely next tokens, as SGLang reports them, without a chosen one.
                     row = torch.log_softmax(logits, dim=-1).unsqueeze(0)
@@ -255,6 +263,7 @@ class Engine:
         if start <= wanted.start < len(prompt) and not record.tokens:
             record.add_unknown(prompt[wanted.start])
         if len(logits):
+            _check_finite(request, logits.amax(dim=-1))
             tokens = prompt[first : first + len(logits)]
             record.add(torch.log_softmax(logits, dim=-1), tokens, wanted)
 
@@ -271,6 +280,10 @@ class Engine:
             logprobs=any(request.logprobs is not None for request in requests),
         )
         for row, (request, token_id) in enumerate(zip(requests, choice.token_ids, strict=True)):
+            if not math.isfinite(choice.largest[row]):
+                if choice.largest[row] < 0 and request.sampling.matcher is not None:
+                    request.abort(NOTHING_ALLOWED, status=400)
+                request.abort(NOT_FINITE, status=500)  # the first reason counts
             if request.finish_reason is not None:
                 continue
             if request.logprobs is not None and choice.logprobs is not None:
@@ -294,6 +307,11 @@ class Engine:
         updates = [(request, request.take_update()) for request in requests]
         if updates:
             self._post(lambda: _deliver(updates))
+
+
+def _check_finite(request: Request, values: Tensor) -> None:
+    if not values.isfinite().all():
+        request.abort(NOT_FINITE, status=500)
 
 
 def _deliver(updates: list[tuple[Request, Update]]) -> None:

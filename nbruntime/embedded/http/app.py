@@ -1,24 +1,20 @@
-"""The web application: routes, keys, CORS, errors."""
+"""The web application: routes, keys, errors."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
 from nbruntime.embedded.http import control, generate, info
+from nbruntime.embedded.http.origins import Handler, OriginRules
 from nbruntime.embedded.http.replies import json_reply, text_reply
 from nbruntime.embedded.http.state import STATE, ServerState, state_of
 from nbruntime.embedded.service.errors import ReplyError, http_error
-from nbruntime.protocol.hosts import is_loopback
 
 logger = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _OPEN_PREFIXES = ("/health", "/ready", "/metrics")
 """Paths that need no key, as with SGLang."""
@@ -88,11 +84,12 @@ _UNSERVED = frozenset(
 
 def make_app(state: ServerState) -> web.Application:
     """Make the application; all handlers share `state`."""
+    origins = OriginRules(state.arguments)
     app = web.Application(
-        middlewares=[_preflight, _errors, _keys], client_max_size=state.arguments.max_body_bytes
+        middlewares=[_errors, origins.check, _keys], client_max_size=state.arguments.max_body_bytes
     )
     app[STATE] = state
-    app.on_response_prepare.append(_allow_origin)
+    app.on_response_prepare.append(origins.allow_reading)
     add = app.router.add_route
     # A GET route answers HEAD, too.
     gets: dict[str, Handler] = {
@@ -183,39 +180,3 @@ async def _keys(request: web.Request, handler: Handler) -> web.StreamResponse:
     if scheme.lower() == "bearer" and hmac.compare_digest(one, other):
         return await handler(request)
     return json_reply({"error": "Unauthorized"}, 401)
-
-
-@web.middleware
-async def _preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer CORS preflight requests."""
-    if request.method != hdrs.METH_OPTIONS or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
-        return await handler(request)
-    if not _origin_allowed(request):
-        return text_reply("Disallowed CORS origin", status=400)
-    response = text_reply("OK")
-    response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
-    asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS)
-    if asked:
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
-    response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = "600"
-    return response
-
-
-async def _allow_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """Let a page of an allowed origin read the answer."""
-    if hdrs.ORIGIN in request.headers and _origin_allowed(request):
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
-    response.headers[hdrs.VARY] = hdrs.ORIGIN
-
-
-def _origin_allowed(request: web.Request) -> bool:
-    """Tell whether a page of the request's origin may use this server.
-
-    SGLang allows every page. But any web page that the user visits reaches loopback, so without a key only
-    pages of this machine are allowed.
-    """
-    if state_of(request).arguments.api_key is not None:
-        return True
-    host = urlsplit(request.headers.get(hdrs.ORIGIN, "")).hostname
-    return host is not None and is_loopback(host)

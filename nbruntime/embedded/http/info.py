@@ -182,11 +182,11 @@ def _memory_gb(service: Service) -> tuple[float, float]:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Serve ``/metrics``; 404 without ``--enable-metrics``, as in SGLang."""
+    """Serve ``/metrics``; 404 with ``--no-enable-metrics``, as SGLang without ``--enable-metrics``."""
     state = state_of(request)
     if not state.arguments.enable_metrics:
         raise ReplyError(
-            404, {"detail": "Not Found"}, "metrics are off; start the server with --enable-metrics"
+            404, {"detail": "Not Found"}, "metrics are off; start the server without --no-enable-metrics"
         )
     engine = state.service.engine if state.ready else None
     return web.Response(body=state.metrics.exposition(engine), headers={"Content-Type": CONTENT_TYPE})

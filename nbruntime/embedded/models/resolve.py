@@ -15,8 +15,8 @@ from nbruntime.embedded.models.folder import check_folder, missing_parts
 from nbruntime.embedded.models.progress import Report, silent
 from nbruntime.errors import ModelNotFoundError
 from nbruntime.protocol.nearest_names import nearest_name
+from nbruntime.protocol.server_arguments import DEFAULT_MODEL
 
-DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 DEFAULT_REPO = f"HuggingFaceTB/{DEFAULT_MODEL}"
 
 SHARED_MODELS = Path("/models")

@@ -114,10 +114,11 @@ class SamplingState:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen tokens, and the log-probabilities before top-k, top-p and min-p if wanted."""
+    """The chosen tokens, the largest logits, and the log-probabilities before top-k, top-p and min-p."""
 
     token_ids: list[int]
-    logprobs: Tensor | None
+    largest: list[float]  # of each row; not finite if no token can be chosen
+    logprobs: Tensor | None  # if wanted
 
 
 class Sampler:
@@ -142,12 +143,13 @@ class Sampler:
             for row in sampled:
                 temperatures[row] = min(states[row].params.temperature, _HOTTEST)
             logits.div_(temperatures)
-        chosen = logits.argmax(dim=-1).tolist()
+        largest, most_likely = logits.max(dim=-1)
+        chosen = most_likely.tolist()
         logprob_rows = torch.log_softmax(logits, dim=-1) if logprobs else None
         for row in sampled:
             state = states[row]
             chosen[row] = _draw(logits[row], state.params, state.generator or self._generator)
-        return Choice(chosen, logprob_rows)
+        return Choice(chosen, largest.tolist(), logprob_rows)
 
 
 def _draw(logits: Tensor, params: SamplingParams, generator: torch.Generator) -> int:

@@ -6,10 +6,11 @@ request id gets a number per prompt, and n samples of a prompt are adjacent.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nbruntime.embedded.service.errors import bad_value, broken_contract
@@ -126,7 +127,7 @@ def read_generate_input(
             rid=rids[prompt * n + sample],
             text=texts[prompt] if texts is not None and ids is None else None,
             input_ids=ids[prompt] if ids is not None else None,
-            params=params[prompt],
+            params=_of_sample(params[prompt], sample),
             **{name: values[prompt] for name, values in spread.items()},
             token_ids_logprob=chosen[prompt],
         )
@@ -140,6 +141,14 @@ def read_generate_input(
         text_in_logprobs=bool(body.get("return_text_in_logprobs")),
         prompt_token_ids=bool(body.get("return_prompt_token_ids")),
     )
+
+
+def _of_sample(params: SamplingParams, sample: int) -> SamplingParams:
+    """Give each sample of a prompt a seed of its own; the first has the one that was given."""
+    if params.sampling_seed is None or sample == 0:
+        return params
+    digest = hashlib.blake2b(f"{params.sampling_seed}/{sample}".encode(), digest_size=8).digest()
+    return replace(params, sampling_seed=int.from_bytes(digest, "big", signed=True))
 
 
 def _prompts(body: Mapping[str, Any]) -> tuple[list[str] | None, list[list[int]] | None, bool]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nbruntime.embedded.text.pretrained import load_pretrained
+from nbruntime.errors import ArgumentTypeError
+from nbruntime.protocol.messages import for_template
 
 _END_OF_MESSAGE = ("<|eom_id|>", "<|content_model_end_sampling|>", "<|ifm|im_end|>")
 """Tokens that end a message where a model's files name another end token only; SGLang's list."""
@@ -79,14 +81,20 @@ class Tokenizer:
             raise ValueError(
                 "The model has no chat template: send text, or start the server with --chat-template."
             )
-        try:
+
+        def render(given: list[dict[str, Any]]) -> str:
             rendered, _ = render_jinja_template(
-                conversations=[messages],
+                conversations=[given],
                 chat_template=self.chat_template,
                 add_generation_prompt=add_generation_prompt,
                 **self._pretrained.special_tokens_map,
             )
+            text: str = rendered[0]
+            return text
+
+        try:
+            return render(for_template(messages, render))
+        except ArgumentTypeError as error:
+            raise ValueError(f"Model only supports text input. {error.message} ({error.where})") from error
         except (TemplateError, TypeError) as error:  # a template meets values of any type
             raise ValueError(f"The chat template refused the messages: {error}") from error
-        text: str = rendered[0]
-        return text

@@ -18,6 +18,7 @@ from nbruntime.launch.supervisor.launch_spec import LaunchSpec
 from nbruntime.protocol.server_arguments import (
     ADMIN_API_KEY_VARIABLE,
     API_KEY_VARIABLE,
+    DEFAULT_MODEL,
     EMBEDDED_ARGUMENTS,
     Argument,
 )
@@ -35,6 +36,7 @@ class EmbeddedServerKind(ServerKind):
     takes_listener = True
     watch = "^phase: "
     probe_interval = 1.0
+    default_model = DEFAULT_MODEL
 
     @staticmethod
     def check_installed(why_not_sglang: str = "") -> None:
@@ -69,6 +71,8 @@ class EmbeddedServerKind(ServerKind):
                 flags.append(_ARGUMENTS[name].flag)
             elif value is not False:
                 flags.append(f"{_ARGUMENTS[name].flag}={value}")
+            elif _ARGUMENTS[name].default is True:
+                flags.append(_ARGUMENTS[name].flag.replace("--", "--no-", 1))
         fds = [claim.listener.fileno()] if claim.listener else []
         flags += [f"--host={claim.host}", f"--port={claim.port}"]  # with --fd for its own reports only
         flags += [f"--fd={fd}" for fd in fds]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from nbruntime.errors import ArgumentTypeError
@@ -27,7 +27,7 @@ class AcceptedArguments:
 
     values: dict[str, Any]
     ignored: tuple[str, ...]  # names that only the other engine has
-    keys: dict[str, str]  # api_key and admin_api_key, where given
+    keys: dict[str, str] = field(repr=False)  # api_key and admin_api_key, where given
 
 
 class ServerKind(ABC):
@@ -37,11 +37,17 @@ class ServerKind(ABC):
     takes_listener: ClassVar[bool]  # whether it takes over a listening socket or binds the port itself
     watch: ClassVar[str]  # regular expression for the lines that `read_phase` parses
     probe_interval: ClassVar[float]  # seconds between two calls of `is_ready` while no line comes
+    default_model: ClassVar[str] = ""  # of a server that is started without a model
 
     def __init__(self, python: str, why: str = "", folder: str = "") -> None:
         self.python = python  # interpreter that runs it
         self.why = why  # it was chosen, for the repr; empty if it was asked for by name
         self.folder = folder  # of its package, if known
+
+    def model_of(self, arguments: AcceptedArguments) -> str:
+        """Name the model as the server is going to; empty if only the server knows."""
+        values = arguments.values
+        return str(values.get("served_model_name") or values.get("model_path") or self.default_model)
 
     @abstractmethod
     def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:

@@ -16,7 +16,12 @@ from nbruntime.launch.phases import Phase
 from nbruntime.launch.ports import PortClaim
 from nbruntime.launch.readiness import http_status
 from nbruntime.launch.supervisor.launch_spec import LaunchSpec
-from nbruntime.protocol.server_arguments import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE, EMBEDDED_ARGUMENTS
+from nbruntime.protocol.server_arguments import (
+    ADMIN_API_KEY_VARIABLE,
+    API_KEY_VARIABLE,
+    DEFAULT_MODEL,
+    EMBEDDED_ARGUMENTS,
+)
 
 __all__ = ["SglangServerKind"]
 
@@ -24,7 +29,7 @@ _KEYS = ("api_key", "admin_api_key")
 
 _EMBEDDED = {argument.name for argument in EMBEDDED_ARGUMENTS if argument.name != "fd"}
 
-_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_DEFAULT_MODEL = f"HuggingFaceTB/{DEFAULT_MODEL}"
 
 # A command line can be read by other users, and SGLang has no other way in for its keys that all of its
 # versions know. Under runpy the module is __main__ as with -m, so what it spawns starts the same way.
@@ -85,7 +90,7 @@ class SglangServerKind(ServerKind):
             else:
                 values[name] = value
         # The name that the embedded server gives its default model, for the same notebook.
-        if values.get("model_path") in (None, _DEFAULT_MODEL.rpartition("/")[2]) and "config" not in values:
+        if values.get("model_path") in (None, DEFAULT_MODEL) and "config" not in values:
             values["model_path"] = _DEFAULT_MODEL
         return AcceptedArguments(values, tuple(ignored), keys)
 

@@ -10,10 +10,11 @@ from typing import Any, Self, get_origin, get_type_hints
 
 from .processes import ProcessId
 
-__all__ = ["FILE", "LOG", "ServerRecord"]
+__all__ = ["FILE", "KEY", "LOG", "ServerRecord"]
 
 # The files in a server's folder.
 FILE = "server.json"
+KEY = "api_key"  # if it was made by the launcher
 LOG = "server.log"
 
 
@@ -27,13 +28,20 @@ class ServerRecord:
     machine: str  # the machine or container in which the pids are valid
     url: str = ""
     engine: str = ""
-    model: str = ""  # as it was asked for
+    model: str = ""  # as it was asked for, or once it is ready as the server names it
     arguments: dict[str, Any] = field(default_factory=dict)  # to compare with another launch
     keep_alive: bool = False
+    named: bool = False  # whether the name was given, not made
+    notebook: str = ""  # file name of the owner's notebook, if known
     started: float = 0.0  # seconds since 1970
     state: str = "starting"  # or ready, or stopping
     supervisor: ProcessId | None = None
     server: ProcessId | None = None
+
+    @property
+    def started_by(self) -> str:
+        """The notebook that started it where that is known, else the process."""
+        return self.notebook or f"process {self.owner.pid}"
 
     def write(self) -> None:
         """Write the record into the folder, atomically and for this user only."""

@@ -45,6 +45,7 @@ class Supervisor:
         self._log = CappedLog(spec.log, spec.log_limit)
         self._record = ServerRecord.from_dict(spec.record) if spec.record else None
         self._unwritten: ServerRecord | None = None
+        self._heard = b""  # the beginning of a line from the owner
         self._line = b""
         self._tree: ProcessTree | None = None
         self._exit_told = False
@@ -161,11 +162,13 @@ class Supervisor:
         data = self._lifeline.read(4096)
         if data is None:
             return
-        words = data.split()
-        if b"ready" in words and self._deadline is None:
-            self._note(state="ready")
-        if b"stop" in words:
-            self.stop()
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for line in lines:
+            word, _, model = line.decode().partition(" ")
+            if word == "ready" and self._deadline is None:
+                self._note(state="ready", model=model)
+            if word == "stop":
+                self.stop()
         if not data:
             self._owner_gone(self._lifeline)
 

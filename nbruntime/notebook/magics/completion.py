@@ -77,7 +77,9 @@ class MagicCompleter:
             case "engine":
                 return ["auto", "embedded", "sglang"]
             case "which":
-                return [*self._servers.names(), "all", "orphans"]
+                from nbruntime.launch.registry import RESERVED
+
+                return [*self._servers.names(), *RESERVED]
             case "out":
                 return self._variables(lambda value: not callable(value))
             case "conversation":

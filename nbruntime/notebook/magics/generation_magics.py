@@ -181,6 +181,7 @@ def _request(arguments: Namespace, names: Mapping[str, Any]) -> dict[str, Any]:
         given["json_schema"] = read_schema(arguments.json_schema, names)
     if arguments.logprobs is not None:
         given |= {"return_logprob": True, "top_logprobs_num": arguments.logprobs or None}
-    if arguments.lora_path is not None:
-        given["lora_path"] = arguments.lora_path
+    for name in ("lora_path", "timeout"):
+        if getattr(arguments, name) is not None:
+            given[name] = getattr(arguments, name)
     return given

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from nbruntime.errors import ServerConnectionError
+from nbruntime.launch.holders import PLACES
 from nbruntime.launch.phases import ENDED_PHASES
 from nbruntime.protocol.nearest_names import nearest_name
 
@@ -23,6 +24,7 @@ HOW_TO_GET_ONE = "%sgl_launch starts one, and %sgl_connect URL connects to one t
 
 _named: dict[str, Runtime | RuntimeEndpoint] = {}
 # A module variable, since servers outlive a reload of the extension.
+PLACES["%sgl_launch --name"] = _named
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class KnownServer:
         """Its model, without a request."""
         from nbruntime.endpoint.cards import model_name
 
-        return model_name(self.client.model_info)
+        return model_name(self.client.last_model_info)
 
     @property
     def state(self) -> str:
@@ -140,8 +142,11 @@ class KnownServers:
         for info in _elsewhere():
             if name in (info.name, info.url):
                 from nbruntime.endpoint import RuntimeEndpoint
+                from nbruntime.launch import registry
 
-                return self.add(info.name, RuntimeEndpoint(info.url))
+                record = registry.find(info.name)
+                key = None if record is None else registry.key_of(record)
+                return self.add(info.name, RuntimeEndpoint(info.url, key))
         names = self.names()
         meant = nearest_name(name, names)
         if meant:

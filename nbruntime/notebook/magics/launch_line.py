@@ -12,6 +12,7 @@ from nbruntime.notebook.magics.lines import Part
 from nbruntime.protocol.server_arguments import EMBEDDED_ARGUMENTS
 
 _TYPES = {argument.name: argument.type for argument in EMBEDDED_ARGUMENTS}
+_ON = {argument.name for argument in EMBEDDED_ARGUMENTS if argument.default is True}
 _TYPES_IN_WORDS: dict[type | None, str] = {int: "a whole number", float: "a number"}
 
 
@@ -46,7 +47,7 @@ def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[
             if part.closed:
                 raise UsageError(f"{option} takes no value.\nWrite {option} alone to switch it on.")
             found[name] = True
-        elif name.removeprefix("no_") in SWITCHES:
+        elif name.removeprefix("no_") in SWITCHES | _ON:
             found[name.removeprefix("no_")] = False
         elif not values and name in {*NAMES, *_TYPES}:
             raise UsageError(f"{option} needs a value.\nWrite it as {option} VALUE.")

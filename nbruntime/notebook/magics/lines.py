@@ -65,11 +65,16 @@ def split_line(line: str, names: Mapping[str, Any]) -> list[Part]:
 
 def refuse_keys(parts: Iterable[Part]) -> None:
     """Raise UsageError if a key is on the line."""
-    if any(part.option in _KEY_OPTIONS for part in parts):
+    if any(part.option in _KEY_OPTIONS and not _is_auto(part) for part in parts):
         raise UsageError(
             "A key on this line would stay in the notebook and in the history.\n"
             "Put it into an environment variable, and give the variable's name: --api-key-env VARIABLE."
         )
+
+
+def _is_auto(part: Part) -> bool:
+    """Return True for ``--api-key auto``, with which %sgl_launch makes a key."""
+    return part.option == "--api-key" and part.values[:1] == ["auto"]
 
 
 def _value(word: str, names: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import keyword
 import re
 from argparse import ArgumentTypeError, Namespace
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from IPython.core.error import UsageError
-from IPython.core.magic import cell_magic, line_magic, needs_local_scope, no_var_expand
+from IPython.core.magic import line_cell_magic, line_magic, needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument, argument_group, magic_arguments
 
 from nbruntime.notebook.magics.launch_line import take_server_arguments
@@ -20,6 +21,9 @@ from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 VIEWS = ("markdown", "plain", "none")
 """Choices of ``--view``."""
+
+HELP = ("-h", "--help")
+"""Options of every magic that print what ``%magic?`` shows."""
 
 Option = Callable[[Any], Any]
 """A decorator from `IPython.core.magic_arguments`."""
@@ -60,6 +64,7 @@ ANSWER: tuple[Option, ...] = (
     argument("--view", choices=VIEWS, help="how the answer is shown"),
     argument("--plain", dest="view", action="store_const", const="plain", help="the same as --view plain"),
     argument("--no-stream", action="store_true", help="wait for the whole answer"),
+    argument("--timeout", type=float, metavar="SECONDS", help="stop the answer when it takes longer"),
 )
 
 PROMPT: tuple[Option, ...] = (
@@ -117,7 +122,7 @@ SAMPLES = argument("--n", type=int, metavar="N", help="number of answers")
 def magic(
     kind: Literal["line", "cell"], *options: Option, server_arguments: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Turn a method into a magic with some options and positional arguments.
+    """Turn a method into a magic with some options and positional arguments, and with `HELP`.
 
     The method gets the values of the options, the variables in scope, and for a cell magic the cell. With
     `server_arguments`, the line may also have any argument of a server.
@@ -129,6 +134,13 @@ def magic(
             names = {**self.shell.user_ns, **(local_ns or {})}
             with self.showing_errors():
                 parts = split_line(line, names)
+                if any(part.option in HELP for part in parts):
+                    print(inspect.cleandoc(made.__doc__).removeprefix("::").strip())
+                    return None
+                if kind == "cell" and not cell:
+                    raise UsageError(
+                        f"The prompt of %{name} goes below its line.\n%{name}? explains the options."
+                    )
                 refuse_keys(parts)
                 others: dict[str, Any] = {}
                 if server_arguments:
@@ -143,7 +155,9 @@ def magic(
             made = option(made)
         made = magic_arguments(name)(made)
         made.parser.allow_abbrev = False
-        return no_var_expand(needs_local_scope((cell_magic if kind == "cell" else line_magic)(made)))
+        # IPython runs no cell magic without a cell: its help is there on a line alone, too.
+        register = line_cell_magic if kind == "cell" else line_magic
+        return no_var_expand(needs_local_scope(register(made)))
 
     return decorate
 
@@ -181,7 +195,7 @@ def _words(parser: Any, part: Part) -> list[str]:
 
 def option_names(parser: Any) -> list[str]:
     """Return the options of a magic as they are typed."""
-    return [name for action in parser._actions for name in action.option_strings]
+    return [*(name for action in parser._actions for name in action.option_strings), *HELP]
 
 
 def _unknown(word: str, parser: Any) -> str:

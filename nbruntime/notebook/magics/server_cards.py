@@ -22,11 +22,10 @@ def servers_card(known: Sequence[KnownServer], *, in_use: str) -> Card:
     for each in known:
         info = None if each.state in ENDED_PHASES else listed.pop(each.url, None)
         mark = "→" if in_use in each.names else ""
-        engine, owner = ("", "") if info is None else (info.engine, info.owner)
+        engine, owner = ("", "") if info is None else (info.engine, info.whose)
         rows.append((mark, ", ".join(each.names), each.model, engine, each.state, owner, each.url))
     rows += [
-        ("", info.name, info.model or "default", info.engine, info.state, info.owner, url)
-        for url, info in listed.items()
+        ("", info.name, info.model, info.engine, info.state, info.whose, url) for url, info in listed.items()
     ]
     if not rows:
         return Card("No servers", plain=f"  {HOW_TO_GET_ONE}", body=f"<div>{HOW_TO_GET_ONE}</div>")

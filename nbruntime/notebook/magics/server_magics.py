@@ -6,7 +6,7 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import magics_class
@@ -20,6 +20,9 @@ from nbruntime.notebook.magics.base import MagicsBase
 from nbruntime.notebook.magics.known_servers import KnownServer
 from nbruntime.notebook.magics.options import KEY, OUT, SERVER, magic
 from nbruntime.notebook.magics.presenting import show_card
+
+if TYPE_CHECKING:
+    from nbruntime.launch.servers import ServerInfo
 
 FOLLOW_SECONDS = 0.3
 """Seconds between two readings of a log that is followed."""
@@ -42,6 +45,7 @@ class ServerMagics(MagicsBase):
         argument("--launch-timeout", type=float, metavar="SECONDS", help="maximum time until it is ready"),
         argument("--keep-alive", action="store_true", help="keep it running when this kernel ends"),
         argument("--replace", action="store_true", help="stop a different server of the same name"),
+        argument("--api-key", choices=("auto",), help="make a key that nothing shows; see --api-key-env"),
         KEY,
         OUT,
         server_arguments=True,
@@ -64,13 +68,17 @@ class ServerMagics(MagicsBase):
                 f"Two models were given: {arguments.model} and {arguments.model_path}.\n"
                 "Leave one out: --model-path and MODEL mean the same."
             )
+        if arguments.api_key and arguments.api_key_env:
+            raise UsageError(
+                "--api-key auto makes a key, and --api-key-env names another one.\nLeave one of them out."
+            )
         own = ("name", "engine", "python", "host", "port", "log_level", "launch_timeout")
         given = {name: value for name in own if (value := getattr(arguments, name)) is not None}
         runtime = Runtime(
             arguments.model_path if arguments.model is None else arguments.model,
             **given,
             **arguments.server_arguments,
-            api_key=_key(arguments.api_key_env),
+            api_key=arguments.api_key or _key(arguments.api_key_env),
             reuse=True,
             replace=arguments.replace,
             keep_alive=arguments.keep_alive,
@@ -179,11 +187,21 @@ class ServerMagics(MagicsBase):
             text, position = runtime.logs_since(position)
             _print_log(text)
 
-    @magic("line", argument("which", metavar="NAME|all|orphans", help="servers to stop"))
+    @magic(
+        "line",
+        argument(
+            "which",
+            nargs="?",
+            default="all",
+            metavar="NAME|all|everywhere|orphans",
+            help="servers to stop; all of this kernel if omitted",
+        ),
+    )
     def sgl_stop(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
-        """Stop a server, and wait until its processes have ended.
+        """Stop servers, and wait until their processes have ended.
 
-        `all` stops every server of this user, in other kernels too; `orphans` those whose kernel has ended.
+        `all` stops those that this kernel started, `everywhere` those of all kernels of this user, and
+        `orphans` those whose kernel has ended.
 
         Examples::
 
@@ -208,7 +226,9 @@ class ServerMagics(MagicsBase):
         self.servers.forget_ended({server.url for server in ended})
         if self.endpoint and self.endpoint not in self.servers.names():
             self.endpoint = ""
-        print(f"Ended: {', '.join(server.name for server in ended) or 'none'}.")
+        print(f"Ended: {', '.join(map(_ended, ended)) or 'none'}.")
+        if ended.note:
+            print(ended.note.replace("nbruntime.stop('everywhere')", "%sgl_stop everywhere"))
 
     @magic("line", SERVER)
     def sgl_flush(self, arguments: Namespace, names: Mapping[str, Any]) -> None:
@@ -223,6 +243,11 @@ class ServerMagics(MagicsBase):
     def _bind(self, name: str | None, value: object) -> None:
         if name:
             self.shell.push({name: value})
+
+
+def _ended(server: ServerInfo) -> str:
+    mine = server.owner.startswith("this kernel")
+    return server.name if mine else f"{server.name} ({server.model}, {server.whose})"
 
 
 def _print_log(text: str) -> None:

@@ -93,7 +93,7 @@ class ServerPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.endpoint = endpoint
         self.runtime = runtime
         self.monitor = ServerMonitor(lambda path: endpoint.get(path, timeout=POLL_SECONDS), interval=interval)
-        self.monitor.model_info = dict(endpoint.model_info)
+        self.monitor.model_info = dict(endpoint.last_model_info)
         self._lock = threading.Lock()  # guards _poller
         self._drawing = threading.RLock()  # guards the widgets: they are not drawn while being closed
         self._output_context = OutputContext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import weakref
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from nbruntime.embedded.arguments import ServerArguments
 from nbruntime.embedded.cache.token_cache import TokenCache
-from nbruntime.embedded.engine.engine import QUEUE_FULL, Engine, Post
+from nbruntime.embedded.engine.engine import NOT_FINITE, NOTHING_ALLOWED, QUEUE_FULL, Engine, Post
 from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.engine.scheduler import Scheduler
 from nbruntime.embedded.http.app import make_app
@@ -29,19 +30,25 @@ from nbruntime.embedded.http.metrics import Metrics
 from nbruntime.embedded.http.state import ServerState
 from nbruntime.embedded.runner.batch import ForwardBatch
 from nbruntime.embedded.runner.protocol import ModelFacts
+from nbruntime.embedded.sampling.logprobs import LogprobRequest
 from nbruntime.embedded.sampling.sampler import Sampler, SamplingState
 from nbruntime.embedded.service.admission import Admission
 from nbruntime.embedded.service.generate_input import check_body
 from nbruntime.embedded.service.service import Service
 from nbruntime.embedded.text.stream import TextStream
 from nbruntime.embedded.text.tokenizer import Tokenizer
+from nbruntime.endpoint import AsyncRuntimeEndpoint
+from nbruntime.errors import GenerationAbortedError, ServerFailureError
 from nbruntime.protocol.sampling import SamplingParams
 
 VOCAB = 8
 
 
 class CountingRunner:
-    """A model that answers each token with the next one; token 7 breaks it."""
+    """A model that answers each token with the next one; token 7 breaks it.
+
+    After the tokens in `broken` all it computes is the number given for them.
+    """
 
     facts = ModelFacts((), "counting", VOCAB, 64, frozenset(), 1, 1, 1, "float32", 0, 8)
 
@@ -49,6 +56,7 @@ class CountingRunner:
         self.steps = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.broken: dict[int, float] = {}
 
     def allocate_cache(self, num_slots: int) -> None: ...
 
@@ -60,10 +68,15 @@ class CountingRunner:
         read = batch.input_ids[batch.logit_rows]
         if (batch.input_ids == 7).any():
             raise RuntimeError("the model cannot read 7")
-        return torch.nn.functional.one_hot((read + 1) % 7, VOCAB).float()
+        return self._break(read, torch.nn.functional.one_hot((read + 1) % 7, VOCAB).float())
 
     def embed(self, batch: ForwardBatch) -> Tensor:
-        return torch.ones(len(batch.logit_rows), 2)
+        return self._break(batch.input_ids[batch.logit_rows], torch.ones(len(batch.logit_rows), 2))
+
+    def _break(self, read: Tensor, rows: Tensor) -> Tensor:
+        for token_id, value in self.broken.items():
+            rows[read == token_id] = value
+        return rows
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +111,17 @@ class EngineHarness:
         self.engine.start()
 
     def submit(
-        self, prompt: list[int], new: int = 3, *, rid: str = "", sampling: SamplingState | None = None
+        self,
+        prompt: list[int],
+        new: int = 3,
+        *,
+        rid: str = "",
+        temperature: float = 0,
+        sampling: SamplingState | None = None,
+        **fields: Any,
     ) -> queue.SimpleQueue[Update]:
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
-        params = SamplingParams(max_new_tokens=new, temperature=0)
+        params = SamplingParams(max_new_tokens=new, temperature=temperature)
         request = Request(
             rid=rid,
             prompt_ids=prompt,
@@ -109,6 +129,7 @@ class EngineHarness:
             sampling=sampling or SamplingState(params, VOCAB),
             stream=TextStream(self.tokenizer, prompt, params),
             deliver=updates.put,
+            **fields,
         )
         self.engine.submit([request])
         return updates
@@ -142,6 +163,69 @@ def test_a_failed_step_aborts_its_requests_only(harness: EngineHarness) -> None:
     assert harness.submit([1, 2]).get(timeout=10).token_ids == [3, 4, 5]
     assert harness.engine.call(harness.engine.flush_cache).result(10)
     assert harness.engine.call(lambda: harness.engine.scheduler.cache.pool.free).result(10) == 64
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("temperature", [0, 1e-5])
+def test_numbers_that_are_not_finite_end_their_request_only(
+    harness: EngineHarness, value: float, temperature: float
+) -> None:
+    harness.runner.broken = {4: value}
+    harness.runner.gate.clear()
+    broken = harness.submit([1, 2], 9, temperature=temperature)
+    others = [harness.submit([5], 4), harness.submit([5], 4, temperature=temperature)]
+    harness.runner.gate.set()
+    update = broken.get(timeout=10)
+    assert update.token_ids == [3, 4]
+    assert update.text.split() == ["w3", "w4"]
+    assert reason(update) == {
+        "type": "abort", "message": NOT_FINITE, "status_code": 500, "err_type": "InternalServerError",
+    }  # fmt: skip
+    assert [other.get(timeout=10).token_ids for other in others] == [[6, 0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields"),
+    [
+        ([1, 4], {}),
+        ([1, 4], {"logprobs": LogprobRequest(0, top=2)}),
+        ([4, 1], {"logprobs": LogprobRequest(0)}),
+        ([1, 4], {"embedding": True}),
+    ],
+    ids=["score", "logprobs", "logprobs of the prompt", "embedding"],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_and_embeddings_are_finite(
+    harness: EngineHarness, prompt: list[int], fields: dict[str, Any], value: float
+) -> None:
+    assert reason(harness.submit(prompt, 0, **fields).get(timeout=10))["type"] == "length"
+    harness.engine.call(harness.engine.flush_cache).result(10)
+    harness.runner.broken = {4: value}
+    assert reason(harness.submit(prompt, 0, **fields).get(timeout=10))["message"] == NOT_FINITE
+
+
+def test_a_grammar_that_allows_no_token_says_so(harness: EngineHarness) -> None:
+    nothing: Any = AnyGrammar([])
+    state = SamplingState(SamplingParams(temperature=0), VOCAB, grammar=lambda: nothing)
+    update = harness.submit([1, 2], sampling=state).get(timeout=10)
+    assert reason(update)["message"] == NOTHING_ALLOWED
+    assert reason(update)["status_code"] == 400
+
+
+def test_a_seeded_answer_does_not_depend_on_retractions(harness: EngineHarness) -> None:
+    def ask(seed: int) -> queue.SimpleQueue[Update]:
+        params = SamplingParams(sampling_seed=seed, logit_bias={7: -100.0})
+        return harness.submit([1, 2], 30, sampling=SamplingState(params, VOCAB))
+
+    alone = [ask(seed).get(timeout=10).token_ids for seed in range(4)]
+    assert len({tuple(ids) for ids in alone}) == 4
+    steps = harness.runner.steps
+    harness.runner.gate.clear()
+    together = [ask(seed) for seed in range(4)]  # twice as long as the cache
+    harness.runner.gate.set()
+    assert [updates.get(timeout=10).token_ids for updates in together] == alone
+    # One step gives each a token, but for those that the cache had no room for.
+    assert harness.runner.steps - steps > 40
 
 
 def test_a_request_beyond_the_queue_limit_is_refused(tokenizer: Tokenizer) -> None:
@@ -396,3 +480,18 @@ async def test_a_request_that_is_tokenized_while_the_server_stops_gets_503(http_
     assert answer.status == 503
     assert "The server shuts down." in await answer.text()
     assert (await http_server.client.post("/generate", json={"text": "w1"})).status == 503
+
+
+async def test_a_client_keeps_the_text_before_a_number_that_is_not_finite(http_server: HttpServer) -> None:
+    http_server.tokenizer.gate.set()
+    http_server.harness.runner.broken = {4: math.nan}
+    url = str(http_server.client.make_url("")).rstrip("/")
+    async with AsyncRuntimeEndpoint(url) as endpoint:
+        stream = await endpoint.stream("w1", temperature=0, max_new_tokens=9)
+        with pytest.raises(GenerationAbortedError, match=r"not finite \(NaN") as streamed:
+            async for _ in stream:
+                pass
+        assert streamed.value.status == 500
+        assert streamed.value.text.split() == ["w2", "w3", "w4"]
+        with pytest.raises(ServerFailureError, match=r"not finite \(NaN"):
+            await endpoint.complete("w1", temperature=0, max_new_tokens=9)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.embedded_server import PROMPT, EmbeddedServer
+from support.embedded_server import PROMPT, STORY, EmbeddedServer
 from support.reference import Reference
 from torch import Tensor
 
@@ -110,6 +110,36 @@ def test_seeds_repeat_over_http(server: EmbeddedServer) -> None:
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(sample, [1, 2, 1])) == [first, second := sample(2), first]
     assert first != second
+
+
+@pytest.mark.model
+def test_the_samples_of_a_seed_differ_and_repeat(server: EmbeddedServer) -> None:
+    params: dict[str, Any] = {"temperature": 1.5, "top_p": 0.95, "max_new_tokens": 6, "sampling_seed": 7}
+
+    def samples(prompts: Any, **more: Any) -> list[list[int]]:
+        return [answer["output_ids"] for answer in server.generate(prompts, **params, **more)]
+
+    three = samples(PROMPT, n=3)
+    assert len({tuple(ids) for ids in three}) == 3
+    assert samples([PROMPT]) == three[:1]
+    assert samples(PROMPT, n=4)[:3] == three
+    # A neighbouring seed has none of these samples.
+    other = [answer["output_ids"] for answer in server.generate(PROMPT, **params | {"sampling_seed": 8}, n=3)]
+    assert not {tuple(ids) for ids in other} & {tuple(ids) for ids in three}
+    # Among other requests, in a stream, and from an empty cache
+    server.post("/flush_cache")
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(server.generate, STORY, temperature=1, n=2, max_new_tokens=12)
+        assert samples(["2+2=", PROMPT], n=3)[3:] == three
+        assert len(busy.result()) == 2
+    streamed: dict[int, list[int]] = {}
+    for event in server.events(PROMPT, n=3, **params):
+        streamed[event["index"]] = event["output_ids"]
+    assert [streamed[index] for index in range(3)] == three
+    # Equal prompts are requests of their own: a seed gives each the answer that it gives alone.
+    each = [{**params, "sampling_seed": seed} for seed in (7, 7, 8)]
+    answers = server.generate([PROMPT] * 3, fields={"sampling_params": each})
+    assert [answer["output_ids"] for answer in answers] == [three[0], three[0], other[0]]
 
 
 @pytest.mark.model

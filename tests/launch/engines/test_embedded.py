@@ -46,6 +46,7 @@ def test_arguments_become_flags_of_the_embedded_server(claim: PortClaim, tmp_pat
         "--log-level=error",
         "--context-length=512",
         "--disable-radix-cache",
+        "--no-enable-metrics",
         "--host=127.0.0.1",
         f"--port={claim.port}",
         f"--fd={claim.listener.fileno()}",
@@ -53,6 +54,26 @@ def test_arguments_become_flags_of_the_embedded_server(claim: PortClaim, tmp_pat
     assert command.env["NBRUNTIME_API_KEY"] == "hunter2"
     assert command.secrets == ("hunter2",)
     assert "hunter2" not in repr(command) + repr(command.argv)
+
+
+def test_metrics_are_on_unless_they_are_switched_off(claim: PortClaim) -> None:
+    engine = EmbeddedServerKind("python")
+    for given, on in (({}, True), ({"enable_metrics": True}, True), ({"enable_metrics": False}, False)):
+        argv = engine.command(engine.accept(given), claim).argv
+        assert parse_arguments(argv[argv.index("nbruntime.embedded") + 1 :]).enable_metrics is on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model"),
+    [
+        ({}, "SmolLM2-135M-Instruct"),
+        ({"model_path": "/models/tiny/"}, "/models/tiny/"),
+        ({"model_path": "/models/tiny/", "served_model_name": "mine"}, "mine"),
+    ],
+)
+def test_model_is_named_before_the_server_runs(arguments: dict[str, Any], model: str) -> None:
+    engine = EmbeddedServerKind("python")
+    assert engine.model_of(engine.accept(arguments)) == model
 
 
 def test_openmp_settings_keep_those_of_the_user(claim: PortClaim, monkeypatch: pytest.MonkeyPatch) -> None:

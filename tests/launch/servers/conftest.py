@@ -19,4 +19,4 @@ def _own_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     with installed():
         yield
         gc.collect()
-        nbruntime.stop("all")
+        nbruntime.stop("everywhere")

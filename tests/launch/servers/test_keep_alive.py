@@ -28,7 +28,7 @@ def test_kept_server_outlives_its_process_and_can_be_stopped_from_another() -> N
     pid, url = line.split()
     time.sleep(0.6)  # two of a supervisor's looks at its owner, if it had one
     assert alive(int(pid))
-    assert run_elsewhere("print(nbruntime.servers())")[1].split()[:2] == ["kept", "default"]
+    assert run_elsewhere("print(nbruntime.servers())")[1].split()[:2] == ["kept", "fake/model"]
     [info] = nbruntime.stop(url)
     assert (info.name, info.owner, info.state) == ("kept", "kept", "stopped")
     assert not alive(int(pid))

@@ -35,6 +35,7 @@ def test_record_of_a_server_from_start_to_end() -> None:
         record = ServerRecord.read(str(folder))
         assert record is not None
         assert (record.name, record.engine, record.url) == ("chat", "fake", runtime.url)
+        assert record.model == "fake/model"
         assert record.owner == identify(os.getpid())
         assert record.server == identify(runtime.pid or 0)
         assert record.supervisor is not None
@@ -48,14 +49,15 @@ def test_record_of_a_server_from_start_to_end() -> None:
 def test_table_of_servers() -> None:
     assert repr(ServerList()) == "No servers"
     one = ServerInfo("chat", "some/model", "sglang", "http://127.0.0.1:30000", "ready", "kept", 7300.0, 12)
-    two = replace(one, name="a-longer-name", model="", owner="this kernel", age=3.4)
+    two = replace(one, name="a-longer-name", model="tiny", owner="this kernel", age=3.4)
     assert repr(ServerList([one, two])).splitlines() == [
         "name           model       engine  url                     state  owner        age",
         "chat           some/model  sglang  http://127.0.0.1:30000  ready  kept         2 h 1 min",
-        "a-longer-name  default     sglang  http://127.0.0.1:30000  ready  this kernel  3 s",
+        "a-longer-name  tiny        sglang  http://127.0.0.1:30000  ready  this kernel  3 s",
     ]
 
 
+@pytest.mark.filterwarnings("ignore:The same server runs already")
 def test_default_names_are_numbered() -> None:
     with start() as first, start(model_path="meta/Some Model 7B") as other, start() as second:
         assert [one.name for one in (first, other, second)] == ["fake", "fake-2", "fake-3"]
@@ -74,7 +76,9 @@ def test_default_name_comes_from_the_model(stem: str, name: str) -> None:
     registry.clear(record)
 
 
-@pytest.mark.parametrize("name", ["all", "orphans", "", "a/b", "-x", "x" * 65, "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "name", ["all", "everywhere", "orphans", "", "a/b", "-x", "x" * 65, "http://127.0.0.1:1"]
+)
 def test_invalid_name_is_an_error(name: str) -> None:
     with pytest.raises(ArgumentValueError, match="cannot be a server's name"):
         start(name=name)
@@ -201,7 +205,8 @@ def test_record_of_another_machine_is_left_alone() -> None:
     replace(record, machine="another", owner=ProcessId(1, "never")).write()
     start().shutdown()
     assert len(server_folders()) == 1
-    assert nbruntime.stop("all") == []
+    for which in ("all", "everywhere"):
+        assert nbruntime.stop(which) == []
     assert len(server_folders()) == 1
 
 

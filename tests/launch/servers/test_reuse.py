@@ -9,17 +9,31 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_engine import alive, await_gone, run_elsewhere, server_folders, start
+from support.fake_engine import (
+    alive,
+    await_gone,
+    await_true,
+    run_elsewhere,
+    server_folders,
+    start,
+    start_elsewhere,
+)
+from support.ipython_shell import notebook_shell
 
 import nbruntime
 from nbruntime.errors import ArgumentValueError
+from nbruntime.launch.launcher import SameServerWarning
 from nbruntime.launch.phases import Phase
 from nbruntime.runtime import Runtime
+
+CELL = 'runtime = Runtime(engine="fake", port=0)'
 
 
 def test_cell_run_again_reuses_its_server() -> None:
@@ -53,6 +67,7 @@ def test_cell_run_again_releases_its_earlier_phases() -> None:
     runtime.shutdown()
 
 
+@pytest.mark.filterwarnings("ignore:The same server runs already")
 def test_server_without_a_name_is_reused_by_its_arguments() -> None:
     first = start(reuse=True)
     assert start(reuse=True).pid == first.pid
@@ -60,6 +75,71 @@ def test_server_without_a_name_is_reused_by_its_arguments() -> None:
     assert other.pid != first.pid
     assert start(reuse=True, env={"A": "1"}).pid == other.pid
     assert start().pid not in (first.pid, other.pid)
+
+
+def said_of_the_same(make: Callable[[], object]) -> list[str]:
+    """What is said while servers are started by a line, as once in a cell or a program."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        keep = make()
+    del keep
+    ours = [one for one in caught if one.category is SameServerWarning]
+    assert all(Path(one.filename).name == "fake_engine.py" for one in ours)  # where `start` calls Runtime
+    return [str(one.message) for one in ours]
+
+
+def test_second_launch_of_an_unnamed_server_is_said_once() -> None:
+    several: list[Runtime] = []
+    [said] = said_of_the_same(lambda: several.extend(start(say=["x"]) for _ in range(3)))
+    first = several[0]
+    assert said == (
+        f"The same server runs already: fake ({first.url}). Runtime(..., reuse=True) takes it instead of "
+        "starting another one; nbruntime.stop('fake') ends it."
+    )
+    assert said_of_the_same(lambda: start(say=["x"])) == [said]  # the next cell says it again
+    for arguments in ({"say": ["y"]}, {"reuse": True}, {"name": "chat"}):
+        assert said_of_the_same(lambda options=arguments: start(**{"say": ["x"], **options})) == []
+    del first
+    several.clear()
+    gc.collect()
+    await_true(lambda: not nbruntime.servers())
+    assert said_of_the_same(lambda: start(say=["x"])) == []
+
+
+def test_second_launch_beside_a_named_one_or_one_of_another_kernel_is_not_said() -> None:
+    with start(name="chat"), start_elsewhere(f"{CELL}\nprint(flush=True)\ninput()") as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert len(nbruntime.servers()) == 2
+        assert said_of_the_same(start) == []
+        other.communicate("\n", timeout=30)
+
+
+def test_second_launch_beside_a_kept_one_is_said() -> None:
+    run_elsewhere('Runtime(engine="fake", port=0, keep_alive=True)')
+    [said] = said_of_the_same(lambda: start(keep_alive=True))
+    assert "reuse=True" in said
+    assert said_of_the_same(start) == []  # it would not take the kept one
+
+
+def test_second_launch_and_list_say_what_holds_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with notebook_shell(tmp_path) as shell:
+        shell.push({"start": start})
+        shell.run_cell("runtime = start()\nruntime", store_history=True).raise_error()
+        first = shell.user_ns["runtime"]
+        assert nbruntime.servers()[0].held_by == "runtime, Out[1]"
+        shell.run_cell("del runtime", store_history=True).raise_error()
+        assert "held by\n" in repr(nbruntime.servers())
+        assert "<td>Out[1]</td>" in nbruntime.servers()._card().html()
+        [said] = said_of_the_same(start)
+        assert said.startswith(f"The same server runs already: fake ({first.url}), held by Out[1]. ")
+        shell.run_cell("panel = Out[1].panel()").raise_error()
+        assert nbruntime.servers()[0].held_by == "panel, Out[1]"
+        shell.run_cell("panel.close()\ndel panel").raise_error()
+        shell.run_cell("%reset -f out").raise_error()
+        assert "held by" not in repr(nbruntime.servers())
 
 
 def test_eight_threads_share_one_server() -> None:

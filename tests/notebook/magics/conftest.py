@@ -22,6 +22,7 @@ from nbruntime.runtime import Runtime
 def isolated_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Look at no server but those of the test, and leave none."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with fake_engine.installed():
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from support.ipython_shell import completions
+from support.ipython_shell import completions, run
 
 from nbruntime.chat.conversation import Conversation
 
@@ -22,12 +22,27 @@ def test_magics_explain_themselves(name: str, shell: InteractiveShell) -> None:
     assert "--" in info["docstring"] or name == "%sgl_stop"
 
 
+@pytest.mark.parametrize("option", ["-h", "--help", "--name x --help"])
+def test_every_magic_has_help(
+    option: str, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    magics = [f"%{name}" for name in shell.magics_manager.magics["line"] if name.startswith("sgl_")]
+    assert len(magics) == 10
+    for code in [*magics, "%%sgl_generate", "%%sgl_chat"]:
+        capsys.readouterr()
+        run(shell, f"{code} {option}" + ("\nHello" if code.startswith("%%") else ""))
+        shown = capsys.readouterr().out
+        assert shown.split()[0].lstrip("%") == code.lstrip("%")
+        assert len(shown.splitlines()) > 2
+
+
 def test_completion(connected: InteractiveShell) -> None:
     connected.push({"shape": {"type": "object"}, "talk": Conversation(), "text": "x"})
     Path("shape.json").write_text("{}")
     Path("sub").mkdir()
     Path("sub/deep.json").write_text("{}")
     expected = {
+        "%sgl_use --h": ["--help"],
         "%%sgl_generate --max": ["--max-new-tokens"],
         "%%sgl_generate --temperature 0 --sy": ["--system"],
         "%%sgl_generate --endpoint m": ["main"],
@@ -38,7 +53,7 @@ def test_completion(connected: InteractiveShell) -> None:
         "%%sgl_generate -o sh": ["shape"],
         "%%sgl_chat --conversation ": ["talk"],
         "%sgl_use ": ["main"],
-        "%sgl_stop ": ["all", "main", "orphans"],
+        "%sgl_stop ": ["all", "everywhere", "main", "orphans"],
         "%sgl_info m": ["main"],
         "server = %sgl_use m": ["main"],
         "x = 1\n%sgl_use m": ["main"],
@@ -53,7 +68,8 @@ def test_completion(connected: InteractiveShell) -> None:
     )
     everything = completions(connected, "%%sgl_generate ")
     assert "%%sgl_generate --temperature" in everything
-    assert "%sgl_launch --api-key" not in completions(connected, "%sgl_launch --api")
+    assert completions(connected, "%sgl_launch --api-key ") == ["%sgl_launch --api-key auto"]
+    assert "%sgl_connect --api-key" not in completions(connected, "%sgl_connect --api")
 
 
 def test_completion_leaves_other_lines_alone(connected: InteractiveShell) -> None:

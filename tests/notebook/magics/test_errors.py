@@ -30,6 +30,8 @@ from nbruntime.notebook.magics.presenting import show_stream
         ("%%sgl_generate hello\nx", ["does not take 'hello'", "goes below the line"]),
         ("%%sgl_generate --temperature hot\nx", ["invalid float value: 'hot'", "%%sgl_generate?"]),
         ("%%sgl_generate --stop --n 2\nx", ["expected at least one", "--option=VALUE"]),
+        ("%%sgl_generate --timeout soon\nx", ["invalid float value: 'soon'"]),
+        ("%sgl_generate hello", ["The prompt of %%sgl_generate goes below its line"]),
         ("%%sgl_generate --view huge\nx", ["invalid choice: 'huge'", "markdown"]),
         ("%%sgl_generate -o 2nd\nx", ["'2nd' is not the name of a variable"]),
         ("%%sgl_generate -o class\nx", ["'class' is not the name of a variable"]),
@@ -101,6 +103,22 @@ def test_broken_stream_keeps_its_text(connected: InteractiveShell, server: Scrip
     assert connected.user_ns["story"].text == "Once upon"
     assert isinstance(failure(connected, "%%sgl_chat\nTell me"), errors.StreamError)
     assert connected.user_ns["conversation"].messages[-1] == {"role": "assistant", "content": "Once upon"}
+
+
+@pytest.mark.parametrize("line", ["", "--plain", "--view none"])
+def test_an_answer_that_takes_too_long_keeps_its_text(
+    line: str, connected: InteractiveShell, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("/generate", lambda asked: stream(*cumulative(WORDS, asked.json["rid"])[:2], Wait()))
+    capsys.readouterr()
+    error = failure(connected, f"%%sgl_generate --timeout 0.3 -o story {line}\nx")
+    assert isinstance(error, errors.StreamTimeoutError)
+    assert "longer than its timeout of 0.3 s" in capsys.readouterr().out
+    assert connected.user_ns["story"].text == "Once upon"
+    assert server.wait_for("/abort_request")[0].json == {"rid": sent(server)["rid"]}
+    server.on("/generate", Reply(raw=True, pieces=[Wait()]))
+    error = failure(connected, "%%sgl_chat --no-stream --timeout 0.3\nx")
+    assert isinstance(error, errors.ServerTimeoutError)
 
 
 @pytest.mark.parametrize("view", ["plain", "none"])

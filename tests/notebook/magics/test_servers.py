@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from support.fake_engine import run_elsewhere
 from support.ipython_shell import completions, failure, run
 from support.magics import usage_error
 from support.scripted_server import ScriptedServer
@@ -41,6 +42,34 @@ def test_key_on_the_line_is_refused(
     run(shell, "%sgl_info")
     shown = capsys.readouterr()
     assert "sk-1234" not in shown.out + shown.err
+
+
+def test_launch_with_a_key_of_its_own(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("--api-key auto -o runtime", "--api_key=auto -o again"):
+        run(shell, f"%sgl_launch --engine fake --name one {line}")
+    runtime, again = shell.user_ns["runtime"], shell.user_ns["again"]
+    key = runtime.endpoint.api_key
+    assert key not in (None, "auto")
+    assert (again.pid, again.endpoint.api_key) == (runtime.pid, key)
+    run(shell, "%%sgl_generate\nx")
+    run(shell, "%sgl_info")
+    run(shell, "%sgl_servers")
+    shown = capsys.readouterr()
+    assert "Hello world" in shown.out
+    assert key not in shown.out + shown.err
+    error = usage_error(shell, "%sgl_launch --api-key auto --api-key-env MY_KEY", capsys)
+    assert "Leave one of them out" in error
+    error = usage_error(shell, f"%sgl_connect {runtime.url} --api-key auto", capsys)
+    assert "Did you mean --api-key-env?" in error
+
+
+def test_cell_finds_the_key_of_a_server_of_another_kernel(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_elsewhere('Runtime(engine="fake", port=0, name="theirs", keep_alive=True, api_key="auto")')
+    run(shell, "%%sgl_generate --endpoint theirs\nx")
+    assert "Hello world" in capsys.readouterr().out
+    run(shell, "%sgl_stop theirs")
 
 
 def test_launch_use_log_and_stop(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +119,22 @@ def test_stop_all(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -
     assert "two" in shown
     assert known_servers._named == {}
     assert isinstance(failure(shell, "%sgl_stop one"), errors.ArgumentValueError)
+
+
+def test_stop_leaves_the_servers_of_other_kernels(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_elsewhere('Runtime(engine="fake", port=0, name="theirs", keep_alive=True)')
+    run(shell, "%sgl_launch --engine fake --name one")
+    run(shell, "%sgl_launch --engine fake --name theirs --keep-alive")
+    capsys.readouterr()
+    for line in ("%sgl_stop", "%sgl_stop all"):
+        run(shell, line)
+        said = capsys.readouterr().out
+        assert said.startswith(f"Ended: {'one' if line == '%sgl_stop' else 'none'}.\n")
+        assert "did not start them: theirs. %sgl_stop everywhere stops them too." in said
+    run(shell, "%sgl_stop everywhere")
+    assert "Ended: theirs (fake/model, kept: process" in capsys.readouterr().out
 
 
 def test_stop_by_the_name_of_a_variable(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,9 +255,29 @@ def test_launch_failure(shell: InteractiveShell, capsys: pytest.CaptureFixture[s
     assert "Did you mean 'tp_size'?" in capsys.readouterr().out
 
 
+def test_listing_names_the_model_of_every_server(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_elsewhere('Runtime(engine="fake", port=0, name="theirs", keep_alive=True)')
+    run(shell, "%sgl_launch --engine fake --name one")
+    capsys.readouterr()
+    run(shell, "%sgl_servers")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {(row[0], row[1], row[2]) for row in rows if "fake/model" in row} == {
+        ("one", "fake/model", "fake"),
+        ("theirs", "fake/model", "fake"),
+    }
+    run(shell, "%sgl_stop everywhere")
+
+
 def test_model_path_option(shell: InteractiveShell) -> None:
     run(shell, "%sgl_launch --engine fake --model-path some/model -o runtime")
     assert shell.user_ns["runtime"]._model == "some/model"
+
+
+def test_argument_that_is_on_can_be_switched_off(shell: InteractiveShell) -> None:
+    error = failure(shell, "%sgl_launch --engine embedded --no-enable-metrics --no-such-argument 1")
+    assert "'no_such_argument'" in str(error)  # and not the other one
 
 
 def test_server_arguments_reach_the_server(shell: InteractiveShell) -> None:
