@@ -156,6 +156,16 @@ def sglang() -> Iterator[SglangServer]:
 
 
 @pytest.fixture(scope="session")
+def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the default model as other tools may write it."""
+    from support.odd_folder import make_odd_folder
+
+    from nbruntime.embedded.models.resolve import resolve_model
+
+    return make_odd_folder(resolve_model().folder, tmp_path_factory.mktemp("odd"))
+
+
+@pytest.fixture(scope="session")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """JupyterLab and Notebook 7."""
     from support.browser import JupyterServer

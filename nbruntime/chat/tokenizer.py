@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from nbruntime.protocol.tokenizer_flags import apply_bos_flag
+
 HUB_SECONDS = 3.0
 """Timeout in seconds of the check that the hub has the model."""
 
 
 def load_tokenizer(path: str) -> Any:
-    """Load a transformers tokenizer from a folder, the cache, or the Hugging Face hub.
+    """Load a transformers tokenizer from a folder, the cache, or the Hugging Face hub, as SGLang does.
 
     The path comes from a server, so code that comes with the tokenizer is not run.
 
@@ -22,14 +24,17 @@ def load_tokenizer(path: str) -> Any:
     if os.path.isabs(path) and not os.path.isdir(path):
         raise FileNotFoundError("the folder is not on this machine")
     from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         if os.path.isdir(path):
             raise
-    _ask_the_hub(path)
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        _ask_the_hub(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    apply_bos_flag(tokenizer, get_tokenizer_config(path, local_files_only=True))
+    return tokenizer
 
 
 def _ask_the_hub(path: str) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import sglang as sgl
 from support.scripted_server import MODEL_INFO, Reply, ScriptedServer, answer
+from support.tiny_tokenizers import IDS, tokenizer_folder
 
 from nbruntime.chat.named_templates import TEMPLATES, get_chat_template, guess_chat_template
 from nbruntime.chat.tokenizer_template import TokenizerTemplate
+from nbruntime.embedded.text.tokenizer import Tokenizer
 from nbruntime.endpoint import RuntimeEndpoint, server_capabilities
 from nbruntime.errors import ArgumentValueError
 
@@ -210,6 +212,23 @@ def test_a_tokenizers_own_template(
         if template in (LLAMA_2, MISTRAL_3):
             whole = whole.replace("[/INST] ", "[/INST]")  # the space is the model's to write
         assert ("<s>" if adds_bos else "") + text == whole
+
+
+@pytest.mark.parametrize("flag", [True, False, None])
+def test_the_server_writes_bos_if_the_class_and_flag_say_so(tmp_path: Path, flag: bool | None) -> None:
+    path = tokenizer_folder(
+        tmp_path,
+        tokenizer_class="LlamaTokenizerFast",
+        bos_token="<s>",
+        eos_token="</s>",
+        add_bos_token=flag,
+        chat_template=LLAMA_3,
+    )
+    template = TokenizerTemplate.load(str(path))
+    assert template is not None
+    text = template.render_chat([{"role": "user", "content": "hi"}])
+    assert text.startswith("<s>") is (flag is False)
+    assert Tokenizer(path).encode(text).count(IDS["<s>"]) == 1
 
 
 def test_named_template_before_tokenizer_before_guess(server: ScriptedServer, save_tokenizer: Any) -> None:

@@ -9,8 +9,29 @@ checks run against both servers as they are now, and look at what a recording ca
 aborts, the cache, requests at the same time.
 """
 
-from conformance import aborts, answers, errors, grammars, logprobs, others, service, streams  # noqa: F401
+from conformance import (  # noqa: F401
+    aborts,
+    answers,
+    errors,
+    grammars,
+    logprobs,
+    odd_folder,
+    others,
+    service,
+    stops,
+    streams,
+)
 from conformance.comparison import DIFFERENCES, RECORD, deviations, recorded, run, summary, table
-from conformance.suite import CHECKS
+from conformance.suite import CHECKS, ODD_FOLDER
 
-__all__ = ["CHECKS", "DIFFERENCES", "RECORD", "deviations", "recorded", "run", "summary", "table"]
+__all__ = [
+    "CHECKS",
+    "DIFFERENCES",
+    "ODD_FOLDER",
+    "RECORD",
+    "deviations",
+    "recorded",
+    "run",
+    "summary",
+    "table",
+]

@@ -20,6 +20,9 @@ PROMPT = "The capital of France is"
 CAPITAL = [504, 3575, 282, 4649, 314]
 """`PROMPT` as tokens."""
 
+ODD_FOLDER = "odd folder"
+"""Kind of the checks that are made on a server of the folder of `support.odd_folder`."""
+
 LONG = {"max_new_tokens": 400, "ignore_eos": True}
 
 

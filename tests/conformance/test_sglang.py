@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.sglang_server import SglangServer
 
 import conformance
-from conformance import CHECKS, RECORD, deviations, recorded
+from conformance import CHECKS, ODD_FOLDER, RECORD, deviations, recorded
 
 pytestmark = pytest.mark.sglang
 
@@ -31,11 +32,24 @@ def findings() -> Iterator[dict[str, Any]]:
         RECORD.write_text(text + "\n", encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def sglang_odd(odd_folder: Path) -> Iterator[SglangServer]:
+    server = SglangServer(api_key="sk-conformance", model_path=str(odd_folder))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_check(
-    sglang: SglangServer, findings: dict[str, Any], name: str, record_property: pytest.RecordProperty
+    request: pytest.FixtureRequest,
+    findings: dict[str, Any],
+    name: str,
+    record_property: pytest.RecordProperty,
 ) -> None:
-    findings[name] = conformance.run(name, sglang)
+    server = request.getfixturevalue("sglang_odd" if name.startswith(ODD_FOLDER) else "sglang")
+    findings[name] = conformance.run(name, server)
     record_property("conformance", "holds")
     if not RECORDING:
         assert list(deviations(recorded()[name], findings[name])) == []

@@ -68,7 +68,6 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "a token below": (body(text=None, input_ids=[1, -1]), MESSAGE, "out-of-vocabulary token id -1"),
     "a token far beyond": (body(text=None, input_ids=[10**30]), MESSAGE, "out-of-vocabulary token id 1000"),
     "a bias beyond": (params(logit_bias={"49152": 1}), MESSAGE, "logit_bias must has keys in [0, 49151]"),
-    "a stop token beyond": (params(stop_token_ids=[50000]), MESSAGE, "stop_token_ids must be in [0, 49151]"),
     "a prompt beyond the context": (
         body(text=None, input_ids=[5] * 9000),
         MESSAGE,

@@ -289,7 +289,7 @@ class Engine:
             if request.logprobs is not None and choice.logprobs is not None:
                 request.new_logprobs.add(choice.logprobs[row : row + 1], [token_id], request.logprobs)
             try:
-                request.append(token_id, self.runner.facts.eos_token_ids)
+                request.append(token_id)
             except (GrammarError, StopRegexTimeout) as error:
                 request.abort(str(error), status=400)
         self.stats.decoded(len(requests))

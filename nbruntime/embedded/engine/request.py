@@ -74,32 +74,25 @@ class Request:
         """Number of tokens of prompt and answer."""
         return len(self.prompt_ids) + len(self.output_ids)
 
-    def append(self, token_id: int, stop_ids: frozenset[int]) -> None:
-        """Add a chosen token; finish the request if it, one of `stop_ids`, or a stop string ends it."""
-        params = self.params
+    def append(self, token_id: int) -> None:
+        """Add a chosen token; finish the request if a stop string, an end token or the length ends it."""
+        params, stream = self.params, self.stream
         if not self.output_ids:
             self.times.first_token = now()
         self.output_ids.append(token_id)
         self.sampling.accept(token_id)
-        is_stop = not params.ignore_eos and (token_id in stop_ids or token_id in params.stop_token_ids)
-        # A finished grammar allows no further token, so its end token counts even with ignore_eos.
-        matcher = self.sampling.matcher
-        is_stop |= matcher is not None and matcher.finished and token_id in stop_ids
-        if params.no_stop_trim or not is_stop:
-            scanned = len(self.stream.text)
-            self.stream.push(token_id)
-            met = self.stream.find_stop(scanned)
-            if met is not None:
-                stop, kept = met
-                if not params.no_stop_trim:
-                    self.stream.text = self.stream.text[:kept]
-                self.finish({"type": "stop", "matched": stop})
-                return
-        if is_stop:
-            self.stream.flush()
+        stop = stream.find_stop(token_id)
+        is_end = stop is None and self.sampling.ends_with(token_id)
+        if params.no_stop_trim or not is_end:
+            stream.push(token_id)
+        if stop is not None:
+            stream.cut(stop, keep=params.no_stop_trim)
+            self.finish({"type": "stop", "matched": stop})
+        elif is_end:
+            stream.flush()
             self.finish({"type": "stop", "matched": token_id})
         elif params.max_new_tokens is not None and len(self.output_ids) >= params.max_new_tokens:
-            self.stream.flush()
+            stream.flush()
             self.finish({"type": "length", "length": len(self.output_ids)})
 
     def finish(self, reason: dict[str, Any]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from nbruntime.embedded.models.json_file import read_json
+from nbruntime.embedded.models.quantisation import refuse_quantised
+from nbruntime.embedded.models.weights import weight_files
 from nbruntime.errors import ModelNotFoundError
 
 TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 """Sets of files, each of which is a whole tokenizer."""
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -29,27 +30,33 @@ def missing_parts(folder: Path) -> list[str]:
     missing = []
     if not (folder / "config.json").is_file():
         missing.append("config.json")
-    missing += _missing_weights(folder)
-    if not any(all((folder / name).is_file() for name in files) for files in TOKENIZERS):
-        missing.append("the tokenizer (tokenizer.json)")
+    weights = weight_files(folder)
+    missing += _unusable(weights) if weights else ["the weights (*.safetensors)"]
+    whole = [names for names in TOKENIZERS if all((folder / name).is_file() for name in names)]
+    missing += _unusable(folder / name for name in whole[0]) if whole else ["the tokenizer (tokenizer.json)"]
     return missing
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ModelNotFoundError if parts are missing; its hint names model folders inside the folder."""
+    """Raise LaunchError for a quantised model, and ModelNotFoundError if parts are missing.
+
+    Its hint names the base model of an adapter, or models inside the folder.
+    """
+    refuse_quantised(folder)
     missing = missing_parts(folder)
     if not missing:
         return
     if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         raise ModelNotFoundError(
-            "The folder holds a LoRA adapter, not a model",
+            f"The folder holds a LoRA adapter{f' of {base}' if base else ''}, not a model",
             where=str(folder),
-            hint="Give the folder or hub id of its base model.",
+            hint="Give its base model, or save the two merged into one (peft's merge_and_unload).",
         )
     inside = sorted(
         str(found.parent)
         for found in (*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json"))
-    )
+    ) or sorted(str(path) for path in folder.glob("*.gguf"))
     raise ModelNotFoundError(
         f"The model folder lacks {', '.join(missing)}",
         where=str(folder),
@@ -59,36 +66,12 @@ def check_folder(folder: Path) -> None:
     )
 
 
-def _missing_weights(folder: Path) -> list[str]:
-    for name in _WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _unusable(folder, _shards(index))
-        if (folder / name).is_file():
-            return _unusable(folder, [name])
-    return _unusable(folder, [path.name for path in folder.glob("*.safetensors")]) or (
-        [] if any(folder.glob("*.safetensors")) else ["the weights (*.safetensors)"]
-    )
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted({os.fspath(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelNotFoundError(
-            f"The index of the weights cannot be read ({error})",
-            where=str(index),
-            hint="Fetch the file again.",
-        ) from error
-
-
-def _unusable(folder: Path, names: list[str]) -> list[str]:
-    """List weight files that are missing or only Git LFS pointers."""
+def _unusable(files: Iterable[Path]) -> list[str]:
+    """List files that are missing or only Git LFS pointers."""
     unusable = []
-    for name in names:
-        path = folder / name
+    for path in files:
         if not path.is_file():
-            unusable.append(name)
+            unusable.append(path.name)
         elif path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
-            unusable.append(f"{name} (only its Git LFS pointer is there: run git lfs pull)")
+            unusable.append(f"{path.name} (only its Git LFS pointer is there: run git lfs pull)")
     return unusable

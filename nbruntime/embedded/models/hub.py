@@ -5,13 +5,17 @@ from __future__ import annotations
 import fnmatch
 import io
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbruntime.embedded.models.folder import missing_parts
 from nbruntime.embedded.models.progress import Report
+from nbruntime.embedded.models.quantisation import CONFIG_FILES, refuse_quantised
+from nbruntime.embedded.models.weights import choose_weights
 from nbruntime.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -21,9 +25,7 @@ CONNECT_SECONDS = 5.0
 """Time limit of the hub's first answer, so that a machine without network does not hang."""
 
 _ALWAYS = ("*.json", "*.model", "*.txt", "*.jinja")
-# The first pattern that matches any file names the weights, so they are downloaded in one format only.
-_WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
-_NOT_WEIGHTS = ("consolidated*.safetensors", "adapter_model*.safetensors")
+_WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin", "*.bin")
 
 
 def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
@@ -49,6 +51,8 @@ def download_snapshot(repo_id: str, revision: str | None = None, *, report: Repo
     ModelNotFoundError
         If the hub does not answer within a few seconds or is switched off by ``HF_HUB_OFFLINE``, if it has no
         such model or revision, or if the model needs a login.
+    LaunchError
+        If the model is quantised; its weights are not downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import is_offline_mode
@@ -58,19 +62,21 @@ def download_snapshot(repo_id: str, revision: str | None = None, *, report: Repo
             f"The model {repo_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
             hint="Unset HF_HUB_OFFLINE to download it, or give the folder of a model.",
         )
-    try:
+    with _explained(repo_id, revision):
         info = _model_info(repo_id, revision)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         files = needed_files(sizes)
         total = sum(sizes[name] for name in files) / 1e6
         report("downloading", 0.0, total, "MB")
-        folder = snapshot_download(
-            repo_id, revision=revision, allow_patterns=files, tqdm_class=_progress_bar(total, report)
+        fetch = partial(
+            snapshot_download, repo_id, revision=revision, tqdm_class=_progress_bar(total, report)
         )
-    except Exception as error:
-        raise _explained(error, repo_id, revision) from error
+        folder = Path(fetch(allow_patterns=[name for name in files if name in CONFIG_FILES]))
+    refuse_quantised(folder)  # before gigabytes are fetched
+    with _explained(repo_id, revision):
+        fetch(allow_patterns=files)
     report("downloading", total, total, "MB")
-    return Path(folder)
+    return folder
 
 
 def needed_files(names: Iterable[str]) -> list[str]:
@@ -83,16 +89,7 @@ def needed_files(names: Iterable[str]) -> list[str]:
     """
     top = [name for name in names if "/" not in name]
     chosen = {name for name in top if any(fnmatch.fnmatch(name, pattern) for pattern in _ALWAYS)}
-    for pattern in _WEIGHTS:
-        weights = [
-            name
-            for name in fnmatch.filter(top, pattern)
-            if not any(fnmatch.fnmatch(name, other) for other in _NOT_WEIGHTS)
-        ]
-        if weights:
-            chosen.update(weights)
-            break
-    return sorted(chosen)
+    return sorted(chosen.union(choose_weights(top, *_WEIGHTS)))
 
 
 def _model_info(repo_id: str, revision: str | None) -> ModelInfo:
@@ -135,8 +132,16 @@ def _progress_bar(total: float, report: Report) -> type[Any]:
     return ProgressBar
 
 
-def _explained(error: Exception, repo_id: str, revision: str | None) -> ModelNotFoundError:
-    """Turn an error of the hub into a ModelNotFoundError with a hint."""
+@contextmanager
+def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn any error of the hub into a ModelNotFoundError with a hint."""
+    try:
+        yield
+    except Exception as error:
+        raise _explanation(error, repo_id, revision) from error
+
+
+def _explanation(error: Exception, repo_id: str, revision: str | None) -> ModelNotFoundError:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):

@@ -110,6 +110,7 @@ def _from_hub(repo_id: str, revision: str | None, report: Report) -> ResolvedMod
     from nbruntime.embedded.models import hub
 
     if folder := hub.cached_snapshot(repo_id, revision):
+        check_folder(folder)
         return ResolvedModel(folder, repo_id, "hub cache")
     try:
         folder = hub.download_snapshot(repo_id, revision, report=report)

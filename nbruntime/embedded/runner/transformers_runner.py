@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbruntime.embedded.models.weights import weight_files
 from nbruntime.embedded.runner import attention, self_check
 from nbruntime.embedded.runner.batch import ForwardBatch, index
 from nbruntime.embedded.runner.linear import pack_linears, packing_works
 from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch
+from nbruntime.embedded.runner.weights import check_loaded, parameters_of_head, read_weights
 from nbruntime.errors import LaunchError
 
 logger = logging.getLogger(__name__)
@@ -28,10 +30,9 @@ logger = logging.getLogger(__name__)
 class TransformersRunner:
     """A `ModelRunner` with a causal language model of transformers; made by `load_model`."""
 
-    def __init__(self, model: nn.Module, precision: str, weight_bytes: int) -> None:
+    def __init__(self, model: nn.Module, folder: Path, precision: str, weight_bytes: int) -> None:
         self._model = model
         config: Any = model.config
-        generation: Any = model.generation_config
         text = config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -40,7 +41,7 @@ class TransformersRunner:
             model_type=config.model_type,
             vocab_size=text.vocab_size,
             context_length=_longest_context(text),
-            eos_token_ids=_token_ids(text.eos_token_id) | _token_ids(generation.eos_token_id),
+            eos_token_ids=_end_tokens(config) | _end_tokens(text) | _end_tokens(_generation_config(folder)),
             num_layers=text.num_hidden_layers,
             num_kv_heads=heads,
             head_dim=size,
@@ -107,7 +108,9 @@ class TransformersRunner:
         return logits[0].float()
 
 
-def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None = None) -> TransformersRunner:
+def load_model(
+    folder: Path, *, dtype: str = "auto", context_length: int | None = None, is_embedding: bool = False
+) -> TransformersRunner:
     """Load a Hugging Face model folder; call `allocate_cache` before the first step.
 
     Parameters
@@ -119,20 +122,22 @@ def load_model(folder: Path, *, dtype: str = "auto", context_length: int | None 
         CPU can.
     context_length : int, optional
         Number of tokens that the model must take; checked before the weights are read.
+    is_embedding : bool
+        True if only hidden states are wanted: the folder may lack the output head.
 
     Raises
     ------
     LaunchError
-        If the architecture or the context length is not supported.
+        If the architecture or the context length is not supported, or weights are missing or damaged.
     """
     if dtype in {"float32", "float"} or not packing_works():
-        return _load(folder, dtype, context_length, None)
-    with closing(WeightPrefetch(folder)) as ahead:
-        return _load(folder, dtype, context_length, ahead)
+        return _load(folder, dtype, context_length, is_embedding, None)
+    with closing(WeightPrefetch(weight_files(folder))) as ahead:
+        return _load(folder, dtype, context_length, is_embedding, ahead)
 
 
 def _load(
-    folder: Path, dtype: str, context_length: int | None, ahead: WeightPrefetch | None
+    folder: Path, dtype: str, context_length: int | None, is_embedding: bool, ahead: WeightPrefetch | None
 ) -> TransformersRunner:
     """Load a model; its linear layers are packed if `ahead` is given."""
     from transformers import AutoConfig
@@ -144,14 +149,23 @@ def _load(
     _check_context(config, context_length)
     model_class = _model_class(config)
     attention.register()
+    weights = read_weights(weight_files(folder))
     with _model_errors(config.model_type):
-        model: Any = model_class.from_pretrained(
-            folder,
+        model, info = model_class.from_pretrained(
+            None,
             config=config,
+            state_dict=weights,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             # Packing goes through float32 layer by layer; until then the weights stay as small as on disk.
             dtype=torch.float32 if ahead is None else "auto",
             attn_implementation=attention.NAME,
         )
+    del weights  # those of packed layers are freed one by one
+    if is_embedding:
+        info["missing_keys"] -= parameters_of_head(model)
+    check_loaded(model, info, folder)
+    with _model_errors(config.model_type):
         model.eval().requires_grad_(False)
         tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
         weight_bytes = 0 if ahead is None else pack_linears(model, ahead)
@@ -162,20 +176,21 @@ def _load(
         logger.info("bfloat16 is slow on this CPU: the linear layers are packed to float16 instead")
     logger.info("weights: %.0f MB, %s%s", weight_bytes / 2**20, precision, ", tied" if tied else "")
     with _model_errors(config.model_type):
-        return TransformersRunner(model, precision, weight_bytes)
+        return TransformersRunner(model, folder, precision, weight_bytes)
 
 
 def _model_class(config: Any) -> Any:
     """Find the class of a causal model, without importing all of transformers' models."""
-    from transformers import AutoModelForCausalLM
+    import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if name is None:
         raise LaunchError(
             f"The folder holds a {config.model_type} model, which is not a causal language model",
             hint="Serve a model whose config.json names an architecture …ForCausalLM",
         )
-    return AutoModelForCausalLM
+    return getattr(transformers, name)
 
 
 def _check_architecture(config: Any) -> None:
@@ -234,10 +249,20 @@ def _unserved(subject: str, reason: str) -> LaunchError:
     )
 
 
-def _token_ids(value: int | list[int] | None) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)
+def _generation_config(folder: Path) -> Any:
+    """Read the folder's defaults of a generation; None if it has none."""
+    from transformers import GenerationConfig
+
+    if not (folder / "generation_config.json").is_file():
+        return None
+    with _model_errors(str(folder)):
+        return GenerationConfig.from_pretrained(folder)
+
+
+def _end_tokens(config: Any) -> frozenset[int]:
+    """Give the end tokens that a configuration names: none, one or several."""
+    named: int | list[int] | None = getattr(config, "eos_token_id", None)
+    return frozenset([named] if isinstance(named, int) else named or ())
 
 
 def _quiet_transformers() -> None:

@@ -41,14 +41,14 @@ def pack(weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 class WeightPrefetch:
-    """Packs the matrices in a model folder's safetensors files in a thread, largest first."""
+    """Packs the matrices in a model's safetensors files in a thread, largest first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, files: Iterable[Path]) -> None:
         self._packed: dict[str, _Packed] = {}
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(1, "pack-ahead")
         try:
-            matrices = _matrices(folder)  # in the thread this would wait for the interpreter lock
+            matrices = _matrices(files)  # in the thread this would wait for the interpreter lock
         except SafetensorError:
             matrices = []  # loading the model reports it
         self._work = self._pool.submit(self._pack_stored, matrices)
@@ -93,10 +93,12 @@ def _has_bias(linear: nn.Linear) -> bool:
     return getattr(linear, "bias", None) is not None  # torch types it as never None
 
 
-def _matrices(folder: Path) -> list[_Stored]:
+def _matrices(files: Iterable[Path]) -> list[_Stored]:
     """Find the matrices that linear layers may multiply by, largest first."""
     found: defaultdict[tuple[int, ...], list[_Stored]] = defaultdict(list)
-    for path in folder.glob("*.safetensors"):
+    for path in files:
+        if path.suffix != ".safetensors":
+            continue
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 stored: Any = file.get_slice(name)

@@ -41,7 +41,8 @@ class SamplingState:
         self.generated = 0
         self._vocab_size = vocab_size
         self._grammar = grammar
-        self._stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64)
+        # A model that was cut or extended may name end tokens that it has no logits for.
+        self._ends = frozenset(token_id for token_id in stop_ids if 0 <= token_id < vocab_size)
         self._bias: tuple[Tensor, Tensor] | None = None
         if params.logit_bias:
             ids, biases = zip(*params.logit_bias.items(), strict=True)
@@ -85,15 +86,22 @@ class SamplingState:
             logits.index_add_(0, *self._bias)
         if self.matcher is not None:
             self.matcher.mask(logits)
-        if self.generated < params.min_new_tokens and len(self._stop_ids):
+        if self.generated < params.min_new_tokens and self._ends:
             self._forbid_end(logits)
 
     def _forbid_end(self, logits: Tensor) -> None:
         """Mask the end tokens, unless the grammar allows nothing else."""
-        ends = logits[self._stop_ids]
-        logits.index_fill_(0, self._stop_ids, float("-inf"))
+        places = torch.tensor(sorted(self._ends))
+        ends = logits[places]
+        logits.index_fill_(0, places, float("-inf"))
         if self.matcher is not None and logits.max() == float("-inf"):
-            logits.index_copy_(0, self._stop_ids, ends)
+            logits.index_copy_(0, places, ends)
+
+    def ends_with(self, token_id: int) -> bool:
+        """Tell whether the answer ends with a token, which was accepted."""
+        # A finished grammar allows no further token, so its end token counts even with ignore_eos.
+        heeded = not self.params.ignore_eos or (self.matcher is not None and self.matcher.finished)
+        return heeded and token_id in self._ends
 
     def accept(self, token_id: int) -> None:
         """Record a chosen token."""

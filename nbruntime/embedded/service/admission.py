@@ -136,7 +136,7 @@ class Admission:
                 stream = TextStream(service.tokenizer, ids, params)
             except ValueError as error:
                 raise bad_value(str(error)) from error
-            end_ids = facts.eos_token_ids | frozenset(params.stop_token_ids)
+            end_ids = service.end_token_ids | frozenset(params.stop_token_ids)
             requests.append(
                 Request(
                     rid=sequence.rid,
@@ -201,8 +201,6 @@ def _check_prompt(service: Service, ids: list[int], sequence: SequenceInput) -> 
                 f"{name} contains out-of-vocabulary token id {foreign}; "
                 f"valid range is [0, {facts.vocab_size})."
             )
-    if (foreign := facts.foreign_token(params.stop_token_ids)) is not None:
-        raise bad_value(f"stop_token_ids must be in [0, {facts.vocab_size - 1}], got {foreign}.")
     try:
         params.verify(facts.vocab_size)
     except ValueError as error:

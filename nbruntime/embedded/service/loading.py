@@ -79,13 +79,18 @@ def load_service(
 
     with timed("find_model"):
         model = resolve_model(arguments.model_path, revision=arguments.revision, report=report)
-    announce("loading tokenizer")
-    with timed("load_tokenizer"):
-        tokenizer = _load_tokenizer(arguments, model.folder)
     announce("loading weights")
     with timed("load_weight"):
         torch.set_num_threads(arguments.threads or torch.get_num_threads())
-        runner = load_runner(model.folder, dtype=arguments.dtype, context_length=arguments.context_length)
+        runner = load_runner(
+            model.folder,
+            dtype=arguments.dtype,
+            context_length=arguments.context_length,
+            is_embedding=arguments.is_embedding,
+        )
+    announce("loading tokenizer")
+    with timed("load_tokenizer"):
+        tokenizer = _load_tokenizer(arguments, model.folder)
     announce("warming up")
     with timed("warm_up"):
         runner.warm_up()
@@ -104,17 +109,28 @@ def load_service(
     engine.stats.on_finished.append(on_finished)
     engine.start()
     facts = runner.facts
+    end_token_ids = _end_tokens(facts, tokenizer)
     return Service(
         engine=engine,
         tokenizer=tokenizer,
-        grammars=GrammarCompiler(tokenizer, facts.vocab_size, facts.eos_token_ids),
+        grammars=GrammarCompiler(tokenizer, facts.vocab_size, filter(tokenizer.has_token, end_token_ids)),
         facts=facts,
+        end_token_ids=end_token_ids,
         model_path=_loadable_name(model),
         tokenizer_path=str(tokenizer.folder) if arguments.tokenizer_path else str(model.folder),
         served_name=arguments.served_model_name or model.name or DEFAULT_MODEL,
         context_length=context_length(arguments, facts, capacity),
         most_sequences=max_queued + scheduler.max_running,
     )
+
+
+def _end_tokens(facts: ModelFacts, tokenizer: Tokenizer) -> frozenset[int]:
+    """Give the tokens that end an answer, by the model or by its tokenizer, and have logits."""
+    named = facts.eos_token_ids | tokenizer.end_token_ids
+    foreign = {token_id for token_id in named if not 0 <= token_id < facts.vocab_size}
+    if foreign:
+        logger.warning("end tokens outside of the vocabulary: %s never ends an answer", sorted(foreign))
+    return named - foreign
 
 
 def cache_size(arguments: ServerArguments, facts: ModelFacts) -> int:

@@ -18,6 +18,7 @@ class Service:
     tokenizer: Tokenizer
     grammars: GrammarCompiler
     facts: ModelFacts
+    end_token_ids: frozenset[int]  # of model and tokenizer
     model_path: str
     tokenizer_path: str
     served_name: str

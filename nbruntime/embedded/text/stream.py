@@ -52,62 +52,102 @@ def compile_stop_regex(pattern: str) -> Any:
 
 
 class TextStream:
-    """Decodes an answer token by token, in the context of `prompt_ids`, and looks for stop strings."""
+    """Decodes an answer token by token, in the context of `prompt_ids`, and looks for stop strings.
+
+    As in SGLang, stop strings and patterns are looked for in the text with special tokens, whether it is
+    shown with them or not.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], params: SamplingParams) -> None:
-        self.text = ""  # without an incomplete last character
-        self._settled = ""
-        self._tokenizer = tokenizer
-        self._skip_special = params.skip_special_tokens
+        context = list(prompt_ids[-_CONTEXT_TOKENS:])
         self._stops = [stop for stop in params.stop if stop]
         self._longest_stop = max(map(len, self._stops), default=0)
         self._patterns = [(pattern, compile_stop_regex(pattern)) for pattern in params.stop_regex]
-        self._ids = list(prompt_ids[-_CONTEXT_TOKENS:])
+        self._shown = _Decoder(tokenizer, context, skip_special_tokens=params.skip_special_tokens)
+        self._settled = 0  # length of the shown text before the last token
+        self._searched = (
+            _Decoder(tokenizer, context, skip_special_tokens=False) if self._stops or self._patterns else None
+        )
+
+    @property
+    def text(self) -> str:
+        """The text to show, without an incomplete last character."""
+        return self._shown.text
+
+    def find_stop(self, token_id: int) -> str | None:
+        """Give the stop string or pattern that a new token completes; the first in the request's order.
+
+        The token is not shown before `push`.
+        """
+        if self._searched is None:
+            return None
+        scanned = len(self._searched.text)
+        self._searched.push(token_id)
+        text = self._searched.text
+        begin = max(0, scanned - self._longest_stop + 1)
+        for stop in self._stops:
+            if text.find(stop, begin) >= 0:
+                return stop
+        deadline = time.monotonic() + REGEX_SECONDS
+        for pattern, compiled in self._patterns:
+            try:
+                match = compiled.search(text, timeout=max(0.0, deadline - time.monotonic()))
+            except TimeoutError as error:
+                raise StopRegexTimeout(f"The stop_regex {pattern!r} takes too long to search.") from error
+            if match:
+                return pattern
+        return None
+
+    def push(self, token_id: int) -> None:
+        """Add one token to the text."""
+        self._settled = len(self.text)
+        self._shown.push(token_id)
+
+    def flush(self) -> None:
+        """Add an incomplete last character to the text: no more tokens will come."""
+        self._shown.flush()
+
+    def cut(self, stop: str, *, keep: bool) -> None:
+        """End the text before the stop string that its last token completed, or behind it to `keep` it.
+
+        The text of a pattern stays, and that of a stop string with special tokens that are not shown.
+        """
+        self.flush()
+        at = self.text.find(stop, max(0, self._settled - len(stop) + 1))
+        if at >= 0:
+            self._shown.text = self.text[: at + len(stop) * keep]
+
+    def may_be_stopping(self) -> bool:
+        """Tell whether the text ends with the beginning of a stop string."""
+        text = self._searched.text if self._searched is not None else ""
+        return any(text.endswith(stop[:length]) for stop in self._stops for length in range(1, len(stop)))
+
+
+class _Decoder:
+    """Text of a growing list of tokens; the first ones, `context`, are not part of it."""
+
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int], *, skip_special_tokens: bool) -> None:
+        self.text = ""  # without an incomplete last character
+        self._final = ""
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special_tokens
+        self._ids = list(context)
         # The text of the tokens before `read` is final; decoding starts at `start`, to give left context.
         self._start, self._read = 0, len(self._ids)
         self._before = self._decode(self._start, self._read)
 
     def push(self, token_id: int) -> None:
-        """Add one token."""
         self._ids.append(token_id)
         decoded = self._decode(self._start, len(self._ids))
         whole = decoded.rstrip("\ufffd")
-        self.text = self._settled + whole[len(self._before) :]
+        self.text = self._final + whole[len(self._before) :]
         if len(whole) == len(decoded) > len(self._before):
-            self._settled = self.text
+            self._final = self.text
             self._start, self._read = self._read, len(self._ids)
             self._before = self._decode(self._start, self._read)
 
     def flush(self) -> None:
-        """Add an incomplete last character to the text: no more tokens will come."""
-        self.text = self._settled + self._decode(self._start, len(self._ids))[len(self._before) :]
-
-    def find_stop(self, scanned: int) -> tuple[str, int] | None:
-        """Look for a stop string or pattern; return it and the length of the text to keep.
-
-        As in SGLang, a stop string is cut off and the text of a pattern is kept. The first `scanned`
-        characters were searched before.
-        """
-        begin = max(0, scanned - self._longest_stop + 1)
-        found = [(at, stop) for stop in self._stops if (at := self.text.find(stop, begin)) >= 0]
-        if found:
-            at, stop = min(found)
-            return stop, at
-        deadline = time.monotonic() + REGEX_SECONDS
-        for pattern, compiled in self._patterns:
-            try:
-                match = compiled.search(self.text, timeout=max(0.0, deadline - time.monotonic()))
-            except TimeoutError as error:
-                raise StopRegexTimeout(f"The stop_regex {pattern!r} takes too long to search.") from error
-            if match:
-                return pattern, len(self.text)
-        return None
-
-    def may_be_stopping(self) -> bool:
-        """Tell whether the text ends with the beginning of a stop string."""
-        return any(
-            self.text.endswith(stop[:length]) for stop in self._stops for length in range(1, len(stop))
-        )
+        self.text = self._final + self._decode(self._start, len(self._ids))[len(self._before) :]
 
     def _decode(self, start: int, end: int) -> str:
         return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=self._skip_special)

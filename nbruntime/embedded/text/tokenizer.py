@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer as FastTokenizer
-
-from nbruntime.errors import ArgumentTypeError, ModelNotFoundError
+from nbruntime.embedded.text.pretrained import load_pretrained
+from nbruntime.errors import ArgumentTypeError
 from nbruntime.protocol.messages import for_template
+
+_END_OF_MESSAGE = ("<|eom_id|>", "<|content_model_end_sampling|>", "<|ifm|im_end|>")
+"""Tokens that end a message where a model's files name another end token only; SGLang's list."""
 
 
 class Tokenizer:
@@ -19,7 +20,8 @@ class Tokenizer:
 
     def __init__(self, folder: Path, chat_template: str | None = None) -> None:
         self.folder = folder
-        self.backend = _load_backend(folder)
+        self._pretrained = load_pretrained(folder)
+        self.backend = self._pretrained.backend_tokenizer
         # Truncation and padding in the file are for training.
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -51,18 +53,24 @@ class Tokenizer:
         size: int = self.backend.get_vocab_size(with_added_tokens=True)
         return size
 
+    def has_token(self, token_id: int) -> bool:
+        """Tell whether a token has a text; models may have more tokens than their tokenizer."""
+        return self.backend.id_to_token(token_id) is not None
+
+    @cached_property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, as the tokenizer knows them: its end token, and those of a message."""
+        added = self._pretrained.get_added_vocab()
+        ends = [self._pretrained.eos_token_id, *map(added.get, _END_OF_MESSAGE)]
+        return frozenset(token_id for token_id in ends if token_id is not None)
+
     @cached_property
     def chat_template(self) -> str | None:
         """Jinja template that turns messages into a prompt."""
         if self._chat_template is not None:
             return self._chat_template
-        standalone = self.folder / "chat_template.jinja"
-        if standalone.exists():
-            return standalone.read_text(encoding="utf-8")
-        template = self._config.get("chat_template")
-        if isinstance(template, list):  # several named ones
-            template = next((each["template"] for each in template if each.get("name") == "default"), None)
-        return template
+        template: str | dict[str, str] | None = self._pretrained.chat_template
+        return template.get("default") if isinstance(template, dict) else template
 
     def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """Turn messages into a prompt; ValueError without a chat template, or if it refuses the messages."""
@@ -73,18 +81,13 @@ class Tokenizer:
             raise ValueError(
                 "The model has no chat template: send text, or start the server with --chat-template."
             )
-        special = {
-            name: value["content"] if isinstance(value, dict) else value
-            for name, value in self._config.items()
-            if name.endswith("_token") and isinstance(value, str | dict)
-        }
 
         def render(given: list[dict[str, Any]]) -> str:
             rendered, _ = render_jinja_template(
                 conversations=[given],
                 chat_template=self.chat_template,
                 add_generation_prompt=add_generation_prompt,
-                **special,
+                **self._pretrained.special_tokens_map,
             )
             text: str = rendered[0]
             return text
@@ -95,34 +98,3 @@ class Tokenizer:
             raise ValueError(f"Model only supports text input. {error.message} ({error.where})") from error
         except (TemplateError, TypeError) as error:  # a template meets values of any type
             raise ValueError(f"The chat template refused the messages: {error}") from error
-
-    @cached_property
-    def _config(self) -> dict[str, Any]:
-        path = self.folder / "tokenizer_config.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _load_backend(folder: Path) -> Any:
-    try:
-        backend = _read_backend(folder)
-    except Exception as error:  # tokenizers raises bare ones
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelNotFoundError(
-            f"The tokenizer in {folder} cannot be read: {reason}", hint="Give a folder with a tokenizer.json."
-        ) from error
-    if backend is None:
-        raise ModelNotFoundError(
-            f"{folder} has no tokenizer.json, and its tokenizer has no fast form",
-            hint="Save one with AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
-        )
-    return backend
-
-
-def _read_backend(folder: Path) -> Any:
-    path = folder / "tokenizer.json"
-    if path.exists():
-        return FastTokenizer.from_file(str(path))
-    # Older models bring only sentencepiece files: transformers converts them.
-    from transformers import AutoTokenizer
-
-    return getattr(AutoTokenizer.from_pretrained(folder), "backend_tokenizer", None)

@@ -378,17 +378,18 @@ def test_an_incomplete_character_is_shown_at_the_end(tmp_path: Path, last: str, 
     backend.save(str(tmp_path / "tokenizer.json"))
     params = SamplingParams(max_new_tokens=2 if last == "Ã" else 9, no_stop_trim=kept)
     stream = TextStream(Tokenizer(tmp_path), [0], params)
-    request = Request("", [0], params, SamplingState(params, 3), stream, lambda _update: None)
+    request = Request("", [0], params, SamplingState(params, 3, frozenset({2})), stream, lambda _update: None)
     for token in ("a", "Ã", last):
         if request.finish_reason is None:
-            request.append(backend.token_to_id(token), frozenset({2}))
+            request.append(backend.token_to_id(token))
     assert request.finish_reason is not None
     assert stream.text == "a\ufffd"
 
 
 def service_of(harness: EngineHarness) -> Service:
     no_grammars: Any = None
-    return Service(harness.engine, harness.tokenizer, no_grammars, harness.runner.facts, "", "", "", 64, 40)
+    facts = harness.runner.facts
+    return Service(harness.engine, harness.tokenizer, no_grammars, facts, frozenset(), "", "", "", 64, 40)
 
 
 async def test_requests_are_admitted_and_answered_without_http(tokenizer: Tokenizer) -> None:

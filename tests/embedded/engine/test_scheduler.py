@@ -24,13 +24,13 @@ class NoText:
 
     def push(self, token_id: int) -> None: ...
     def flush(self) -> None: ...
-    def find_stop(self, scanned: int) -> None: ...
+    def find_stop(self, token_id: int) -> None: ...
 
 
 class NoSampling:
-    matcher = None
-
     def accept(self, token_id: int) -> None: ...
+    def ends_with(self, token_id: int) -> bool:
+        return False
 
 
 def make_request(prompt: list[int], new: int, *, group: object = None, start: int | None = None) -> Request:
@@ -89,7 +89,7 @@ class Bench:
             return None
         for request in advanced:
             # The "model" answers the sum of what it read: a wrong past gives a wrong answer.
-            request.append(sum(request.token_ids) % 3, frozenset())
+            request.append(sum(request.token_ids) % 3)
             if request.finish_reason:
                 ended.add(request)
         self.scheduler.release(ended)

@@ -11,6 +11,7 @@ from support.tiny_models import model_folder
 
 from nbruntime.embedded.models import resolve_model
 from nbruntime.embedded.models.folder import missing_parts
+from nbruntime.embedded.models.weights import weight_files
 from nbruntime.errors import ModelNotFoundError
 
 
@@ -41,7 +42,7 @@ def test_sharded_weights_need_every_shard(tmp_path: Path) -> None:
     (folder / shards["b"]).write_text("w")
     assert missing_parts(folder) == []
     (folder / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(ModelNotFoundError, match="index of the weights"):
+    with pytest.raises(ModelNotFoundError, match=r"index\.json cannot be read"):
         resolve_model(str(folder))
 
 
@@ -49,16 +50,7 @@ def test_sharded_weights_need_every_shard(tmp_path: Path) -> None:
 def test_invalid_weight_index_is_refused_by_name(tmp_path: Path, weights: str) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {weights}}}')
-    with pytest.raises(ModelNotFoundError, match="index of the weights cannot be read"):
-        resolve_model(str(folder))
-
-
-def test_git_lfs_pointer_is_not_weights(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "model")
-    (folder / "model.safetensors").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    )
-    with pytest.raises(ModelNotFoundError, match="git lfs pull"):
+    with pytest.raises(ModelNotFoundError, match=r"index\.json cannot be read"):
         resolve_model(str(folder))
 
 
@@ -68,9 +60,65 @@ def test_folder_above_a_model_names_it(tmp_path: Path) -> None:
         resolve_model(str(tmp_path / "run"))
 
 
-def test_adapter_folder_is_refused_as_such(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_git_lfs_pointer_is_not_a_file(tmp_path: Path, name: str) -> None:
+    folder = model_folder(
+        tmp_path / "model", **{name: "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"}
+    )
+    with pytest.raises(ModelNotFoundError, match=rf"{re.escape(name)} \(only .* git lfs pull"):
+        resolve_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["weights.safetensors"], ["weights.safetensors"]),
+        (["a-2.safetensors", "a-1.safetensors"], ["a-1.safetensors", "a-2.safetensors"]),
+        (["model.safetensors", "consolidated.safetensors"], ["model.safetensors"]),
+        (["consolidated.safetensors"], ["consolidated.safetensors"]),
+        (["model.safetensors", "adapter_model.safetensors"], ["model.safetensors"]),
+        (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
+        (["pytorch_model.bin", "training_args.bin", "optimizer.bin"], ["pytorch_model.bin"]),
+        (["training_args.bin", "adapter_model.bin", "original/consolidated.safetensors"], []),
+    ],
+)
+def test_weights_are_files_of_one_format(tmp_path: Path, files: list[str], found: list[str]) -> None:
+    (tmp_path / "original").mkdir()
+    for name in files:
+        (tmp_path / name).touch()
+    assert [path.name for path in weight_files(tmp_path)] == found
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_index_decides_which_files_are_weights(tmp_path: Path, kind: str) -> None:
+    stem = "model" if kind == "safetensors" else "pytorch_model"
+    shards = {"a": f"{stem}-1.{kind}", "b": f"{stem}-2.{kind}"}
+    (tmp_path / f"{stem}.{kind}.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / f"{stem}.{kind}").touch()
+    (tmp_path / f"other.{kind}").touch()
+    assert [path.name for path in weight_files(tmp_path)] == list(shards.values())
+
+
+def test_adapter_folder_is_refused_with_its_base(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelNotFoundError, match="LoRA adapter of org/base, not a model"):
+        resolve_model(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelNotFoundError, match="LoRA adapter"):
+    with pytest.raises(ModelNotFoundError, match="LoRA adapter, not a model"):
+        resolve_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "<html>", "[]", "5"])
+def test_unreadable_configuration_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    folder = model_folder(tmp_path / "model", **{"config.json": content})
+    with pytest.raises(ModelNotFoundError, match=r"config\.json cannot be read"):
+        resolve_model(str(folder))
+
+
+def test_folder_of_a_gguf_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "model.Q4_K_M.gguf").touch()
+    with pytest.raises(ModelNotFoundError, match=r"Did you mean .*/model\.Q4_K_M\.gguf"):
         resolve_model(str(tmp_path))
 
 

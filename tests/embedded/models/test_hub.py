@@ -20,7 +20,7 @@ from nbruntime.embedded.models import DEFAULT_MODEL, DEFAULT_REPO, resolve_model
 from nbruntime.embedded.models.cache import cache_folder
 from nbruntime.embedded.models.folder import missing_parts
 from nbruntime.embedded.models.hub import CONNECT_SECONDS, needed_files
-from nbruntime.errors import ModelNotFoundError
+from nbruntime.errors import LaunchError, ModelNotFoundError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -134,6 +134,34 @@ def test_model_of_the_hub_is_downloaded_once_and_only_what_is_needed(hub: Hub) -
     assert (cached.source, cached.folder, hub.requests, again) == ("hub cache", model.folder, [], [])
 
 
+def test_quantised_model_is_refused_before_its_weights_are_downloaded(hub: Hub) -> None:
+    config = b'{"quantization_config": {"quant_method": "awq", "bits": 4}}'
+    hub.repos["org/name"] = FILES | {"config.json": config}
+    for _ in range(2):  # also if the hub's cache has the configuration
+        with pytest.raises(LaunchError, match=r"quantised with awq \(4 bits\)"):
+            resolve_model("org/name")
+    assert hub.downloads == ["config.json"]
+
+
+def test_quantised_model_of_the_cache_is_refused(hub: Hub) -> None:
+    hub.repos["org/name"] = FILES
+    folder = resolve_model("org/name").folder
+    (folder / "quant_config.json").write_text('{"w_bit": 4}')
+    with pytest.raises(LaunchError, match=r"quantised with AWQ"):
+        resolve_model("org/name")
+
+
+def test_adapter_of_the_hub_is_refused_without_its_weights(hub: Hub) -> None:
+    adapter = {
+        "adapter_config.json": b'{"base_model_name_or_path": "org/base"}',
+        "adapter_model.safetensors": b"w",
+    }
+    hub.repos["org/adapter"] = adapter
+    with pytest.raises(ModelNotFoundError, match="LoRA adapter of org/base"):
+        resolve_model("org/adapter")
+    assert hub.downloads == ["adapter_config.json"]
+
+
 def test_incomplete_snapshot_is_completed(hub: Hub) -> None:
     hub.repos["org/name"] = FILES
     folder = resolve_model("org/name").folder
@@ -217,6 +245,7 @@ def test_wheel_is_used_if_the_hub_never_answers(index: Path, monkeypatch: pytest
         (["model-1-of-2.safetensors", "model-2-of-2.safetensors", "consolidated.safetensors"], 2),
         (["weights.safetensors", "adapter_model.safetensors"], ["weights.safetensors"]),
         (["pytorch_model-1-of-1.bin", "training_args.bin"], ["pytorch_model-1-of-1.bin"]),
+        (["weights.bin", "optimizer.bin"], ["weights.bin"]),
         (["onnx/model.safetensors", "flax_model.msgpack"], []),
     ],
 )
