@@ -11,7 +11,7 @@ import pytest
 from support.scripted_server import CUT, Asked, Reply, ScriptedServer, Wait, answer, cumulative, stream
 
 from nbruntime import RuntimeEndpoint, errors
-from nbruntime.protocol import delta_decoder
+from nbruntime.protocol import delta_decoder, deltas
 
 WORDS = ["Hel", "lo ", "wor", "ld!"]
 
@@ -27,22 +27,25 @@ def test_3_3_02_a_cumulative_stream_is_not_parsed_again_and_again(
     server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed = 0
-    read = delta_decoder._from_json
 
-    def counting(text: str) -> Any:
-        nonlocal parsed
-        parsed += len(text)
-        return read(text)
+    def counting(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def count(payload: bytes) -> Any:
+            nonlocal parsed
+            parsed += len(payload)
+            return read(payload)
 
-    monkeypatch.setattr(delta_decoder, "_from_json", counting)
+        return count
+
+    for module, name in ((deltas, "read_running_event"), (delta_decoder, "read_event")):
+        monkeypatch.setattr(module, name, counting(getattr(module, name)))
     sizes = []
     for count in (200, 400):
         parsed = 0
         server.on("/generate", stream(*cumulative([f" word{n}" for n in range(count)])))
         assert len(list(endpoint.stream("x"))) == count
         sizes.append(parsed)
-    print(f"{sizes[0]:,} and {sizes[1]:,} characters parsed for 200 and 400 tokens")
-    assert sizes[1] < 3 * sizes[0]  # four times would be O(n^2)
+    print(f"{sizes[0]:,} and {sizes[1]:,} bytes parsed for 200 and 400 tokens")
+    assert 0 < sizes[1] < 3 * sizes[0]  # four times would be O(n^2)
 
 
 def test_3_3_03_samples_are_aborted_by_the_rids_of_the_server(
