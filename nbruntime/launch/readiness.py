@@ -86,11 +86,13 @@ def launch_error(process: ServerProcess, kind: ServerKind, phase: Phase) -> Laun
             log_lines=log_lines,
             hint="nbruntime.stop, or a signal, has ended it: start it again. The end of its log is below.",
         )
-    cause = process.exit_cause()
+    cause, hint = process.exit_cause(), None
     error_class: type[LaunchError] = LaunchError
-    for line in reversed(log_lines):
+    for number, line in reversed([*enumerate(log_lines, 1)]):
         if match := _ERROR_LINE.match(line.strip()):
             cause = f"{line.strip()} ({cause})"
+            if match["error"] and line.startswith("error: "):  # of the embedded server: what to do follows
+                hint = "\n".join(log_lines[number : number + 1]) or None
             if match["error"] == ModelNotFoundError.__name__:
                 error_class = ModelNotFoundError
             break
@@ -100,6 +102,7 @@ def launch_error(process: ServerProcess, kind: ServerKind, phase: Phase) -> Laun
         f"The {kind.name} server ended before it was ready, in the phase {str(phase)!r}",
         cause=cause,
         log_lines=log_lines,
+        hint=hint,
     )
 
 

@@ -105,6 +105,16 @@ def test_failed_launch_gives_the_cause_and_leaves_no_process(
         assert not any(alive(pid) for pid in read_pids(pids))
 
 
+def test_launch_error_says_what_to_do_in_the_words_of_the_server() -> None:
+    fail = "error: ModelNotFoundError: a layer is missing\nFetch the folder again."
+    with (
+        Launcher(FakeEngine(sys.executable), fail=fail) as launch,
+        pytest.raises(ModelNotFoundError, match="a layer is missing") as caught,
+    ):
+        launch.wait()
+    assert str(caught.value).splitlines()[1] == "Fetch the folder again."
+
+
 def test_launch_error_keeps_more_of_the_log_than_it_shows() -> None:
     with (
         Launcher(FakeEngine(sys.executable), spam=150, fail="something") as launch,

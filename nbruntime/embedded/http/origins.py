@@ -77,7 +77,7 @@ class OriginRules:
         # Under http:// and a name, or 0.0.0.0, browsers do not say which page has asked; old ones never do.
         if site is None and headers.get(hdrs.USER_AGENT, "").startswith("Mozilla/"):
             return "The browser does not say where the request is from; open the server as http://127.0.0.1"
-        if site in {"cross-site", "same-site"} and not self._is_here(headers.get(hdrs.REFERER, "")):
+        if site not in {None, "none", "same-origin"} and not self._is_here(headers.get(hdrs.REFERER, "")):
             return "A web page of another host sent the request"
         return None
 
@@ -85,7 +85,7 @@ class OriginRules:
         """Tell whether a URL is of this machine, or of an allowed host."""
         try:
             parts = urlsplit(url)
-            name = (parts.hostname or "").removesuffix(".")
+            name, _ = (parts.hostname or "").removesuffix("."), parts.port  # reading a wrong port raises
         except ValueError:
             return False
         if parts.scheme not in {"http", "https"} or "@" in parts.netloc:

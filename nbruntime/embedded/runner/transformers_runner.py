@@ -7,14 +7,16 @@ layers are packed to 16 bits where the CPU can.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nbruntime.embedded.models.json_file import read_json
 from nbruntime.embedded.models.weights import weight_files
 from nbruntime.embedded.runner import attention, self_check
 from nbruntime.embedded.runner.batch import ForwardBatch, index
@@ -22,7 +24,7 @@ from nbruntime.embedded.runner.linear import pack_linears, packing_works
 from nbruntime.embedded.runner.protocol import ModelFacts
 from nbruntime.embedded.runner.weight_prefetch import WeightPrefetch
 from nbruntime.embedded.runner.weights import check_loaded, parameters_of_head, read_weights
-from nbruntime.errors import LaunchError
+from nbruntime.errors import LaunchError, NbruntimeError
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +38,14 @@ class TransformersRunner:
         text = config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        ends = [getattr(each, "eos_token_id", None) for each in (config, text)]
+        ends.append(read_json(folder / "generation_config.json").get("eos_token_id"))
         self.facts = ModelFacts(
             architectures=tuple(config.architectures or ()),
             model_type=config.model_type,
             vocab_size=text.vocab_size,
             context_length=_longest_context(text),
-            eos_token_ids=_end_tokens(config) | _end_tokens(text) | _end_tokens(_generation_config(folder)),
+            eos_token_ids=_end_tokens(ends),
             num_layers=text.num_hidden_layers,
             num_kv_heads=heads,
             head_dim=size,
@@ -143,7 +147,7 @@ def _load(
     from transformers import AutoConfig
 
     _quiet_transformers()
-    with _model_errors(str(folder)):
+    with _model_errors(str(folder), "Mend config.json, or use engine='sglang' for a model that is newer"):
         config: Any = AutoConfig.from_pretrained(folder)
     _check_architecture(config)
     _check_context(config, context_length)
@@ -231,38 +235,35 @@ def _check_context(config: Any, wanted: int | None) -> None:
         )
 
 
+_PLAIN = "Use engine='sglang', or a model with plain attention"
+
+
 @contextmanager
-def _model_errors(subject: str) -> Iterator[None]:
+def _model_errors(subject: str, hint: str = _PLAIN) -> Iterator[None]:
     """Turn any error of transformers into a LaunchError: its models fail in too many ways to list."""
     try:
         yield
+    except NbruntimeError:
+        raise
     except Exception as error:
         logger.debug("transformers failed", exc_info=True)
-        reason = str(error).strip().partition("\n")[0]
-        raise _unserved(subject, f"{type(error).__name__}: {reason}") from error
+        lines = [*filter(None, map(str.strip, str(error).splitlines()))]
+        reason = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+        raise _unserved(subject, f"{type(error).__name__}: {reason}", hint) from error
 
 
-def _unserved(subject: str, reason: str) -> LaunchError:
-    return LaunchError(
-        f"The embedded server cannot serve {subject}: {reason}",
-        hint="Use engine='sglang', or a model with plain attention",
-    )
+def _unserved(subject: str, reason: str, hint: str = _PLAIN) -> LaunchError:
+    return LaunchError(f"The embedded server cannot serve {subject}: {reason}", hint=hint)
 
 
-def _generation_config(folder: Path) -> Any:
-    """Read the folder's defaults of a generation; None if it has none."""
-    from transformers import GenerationConfig
-
-    if not (folder / "generation_config.json").is_file():
-        return None
-    with _model_errors(str(folder)):
-        return GenerationConfig.from_pretrained(folder)
-
-
-def _end_tokens(config: Any) -> frozenset[int]:
-    """Give the end tokens that a configuration names: none, one or several."""
-    named: int | list[int] | None = getattr(config, "eos_token_id", None)
-    return frozenset([named] if isinstance(named, int) else named or ())
+def _end_tokens(named: Iterable[int | list[int] | None]) -> frozenset[int]:
+    """Unite the end tokens that configurations name: none, one or several each."""
+    ends = frozenset(chain.from_iterable([each] if isinstance(each, int) else each or () for each in named))
+    if not all(isinstance(token_id, int) for token_id in ends):
+        raise LaunchError(
+            "eos_token_id in generation_config.json is no token id", hint="Write the number of a token there."
+        )
+    return ends
 
 
 def _quiet_transformers() -> None:

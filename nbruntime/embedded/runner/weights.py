@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelNotFoundError:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if foreign is not None:
+        return ModelNotFoundError(
+            f"The weights cannot be read: they hold more than tensors, {foreign[1]}",
+            where=str(path),
+            hint="Code of a pickle is not run: give a folder with *.safetensors.",
+        )
+    # torch.load puts advice before the reason.
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
     return ModelNotFoundError(
-        f"The weights cannot be read: {reason}",
+        f"The weights cannot be read: {reason or type(error).__name__}",
         where=str(path),
         hint="Fetch the file again: it is damaged, or its download was cut off.",
     )

@@ -141,7 +141,7 @@ class Sampler:
         if sampled:
             temperatures = torch.ones(len(states), 1)
             for row in sampled:
-                temperatures[row] = min(states[row].params.temperature, _HOTTEST)
+                temperatures[row] = min(float(states[row].params.temperature), _HOTTEST)
             logits.div_(temperatures)
         largest, most_likely = logits.max(dim=-1)
         chosen = most_likely.tolist()

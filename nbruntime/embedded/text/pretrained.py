@@ -43,7 +43,8 @@ def load_pretrained(folder: Path) -> Any:
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise ModelNotFoundError(
-            f"The tokenizer in {folder} cannot be read: {reason}", hint="Give a folder with a tokenizer.json."
+            f"The tokenizer in {folder} cannot be read: {reason}",
+            hint="Fetch its files again, or give a folder with a tokenizer.json.",
         ) from error
     raise ModelNotFoundError(
         f"{folder} has no tokenizer.json, and its tokenizer has no fast form",

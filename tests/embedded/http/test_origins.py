@@ -81,6 +81,7 @@ HOSTS = [
     "Host: [2001:db8::7]:PORT",
     "Host: \xff",
     "Host: [::1",
+    "Host: 127.0.0.1:port",
     "Host: ",
 ]
 PAGES = [
@@ -92,7 +93,9 @@ PAGES = [
     ["Origin: chrome-extension://localhost"],
     ["Origin: http://localhost:8888", "Origin: http://evil.example"],
     ["Origin: https://evil.example", "Sec-Fetch-Site: same-origin"],
+    ["Origin: http://localhost:8888, http://evil.example"],
     ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"],
+    ["Sec-Fetch-Site: unheard-of", "Sec-Fetch-Mode: navigate"],
     ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Referer: http://evil.example/"],
     ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"],
     ["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: navigate"],  # from another host of an allowed one's site

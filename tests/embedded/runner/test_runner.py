@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,6 +221,26 @@ def test_a_folder_that_transformers_cannot_read_is_refused(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
     with pytest.raises(LaunchError, match=r"cannot serve .*no_such_model"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": None}, "model_type"),
+        ({"eos_token_id": "</s>"}, "eos_token_id': TypeError"),
+        ({"num_attention_heads": 5}, "number of attention heads"),
+    ],
+)
+def test_a_broken_configuration_is_refused_by_its_field(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    settings = {"model_type": "llama"} | SMALL | change
+    (tmp_path / "config.json").write_text(
+        json.dumps({name: each for name, each in settings.items() if each is not None})
+    )
+    with pytest.raises(LaunchError, match=reason) as raised:
+        load_model(tmp_path)
+    assert str(raised.value).splitlines()[1].startswith("Mend config.json")
 
 
 def test_warm_up_accepts_a_supported_model(folder: Path) -> None:

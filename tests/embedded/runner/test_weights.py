@@ -13,7 +13,7 @@ from support.small_models import SMALL, make_model
 from torch import Tensor
 
 from nbruntime.embedded.runner.transformers_runner import load_model
-from nbruntime.errors import ModelNotFoundError
+from nbruntime.errors import LaunchError, ModelNotFoundError
 
 Weights = dict[str, Tensor]
 
@@ -143,6 +143,16 @@ def test_unreadable_weights_are_refused_by_their_file(
     assert "code of a pickle ran" not in capfd.readouterr().out
 
 
+def test_a_pickle_with_more_than_tensors_is_named_and_another_form_advised(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"home": Path("/")}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelNotFoundError) as raised:
+        load_model(folder)
+    first, second = str(raised.value).splitlines()
+    assert "more than tensors, pathlib." in first
+    assert "safetensors" in second
+
+
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_weights_that_are_no_numbers_are_named(folder: Path, number: str, dtype: str) -> None:
@@ -159,3 +169,13 @@ def test_end_tokens_come_from_both_configurations(folder: Path) -> None:
     assert load_model(folder).facts.eos_token_ids == {2, 5, 7}
     (folder / "generation_config.json").unlink()
     assert load_model(folder).facts.eos_token_ids == {2}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "cannot be read"), ('{"eos_token_id": "</s>"}', "is no token id")]
+)
+def test_a_broken_generation_config_is_named(folder: Path, content: str, words: str) -> None:
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(LaunchError, match=rf"generation_config\.json {words}") as raised:
+        load_model(folder)
+    assert "attention" not in str(raised.value)

@@ -7,9 +7,12 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from support.grammar_walks import allows, compiler, walks
 from support.pydantic_fields import FIELDS, UNSAID, model_of
 from support.sglang_grammars import recorded
+
+from nbruntime.embedded.sampling.grammar import GrammarError
 
 CASES = recorded()
 LOOK_AHEAD = "SGLang ignores look-aheads; those at the beginning are heeded here"
@@ -154,6 +157,9 @@ def test_the_number_of_optional_properties_is_bounded(least: int | None, most: i
         ("json_schema", '{"anyOf": 5}', "anyOf is not a list"),
         ("json_schema", '{"$ref": 5}', r"\$ref is not a string"),
         ("json_schema", '{"type": "object", "minProperties": "2"}', "minProperties is not a number"),
+        ("json_schema", '{"properties": {"a": true}, "required": [["a"]]}', "required holds more than names"),
+        ("json_schema", '{"type": "object", "propertyNames": {"type": "integer"}}', "names of properties"),
+        ("json_schema", '{"type": "object", "propertyNames": {"$ref": "#"}}', "names of properties"),
         (
             "json_schema",
             '{"type": "integer", "minimum": 5, "maximum": 1}',
@@ -186,6 +192,31 @@ def test_bounded_objects_within_each_other_are_written_once() -> None:
     text = json.dumps(schema)
     assert allows("json_schema", text, '{"b": 1, "c": null}')
     assert not allows("json_schema", text, '{"b": 1}')
+
+
+def test_one_of_many_optional_properties_may_be_asked_for() -> None:
+    named = {f"p{number}": {"type": "integer"} for number in range(40)}
+    schema = {"type": "object", "properties": named, "required": ["p3"], "minProperties": 2}
+    text = json.dumps(schema)
+    assert allows("json_schema", text, '{"p0": 1, "p3": 1, "p7": 1, "p39": 1}')
+    assert allows("json_schema", text, '{"p3": 1, "p39": 1}')
+    assert not allows("json_schema", text, '{"p3": 1}')
+    assert allows("json_schema", json.dumps(schema | {"minProperties": 1}), '{"p3": 1}')
+    assert allows("json_schema", json.dumps(schema | {"maxProperties": 40}), '{"p3": 1, "p4": 1}')
+    with pytest.raises(ValueError, match=r"at #: maxProperties of so many optional .* afterwards\.$"):
+        compiler().compile("json_schema", json.dumps({"properties": named, "maxProperties": 20}))
+
+
+def test_groups_may_have_names() -> None:
+    assert allows("regex", "(?<year>[0-9]{4})-(?<month>[0-9]{2})", "2026-11")
+    with pytest.raises(ValueError, match="a group that begins so is not served, at character 2"):
+        compiler().compile("regex", "(?P<year>[0-9]{4})")
+
+
+def test_a_grammar_without_an_answer_says_so() -> None:
+    matcher = compiler().compile("ebnf", "root ::= []")()
+    with pytest.raises(GrammarError, match=r"cannot follow its grammar: no text goes on from here$"):
+        matcher.mask(torch.zeros(257))
 
 
 def test_many_rules_and_fields_are_compiled() -> None:

@@ -251,9 +251,7 @@ class _Reader:
                 rest = False
         # As in SGLang, a required property that may not be is not.
         required = [
-            name
-            for name in (self._list(schema, "required", place) if schema.get("required") else ())
-            if name in named or matching or rest is not False
+            name for name in self._required(schema, place) if name in named or matching or rest is not False
         ]
         made = {
             "type": "object",
@@ -266,23 +264,36 @@ class _Reader:
         for word, bound in bounds.items():
             if not isinstance(bound, int) or bound < 0:
                 raise _wrong(place, f"{word} is not a number of properties")
-        return self._bounded(made, bounds) if bounds else made
+        return self._bounded(made, bounds, place) if bounds else made
 
-    def _bounded(self, made: Schema, bounds: Schema) -> Schema:
+    def _required(self, schema: Schema, place: str) -> list[str]:
+        names = self._list(schema, "required", place) if schema.get("required") else []
+        if not all(isinstance(name, str) for name in names):
+            raise _wrong(place, "required holds more than names")
+        return names
+
+    def _bounded(self, made: Schema, bounds: Schema, place: str) -> Schema:
         """Bound the number of an object's properties, which llguidance does only if none is optional."""
         named, required = made["properties"], made["required"]
         optional = [name for name in named if name not in required]
+        if not optional:
+            return made | bounds
         is_open = bool(made["patternProperties"]) or made["additionalProperties"] is not False
         least = 0 if is_open else max(0, bounds.get("minProperties", 0) - len(required))
         most = min(len(optional), bounds.get("maxProperties", len(named)) - len(required))
-        if not optional or sum(comb(len(optional), count) for count in range(least, most + 1)) > _MOST_SETS:
-            return made | bounds
+        # Without an upper bound, those behind the first few are as optional as ever.
+        has_tail = not is_open and most == len(optional) and least <= most
+        counts = range(least, least + 1 if has_tail else most + 1)
+        if sum(comb(len(optional), count) for count in counts) > _MOST_SETS:
+            raise _unserved(place, f"{' and '.join(bounds)} of so many optional properties is not served")
         named = {name: self._defined(each) for name, each in named.items()}
         options = []
-        for there in chain.from_iterable(combinations(optional, count) for count in range(least, most + 1)):
-            names = [*required, *there]
-            properties = {name: name in names and each for name, each in named.items()}
-            options.append(made | bounds | {"properties": properties, "required": names})
+        for there in chain.from_iterable(combinations(optional, count) for count in counts):
+            tail = optional[optional.index(there[-1]) + 1 if there else 0 :] if has_tail else []
+            allowed = {*required, *there, *tail}
+            properties = {name: name in allowed and each for name, each in named.items()}
+            option = made | {"properties": properties, "required": [*required, *there]}
+            options.append(option if has_tail else option | bounds)
         return {"anyOf": options} if options else made | bounds
 
     def _defined(self, schema: Schema) -> Schema:
@@ -299,6 +310,8 @@ class _Reader:
             schema = self._target(uri, place)
         if not isinstance(schema, dict):
             raise _wrong(place, "propertyNames is not an object")
+        if schema.get("type", "string") != "string":
+            raise _wrong(place, "names of properties are strings")
         return _whole(_pattern_of(self._read({"type": "string"} | schema, place)))
 
     def _each(self, schema: Schema, word: str, place: str) -> list[Schema]:

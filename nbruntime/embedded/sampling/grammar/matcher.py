@@ -43,6 +43,8 @@ class GrammarMatcher:
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = self._matcher.get_error().partition("\n")[0]  # then follows the parser's state
+            if reason == "NoExtensionBias":
+                reason = "no text goes on from here"
             raise GrammarError(f"The answer cannot follow its grammar: {reason}")
 
 

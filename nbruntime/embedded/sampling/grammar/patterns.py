@@ -55,9 +55,9 @@ def read_pattern(pattern: str, *, in_schema: bool = False) -> Pattern:
     pattern : str
         It matches the whole text, with or without anchors.
     in_schema : bool
-        Whether it is of a JSON schema: there SGLang takes look-aheads, named groups and doubled repetitions,
-        too. Look-aheads at the beginning are heeded if they are positive, or of the form ``(?![...]*$)``;
-        SGLang ignores all.
+        Whether it is of a JSON schema: there SGLang takes look-aheads, ``(?P<name>...)`` and doubled
+        repetitions, too. Look-aheads at the beginning are heeded if they are positive, or of the form
+        ``(?![...]*$)``; SGLang ignores all.
 
     Examples
     --------
@@ -164,13 +164,13 @@ class _Reader:
             raise self._wrong("look-behind is not served")
         if rest.startswith("?:"):
             self._at += 2
-        elif self._in_schema and rest.startswith(("?P<", "?<")):
+        elif rest.startswith("?<") or (self._in_schema and rest == "?P<"):
             end = self._pattern.find(">", self._at)
             if end < 0:
                 raise self._wrong("the group's name does not end")
             self._at = end + 1
         elif rest.startswith("?"):
-            raise self._wrong("a group with a name, flag or comment is not served")
+            raise self._wrong("a group that begins so is not served")
         return self._inside()[0]
 
     def _assertion(self, *, negative: bool) -> None:
