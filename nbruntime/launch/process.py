@@ -64,9 +64,10 @@ class _Handle:
     def follow(self) -> None:
         """Handle the supervisor's events until it ends."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with contextlib.suppress(ValueError):  # only half a line: its supervisor was killed
-                self._take_in(json.loads(line))
+        with self.process.stdout as events:
+            for line in events:
+                with contextlib.suppress(ValueError):  # only half a line: its supervisor was killed
+                    self._take_in(json.loads(line))
         self.process.wait()
         if self.process.returncode != 0:  # killed, or broken: this process does its work
             registry.clear(self.record)
