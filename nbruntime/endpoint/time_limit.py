@@ -38,6 +38,7 @@ class TimeLimit:
         self._rung = False
         self._wake: Callable[[], None] | None = None
         self._timer = threading.Timer(seconds, self._ring)
+        self._timer.name = "nbruntime-timeout"
         self._timer.daemon = True
         self._timer.start()
 

@@ -27,6 +27,11 @@ _LEFT_BEHIND = (
 _ASKS_FOR_HTTPS = re.compile(r"\bHTTPS (port|server)\b")
 """What nginx and servers in Go say to a request of http."""
 
+_PROXY_PASSWORD = "Write its user and password into its URL in the environment."
+
+_PASSWORD = re.compile("//[^/?#]*@")
+"""User and password in a URL."""
+
 _EXCERPT = 80
 _LONGEST_REASON = 200
 
@@ -43,12 +48,16 @@ def no_connection_in_time(settings: Settings, path: str) -> ServerTimeoutError:
 
 def no_answer_in_time(settings: Settings, path: str) -> ServerTimeoutError:
     """Make the error for an answer that did not begin in time."""
-    return ServerTimeoutError("No answer in time", where=settings.url(path))
+    return ServerTimeoutError(
+        "No answer in time", where=settings.url(path), hint=_diagnosis_of_proxy(settings)
+    )
 
 
 def no_more_in_time(settings: Settings, path: str) -> ServerTimeoutError:
     """Make the error for an answer that began and did not go on in time."""
-    return ServerTimeoutError("Nothing more came in time", where=settings.url(path))
+    return ServerTimeoutError(
+        "Nothing more came in time", where=settings.url(path), hint=_diagnosis_of_proxy(settings)
+    )
 
 
 def took_too_long(settings: Settings, path: str, seconds: float, *, sent: bool = True) -> ServerTimeoutError:
@@ -81,13 +90,15 @@ def certificate_refused(settings: Settings, path: str, reason: str) -> ServerCon
         if problem := _wrong_scheme(settings, path, reason):
             return problem
         message, hint = "The server does not speak TLS as it should", "Check that it is a server of https."
+    # A proxy may answer in place of the server.
+    hint = f"{hint} {_diagnosis_of_proxy(settings) or ''}".rstrip()
     return _connection_error(settings, path, message, reason, sent=False, hint=hint)
 
 
 def proxy_refused(settings: Settings, path: str, reason: str) -> ServerConnectionError:
     """Make the error for a proxy of the environment that does not connect."""
     message = f"The proxy {_proxy_name(settings)} does not connect"
-    hint = _proxy_hint(settings, "Check the proxy.")
+    hint = _proxy_hint(settings, _PROXY_PASSWORD if "407" in reason else "Check the proxy.")
     return _connection_error(settings, path, message, reason, sent=False, hint=hint)
 
 
@@ -106,7 +117,7 @@ def not_http(settings: Settings, path: str) -> ArgumentValueError:
     return ArgumentValueError(
         "The request cannot be written as HTTP: the host has characters that it cannot have",
         where=settings.url(path),
-        hint="Check base_url.",
+        hint=_diagnosis_of_proxy(settings) or "Check base_url.",
     )
 
 
@@ -117,7 +128,9 @@ def bad_status(
     scrub = settings.secret.scrub
     who, hint = "The server", None
     if status < 400:
-        hint = f"It redirects to {scrub(location)}: give the final address as base_url."
+        target = _PASSWORD.sub("//", location, count=1)
+        hint = f"It redirects to {scrub(target)}: give the final address as base_url."
+        hint = f"{hint} {_diagnosis_of_proxy(settings) or ''}".rstrip()
     elif status == HTTPStatus.BAD_REQUEST and _ASKS_FOR_HTTPS.search(body):
         hint = f"Give {settings.base_url.replace('http:', 'https:', 1)} as base_url."
     elif status == HTTPStatus.NOT_FOUND and (prefix := urlsplit(settings.base_url).path):
@@ -129,7 +142,7 @@ def bad_status(
         proxy = f"proxy {_proxy_name(settings)}"
         if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             who = f"The {proxy}"
-            hint = _proxy_hint(settings, "Write its user and password into its URL in the environment.")
+            hint = _proxy_hint(settings, _PROXY_PASSWORD)
         else:
             who, hint = f"The server, or the {proxy} before it,", _proxy_hint(settings)
     return error_of_response(status, scrub(body), where=settings.url(path), hint=hint, who=who)

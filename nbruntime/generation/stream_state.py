@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from typing import Any
 
+from nbruntime.display.numbers import token_count
 from nbruntime.errors import (
     ArgumentTypeError,
     GenerationAbortedError,
@@ -85,7 +86,7 @@ class StreamState:
         partial = self.generations()
         tokens = sum(generation.completion_tokens for generation in partial)
         return StreamError(
-            f"The stream was copied or pickled while it ran, after {tokens} tokens",
+            f"The stream was copied or pickled while it ran, after {token_count(tokens)}",
             generations=partial,
             where=self.where,
             hint="Wait for its end with result() first. The text so far is in .text and .generations.",
@@ -154,7 +155,7 @@ class StreamState:
             tokens = sum(generation.completion_tokens for generation in partial)
             kind = StreamTimeoutError if isinstance(cause, TimeoutError) else StreamError
             error = kind(
-                f"The stream broke off after {tokens} tokens: {reason}",
+                f"The stream broke off after {token_count(tokens)}: {reason}",
                 generations=partial,
                 where=self.where,
                 hint=hint,
@@ -234,7 +235,7 @@ class StreamState:
         text = partial[0].text
         shown = text if len(text) <= 76 else "…" + text[-75:]
         many = f", {self.expected} answers" if self.request.many else ""
-        return f"{kind} {self.request.rids[0]}: {state}, {tokens} tokens{many}\n  {shown!r}"
+        return f"{kind} {self.request.rids[0]}: {state}, {token_count(tokens)}{many}\n  {shown!r}"
 
 
 def _describe_cause(cause: BaseException | None) -> tuple[str, str | None]:

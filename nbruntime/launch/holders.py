@@ -19,7 +19,8 @@ MOST_ENTRIES = 1000
 def holders_of(objects: Iterable[object]) -> list[str]:
     """Return the places that hold one of the objects, as a user writes them: ``runtime``, ``Out[3]``.
 
-    The attributes of other objects are not searched.
+    Lists, tuples, dicts, sets and the attributes of objects of the notebook's own classes are searched, but
+    nothing inside of these.
     """
     wanted = {id(each) for each in objects}
     if not wanted:
@@ -45,6 +46,10 @@ def _places(name: str, value: object, wanted: set[int]) -> Iterator[str]:
     elif type(value) in (list, tuple, dict) and len(value) <= MOST_ENTRIES:  # type: ignore[arg-type]
         entries = list(value.items() if isinstance(value, dict) else enumerate(value))  # type: ignore[arg-type]
         yield from (f"{name}[{key!r}]" for key, entry in entries if id(entry) in wanted)
+    elif type(value) in (set, frozenset) and any(id(entry) in wanted for entry in list(value)):  # type: ignore[call-overload]
+        yield name
+    elif type(value).__module__ == "__main__" and hasattr(value, "__dict__"):
+        yield from (f"{name}.{key}" for key, entry in list(vars(value).items()) if id(entry) in wanted)
 
 
 def _values_of_last_error(main: Mapping[str, object]) -> Iterator[object]:

@@ -57,15 +57,17 @@ class _Handle:
         self.server_pid: int | None = None
         self.exit_code: int | None = None
         self.failure: str | None = None
+        self.recorded = threading.Event()  # set when the record says that the server is ready, or at its end
         # Watched lines; a None wakes the reader when the server's state has changed.
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def follow(self) -> None:
         """Handle the supervisor's events until it ends."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with contextlib.suppress(ValueError):  # only half a line: its supervisor was killed
-                self._take_in(json.loads(line))
+        with self.process.stdout as events:
+            for line in events:
+                with contextlib.suppress(ValueError):  # only half a line: its supervisor was killed
+                    self._take_in(json.loads(line))
         self.process.wait()
         if self.process.returncode != 0:  # killed, or broken: this process does its work
             registry.clear(self.record)
@@ -76,6 +78,8 @@ class _Handle:
                 self.server_pid = event["pid"]
             case "failed":
                 self.failure = event["text"]
+            case "ready":
+                self.recorded.set()
             case "stopping":
                 self.end.asked = True
             case "exited":
@@ -113,6 +117,7 @@ def _follow(handle: _Handle) -> None:
     finally:
         _running.discard(handle)
         handle.end.gone.set()
+        handle.recorded.set()
         handle.lines.put(None)  # its reader looks whether the server is gone
         handle.end.notify()
 
@@ -260,8 +265,9 @@ class ServerProcess(Server):
             return None
 
     def tell_ready(self, model: str) -> None:
-        """Mark the server as ready in its record, with the name that it gives its model."""
+        """Mark the server as ready in its record, with its name of the model; return when it is."""
         self._handle.say(f"ready {' '.join(model.split())}\n".encode(errors="replace"))
+        self._handle.recorded.wait(QUICK)  # a supervisor that is stuck does not keep the caller
 
     def stop(self) -> None:
         """Stop the server; see `Server.stop`."""

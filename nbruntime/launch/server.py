@@ -69,6 +69,7 @@ class Server(ABC):
         self._end = end
         # Stays readable when the file has been removed with the server.
         self._log = Path(record.directory, LOG).open("rb", buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self._log.close).atexit = False
 
     @property
     def held_by(self) -> str:

@@ -11,7 +11,7 @@ from nbruntime.display.cards import Card, CardMixin, table, text_table
 from nbruntime.display.html import escape, visible
 from nbruntime.display.numbers import elapsed
 from nbruntime.endpoint.cards import model_name
-from nbruntime.errors import ArgumentValueError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.launch import registry
 from nbruntime.launch.server import end_server, open_server
 from nbruntime.launch.supervisor.processes import is_running, send
@@ -139,9 +139,15 @@ def stop(which: str = "all") -> ServerList:
 
     Raises
     ------
-    ArgumentValueError
-        If there is no server of that name or URL.
+    ArgumentTypeError, ArgumentValueError
+        If it is not a text; if there is no server of that name or URL.
     """
+    if not isinstance(which, str):
+        raise ArgumentTypeError(
+            f"The server to stop is an object of the type {type(which).__name__}, not a name or URL",
+            where="which",
+            hint="For example nbruntime.stop(runtime.url); runtime.shutdown() does the same.",
+        )
     with registry.exclusive():
         swept = registry.sweep()
     running = registry.records()
@@ -155,10 +161,10 @@ def stop(which: str = "all") -> ServerList:
         return _end(filter(registry.is_orphan, records))
     chosen = [record for record in records if which.rstrip("/") in (record.name, record.url)]
     if not chosen:
-        names = ", ".join(repr(record.name) for record in running) or "none runs"
+        names = ", ".join(repr(record.name) for record in running) or "none"
         raise ArgumentValueError(
             f"There is no server {which!r}",
-            hint=f"Names of servers that run: {names}; or {', '.join(map(repr, registry.RESERVED))}.",
+            hint=f"Running servers: {names}. Several at once: {', '.join(map(repr, registry.RESERVED))}.",
         )
     return _end(chosen)
 

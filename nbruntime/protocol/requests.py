@@ -88,7 +88,7 @@ def build_generate_request(
     }
     for name, given in options.items():
         if name not in OPTION_NAMES:
-            raise _unknown(name, (*PARAMETER_NAMES, *OPTION_NAMES, "timeout"))
+            raise _unknown(name, (*PARAMETER_NAMES, *OWN_NAMES))
         check_option(name, given)
 
     checked: dict[str, Any] | list[dict[str, Any]]
@@ -129,11 +129,19 @@ def build_generate_request(
     return GenerateRequest(body, prompts, samples, batch or samples > 1, rids)
 
 
-def _unknown(name: str, names: Iterable[str]) -> ArgumentTypeError:
+_FOR_CHAT = "Give a conversation to chat() or stream_chat()."
+
+OWN_NAMES = (*OPTION_NAMES, "timeout")
+"""Names of a request's arguments that are no sampling parameters."""
+
+
+def _unknown(name: str, names: Iterable[str], beside: Sequence[str] = ()) -> ArgumentTypeError:
     meant = nearest_name(name, names)
     hint = f"Did you mean {meant!r}?" if meant else f"Sampling parameters are: {', '.join(PARAMETER_NAMES)}."
     if name == "messages":
-        hint = "Give a conversation to chat() or stream_chat()."
+        hint = _FOR_CHAT
+    if name in beside:
+        hint = f"It is no sampling parameter: give {name}=... as an argument of its own."
     return ArgumentTypeError(f"There is no parameter {name!r}", hint=hint)
 
 
@@ -203,7 +211,9 @@ def _ids(items: list[Any]) -> list[int]:
             raise ArgumentTypeError(
                 f"The prompt holds {item!r} among token ids",
                 where="prompt",
-                hint="Give a text, a list of token ids, or a list of either; do not mix them.",
+                hint=_FOR_CHAT
+                if isinstance(item, Mapping)
+                else "Give a text, a list of token ids, or a list of either; do not mix them.",
             ) from None
     return ids
 
@@ -213,7 +223,7 @@ def _check_sampling(given: dict[str, Any]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for name, value in given.items():
         if name not in PARAMETER_NAMES:
-            raise _unknown(name, PARAMETER_NAMES)
+            raise _unknown(name, PARAMETER_NAMES, beside=OWN_NAMES)
         if value is None and name != "max_new_tokens":
             continue
         if name == "json_schema" and not isinstance(value, str):

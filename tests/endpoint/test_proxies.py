@@ -61,13 +61,21 @@ def test_proxies_of_the_environment_are_used_for_other_machines(
         (503, "The server, or the proxy {} before it, answered 503", "NO_PROXY"),
         (407, "The proxy {} answered 407 Proxy Authentication Required", "Write its user and password into"),
         (200, "The answer is not JSON", "The request went through the proxy {}"),
+        (302, "The server answered 302 Found", "The request went through the proxy {}"),
     ],
 )
 def test_an_error_that_came_through_a_proxy_names_it(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, kind: str, status: int, what: str, hint: str
 ) -> None:
     monkeypatch.setenv("http_proxy", server.url.replace("//", "//me:proxy-pass@"))
-    server.on("http://sglang.example/model_info", Reply(body=b"<html>No way</html>", status=status))
+    server.on(
+        "http://sglang.example/model_info",
+        Reply(
+            body=b"<html>No way</html>",
+            status=status,
+            headers={"location": "http://me:proxy-pass@login.example/?mail=a@b.example"},
+        ),
+    )
 
     def connect() -> None:
         with connected(kind, "http://sglang.example"):
@@ -112,6 +120,29 @@ def test_a_proxy_that_does_not_connect_is_named(
     assert str(error).startswith(f"The proxy http://{place} does not connect: ")
     assert "put sglang.example into the environment variable NO_PROXY" in str(error)
     assert "proxy-pass" not in str(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("status", "what", "hint"),
+    [
+        (407, "The proxy {} does not connect", "Write its user and password into"),
+        (200, "The server does not speak TLS as it should", "The request went through the proxy {}"),
+    ],
+)
+def test_a_tunnel_that_fails_names_its_proxy(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, kind: str, status: int, what: str, hint: str
+) -> None:
+    monkeypatch.setenv("https_proxy", server.url)
+    server.on("sglang.example:443", Reply(body=b"<html>No way</html>", status=status))
+
+    def connect() -> None:
+        with connected(kind, "https://sglang.example"):
+            pass
+
+    error = failure(connect)
+    assert str(error).startswith(what.format(server.url))
+    assert hint.format(server.url) in str(error)
 
 
 @pytest.mark.parametrize("kind", KINDS)

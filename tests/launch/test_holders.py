@@ -37,6 +37,12 @@ def test_variables_and_entries_of_containers(shell: InteractiveShell) -> None:
     assert holders_of([Thing()]) == holders_of([]) == []
 
 
+def test_sets_and_attributes_of_the_notebooks_own_objects(shell: InteractiveShell) -> None:
+    run(shell, "class Holder: pass\nholder = Holder()\nholder.thing = thing = Thing()\nmany = {thing}")
+    thing = shell.user_ns.pop("thing")
+    assert holders_of([thing]) == ["holder.thing", "many"]
+
+
 def test_results_of_cells(shell: InteractiveShell) -> None:
     def cell(code: str) -> None:
         shell.run_cell(code, store_history=True).raise_error()

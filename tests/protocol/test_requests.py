@@ -141,6 +141,17 @@ def test_the_error_for_an_unknown_name_lists_all_if_none_is_near() -> None:
         body(sampling_params={"zzz": 1})
 
 
+@pytest.mark.parametrize("name", ["timeout", "return_logprob", "image_data"])
+def test_argument_among_the_sampling_parameters_is_named(name: str) -> None:
+    with pytest.raises(TypeError, match=f"no sampling parameter: give {name}=... as an argument of its own"):
+        body(sampling_params={name: 1})
+
+
+def test_conversation_as_a_prompt_is_told_where_it_goes() -> None:
+    with pytest.raises(TypeError, match=r"Give a conversation to chat\(\)"):
+        build_generate_request([{"role": "user", "content": "Hello"}])
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [

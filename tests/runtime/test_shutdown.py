@@ -110,6 +110,21 @@ def test_deleted_runtime_stops_its_server(tmp_path: Path) -> None:
     print(f"gone {await_gone(found):.3f} s after del")
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_ended_runtime_has_closed_its_files(dies: bool) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ResourceWarning)
+        runtime = start()
+        pid = runtime.pid or 0
+        if dies:
+            os.kill(pid, signal.SIGKILL)
+            await_gone([pid])
+        runtime.shutdown()
+        del runtime
+        gc.collect()
+    assert [str(each.message) for each in seen if "unclosed" in str(each.message)] == []
+
+
 def test_new_runtime_in_the_same_variable_stops_the_old_server(tmp_path: Path) -> None:
     runtime = start(pids=str(tmp_path / "first"))
     first = read_pids(tmp_path / "first")

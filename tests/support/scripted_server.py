@@ -290,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.script.gone.set()
             self.close_connection = True
 
-    do_GET = do_POST = do_PUT = handle_one
+    do_GET = do_POST = do_PUT = do_CONNECT = handle_one
 
     def send(self, reply: Reply) -> None:
         if reply.raw:

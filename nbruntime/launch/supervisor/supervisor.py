@@ -167,6 +167,7 @@ class Supervisor:
             word, _, model = line.decode().partition(" ")
             if word == "ready" and self._deadline is None:
                 self._note(state="ready", model=model)
+                self._tell("ready")
             if word == "stop":
                 self.stop()
         if not data:

@@ -9,6 +9,7 @@ from typing import Any
 from IPython.core.error import UsageError
 
 from nbruntime.notebook.magics.lines import Part
+from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.server_arguments import EMBEDDED_ARGUMENTS
 
 _TYPES = {argument.name: argument.type for argument in EMBEDDED_ARGUMENTS}
@@ -52,6 +53,10 @@ def take_server_arguments(parts: Iterable[Part], own: Collection[str]) -> tuple[
         elif not values and name in {*NAMES, *_TYPES}:
             raise UsageError(f"{option} needs a value.\nWrite it as {option} VALUE.")
         else:
+            if name not in {*NAMES, *_TYPES}:
+                meant = nearest_name(option, [*own, *server_options()])
+                if meant in own:
+                    raise UsageError(f"%sgl_launch has no option {option}.\nDid you mean {meant}?")
             taken = len(values) if name in LISTS else 1
             read = [_read(option, _TYPES.get(name), each) for each in values[:taken]]
             found[name] = read if name in LISTS else read[0] if read else True

@@ -19,7 +19,7 @@ def text_of(value: Any, name: str) -> str:
     """Return the text of a value: of an answer its text, of a list its texts one below the other.
 
     A conversation gives its transcript, a program of the frontend language its whole text, a mapping its
-    JSON, a table of pandas all of its rows.
+    JSON, a table of pandas all of its rows, an array all of its items.
 
     Raises
     ------
@@ -55,6 +55,8 @@ def text_of(value: Any, name: str) -> str:
             return str(value.model_dump_json(indent=2))
         case _ if type(value).__module__.startswith("pandas."):
             return str(value.to_string())  # str() would leave out rows
+        case _ if hasattr(value, "tolist") and getattr(value, "shape", None):
+            return str(value.tolist())  # an array of numpy or torch: str() would leave out items
         case _ if _has_str(type(value)):  # a path, a date, a decimal number
             return str(value)
     raise _no_text(value, name)

@@ -28,8 +28,8 @@ def test_record_of_a_server_from_start_to_end() -> None:
         [folder] = (path for path in registry.folder().iterdir() if path.is_dir())
         file = folder / "server.json"
         assert file.stat().st_mode & 0o777 == 0o600
-        await_true(lambda: json.loads(file.read_text())["state"] == "ready")
         text = file.read_text()
+        assert json.loads(text)["state"] == "ready"  # at once
         assert "hunter2" not in text
         assert "swordfish" not in text
         record = ServerRecord.read(str(folder))

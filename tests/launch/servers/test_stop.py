@@ -14,7 +14,7 @@ import pytest
 from support.fake_engine import alive, await_true, run_elsewhere, server_folders, start, start_elsewhere
 
 import nbruntime
-from nbruntime.errors import ArgumentValueError, LaunchError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError, LaunchError
 from nbruntime.launch import registry
 
 
@@ -27,10 +27,21 @@ def test_stop_by_name_and_by_url_in_this_kernel() -> None:
 
 
 def test_stop_of_an_unknown_name_lists_the_running_servers() -> None:
-    with pytest.raises(ArgumentValueError, match="Names of servers that run: none"):
+    with pytest.raises(ArgumentValueError, match="Running servers: none"):
         nbruntime.stop("chat")
-    with start(name="one"), pytest.raises(ArgumentValueError, match=r"no server 'chat'(.|\n)*run: 'one'"):
+    with (
+        start(name="one"),
+        pytest.raises(ArgumentValueError, match=r"server 'chat'\nRunning servers: 'one'"),
+    ):
         nbruntime.stop("chat")
+
+
+def test_stop_of_an_object_says_how_to_name_it() -> None:
+    with start(name="one") as runtime:
+        for wrong in (runtime, nbruntime.servers()[0], None, 30000):
+            with pytest.raises(ArgumentTypeError, match=f"type {type(wrong).__name__}, (.|\n)*runtime.url"):
+                nbruntime.stop(wrong)  # type: ignore[arg-type]
+        assert runtime.phase == "ready"
 
 
 def test_stop_all_asks_all_before_it_waits() -> None:

@@ -253,6 +253,8 @@ def test_launch_failure(shell: InteractiveShell, capsys: pytest.CaptureFixture[s
     assert "Traceback" not in shown
     assert isinstance(failure(shell, "%sgl_launch --engine embedded --tp-sise 2"), errors.ArgumentTypeError)
     assert "Did you mean 'tp_size'?" in capsys.readouterr().out
+    for wrong, meant in {"--hlep": "--help", "--nmae x": "--name", "--keep-alve": "--keep-alive"}.items():
+        assert f"Did you mean {meant}?" in usage_error(shell, f"%sgl_launch {wrong}", capsys)
 
 
 def test_listing_names_the_model_of_every_server(

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -56,6 +57,9 @@ def conversation() -> Conversation:
         ([{"text": "one", "meta_info": {}}, {"text": "two", "meta_info": {}}], "one\ntwo"),
         ({"größe": [1, None]}, '{\n  "größe": [\n    1,\n    null\n  ]\n}'),
         (Point(x=1), '{\n  "x": 1\n}'),
+        (np.array([[1, 2], [3, 4]]), "[[1, 2], [3, 4]]"),
+        (np.arange(3000), str(list(range(3000)))),
+        (np.datetime64("2026-01-02"), "2026-01-02"),
     ],
 )
 def test_text_of_a_value(value: Any, text: str) -> None:
