@@ -248,8 +248,8 @@ _RANGE_HINT = "Nothing was sent: give a value within the range."
 
 
 def _schema_text(schema: Any) -> str:
-    # A pydantic model, without importing pydantic.
-    describe = getattr(schema, "model_json_schema", None)
+    # Of a model or a TypeAdapter of pydantic, without importing pydantic.
+    describe = getattr(schema, "model_json_schema", None) or getattr(schema, "json_schema", None)
     if callable(describe):
         schema = describe()
     try:
@@ -258,7 +258,7 @@ def _schema_text(schema: Any) -> str:
         raise ArgumentTypeError(
             f"json_schema is not JSON: {error}",
             where="sampling_params",
-            hint="Give the schema as a mapping, as JSON text, or as a pydantic model.",
+            hint="Give a mapping, JSON text, a pydantic model, or TypeAdapter(type) of pydantic.",
         ) from error
 
 

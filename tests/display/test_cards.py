@@ -230,7 +230,7 @@ def test_a_list_of_servers() -> None:
         ServerInfo(HOSTILE, "", "sglang", "http://y", "left over", "orphan", 1e6, None),
     ]
     said = checked(ServerList(rows)._repr_mimebundle_())
-    for part in ("2 servers", "chat", "SmolLM2<b>", "1 min 15 s", "42", "orphan", "default", "<script>"):
+    for part in ("2 servers", "chat", "SmolLM2<b>", "1 min 15 s", "42", "orphan", "<script>"):
         assert part in said
     assert "No servers" in checked(ServerList()._repr_mimebundle_())
     with start() as runtime:

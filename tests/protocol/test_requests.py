@@ -96,9 +96,14 @@ def test_schemas_become_text() -> None:
         def model_json_schema(cls) -> dict[str, Any]:
             return {"type": "object"}
 
+    class Adapter:
+        def json_schema(self) -> dict[str, Any]:
+            return {"type": "array"}
+
     assert body(json_schema={"type": "object"})["sampling_params"]["json_schema"] == '{"type": "object"}'
     assert body(json_schema='{"a":1}')["sampling_params"]["json_schema"] == '{"a":1}'
     assert body(json_schema=Model)["sampling_params"]["json_schema"] == '{"type": "object"}'
+    assert body(json_schema=Adapter())["sampling_params"]["json_schema"] == '{"type": "array"}'
     with pytest.raises(ArgumentTypeError, match="not JSON"):
         body(json_schema={"type": object})
 

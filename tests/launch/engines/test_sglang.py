@@ -129,8 +129,12 @@ def test_no_secret_is_on_the_command_line_of_sglang() -> None:
             continue
 
 
+OWN = {"allowed_hosts", "fd", "max_body_bytes", "threads"}
+"""Arguments that only the embedded server has."""
+
+
 def test_sglang_knows_the_arguments_of_the_embedded_server() -> None:
-    shared = {argument.name for argument in EMBEDDED_ARGUMENTS} - {"fd", "threads", "max_body_bytes"}
+    shared = {argument.name for argument in EMBEDDED_ARGUMENTS} - OWN
     assert shared <= sglang_arguments.NAMES
     assert {
         "tp_size",

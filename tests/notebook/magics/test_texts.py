@@ -17,7 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from pydantic import BaseModel
 from support.ipython_shell import run
 from support.magics import sampling, sent, usage_error
-from support.scripted_server import ScriptedServer, cumulative, stream
+from support.scripted_server import ScriptedServer, Wait, cumulative, stream
 
 from nbruntime import RuntimeEndpoint
 from nbruntime.chat.conversation import Conversation
@@ -107,13 +107,13 @@ def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
         yield made
 
 
-def test_a_stream_has_a_text_when_it_has_ended(endpoint: RuntimeEndpoint) -> None:
+def test_a_stream_has_a_text_when_it_has_ended(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/generate", stream(cumulative(["one ", "two"])[0], Wait()))
     with endpoint.stream("Count:") as running:
-        next(running)
+        assert next(running) == "one "
         with pytest.raises(UsageError, match=r"story is a stream .*\nWait for it: story.result\(\)"):
             text_of(running, "story")
-        running.result()
-    assert text_of(running, "story") == "one two"
+    assert text_of(running, "story") == "one "
 
 
 async def test_an_asynchronous_stream_is_awaited_first() -> None:
