@@ -34,7 +34,7 @@ class Fields(CardMixin, dict[str, Any]):
         fields = fields_of(self)
         return Card(
             self.kind,
-            state=f"{len(self)} field" + ("" if len(self) == 1 else "s"),
+            state=f"{len(fields)} field" + ("" if len(fields) == 1 else "s"),
             pairs=self._pairs(fields),
             details=[fields_details(fields, "all")] if fields else [],
         )
