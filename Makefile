@@ -22,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST_VENV := .venv-oldest
 OLDEST_INSTALLED := $(OLDEST_VENV)/.installed
 OLDEST_PIP = $(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --constraint constraints-oldest.txt
-OLDEST_TESTS := tests/protocol tests/generation tests/endpoint tests/notebook tests/embedded/text \
+OLDEST_TESTS := tests/embedded/text tests/endpoint tests/generation tests/notebook tests/protocol \
 	tests/runtime/test_launch.py tests/runtime/test_lifecycle.py
 
 SGLANG_VENV := .venv-sglang
