@@ -22,7 +22,9 @@ INSTALLED := $(VENV)/.installed
 OLDEST_VENV := .venv-oldest
 OLDEST_INSTALLED := $(OLDEST_VENV)/.installed
 OLDEST_PIP = $(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --constraint constraints-oldest.txt
-OLDEST_TESTS := tests/notebook tests/generation tests/runtime/test_launch.py tests/runtime/test_lifecycle.py
+# The clients' tests come before those that load ipykernel, whose old releases change asyncio.run in their process.
+OLDEST_TESTS := tests/embedded/text tests/endpoint tests/generation tests/notebook tests/protocol \
+	tests/runtime/test_launch.py tests/runtime/test_lifecycle.py
 
 SGLANG_VENV := .venv-sglang
 SGLANG_INSTALLED := $(SGLANG_VENV)/.installed
@@ -37,7 +39,7 @@ help:
 	@echo "make lab     JupyterLab on the first notebook"
 	@echo "make unit    the tests that need no server, kernel, browser or model: a minute"
 	@echo "make test    all tests"
-	@echo "make test-oldest   the tests of the notebook with the oldest versions: IPython 7, ipywidgets 7; Python 3.11"
+	@echo "make test-oldest   the tests of notebook and clients with the oldest versions: IPython 7, ipywidgets 7; Python 3.11"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks, as ratios"
 	@echo "make notebooks   run the notebooks anew and keep their outputs"

@@ -34,6 +34,9 @@ def load(shell: InteractiveShell) -> None:
     if shell.Completer is not None:
         add_matcher(shell.Completer, MagicCompleter(_parsers(magics), magics.servers, shell).complete)
         undo(remove_matcher, shell.Completer)
+    direct = shell.display_formatter.ipython_display_formatter
+    undo(setattr, direct, "enabled", direct.enabled)
+    direct.enabled = True  # IPython 7 leaves it out in a terminal, where streams would not be printed
     for formatter, show in _formatters(shell):
         formatter.for_type_by_name(*_PROGRAM_STATE, show)
         undo(formatter.pop, ".".join(_PROGRAM_STATE), None)

@@ -241,17 +241,12 @@ def test_an_error_says_that_a_pickle_left_the_key_behind(server: ScriptedServer,
         client.client = original
 
 
-def said_elsewhere(endpoint: RuntimeEndpoint) -> str:
-    """Ask in another process, and return the error."""
-    return str(failure(lambda: endpoint.complete("x")))
-
-
 def test_the_key_stays_behind_in_a_pool_of_processes(server: ScriptedServer) -> None:
     server.api_key = KEY
     with (
         RuntimeEndpoint(server.url, KEY) as endpoint,
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
     ):
-        said = pool.submit(said_elsewhere, endpoint).result(60)
+        said = str(pool.submit(endpoint.complete, "x").exception(60))
     assert "a pickle holds no key" in said
     assert KEY not in said

@@ -45,6 +45,7 @@ def footprint(shell: InteractiveShell) -> dict[str, object]:
             *shell.display_formatter.ipython_display_formatter.deferred_printers,
             *shell.display_formatter.formatters["text/plain"].deferred_printers,
         ],
+        "enabled": shell.display_formatter.ipython_display_formatter.enabled,
         "names": set(shell.user_ns),
         "hidden": set(shell.user_ns_hidden),
     }
@@ -57,6 +58,7 @@ def test_the_magics_are_there(shell: InteractiveShell) -> None:
 
 def test_load_unload_and_reload_as_often_as_wanted(shell: InteractiveShell) -> None:
     run(shell, "1")  # what a first cell leaves by itself
+    shell.display_formatter.ipython_display_formatter.enabled = False  # as in a terminal of IPython 7
     if hasattr(shell.magics_manager, "load_all_lazy_magics"):  # since IPython 9
         shell.magics_manager.load_all_lazy_magics()
     before = footprint(shell)

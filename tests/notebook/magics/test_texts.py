@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from pydantic import BaseModel
 from support.ipython_shell import run
 from support.magics import sampling, sent, usage_error
-from support.scripted_server import ScriptedServer, Wait, cumulative, stream
+from support.scripted_server import Reply, ScriptedServer, Wait, cumulative, stream
 
 from nbruntime import RuntimeEndpoint
 from nbruntime.chat.conversation import Conversation
@@ -100,31 +99,35 @@ def test_what_has_no_text_is_named(value: Any, named: str) -> None:
     assert str(caught.value).startswith(named)
 
 
-@pytest.fixture
-def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
-    server.on("/generate", stream(*cumulative(["one ", "two"])))
-    with RuntimeEndpoint(server.url) as made:
-        yield made
+def held_back(wait: Wait) -> Reply:
+    """Stream two words, the second when the test says go."""
+    first, second = cumulative(["one ", "two"])
+    return stream(first, wait, second)
 
 
-def test_a_stream_has_a_text_when_it_has_ended(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
-    server.on("/generate", stream(cumulative(["one ", "two"])[0], Wait()))
-    with endpoint.stream("Count:") as running:
-        assert next(running) == "one "
+def test_a_stream_has_a_text_when_it_has_ended(server: ScriptedServer) -> None:
+    wait = Wait()
+    server.on("/generate", held_back(wait))
+    with RuntimeEndpoint(server.url) as endpoint, endpoint.stream("Count:") as running:
+        next(running)
         with pytest.raises(UsageError, match=r"story is a stream .*\nWait for it: story.result\(\)"):
             text_of(running, "story")
-    assert text_of(running, "story") == "one "
+        wait.go.set()
+        running.result()
+    assert text_of(running, "story") == "one two"
 
 
 async def test_an_asynchronous_stream_is_awaited_first() -> None:
     from nbruntime import AsyncRuntimeEndpoint
 
+    wait = Wait()
     with ScriptedServer() as server:
-        server.on("/generate", stream(*cumulative(["one ", "two"])))
+        server.on("/generate", held_back(wait))
         async with AsyncRuntimeEndpoint(server.url) as client:
             running = await client.stream("Count:")
             with pytest.raises(UsageError, match=r"await story.result\(\)"):
                 text_of(running, "story")
+            wait.go.set()
             await running.result()
             assert text_of(running, "story") == "one two"
 
