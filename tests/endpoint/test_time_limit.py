@@ -17,7 +17,7 @@ from support.scripted_server import Asked, Reply, ScriptedServer, Wait, answer, 
 from nbruntime import errors
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 
-SECONDS = 0.3
+SECONDS = 0.4
 PATIENCE = 4.0
 """Seconds within which a request with a timeout ends: far less than the time-outs of its parts."""
 
