@@ -1,15 +1,18 @@
-"""A thread that closes streams which were garbage-collected."""
+"""Closes streams which were garbage-collected, in a thread."""
 
 from __future__ import annotations
 
+import _thread
 import atexit
+import contextlib
 import logging
+import math
 import os
+import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from queue import SimpleQueue
 
 _log = logging.getLogger(__name__)
 
@@ -20,74 +23,79 @@ EXIT_PATIENCE = 7.0
 
 
 class BackgroundCloser:
-    """Runs clean-up actions in its own thread, one after the other; the thread ends with its owner.
+    """Runs clean-up actions one after the other, in a thread that lives as long as there are some.
 
     A finalizer may run while its thread holds the lock of a connection pool, where closing a connection
-    could wait for ever; putting an action on a `SimpleQueue` is always safe.
+    could wait for ever. So nothing that `__call__` does waits for a lock.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = 0
-        self._queue: SimpleQueue[_Action | None] = SimpleQueue()
-        self._thread: _Worker | None = None
-        self._finalizer: weakref.finalize[..., BackgroundCloser] | None = None
+        self._actions: queue.SimpleQueue[_Action] = queue.SimpleQueue()
+        self._busy = threading.Lock()  # held by the thread that runs the actions
 
     def start(self) -> None:
-        """Start the thread unless it runs in this process; a fork ends it."""
+        """Serve this process; a fork forgets the actions of its parent."""
         if self._pid == os.getpid():
             return
         with self._lock:
-            if self._pid == os.getpid():
-                return
-            self._queue = SimpleQueue()
-            self._thread = _Worker(self._queue)
-            self._thread.start()
-            _workers.add(self._thread)
-            self._finalizer = weakref.finalize(self, self._thread.end)
-            self._finalizer.atexit = False
-            self._pid = os.getpid()
+            if self._pid != os.getpid():
+                self._actions, self._busy = queue.SimpleQueue(), threading.Lock()
+                self._pid = os.getpid()
+                _closers.add(self)
 
     def __call__(self, action: _Action) -> None:
         """Queue an action, without waiting."""
-        self._queue.put(action)
+        self._actions.put(action)
+        if self._pid == os.getpid() and self._busy.acquire(blocking=False):
+            try:
+                _thread.start_new_thread(self._start_thread, ())  # Thread.start() would wait for a lock
+            except RuntimeError:  # the program ends, and runs the rest itself
+                self._busy.release()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Run the queued actions and end the thread."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-            mine, self._pid = self._pid == os.getpid(), 0
-        if thread is not None and mine:
-            thread.end()
-            thread.join(timeout)
+        """Wait for the end of the queued actions."""
+        if self._pid == os.getpid() and self._busy.acquire(timeout=timeout):
+            self._busy.release()
+
+    def finish(self, until: float) -> None:
+        """Run the queued actions in the calling thread, unless the clock says `until` before."""
+        if self._pid == os.getpid() and self._busy.acquire(timeout=max(0.0, until - time.monotonic())):
+            self._run_queued(until)
+            self._busy.release()
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="nbruntime-closer", daemon=True).start()
+        except RuntimeError:
+            self._busy.release()
+
+    def _run(self) -> None:
+        while True:
+            self._run_queued()
+            self._busy.release()
+            # An action that came before the release has found the thread busy.
+            if self._actions.empty() or not self._busy.acquire(blocking=False):
+                return
+
+    def _run_queued(self, until: float = math.inf) -> None:
+        with contextlib.suppress(queue.Empty):
+            while time.monotonic() < until:
+                action = self._actions.get_nowait()
+                try:
+                    action()
+                except Exception as error:  # noqa: BLE001 (the next action must run, too)
+                    _log.warning("clean-up of a stream failed: %s", error)
 
 
-class _Worker(threading.Thread):
-    def __init__(self, queue: SimpleQueue[_Action | None]) -> None:
-        super().__init__(name="nbruntime-closer", daemon=True)
-        self._queue = queue
-
-    def run(self) -> None:
-        while (action := self._queue.get()) is not None:
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 (the next action must run, too)
-                _log.warning("clean-up of a stream failed: %s", error)
-
-    def end(self) -> None:
-        self._queue.put(None)
-
-
-if "_workers" not in globals():  # else it is a reload, which keeps it
-    _workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
+if "_closers" not in globals():  # else it is a reload, which keeps them
+    _closers: weakref.WeakSet[BackgroundCloser] = weakref.WeakSet()
     atexit.register(lambda: _finish())
 
 
 def _finish() -> None:
     """Run the queued actions before the program ends."""
     until = time.monotonic() + EXIT_PATIENCE
-    workers = list(_workers)
-    for worker in workers:
-        worker.end()
-    for worker in workers:
-        worker.join(max(0.0, until - time.monotonic()))
+    for closer in list(_closers):
+        closer.finish(until)

@@ -226,7 +226,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         self._streams.add(stream)
         if limit is not None:
             limit.keep_for(stream)
-        transport.closer.start()  # the endpoint may have been closed meanwhile
         return stream
 
     def abort(self, rid: str | Sequence[str]) -> None:

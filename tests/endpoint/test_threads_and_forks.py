@@ -10,26 +10,29 @@ from typing import Any
 
 import pytest
 from support.scripted_server import WORDS, Reply, ScriptedServer, Wait, answer, endless, events, stream
+from support.server_client import wait_until
 
 from nbruntime.endpoint import RuntimeEndpoint
 
 
-def closers() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "nbruntime-closer"}
+def closers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "nbruntime-closer"]
 
 
-def test_close_ends_the_thread(server: ScriptedServer) -> None:
-    endpoint = RuntimeEndpoint(server.url)
-    server.on("/generate", stream(*events()))
+def test_only_collected_streams_are_closed_in_a_thread(
+    server: ScriptedServer, endpoint: RuntimeEndpoint
+) -> None:
+    server.on("/generate", endless())
     gc.collect()
-    # A thread of an earlier endpoint may still be ending: a collected endpoint does not wait for its thread.
-    before = closers()
-    list(endpoint.stream("x"))
-    (own,) = closers() - before
+    wait_until(lambda: closers() == [])  # of earlier tests
+    with endpoint.stream("x") as stream:
+        next(stream)
+    assert closers() == []
+    for _ in range(3):
+        next(endpoint.stream("x"))  # collected at once
     endpoint.close()
-    assert own not in closers()
-    assert "".join(endpoint.stream("x")) == "Once upon a time"  # opens again
-    endpoint.close()
+    assert len(server.to("/abort_request")) == 4
+    wait_until(lambda: closers() == [])
 
 
 def test_ninety_six_threads_share_one_pool(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
