@@ -221,8 +221,8 @@ def test_3_1_18_many_threads_share_connections_and_ours_are_daemons(
     assert texts == [f"{n}" for n in range(300)]
     assert server.connections <= 97
     server.on("/generate", stream(*cumulative(WORDS)))
-    list(endpoint.stream("x"))
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith("nbruntime")]
+    with endpoint.stream("x", timeout=60):
+        ours = [thread for thread in threading.enumerate() if thread.name.startswith("nbruntime")]
     assert ours
     assert all(thread.daemon for thread in ours)
 
