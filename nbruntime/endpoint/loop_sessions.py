@@ -11,6 +11,9 @@ import aiohttp
 CLOSING_PATIENCE = 7.0
 """Seconds that closing a session waits for aborts that are under way."""
 
+CONNECTIONS_PATIENCE = 1.0
+"""Seconds that it waits for its connections; aiohttp 3.12 never sees the end of a tunnel without TLS."""
+
 
 @dataclass
 class LoopSession:
@@ -50,7 +53,9 @@ class LoopSessions(dict[asyncio.AbstractEventLoop, LoopSession]):
         if loop in self and self[loop].tasks:
             await asyncio.wait(self[loop].tasks, timeout=CLOSING_PATIENCE)
         if closed := self.pop(loop, None):
-            await closed.session.close()
+            with contextlib.suppress(TimeoutError):  # they are closed, and only not seen to end
+                async with asyncio.timeout(CONNECTIONS_PATIENCE):
+                    await closed.session.close()
 
     def _close_at_once(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close a session without waiting for its connections: the loop is ending or has ended."""
