@@ -1,0 +1,1 @@
+"""Plots of profiles, traces and load tests; the only place of matplotlib."""
