@@ -23,7 +23,7 @@ OLDEST_VENV := .venv-oldest
 OLDEST_INSTALLED := $(OLDEST_VENV)/.installed
 OLDEST_PIP = $(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --constraint constraints-oldest.txt
 # The clients' tests come before those that load ipykernel, whose old releases change asyncio.run in their process.
-OLDEST_TESTS := tests/embedded/text tests/endpoint tests/generation tests/notebook tests/protocol \
+OLDEST_TESTS := tests/embedded/text tests/endpoint tests/generation tests/notebook tests/profiling tests/protocol \
 	tests/runtime/test_launch.py tests/runtime/test_lifecycle.py
 
 SGLANG_VENV := .venv-sglang
