@@ -12,7 +12,7 @@ from dataclasses import replace
 from nbruntime.generation.answer_times import AnswerTimes
 from nbruntime.generation.explanation import Explanation, ExplanationSource, Part, in_order
 from nbruntime.generation.step_slices import slices_by_steps
-from nbruntime.generation.time_slices import Slice, before_forward, shorten, sums
+from nbruntime.generation.time_slices import Slice, before_forward, merged, shorten, sums
 from nbruntime.protocol.step_log import Step
 
 NO_TIMES = (
@@ -29,7 +29,7 @@ _RESOLUTION = 1e-6
 """Seconds; a float that holds a Unix time has steps of a quarter of it."""
 
 _SIBLING_WAIT = 0.001
-"""Seconds above which a server that has finished an answer waits for the others."""
+"""Seconds above which a finished answer has waited for the others of its request."""
 
 
 def explain(answer: AnswerTimes, steps: Sequence[Step] = (), notes: Sequence[str] = ()) -> Explanation:
@@ -64,12 +64,13 @@ def explain(answer: AnswerTimes, steps: Sequence[Step] = (), notes: Sequence[str
     parts = sums(slices, answer)
     rest = total - sum(part.seconds for part in parts)
     if rest > 0:
-        siblings = _waited_for_siblings(answer, rest)
-        parts += [Part("siblings", siblings), Part("client", rest - siblings)]
-        if answer.siblings and not siblings and rest > 0.05 * total:
+        held = min(_held_back(answer), rest)
+        waited = held if answer.siblings and held > _SIBLING_WAIT else 0.0
+        parts += [Part("siblings", waited), Part("server", held - waited), Part("client", rest - held)]
+        if answer.siblings and not waited and rest > 0.05 * total:
             others = "other answer" if answer.siblings == 1 else f"{answer.siblings} other answers"
             told.append(WITH_SIBLINGS.format(others))
-    return Explanation(in_order(_without_residues(parts)), total, source, tuple(told))
+    return Explanation(in_order(_without_residues(merged(parts))), total, source, tuple(told))
 
 
 def _server_slices(
@@ -103,7 +104,7 @@ def _slices_by_times(answer: AnswerTimes, told: list[str]) -> list[Slice] | None
         again = min(max(answer.queue_time - sum(each.seconds for each in slices[:-1]), 0.0), rest)
         slices.append(Slice("retraction", again))
         rest -= again
-        if not again:
+        if again < _RESOLUTION:
             times = "once" if answer.retractions == 1 else f"{answer.retractions} times"
             told.append(RETRACTED.format(times))
     # Without a second token the rest is the way of the first one through the server.
@@ -139,10 +140,9 @@ def _without_residues(parts: list[Part]) -> list[Part]:
     return [*kept, replace(largest, seconds=largest.seconds + small)]
 
 
-def _waited_for_siblings(answer: AnswerTimes, rest: float) -> float:
-    """Return the seconds that the answer waited for the others of its request."""
-    sent, finished = answer.time("response_sent_to_client_ts"), answer.finished
+def _held_back(answer: AnswerTimes) -> float:
+    """Return the seconds for which the server kept a finished answer, or the client its request open."""
     if answer.ttft is not None:
-        return min(answer.after_last, rest) if answer.siblings else 0.0
-    held = 0.0 if sent is None or finished is None else sent - finished
-    return min(held, rest) if held > _SIBLING_WAIT else 0.0
+        return answer.after_last if answer.siblings else 0.0
+    sent, finished = answer.time("response_sent_to_client_ts"), answer.finished
+    return 0.0 if sent is None or finished is None else max(sent - finished, 0.0)

@@ -57,11 +57,11 @@ class Part:
     Parameters
     ----------
     kind : str
-        ``"client"`` (client and network), ``"server"`` (tokenizing, passing on), ``"queue"``, ``"prefill"``,
-        ``"turns"`` (others were decoded between the chunks of its prefill), ``"stall"`` (the prefill of other
-        requests), ``"decode"``, ``"retraction"`` (it was put back into the queue, and computed again),
-        ``"siblings"`` (the other answers of its request); ``"first"`` (until the first token) and ``"all"``
-        are parts that cannot be divided.
+        ``"client"`` (client and network), ``"server"`` (tokens, grammars, passing on), ``"queue"``,
+        ``"prefill"``, ``"turns"`` (others were decoded between the chunks of its prefill), ``"stall"`` (the
+        prefill of other requests), ``"decode"``, ``"retraction"`` (it was put back into the queue, and
+        computed again), ``"siblings"`` (the other answers of its request); ``"first"`` (until the first
+        token) and ``"all"`` are parts that cannot be divided.
     seconds : float
         How long it took.
     tokens : int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nbruntime.generation.answer_times import AnswerTimes
 from nbruntime.generation.explanation import Part, PartKind
@@ -47,6 +47,15 @@ def sums(slices: Iterable[Slice], answer: AnswerTimes) -> list[Part]:
     for each in slices:
         kinds.setdefault(each.kind, []).append(each)
     return [_part(kind, same, answer) for kind, same in kinds.items()]
+
+
+def merged(parts: Iterable[Part]) -> list[Part]:
+    """Add the seconds of later parts to the first one of their kind."""
+    kinds: dict[PartKind, Part] = {}
+    for each in parts:
+        first = kinds.get(each.kind)
+        kinds[each.kind] = each if first is None else replace(first, seconds=first.seconds + each.seconds)
+    return list(kinds.values())
 
 
 def _part(kind: PartKind, slices: Sequence[Slice], answer: AnswerTimes) -> Part:
