@@ -101,4 +101,6 @@ class _Walk:
     @property
     def complete(self) -> bool:
         """Whether all tokens that the request is known to have were computed in these steps."""
-        return self._prefilled >= self._needed and self._decoded >= self._answer.decoded_tokens
+        # Computing a retracted request again gives it a token, too.
+        decoded = self._decoded + self._answer.retractions
+        return self._prefilled >= self._needed and decoded >= self._answer.decoded_tokens

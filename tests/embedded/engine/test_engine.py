@@ -40,6 +40,8 @@ from nbruntime.embedded.text.stream import TextStream
 from nbruntime.embedded.text.tokenizer import Tokenizer
 from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.errors import GenerationAbortedError, ServerFailureError
+from nbruntime.generation.answer_times import AnswerTimes
+from nbruntime.generation.explaining import explain
 from nbruntime.protocol.sampling import SamplingParams
 from nbruntime.protocol.step_log import Step
 
@@ -212,6 +214,17 @@ def test_the_step_log_holds_retractions(harness: EngineHarness) -> None:
         back = next(step for step in steps[number:] if rid in step.rids)
         assert back.stage == "EXTEND"  # its tokens are computed again
         assert all(step.waiting for step in steps[number : back.number])
+    for rid in "0123":
+        own = [step for step in steps if rid in step.rids]
+        again = [place for _, place in retracted].count(rid)
+        times = {"forward_entry_time": own[0].start, "request_finished_ts": own[-1].end}
+        total = own[-1].end - own[0].start
+        known = AnswerTimes(
+            rid, total, server_times=times, prompt_tokens=2, completion_tokens=30, retractions=again
+        )
+        explained = explain(known, steps)
+        assert explained.source == "step log"
+        assert (explained.seconds("retraction") > 0) == (again > 0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

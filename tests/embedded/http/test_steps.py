@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from support.embedded_server import LONG, PROMPT, EmbeddedServer
+from support.embedded_server import PROMPT, EmbeddedServer
 
 from nbruntime.protocol.step_log import StepLog, read_step_log
 
@@ -55,7 +55,7 @@ def test_a_bad_query_is_refused(server: EmbeddedServer, name: str, value: str) -
 
 def test_it_is_read_while_the_engine_works(server: EmbeddedServer) -> None:
     numbers: list[int] = []
-    writer = threading.Thread(target=lambda: server.generate(LONG, max_new_tokens=40, ignore_eos=True))
+    writer = threading.Thread(target=lambda: server.generate(PROMPT, max_new_tokens=20, ignore_eos=True))
     start = step_log(server)
     numbers.append(start.steps[-1].number if start.steps else -1)
     writer.start()
@@ -64,7 +64,7 @@ def test_it_is_read_while_the_engine_works(server: EmbeddedServer) -> None:
         alive = writer.is_alive()
         numbers += [step.number for step in step_log(server, after=numbers[-1]).steps]
     writer.join()
-    assert len(numbers) > 40
+    assert len(numbers) > 20
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
