@@ -120,11 +120,8 @@ def _legend(explanation: Any) -> str:
     rows = []
     for part in explanation.parts:
         swatch = f'<span style="color:{_COLOURS[part.kind]}">&#9632;</span>'
-        cells = [
-            f"{swatch} {escape(part.label)}",
-            escape(duration(part.seconds)),
-            escape(percent(explanation.share(part))),
-            escape(part.detail),
-        ]
-        rows.append(f"<tr><th>{cells[0]}</th>{''.join(f'<td>{cell}</td>' for cell in cells[1:])}</tr>")
+        figures = (part.label, duration(part.seconds), percent(explanation.share(part)))
+        name, took, share = (escape(figure).replace(" ", "&#160;") for figure in figures)
+        cells = (f"{swatch}&#160;{name}", took, share, escape(part.detail))
+        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return f'<table class="nbr-pairs"><tbody>{"".join(rows)}</tbody></table>'

@@ -298,7 +298,7 @@ FULL = Explanation(
 
 
 def test_an_explanation_shows_itself() -> None:
-    text = checked(FULL._repr_mimebundle_())
+    text = checked(FULL._repr_mimebundle_()).replace("\xa0", " ")
     assert text.startswith("Explanation 1.1 s · by the server's steps")
     for each in FULL.parts:
         assert each.label in text
