@@ -59,6 +59,11 @@ class AnswerTimes:
         return self.time("prefill_finished_time")
 
     @property
+    def ended_in_prefill(self) -> bool:
+        """Whether it was aborted while its prompt was computed."""
+        return self.entered is not None and self.prefilled is None and not self.completion_tokens
+
+    @property
     def finished(self) -> float | None:
         """When the server had finished it; None for an answer that was left."""
         return self.time("request_finished_ts")

@@ -94,7 +94,11 @@ def _slices_by_times(answer: AnswerTimes, told: list[str]) -> list[Slice] | None
     entered, prefilled, computing = answer.entered, answer.prefilled, answer.computing
     if entered is None:
         return _slices_of_a_queued_one(answer)
-    if prefilled is None or computing is None:
+    if computing is None:
+        return None
+    if answer.ended_in_prefill:
+        prefilled = entered + computing
+    if prefilled is None:
         return None
     prefill = min(max(prefilled - entered, 0.0), computing)
     slices = [*before_forward(answer), Slice("prefill", prefill)]

@@ -261,7 +261,7 @@ class Generation(CardMixin):
         return latency
 
     @property
-    def times(self) -> AnswerTimes:
+    def _answer_times(self) -> AnswerTimes:
         """What client and server have measured of its time, for `nbruntime.generation.explaining`."""
         timings, source = self.timings, self._source
         return AnswerTimes(
@@ -302,7 +302,7 @@ class Generation(CardMixin):
         """
         from nbruntime.generation.explaining import explain
 
-        times = self.times
+        times = self._answer_times
         notes: list[str] = []
         if steps is None:
             steps, notes = ask_for_steps(self._source, times)

@@ -103,4 +103,5 @@ class _Walk:
         """Whether all tokens that the request is known to have were computed in these steps."""
         # Computing a retracted request again gives it a token, too.
         decoded = self._decoded + self._answer.retractions
-        return self._prefilled >= self._needed and decoded >= self._answer.decoded_tokens
+        prefilled = self._answer.ended_in_prefill or self._prefilled >= self._needed
+        return prefilled and decoded >= self._answer.decoded_tokens

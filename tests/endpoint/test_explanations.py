@@ -80,7 +80,7 @@ def test_every_kind_of_answer_asks_for_the_steps(client: Blocking | Async, serve
         assert explained.total == made.timings.total
         assert queries(server)[number] == {"since": "100.0", "until": str(100 + 6 * U)}
     assert len(queries(server)) == len(answers)
-    assert [made.times.siblings for made in answers] == [0, 1, 1, 0, 0]
+    assert [made._answer_times.siblings for made in answers] == [0, 1, 1, 0, 0]
 
 
 def test_an_answer_is_the_same_with_and_without_its_server(client: Blocking | Async) -> None:

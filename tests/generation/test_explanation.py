@@ -217,6 +217,15 @@ def test_a_request_that_was_aborted_in_the_queue() -> None:
     assert seconds(explain(known)) == near(client=0.1, queue=0.5)
 
 
+def test_a_request_that_was_aborted_in_its_prefill() -> None:
+    times = server_times(0.1, 0.0, 0.4, queue=0.1) | {"prefill_finished_time": 0.0}
+    known = answer(0.5, times, completion_tokens=0)
+    explained = explain(known, [extend(0.1, 0.2, me=2), extend(0.2, 0.3, a=5), extend(0.3, 0.4, me=2)])
+    assert seconds(explained) == near(client=0.1, queue=0.1, prefill=0.2, stall=0.1)
+    assert (explained.source, part(explained, "prefill").tokens) == ("step log", 4)
+    assert seconds(explain(known)) == near(client=0.1, queue=0.1, prefill=0.3)
+
+
 @pytest.mark.parametrize(
     "steps",
     [
