@@ -17,6 +17,7 @@ from nbruntime.endpoint.http import INFO_TIMEOUT
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
 from nbruntime.endpoint.runtime_endpoint import RuntimeEndpoint
+from nbruntime.endpoint.step_log import step_source
 from nbruntime.endpoint.time_limit import AsyncTimeLimit
 from nbruntime.errors import ServerConnectionError
 from nbruntime.generation import AsyncGenerationStream, Generation
@@ -166,6 +167,7 @@ class AsyncRuntimeEndpoint(BaseClient):
             started=started,
             cumulative_text=self._capabilities.text_is_cumulative,
             scrub=transport.settings.scrub,
+            source=step_source(transport.settings, request),
         )
         self._streams.add(stream)
         limit.keep_for(stream)

@@ -17,6 +17,7 @@ from nbruntime.endpoint.cards import ModelInfo, ServerInfo
 from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, get
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
+from nbruntime.endpoint.step_log import step_source
 from nbruntime.errors import (
     ArgumentTypeError,
     BadRequestError,
@@ -171,8 +172,9 @@ def generate(request: GenerateRequest) -> Operation[Generation | list[Generation
     answer: HttpResponse = yield from guarded(HttpRequest("POST", "/generate", request.body), request.rids)
     timings = Timings(total=time.perf_counter() - started)
     records = _records(answer, len(request.prompts) * request.samples)
+    source = step_source(answer.settings, request)
     generations = [
-        Generation.from_dict(record, prompt=prompt, index=index, timings=timings)
+        Generation.from_dict(record, prompt=prompt, index=index, timings=timings).with_source(source)
         for index, (record, prompt) in enumerate(zip(records, request.prompt_of_answer, strict=True))
     ]
     aborted = aborted_on_server(generations, where=answer.url)

@@ -14,6 +14,7 @@ from nbruntime.endpoint.base_client import BaseClient, checked_rids
 from nbruntime.endpoint.http import INFO_TIMEOUT
 from nbruntime.endpoint.live_streams import LiveStreams
 from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
+from nbruntime.endpoint.step_log import step_source
 from nbruntime.endpoint.time_limit import TimeLimit, time_limit
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
@@ -222,6 +223,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             cumulative_text=self._capabilities.text_is_cumulative,
             scrub=transport.settings.scrub,
             discard=transport.closer,
+            source=step_source(transport.settings, request),
         )
         self._streams.add(stream)
         if limit is not None:

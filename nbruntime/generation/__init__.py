@@ -5,6 +5,7 @@ that closes the answer, and one that aborts the request.
 """
 
 from nbruntime.generation.async_stream import AsyncGenerationStream
+from nbruntime.generation.explanation import Explanation
 from nbruntime.generation.finish_reason import FinishReason
 from nbruntime.generation.generations import Generations
 from nbruntime.generation.record import Generation
@@ -15,6 +16,7 @@ from nbruntime.generation.usage import Usage, usage
 
 __all__ = [
     "AsyncGenerationStream",
+    "Explanation",
     "FinishReason",
     "Generation",
     "GenerationStream",

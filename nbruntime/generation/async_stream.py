@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from nbruntime.errors import AuthenticationError, NbruntimeError, NotFoundError
 from nbruntime.generation.record import Generation
+from nbruntime.generation.step_source import StepSource
 from nbruntime.generation.stream_state import BaseStream, StreamState
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import GenerateRequest
@@ -133,11 +134,17 @@ class AsyncGenerationStream(BaseStream, AsyncIterator[str]):
         started: float | None = None,
         cumulative_text: bool = False,
         scrub: Callable[[str], str] = str,
+        source: StepSource | None = None,
     ) -> None:
         self._chunks = chunks
         self._reading = asyncio.Lock()  # a view may read while the caller waits for the result
         self._state = StreamState(
-            request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
+            request,
+            where=where,
+            started=started,
+            cumulative_text=cumulative_text,
+            scrub=scrub,
+            source=source,
         )
         self._closer = _AsyncStreamCloser(self._state, close, abort, abandon, spawn)
         self._reader: weakref.ref[asyncio.Task[Any]] | None = None

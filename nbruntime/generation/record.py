@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.number_list import Numbers
 from nbruntime.display.numbers import duration, rate
 from nbruntime.display.server_fields import Fields
 from nbruntime.errors import ArgumentTypeError, MissingPackageError
+from nbruntime.generation.answer_times import AnswerTimes
 from nbruntime.generation.finish_reason import FinishReason
+from nbruntime.generation.step_source import StepSource, ask_for_steps
 from nbruntime.generation.timings import Timings
 from nbruntime.generation.tokens import Token, Tokens, read_tokens
 from nbruntime.protocol.answers import first_invalid_field
 from nbruntime.protocol.requests import Prompt
+from nbruntime.protocol.step_log import Step, StepLog
 
 if TYPE_CHECKING:
     import pandas
+
+    from nbruntime.generation.explanation import Explanation
 
 SERVER_TIMES = (
     "queue_time",
@@ -88,11 +94,23 @@ class Generation(CardMixin):
     timings: Timings = field(default_factory=Timings)
     prompt_token_ids: list[int] | None = None
 
+    _source: ClassVar[StepSource | None] = None
+    """Set by the client on its answers, for `explain`; no field, so it is neither compared nor written."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "meta_info", MetaInfo(self.meta_info))
         object.__setattr__(self, "output_ids", Numbers(self.output_ids))
         if self.prompt is not None and not isinstance(self.prompt, str):
             object.__setattr__(self, "prompt", tuple(self.prompt))
+
+    def with_source(self, source: StepSource | None) -> Self:
+        """Remember where the server's steps can be asked for, and return the record itself."""
+        vars(self)["_source"] = source
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, pickled or not, is the record without its server.
+        return {name: value for name, value in vars(self).items() if name != "_source"}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], **others: Any) -> Generation:
@@ -241,6 +259,56 @@ class Generation(CardMixin):
         """Seconds from end to end, measured by the server."""
         latency: float | None = self._number("e2e_latency")
         return latency
+
+    @property
+    def _answer_times(self) -> AnswerTimes:
+        """What client and server have measured of its time, for `nbruntime.generation.explaining`."""
+        timings, source = self.timings, self._source
+        return AnswerTimes(
+            rid=self.rid,
+            total=timings.total,
+            ttft=timings.ttft,
+            last_arrival=None if timings.ttft is None else timings.ttft + sum(timings.itl),
+            server_times={
+                name: value
+                for name, value in self.server_times.items()
+                if isinstance(value, int | float) and math.isfinite(value)
+            },
+            prompt_tokens=int(self.prompt_tokens),
+            cached_tokens=int(self.cached_tokens),
+            completion_tokens=int(self.completion_tokens),
+            retractions=int(self._number("num_retractions") or 0),
+            siblings=0 if source is None else source.siblings,
+        )
+
+    def explain(self, steps: StepLog | Sequence[Step] | None = None) -> Explanation:
+        """Tell why the answer took so long, as a bar and a sentence.
+
+        It asks the server for its step log, and waits a few seconds at most. A server without one, as SGLang,
+        or that is gone, leaves the times of ``meta_info``; the explanation's notes say what is not known.
+
+        Parameters
+        ----------
+        steps : StepLog or sequence of Step, optional
+            The server's steps of that time; the server is then not asked.
+
+        Examples
+        --------
+        >>> answer = Generation("4", [20], {"e2e_latency": 0.3}, timings=Timings(total=0.5))
+        >>> answer.explain([])
+        Explanation 500 ms · by the client's times
+          Took 500 ms: 300 ms that cannot be divided and 200 ms in client and network.
+        ...
+        """
+        from nbruntime.generation.explaining import explain
+
+        times = self._answer_times
+        notes: list[str] = []
+        if steps is None:
+            steps, notes = ask_for_steps(self._source, times)
+        elif isinstance(steps, StepLog):
+            steps = steps.steps
+        return explain(times, steps, notes)
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 from nbruntime.errors import AuthenticationError, NbruntimeError, NotFoundError
 from nbruntime.generation.interrupts import unwatch, watch
 from nbruntime.generation.record import Generation
+from nbruntime.generation.step_source import StepSource
 from nbruntime.generation.stream_state import BaseStream, StreamState
 from nbruntime.protocol.deltas import Delta
 from nbruntime.protocol.requests import GenerateRequest
@@ -118,6 +119,8 @@ class GenerationStream(BaseStream, Iterator[str]):
     discard : callable, optional
         Runs the clean-up of a garbage-collected stream, by default at once. An endpoint uses a thread of its
         own: garbage collection may happen where waiting for a lock or a socket never ends.
+    source : StepSource, optional
+        Where `Generation.explain` asks for the server's steps.
 
     Examples
     --------
@@ -148,11 +151,17 @@ class GenerationStream(BaseStream, Iterator[str]):
         cumulative_text: bool = False,
         scrub: Callable[[str], str] = str,
         discard: Callable[[Callable[[], None]], None] = _run,
+        source: StepSource | None = None,
     ) -> None:
         self._chunks = chunks
         self._reading = threading.Lock()  # a view may read while the caller waits for the result
         self._state = StreamState(
-            request, where=where, started=started, cumulative_text=cumulative_text, scrub=scrub
+            request,
+            where=where,
+            started=started,
+            cumulative_text=cumulative_text,
+            scrub=scrub,
+            source=source,
         )
         self._closer = _StreamCloser(self._state, close, abort)
         self._finalizer = weakref.finalize(self, discard, self._closer.leave)

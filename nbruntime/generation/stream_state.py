@@ -21,6 +21,7 @@ from nbruntime.errors import (
 from nbruntime.generation.display import DisplayMixin
 from nbruntime.generation.generations import Generations
 from nbruntime.generation.record import Generation
+from nbruntime.generation.step_source import StepSource
 from nbruntime.generation.timings import Timings
 from nbruntime.protocol.delta_decoder import DeltaDecoder
 from nbruntime.protocol.deltas import Delta, Item
@@ -56,8 +57,10 @@ class StreamState:
         started: float | None,
         cumulative_text: bool,
         scrub: Callable[[str], str],
+        source: StepSource | None = None,
     ) -> None:
         self.request = request
+        self.source = source
         self.where = where
         self.pending: deque[Delta] = deque()
         self.error: NbruntimeError | None = None
@@ -73,7 +76,7 @@ class StreamState:
     def __getstate__(self) -> dict[str, Any]:
         """Copy the answers; the copy of a running stream has failed, since it has no connection."""
         with self._lock:
-            state = {**vars(self), "_lock": None, "pending": deque(self.pending)}
+            state = {**vars(self), "_lock": None, "source": None, "pending": deque(self.pending)}
             if not self.over:
                 partial = deepcopy({"_decoder": self._decoder, "_arrivals": self._arrivals})
                 state |= {**partial, "over": True, "may_run": False, "error": self._copied_too_early()}
@@ -213,7 +216,7 @@ class StreamState:
             index=index,
             timings=timings,
             prompt_token_ids=item.prompt_token_ids,
-        )
+        ).with_source(self.source)
 
     def require_one_answer(self) -> None:
         """Raise if the stream has several answers."""

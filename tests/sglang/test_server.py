@@ -205,6 +205,38 @@ def test_chat(client: Blocking | Async) -> None:
     assert reading.text == answer.text
 
 
+def test_an_answer_is_explained(client: Blocking | Async) -> None:
+    whole = client.call("complete", PROMPT, temperature=0, max_new_tokens=8)
+    read = client.read(PROMPT, temperature=0, max_new_tokens=8)
+    assert read.stream is not None
+    for answer in (whole, read.stream.generations[0]):
+        explained = answer.explain()
+        print(explained)
+        assert explained.source == "server times"
+        assert explained.notes == (
+            "The server keeps no log of its steps, so what other requests did is not known.",
+        )
+        assert sum(part.seconds for part in explained.parts) == pytest.approx(answer.timings.total)
+        kinds = {part.kind for part in explained.parts}
+        assert kinds - {"server"} == {"client", "queue", "prefill", "decode"}
+        assert explained.seconds("client") == pytest.approx(
+            answer.timings.total - answer.server_latency, abs=0.05
+        )
+        assert explained.seconds("decode") > explained.seconds("queue")
+
+
+def test_a_stream_that_was_left_is_explained(runtime: Runtime) -> None:
+    with runtime.endpoint.stream(PROMPT, **LONG) as stream:
+        for _ in range(8):
+            next(stream)
+    answer = stream.result()
+    assert isinstance(answer, nbruntime.Generation)
+    explained = answer.explain()
+    assert explained.source == "server times"
+    assert sum(part.seconds for part in explained.parts) == pytest.approx(explained.total)
+    assert explained.seconds("decode") == pytest.approx(answer.timings.total - answer.timings.ttft, rel=0.05)
+
+
 def test_tokens(client: Blocking | Async) -> None:
     assert client.call("tokenize", PROMPT) == [504, 3575, 282, 4649, 314]
     assert client.call("tokenize", ["Hi", PROMPT])[1] == [504, 3575, 282, 4649, 314]
