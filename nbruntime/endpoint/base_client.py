@@ -13,6 +13,7 @@ from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.html import visible
 from nbruntime.endpoint.address import check_base_url
 from nbruntime.endpoint.cards import endpoint_card, model_name
+from nbruntime.endpoint.observers import Observers
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
@@ -39,6 +40,7 @@ class BaseClient(CardMixin):
             checked_seconds("connect_timeout", connect_timeout),
             checked_seconds("read_timeout", read_timeout),
         )
+        self._observers = Observers()
         self._open()
 
     def _open(self) -> None:
@@ -153,12 +155,18 @@ class BaseClient(CardMixin):
         """URL, key, certificates and time-outs together, for another client of the same server."""
         return self._settings
 
+    @property
+    def observers(self) -> Observers:
+        """What is told of the requests of this client, such as a profile that is being recorded."""
+        return self._observers
+
     def __getstate__(self) -> dict[str, Any]:
         # Threads, streams and connections are not copied; what is assigned to a copy is its own.
         return {"settings": replace(self._settings), "known": copy(self._capabilities)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._settings, self._capabilities = state["settings"], state["known"]
+        self._observers = Observers()
         self._open()
 
     @property
