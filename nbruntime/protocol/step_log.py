@@ -10,7 +10,7 @@ ROUTE = "/step_log"
 """The route; SGLang has none."""
 
 
-class Step(msgspec.Struct, frozen=True, gc=False):
+class Step(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One forward pass of the model.
 
     Parameters
@@ -31,6 +31,10 @@ class Step(msgspec.Struct, frozen=True, gc=False):
         Queued requests when the step began.
     used_tokens : int or None
         Tokens in the KV cache when the step ended.
+    retracted : tuple of str
+        Requests that were put back into the queue to make room for this step.
+    failed : bool
+        Whether it ended in an error; its tokens were not computed, and its requests were aborted.
     """
 
     stage: str
@@ -43,6 +47,8 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     rid_tokens: tuple[int, ...] = ()
     waiting: int | None = None
     used_tokens: int | None = None
+    retracted: tuple[str, ...] = ()
+    failed: bool = False
 
     @property
     def end(self) -> float:
@@ -72,6 +78,18 @@ class StepLog(msgspec.Struct, frozen=True):
 
 
 _decode = msgspec.json.Decoder(StepLog).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def write_step_log(log: StepLog) -> bytes:
+    """Write the JSON of the route.
+
+    Examples
+    --------
+    >>> write_step_log(StepLog(12.5, 0, []))
+    b'{"server_time":12.5,"oldest":0,"steps":[],"more":false}'
+    """
+    return _encode(log)
 
 
 def read_step_log(body: str | bytes, *, where: str | None = None) -> StepLog:

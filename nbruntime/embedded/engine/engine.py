@@ -19,6 +19,7 @@ from nbruntime.embedded.engine.profiler import StepProfiler
 from nbruntime.embedded.engine.request import Request, Update
 from nbruntime.embedded.engine.scheduler import DecodeStep, ExtendStep, Scheduler
 from nbruntime.embedded.engine.stats import EngineStats
+from nbruntime.embedded.engine.step_log import EngineStepLog
 from nbruntime.embedded.runner.protocol import ModelRunner
 from nbruntime.embedded.sampling.grammar import GrammarError
 from nbruntime.embedded.sampling.sampler import Sampler
@@ -70,6 +71,7 @@ class Engine:
         self.scheduler = scheduler
         self.stats = EngineStats()
         self.profiler = StepProfiler()
+        self.step_log = EngineStepLog()
         self._sampler = sampler
         self._max_queued = max_queued
         self._post = post
@@ -202,7 +204,8 @@ class Engine:
             [part.request for part in step.parts] if isinstance(step, ExtendStep) else list(step.requests)
         )
         try:
-            with self.profiler.step(step):
+            # The profiler's own work, such as writing a trace, is no part of a step.
+            with self.profiler.step(step), self.step_log.step(step, self.scheduler):
                 if isinstance(step, ExtendStep):
                     self._extend(step)
                 else:

@@ -49,6 +49,7 @@ class DecodeStep:
     """Running requests that get one more token each."""
 
     requests: tuple[Request, ...]
+    retracted: tuple[Request, ...] = ()  # put back into the queue to make room for the tokens
 
 
 class FairQueue:
@@ -230,14 +231,15 @@ class Scheduler:
     def _plan_decode(self) -> DecodeStep:
         # The last chosen token has no slot yet; the newest requests make room for the oldest.
         ready: list[Request] = []
+        retracted: list[Request] = []
         for request in list(self.running):
             while request in self.running and not self.cache.grow(request.span, 1):
-                self._retract_newest()
+                retracted.append(self._retract_newest())
             ready.append(request)
-        return DecodeStep(tuple(request for request in ready if request in self.running))
+        return DecodeStep(tuple(request for request in ready if request in self.running), tuple(retracted))
 
-    def _retract_newest(self) -> None:
-        """Move the request that was admitted last back to the queue, to make room."""
+    def _retract_newest(self) -> Request:
+        """Move the request that was admitted last back to the queue, to make room; return it."""
         if len(self.running) + len(self.extending) == 1:
             raise AssertionError("a single request does not fit into the KV cache")
         newest = (self.extending or self.running).pop()
@@ -247,6 +249,7 @@ class Scheduler:
         if not newest.output_ids:
             newest.input_logprobs = LogprobRecord()  # its prompt is computed again
         self.waiting.put_back(newest)
+        return newest
 
 
 def _reusable(request: Request) -> int:

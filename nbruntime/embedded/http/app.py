@@ -8,11 +8,12 @@ import logging
 
 from aiohttp import hdrs, web
 
-from nbruntime.embedded.http import control, generate, info
+from nbruntime.embedded.http import control, generate, info, steps
 from nbruntime.embedded.http.origins import Handler, OriginRules
 from nbruntime.embedded.http.replies import json_reply, text_reply
 from nbruntime.embedded.http.state import STATE, ServerState, state_of
 from nbruntime.embedded.service.errors import ReplyError, http_error
+from nbruntime.protocol import step_log
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def make_app(state: ServerState) -> web.Application:
         "/v1/models/{name:.+}": info.model,
         "/v1/loads": info.loads,
         "/metrics": info.metrics,
+        step_log.ROUTE: steps.step_log,
         "/flush_cache": control.flush_cache,
         "/start_profile": control.start_profile,
         "/stop_profile": control.stop_profile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import queue
 import threading
@@ -40,6 +41,7 @@ from nbruntime.embedded.text.tokenizer import Tokenizer
 from nbruntime.endpoint import AsyncRuntimeEndpoint
 from nbruntime.errors import GenerationAbortedError, ServerFailureError
 from nbruntime.protocol.sampling import SamplingParams
+from nbruntime.protocol.step_log import Step
 
 VOCAB = 8
 
@@ -163,6 +165,53 @@ def test_a_failed_step_aborts_its_requests_only(harness: EngineHarness) -> None:
     assert harness.submit([1, 2]).get(timeout=10).token_ids == [3, 4, 5]
     assert harness.engine.call(harness.engine.flush_cache).result(10)
     assert harness.engine.call(lambda: harness.engine.scheduler.cache.pool.free).result(10) == 64
+
+
+def log_of(harness: EngineHarness) -> list[Step]:
+    harness.engine.call(lambda: None).result(10)  # the step that delivered the last update has ended
+    return harness.engine.step_log.read().steps
+
+
+def test_the_step_log_tells_what_was_computed_for_whom(harness: EngineHarness) -> None:
+    harness.submit([1] * 20, 3, rid="a").get(timeout=10)
+    harness.submit([2, 3], rid="e", embedding=True).get(timeout=10)
+    harness.submit([4, 4], 0, rid="s").get(timeout=10)
+    told = [(step.stage, step.rids, step.rid_tokens, step.failed) for step in log_of(harness)]
+    assert told == [
+        ("EXTEND", ("a",), (16,), False),
+        ("EXTEND", ("a",), (4,), False),
+        ("DECODE", ("a",), (1,), False),
+        ("DECODE", ("a",), (1,), False),
+        ("EXTEND", ("e",), (2,), False),
+        ("EXTEND", ("s",), (2,), False),
+    ]
+    assert [step.used_tokens for step in log_of(harness)[:4]] == [20, 20, 21, 22]
+    assert all(before.end <= after.start for before, after in itertools.pairwise(log_of(harness)))
+
+
+def test_the_step_log_holds_failed_steps(harness: EngineHarness) -> None:
+    harness.submit([1, 7], rid="broken").get(timeout=10)
+    harness.submit([1, 2], 1, rid="whole").get(timeout=10)
+    assert [(step.rids, step.failed) for step in log_of(harness)] == [
+        (("broken",), True),
+        (("whole",), False),
+    ]
+
+
+def test_the_step_log_holds_retractions(harness: EngineHarness) -> None:
+    harness.runner.gate.clear()
+    together = [harness.submit([number] * 2, 30, rid=str(number)) for number in range(4)]
+    harness.runner.gate.set()
+    assert [len(updates.get(timeout=10).token_ids) for updates in together] == [30] * 4
+    steps = log_of(harness)
+    assert max(step.used_tokens or 0 for step in steps) <= 64
+    retracted = [(step.number, rid) for step in steps for rid in step.retracted]
+    assert retracted
+    for number, rid in retracted:
+        assert rid not in steps[number].rids
+        back = next(step for step in steps[number:] if rid in step.rids)
+        assert back.stage == "EXTEND"  # its tokens are computed again
+        assert all(step.waiting for step in steps[number : back.number])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
