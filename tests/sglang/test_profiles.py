@@ -22,7 +22,9 @@ def test_a_profile_with_a_trace(sglang: SglangServer, tmp_path: Path) -> None:
     with runtime.profile(
         interval=0.1, trace=True, activities=["CPU"], output_dir=str(tmp_path), num_steps=500
     ) as profile:
-        streams = [runtime.endpoint.stream(f"{n}: {PROMPT}", max_new_tokens=16) for n in range(3)]
+        streams = [
+            runtime.endpoint.stream(f"{n}: {PROMPT}", max_new_tokens=16, ignore_eos=True) for n in range(3)
+        ]
         threads = [threading.Thread(target=each.result) for each in streams]
         for thread in threads:
             thread.start()
