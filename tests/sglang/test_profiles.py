@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from support.sglang_server import SglangServer
 
-from nbruntime.errors import ServerFailureError
-
 pytestmark = pytest.mark.sglang
 
 PROMPT = "The capital of France is"
@@ -57,10 +55,14 @@ def test_a_trace_that_ends_by_itself(sglang: SglangServer, tmp_path: Path) -> No
 
 
 def test_a_profiler_that_runs_already(sglang: SglangServer, tmp_path: Path) -> None:
+    """SGLang does not refuse a second start, and goes on with the options of the first."""
     endpoint = sglang.runtime.endpoint
-    endpoint.start_profile(output_dir=str(tmp_path), activities=["CPU"])
-    try:
-        with pytest.raises(ServerFailureError, match="did not start its profiler"):
-            endpoint.profile(trace=True, activities=["CPU"], output_dir=str(tmp_path)).start()
-    finally:
-        endpoint.stop_profile()
+    first, second = tmp_path / "first", tmp_path / "second"
+    endpoint.start_profile(output_dir=str(first), activities=["CPU"])
+    with endpoint.profile(trace=True, activities=["CPU"], output_dir=str(second)) as profile:
+        endpoint.complete(PROMPT, max_new_tokens=2)
+    assert profile.trace_files == []
+    (note,) = profile.notes
+    assert note.startswith(f"No trace was found in {second}: ")
+    assert "was running already" in note
+    assert len(list(first.iterdir())) == 1
