@@ -88,7 +88,7 @@ class ServerMonitor:
     steps : int
         Number of polls kept.
     metrics_every : int or None
-        Number of polls after which the metrics are read again; None to read them with `read_histograms`.
+        Number of polls after which the metrics are read again; None for only the first time.
     """
 
     def __init__(
@@ -129,7 +129,8 @@ class ServerMonitor:
             try:
                 if not self._known:
                     self._read_info()
-                if self._metrics_every and self._polls % self._metrics_every == 0:
+                every = self._metrics_every
+                if self._polls == 0 or (every is not None and self._polls % every == 0):
                     self._read_metrics()
                 load = self._read_load()
             except NbruntimeError as error:
@@ -141,11 +142,18 @@ class ServerMonitor:
             self._history.append((time.monotonic(), load))
             self.answered_at, self.gone_since, self.error = time.time(), None, None
 
-    def read_histograms(self) -> dict[str, Histogram]:
-        """Read the server's histograms now, by the names of `LATENCIES`; empty if it has no metrics."""
+    def histograms(self, *, anew: bool = False) -> dict[str, Histogram]:
+        """Return the server's histograms by the names of `LATENCIES`; empty without metrics.
+
+        Parameters
+        ----------
+        anew : bool
+            Whether to read them now; NbruntimeError if the server does not answer.
+        """
         with self._lock:
-            self._read_metrics()
-        return self._latencies[-1][1] if self.metrics else {}
+            if anew:
+                self._read_metrics()
+            return self._latencies[-1][1] if self._latencies else {}
 
     def end(self) -> None:
         """Record that the server has ended, as a step without a value."""

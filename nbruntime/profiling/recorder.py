@@ -217,12 +217,11 @@ class Recorder:
                 self._done.set_result(None)
 
     def _record(self) -> None:
-        profile, samples, trace = self.profile, self._samples, self._trace
-        samples.begin()
+        samples, trace = self._samples, self._trace
         if trace is not None:
             trace.start()
         try:
-            profile.started = time.time()
+            samples.begin()
             self._client.observers.add(self._notes)
             self._ready.set_result(None)
             self._sample_until_stopped()
@@ -236,7 +235,7 @@ class Recorder:
 
     def _sample_until_stopped(self) -> None:
         samples, trace = self._samples, self._trace
-        due = time.monotonic()
+        due = time.monotonic() + samples.interval
         while not self._stopping.is_set():
             if time.monotonic() >= due:
                 samples.sample()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from nbruntime.profiling.clock import ClockOffset, estimate_offset
 from nbruntime.profiling.monitor import ServerMonitor
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import LoadSample
+from nbruntime.protocol.load import Load
 from nbruntime.protocol.metrics import Histogram
 from nbruntime.protocol.step_log import ROUTE, StepLog, read_step_log
 
@@ -33,7 +34,7 @@ class _Marks:
     """How far the server has been read."""
 
     step: int = -1  # number of the last step that was read
-    histograms: dict[str, Histogram] | None = None  # at the begin
+    histograms: dict[str, Histogram] = field(default_factory=dict)  # at the begin
     gone: bool = False  # whether it was noted that the server does not answer
 
 
@@ -74,15 +75,21 @@ class ServerSamples:
         return self._monitor.server_info
 
     def begin(self) -> None:
-        """Compare the clocks, before the first request."""
+        """Compare the clocks, take the first sample, and let the profile's time begin."""
+        profile = self._profile
         try:
             self.clock = estimate_offset(self._server_time, local=self._local)
         except (NbruntimeError, ValueError, KeyError, TypeError):
             if not self._local:
-                self._profile.notes.append(
+                profile.notes.append(
                     "The server does not tell its time: its own times are taken for the client's."
                 )
-        self._profile.clock_offset = self.clock.seconds
+        profile.clock_offset = self.clock.seconds
+        load = self._load()
+        self._marks.histograms = self._monitor.histograms()
+        profile.started = time.time()
+        if load is not None:
+            profile.samples.append(LoadSample(profile.started, load))
 
     def _server_time(self) -> float:
         if self._has_steps:
@@ -94,20 +101,21 @@ class ServerSamples:
 
     def sample(self) -> None:
         """Ask for the load, and for the steps since the last time."""
+        load = self._load()
+        if load is not None:
+            self._profile.samples.append(LoadSample(time.time(), load))
+            if len(self._profile.samples) >= self._most:
+                self._thin_out()
+            self._add_steps()
+
+    def _load(self) -> Load | None:
         monitor, profile = self._monitor, self._profile
         monitor.poll()
         if monitor.error is not None:
             self._note_gone(monitor.error)
-            return
-        load = monitor.load()
-        if load is not None:
-            profile.samples.append(LoadSample(time.time(), load))
+            return None
         profile.model = profile.model or model_name(monitor.model_info)
-        if self._marks.histograms is None:
-            self._marks.histograms = self._histograms()
-        if len(profile.samples) >= self._most:
-            self._thin_out()
-        self._add_steps()
+        return monitor.load()
 
     def end(self) -> None:
         """Take the last sample, and the histograms of the profile's time."""
@@ -115,17 +123,16 @@ class ServerSamples:
         steps, ended = self._profile.steps, self._profile.ended
         while steps and ended is not None and steps[-1].start > ended:
             steps.pop()
-        before = self._marks.histograms or {}
+        before = self._marks.histograms
         if before and self._monitor.error is None:
-            after = self._histograms()
-            self._profile.latencies = {name: after[name] - before[name] for name in after if name in before}
-
-    def _histograms(self) -> dict[str, Histogram]:
-        try:
-            return self._monitor.read_histograms()
-        except NbruntimeError as error:
-            self._note_gone(error)
-            return {}
+            try:
+                after = self._monitor.histograms(anew=True)
+            except NbruntimeError as error:
+                self._note_gone(error)
+            else:
+                self._profile.latencies = {
+                    name: after[name] - before[name] for name in after if name in before
+                }
 
     def _note_gone(self, error: NbruntimeError) -> None:
         if not self._marks.gone:
