@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nbruntime.display.cards import Card, Details, Tone
 from nbruntime.display.html import escape, shortened
 from nbruntime.display.numbers import duration, percent, rate, time_of_day
 from nbruntime.display.span_chart import SPAN_STYLE, Span, SpanKind, span_chart
 from nbruntime.profiling.figures import DEFINITIONS, Distribution, Figures
+from nbruntime.profiling.plots.request_bars import Part, request_bars
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.summary import summary
@@ -14,25 +17,29 @@ from nbruntime.profiling.summary import summary
 MOST_ROWS = 200
 """Requests in the folded table."""
 
-QUEUE = SpanKind("queue", 0.2, 0.6)
-PREFILL = SpanKind("prefill", 1.0)
-DECODE = SpanKind("decode", 0.55, 0.55)
-WAITING = SpanKind("until the first token", 0.3, 0.8)
-WHOLE = SpanKind("request", 0.55, 0.55)
-FAILED = SpanKind("failed", 1.0, 0.8, "bad")
+_LOOKS = {
+    Part.WAY: SpanKind("way to the server", 0.12, 0.5),
+    Part.QUEUE: SpanKind("queue", 0.2, 0.7),
+    Part.PREFILL: SpanKind("prefill", 1.0),
+    Part.DECODE: SpanKind("decode", 0.55, 0.55),
+    Part.FIRST_TOKEN: SpanKind("until the first token", 0.2, 0.7),
+    Part.REST: SpanKind("after it", 0.55, 0.55),
+    Part.WHOLE: SpanKind("not streamed", 0.55, 0.55),
+}
+_FAILED = SpanKind("failed", 1.0, 0.8, "bad")
 
 
 def profile_card(data: ProfileData) -> Card:
     """Make the card of a profile: its summary and a timeline, its figures, and its requests folded."""
     figures = data.figures
-    state, tone = _state(data)
+    word, tone = state(data)
     sentences = summary(data).sentences
     chart = span_chart("requests", request_spans(data))
     style = f"<style>{SPAN_STYLE}</style>" if chart else ""
     return Card(
         "Profile",
         data.model,
-        state,
+        word,
         tone,
         body=f"{style}<div>{'<br/>'.join(map(escape, sentences))}</div>{chart}",
         plain="\n".join(f"  {sentence}" for sentence in sentences),
@@ -81,8 +88,14 @@ def spread(times: Distribution) -> str | None:
 
 
 def request_spans(data: ProfileData) -> list[list[Span]]:
-    """Return the parts of each request's time, a row for each."""
-    return [_spans(data, each) for each in list(data.requests)]
+    """Return the parts of each request's time, a row for each; a failed one has only one."""
+    requests = list(data.requests)
+    rows = [[Span(each.sent, each.ended, _FAILED)] if each.status == "failed" else [] for each in requests]
+    bars = request_bars(replace(data, requests=requests))
+    for row, start, end, part in zip(bars.row, bars.start, bars.end, bars.part, strict=True):
+        if requests[row].status != "failed":
+            rows[row].append(Span(float(start), float(end), _LOOKS[part]))
+    return rows
 
 
 def request_rows(data: ProfileData) -> list[list[object]]:
@@ -123,25 +136,8 @@ def phase_times(data: ProfileData, request: RequestRecord) -> tuple[float | None
     return queue, max(phases.decode - phases.prefill, 0.0), max(phases.ended - phases.decode, 0.0)
 
 
-def _spans(data: ProfileData, request: RequestRecord) -> list[Span]:
-    if request.status == "failed":
-        return [Span(request.sent, request.ended, FAILED)]
-    phases = data.phases(request)
-    if phases.prefill is not None:
-        first = request.sent + request.ttft if request.ttft is not None else phases.ended
-        decode = first if phases.decode is None else phases.decode
-        return [
-            Span(phases.sent, phases.prefill, QUEUE),
-            Span(phases.prefill, decode, PREFILL),
-            Span(decode, phases.ended, DECODE),
-        ]
-    if request.ttft is None:
-        return [Span(request.sent, request.ended, WHOLE)]
-    first = request.sent + request.ttft
-    return [Span(request.sent, first, WAITING), Span(first, request.ended, DECODE)]
-
-
-def _state(data: ProfileData) -> tuple[str, Tone]:
+def state(data: ProfileData) -> tuple[str, Tone]:
+    """Return whether a profile runs or how it ended, and its tone."""
     took = duration(data.duration)
     if data.ended is None:
         return f"running since {time_of_day(data.started)}", "busy"

@@ -11,7 +11,8 @@ from nbruntime.display.cards import Card, CardMixin
 from nbruntime.generation.data_frame import data_frame
 from nbruntime.profiling.card import phase_times, profile_card
 from nbruntime.profiling.files import load_record, save_record
-from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.profile_plots import PlotMethods
+from nbruntime.profiling.report import write_report
 from nbruntime.profiling.saved_profile import VERSION, from_record, to_record
 from nbruntime.profiling.summary import Summary, summary
 
@@ -44,7 +45,7 @@ FRAME_COLUMNS = (
 """Columns of `Profile.to_frame`; times in seconds, ``sent_s`` since the begin of the profile."""
 
 
-class Profile(CardMixin, ProfileData):
+class Profile(CardMixin, PlotMethods):
     """A record of the requests, the load and the steps of a stretch of work; a cell shows it as a card.
 
     Examples
@@ -135,6 +136,18 @@ class Profile(CardMixin, ProfileData):
         """
         record, _ = load_record(path, kind=KIND, version=VERSION)
         return cls.from_dict(record)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained page of HTML with summary, figures, plots and tables; return the path.
+
+        The page has no script, and follows the light or dark theme of the reader's system.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        return write_report(path, self)
 
     def __repr__(self) -> str:
         return self._card().text()
