@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nbruntime.display.cards import Card, Details, Tone
-from nbruntime.display.html import escape, shortened
+from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate, time_of_day
 from nbruntime.display.span_chart import SPAN_STYLE, Span, SpanKind, span_chart
 from nbruntime.profiling.figures import DEFINITIONS, Distribution, Figures
@@ -33,7 +33,7 @@ def profile_card(data: ProfileData) -> Card:
     """Make the card of a profile: its summary and a timeline, its figures, and its requests folded."""
     figures = data.figures
     word, tone = state(data)
-    sentences = summary(data).sentences
+    said = summary(data)
     chart = span_chart("requests", request_spans(data))
     style = f"<style>{SPAN_STYLE}</style>" if chart else ""
     return Card(
@@ -41,8 +41,8 @@ def profile_card(data: ProfileData) -> Card:
         data.model,
         word,
         tone,
-        body=f"{style}<div>{'<br/>'.join(map(escape, sentences))}</div>{chart}",
-        plain="\n".join(f"  {sentence}" for sentence in sentences),
+        body=f"{style}{said.html()}{chart}",
+        plain="\n".join(f"  {sentence}" for sentence in said.sentences),
         pairs=figure_pairs(data, figures),
         details=[
             Details(f"requests ({len(figures.requests):,})", rows=request_rows(data), heads=True),
@@ -139,6 +139,8 @@ def phase_times(data: ProfileData, request: RequestRecord) -> tuple[float | None
 def state(data: ProfileData) -> tuple[str, Tone]:
     """Return whether a profile runs or how it ended, and its tone."""
     took = duration(data.duration)
+    if data.ended is None and not data.started:
+        return "empty", "idle"
     if data.ended is None:
         return f"running since {time_of_day(data.started)}", "busy"
     if data.error:

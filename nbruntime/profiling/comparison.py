@@ -148,7 +148,7 @@ class Comparison(CardMixin):
                     each.name,
                     each.written(each.first),
                     each.written(each.second),
-                    _signed(each.change),
+                    _change(each),
                     each.word,
                 ]
                 for each in known
@@ -173,7 +173,7 @@ class Comparison(CardMixin):
         change = each.change
         by = "" if change is None else f"{percent(abs(change))} "
         return (
-            f"{each.name} is {by}{each.word} in {self.names[1]}: "
+            f"{each.name[0].upper()}{each.name[1:]} is {by}{each.word} in {self.names[1]}: "
             f"{each.written(each.second)} instead of {each.written(each.first)}."
         )
 
@@ -186,9 +186,9 @@ def _differences(first: ProfileData, second: ProfileData) -> Iterable[Difference
         interval = _interval(*values)
         beyond = None if interval is None else interval[0] > 0 or interval[1] < 0
         yield Difference(name, medians[0], medians[1], "s", beyond, interval)
-    yield Difference("TTFT, p90", one.ttft.quantile(0.9), other.ttft.quantile(0.9), "s")
-    yield Difference("ITL, p99", one.itl.quantile(0.99), other.itl.quantile(0.99), "s")
-    yield Difference("generation", one.token_rate, other.token_rate, "tokens/s")
+    yield Difference("p90 TTFT", one.ttft.quantile(0.9), other.ttft.quantile(0.9), "s")
+    yield Difference("p99 ITL", one.itl.quantile(0.99), other.itl.quantile(0.99), "s")
+    yield Difference("throughput", one.token_rate, other.token_rate, "tokens/s")
     yield Difference("concurrency", one.concurrency, other.concurrency)
     yield Difference("cache hits", one.cache_hit_share, other.cache_hit_share, "share")
     yield Difference("prompt tokens", float(one.prompt_tokens), float(other.prompt_tokens))
@@ -202,10 +202,10 @@ def _mean_gap(request: RequestRecord) -> float | None:
 
 
 _LATENCIES: dict[str, Callable[[RequestRecord], float | None]] = {
-    "TTFT, median": lambda request: request.ttft,
-    "ITL, median of requests' means": _mean_gap,
-    "TPOT, median": lambda request: request.tpot,
-    "E2E, median": lambda request: request.e2e,
+    "median TTFT": lambda request: request.ttft,
+    "median ITL of requests": _mean_gap,
+    "median TPOT": lambda request: request.tpot,
+    "median E2E": lambda request: request.e2e,
 }
 
 
@@ -231,7 +231,12 @@ def _medians(values: NDArray[np.float64], random: np.random.Generator) -> NDArra
     return np.concatenate([np.median(each, axis=1) for each in drawn])
 
 
-def _signed(change: float | None) -> str:
-    if change is None:
-        return ""
-    return f"{'+' if change >= 0 else '−'}{percent(abs(change))}"
+def _change(each: Difference) -> str:
+    if each.unit == "share" and each.first is not None and each.second is not None:
+        points = (each.second - each.first) * 100
+        return f"{_sign(points)}{rate(abs(points))} points"
+    return "" if each.change is None else f"{_sign(each.change)}{percent(abs(each.change))}"
+
+
+def _sign(number: float) -> str:
+    return "−" if number < 0 else "+"

@@ -112,7 +112,7 @@ def _queue(evidence: Evidence) -> Iterator[Finding]:
         part = "" if blamed_count == count else f", {blamed_count} of them"
         behind = f"{part} behind {_described(requests.get(culprit))}"
     at = duration(median, digits=2)
-    yield Finding(weight, f"{many} waited{behind}; {at} at the median{_limit(evidence)}.")
+    yield Finding(weight, f"{many} waited{behind} ({at} at the median){_limit(evidence)}.")
 
 
 def _gaps(evidence: Evidence) -> Iterator[Finding]:
@@ -159,7 +159,8 @@ def _cache_hits(evidence: Evidence) -> Iterator[Finding]:
     if hits is None:
         return
     if hits < FEW_HITS and prefill >= 0.3:
-        yield Finding(0.5 * prefill, f"Only {percent(hits)} of the {tokens} of the prompts were cached.")
+        few = f"Only {percent(hits)}" if hits else "None"
+        yield Finding(0.5 * prefill, f"{few} of the {tokens} of the prompts came from the cache.")
     elif hits >= MANY_HITS:
         yield Finding(0.02, f"{percent(hits)} of the {tokens} of the prompts came from the cache.")
 
@@ -177,7 +178,7 @@ def _one_at_a_time(evidence: Evidence) -> Iterator[Finding]:
     if mean < 1.5:
         yield Finding(
             0.5 * decode,
-            f"A decode step computed {rate(mean)} requests on average; requests at once would share steps.",
+            f"A decode step held {rate(mean)} requests on average; requests sent at once would share steps.",
         )
 
 

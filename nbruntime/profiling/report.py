@@ -74,7 +74,7 @@ def report_html(data: ProfileData) -> str:
     """Return the page of `write_report`."""
     title = escape(f"Profile {data.model}".strip())
     sections = [
-        _section("Summary", f"<p>{'<br/>'.join(map(escape, summary(data).sentences))}</p>"),
+        _section("Summary", summary(data).html()),
         _section("Figures", table(_known(figure_pairs(data, data.figures)), labels=True)),
         _section("Timeline", span_chart("requests", request_spans(data))),
         _section("Plots", "".join(_pictures(data))),

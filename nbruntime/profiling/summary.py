@@ -46,9 +46,12 @@ class Summary(CardMixin, str):
     def __repr__(self) -> str:
         return "\n".join(self.sentences)
 
+    def html(self) -> str:
+        """Return the sentences as HTML, a line for each."""
+        return "".join(f"<div>{escape(sentence)}</div>" for sentence in self.sentences)
+
     def _card(self) -> Card:
-        lines = "".join(f"<div>{escape(sentence)}</div>" for sentence in self.sentences)
-        return Card("Summary", body=lines, plain="\n".join(f"  {each}" for each in self.sentences))
+        return Card("Summary", body=self.html(), plain="\n".join(f"  {each}" for each in self.sentences))
 
 
 def summary(data: ProfileData) -> Summary:
