@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nbruntime.launch.servers import servers, stop
     from nbruntime.profiling import profiles
     from nbruntime.profiling.profile import Profile
+    from nbruntime.profiling.trace import read_trace
     from nbruntime.runtime import Runtime
 
 _HOMES = {
@@ -46,6 +47,7 @@ _HOMES = {
     "Token": "nbruntime.generation",
     "Usage": "nbruntime.generation",
     "usage": "nbruntime.generation",
+    "read_trace": "nbruntime.profiling.trace",
     "servers": "nbruntime.launch.servers",
     "stop": "nbruntime.launch.servers",
 }
@@ -73,6 +75,7 @@ __all__ = [
     "Usage",
     "__version__",
     "profiles",
+    "read_trace",
     "servers",
     "stop",
     "usage",

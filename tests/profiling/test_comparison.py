@@ -33,7 +33,7 @@ def test_a_difference_beyond_the_spread() -> None:
     assert compared.sentences[0].startswith("Median TTFT is 49 % lower in after: 2.0")
     text = checked(compared._repr_mimebundle_())
     assert "before" in text
-    assert "−50 %" in text
+    assert "−49 %" in text
 
 
 def test_a_difference_within_the_spread() -> None:
