@@ -9,19 +9,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, overlap, union
-from nbruntime.profiling.plots.step_table import STAGES, by_stage, span, stage_colour
+from nbruntime.profiling.plots.step_table import STAGES, Stage, by_stage, span, stage_colour
 from nbruntime.profiling.profile_data import ProfileData
 
 LATENCY_QUANTILES = np.linspace(0, 1, 401)
 
 CAPTION = (
-    "{a} against {b}. TTFT: from sending a request to its first event with a token. ITL: time between two events "
-    "with tokens. Both as the share of values that are not longer, of finished and streamed requests. "
+    "{a} against {b}. TTFT: from sending a request to its first event with a token. ITL: time between two "
+    "events with tokens. Both as the share of values that are not longer, of finished and streamed requests. "
     "Tokens/s: tokens received, by the time from the first sending to the last end. "
     "Steps: their share of the profile's time; the rest is time between steps."
 )
@@ -35,7 +36,7 @@ class Compared:
     ttft: Floats
     itl: Floats
     token_rate: float
-    shares: dict[str, float]  # by stage; empty without steps
+    shares: dict[Stage, float]  # by stage; empty without steps
 
 
 def plot_comparison(
@@ -58,9 +59,9 @@ def plot_comparison(
     >>> slow = ProfileData(requests=[RequestRecord("r", 0.0, 2.0, ((0.4, 1),), completion_tokens=1)])
     >>> fast = ProfileData(requests=[RequestRecord("r", 0.0, 1.0, ((0.3, 1),), completion_tokens=1)])
     >>> plot_comparison(slow, fast, names=("before", "after")).figures
-    ['TTFT: median 400 ms → 300 ms (-25 %)', 'Tokens/s: 0.5 → 1 (+100 %)']
+    ['TTFT: median 400 ms → 300 ms (−25 %)', 'Tokens/s: 0.5 → 1 (+100 %)']
     """
-    first, second = compared(a, names[0]), compared(b, names[1])
+    first, second = compared(a, shortened(names[0], 30)), compared(b, shortened(names[1], 30))
     with new_figure(theme, caption=CAPTION.format(a=names[0], b=names[1]), height=4.6) as figure:
         (ttft, itl), (rates, shares) = figure.subplots(2, 2, height_ratios=[2.2, 1])
         _latencies(ttft, "TTFT", first, second, lambda each: each.ttft, figure)
@@ -78,7 +79,7 @@ def compared(data: ProfileData, name: str) -> Compared:
     )
     sent = min((request.sent for request in data.requests), default=0.0)
     wall = max((request.ended for request in data.requests), default=0.0) - sent
-    shares = {}
+    shares: dict[Stage, float] = {}
     start, end = span(data)
     if data.steps and end > start:
         for stage, table in by_stage(data.steps).items():
@@ -89,7 +90,7 @@ def compared(data: ProfileData, name: str) -> Compared:
         np.array([request.ttft for request in finished if request.ttft is not None]),
         np.array([gap for request in finished for gap in request.itl]),
         tokens / wall if wall > 0 else 0.0,
-        dict(shares),
+        shares,
     )
 
 
@@ -99,12 +100,12 @@ def change(before: float, after: float) -> str:
     Examples
     --------
     >>> change(0.4, 0.3), change(2.0, 2.0)
-    ('-25 %', '±0 %')
+    ('−25 %', '±0 %')
     """
     if not before:
         return ""
     share = after / before - 1
-    return f"{'+' if share > 0 else '-'}{percent(abs(share))}" if abs(share) >= 0.0005 else "±0 %"
+    return f"{'+' if share > 0 else '−'}{percent(abs(share))}" if abs(share) >= 0.0005 else "±0 %"
 
 
 def _pair_colours(colours: Colours) -> tuple[str, str]:
@@ -114,19 +115,21 @@ def _pair_colours(colours: Colours) -> tuple[str, str]:
 def _latencies(
     axes: Axes, name: str, first: Compared, second: Compared, of: Callable[[Compared], Floats], figure: Figure
 ) -> None:
-    if not len(of(first)) or not len(of(second)):
-        missing = " and ".join(each.name for each in (first, second) if not len(of(each)))
+    known = [each for each in (first, second) if len(of(each))]
+    if not known:
         what = "two events with tokens" if name == "ITL" else "a token"
-        no_data(axes, f"No finished, streamed request with {what} in {missing}", figure.colours)
+        no_data(axes, f"No finished, streamed request with {what}", figure.colours)
         axes.set_title(name)
         return
-    longest = max(float(np.quantile(of(each), 0.995)) for each in (first, second)) * 1.05
+    longest = max(float(np.quantile(of(each), 0.995)) for each in known) * 1.05
     looks = zip((first, second), _pair_colours(figure.colours), ((0, (4, 2)), "solid"), strict=True)
     for each, colour, line in looks:
-        values = np.quantile(of(each), LATENCY_QUANTILES)
-        axes.plot(values, LATENCY_QUANTILES, color=colour, linestyle=line, linewidth=2, label=each.name)
-    medians = [float(np.median(of(each))) for each in (first, second)]
-    words = f"{name}: median {duration(medians[0])} → {duration(medians[1])} ({change(*medians)})"
+        if each in known:
+            values = np.quantile(of(each), LATENCY_QUANTILES)
+            axes.plot(values, LATENCY_QUANTILES, color=colour, linestyle=line, linewidth=2, label=each.name)
+    medians = [float(np.median(of(each))) for each in known]
+    words = f"{name}: median {' → '.join(map(duration, medians))}"
+    words += f" ({change(*medians)})" if len(known) == 2 else f" ({known[0].name} only)"
     figure.figures.append(words)
     time_axis(axes.xaxis, name, longest)
     axes.set(xlim=(0, longest), ylim=(0, 1.02), yticks=(0, 0.25, 0.5, 0.75, 1), title=words)
@@ -173,9 +176,9 @@ def _shares(axes: Axes, first: Compared, second: Compared, figure: Figure) -> No
         left += widths
         changes.append(f"{stage} {percent(widths[0])} → {percent(widths[1])}")
     figure.figures.append(f"Steps: {', '.join(changes)}")
-    axes.set(xlim=(0, 1), xlabel="share of time", title=f"Steps: {', '.join(changes)}")
+    axes.set(xlim=(0, 1), xlabel="share of time", title="Steps")
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.legend(loc="upper right", bbox_to_anchor=(1, -0.4), ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.02), ncols=2)
     _two_rows(axes, first, second)
 
 
