@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from nbruntime.display.numbers import duration, percent, rate
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.summary import summary
+
+if TYPE_CHECKING:
+    from nbruntime.profiling.plots.figure import Figure
 
 FEWEST = 5
 """Requests on each side that a judgement needs."""
@@ -117,6 +120,12 @@ class Comparison(CardMixin):
         if judged:
             return ["No latency differs by more than the requests differ among themselves."]
         return [f"Too few finished requests to judge a difference: it takes {FEWEST} on each side."]
+
+    def plot(self, **options: Any) -> Figure:
+        """Draw both side by side; ``theme`` is ``"light"``, ``"dark"``, or by default the notebook's."""
+        from nbruntime.profiling.plots.comparison import plot_comparison
+
+        return plot_comparison(self.first, self.second, names=self.names, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures of both and their differences as a dict that JSON takes."""

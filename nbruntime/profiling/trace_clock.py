@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.trace.trace import Trace
 from nbruntime.protocol.step_log import Step
 
 EARLIEST = 1e9
@@ -41,24 +43,38 @@ class TraceClock:
     means: Means
 
 
-def trace_clock(data: ProfileData, steps: Sequence[Step], begin: float) -> TraceClock:
-    """Find the clock of a trace.
-
-    Parameters
-    ----------
-    data : ProfileData
-        The profile; its steps are compared with those of the trace if they come from a step log.
-    steps : sequence of Step
-        The steps of one rank of the trace, in their order, by its own clock.
-    begin : float
-        Its first event, by its own clock.
-    """
+def clock_of_trace(data: ProfileData, trace: Trace) -> TraceClock:
+    """Find the clock of a trace; its steps are compared with those of the profile if these are from a log."""
+    begin = int(trace.events.start[0]) / 1e9 if len(trace.events) else 0.0
     logged = data.steps if data.steps_from == "step log" else []
+    traced = steps_of_first_rank(trace)
     if begin >= EARLIEST:
-        shift = _by_nearest_steps(logged, steps, -data.clock_offset)
+        shift = _by_nearest_steps(logged, traced, -data.clock_offset)
         return TraceClock(-data.clock_offset, "time of day") if shift is None else TraceClock(shift, "steps")
-    shift = _by_same_rhythm(logged, steps)
+    shift = _by_same_rhythm(logged, traced)
     return TraceClock(data.started - begin, "begin") if shift is None else TraceClock(shift, "steps")
+
+
+def steps_of_first_rank(trace: Trace) -> list[Step]:
+    """Return the steps of one rank: those of tensor-parallel ranks are the same."""
+    return trace.steps_of(trace.ranks[0]) if trace.ranks else trace.steps
+
+
+def add_trace(data: ProfileData, trace: Trace) -> None:
+    """Put a trace into a profile: its steps too, on the client's clock, if the server logged none."""
+    data.trace = trace
+    data.trace_files = [str(path) for path in trace.paths]
+    notes = list(trace.notes)
+    if data.steps_from != "step log":
+        clock = clock_of_trace(data, trace)
+        steps = steps_of_first_rank(trace)
+        data.steps = [msgspec.structs.replace(step, start=step.start + clock.shift) for step in steps]
+        data.steps_from = "trace" if steps else ""
+        if clock.means == "begin":
+            notes.append("The trace does not say the time of day: it was put at the begin of the profile.")
+        if len(trace.ranks) > 1:
+            notes.append(f"The steps are those of rank {trace.ranks[0]}, of {len(trace.ranks)} ranks.")
+    data.notes += [note for note in notes if note not in data.notes]
 
 
 def _by_nearest_steps(logged: Sequence[Step], traced: Sequence[Step], expected: float) -> float | None:
