@@ -20,6 +20,7 @@ from nbruntime.errors import (
 )
 from nbruntime.generation.display import DisplayMixin
 from nbruntime.generation.generations import Generations
+from nbruntime.generation.outcome import Outcome, Status, error_line, status_of
 from nbruntime.generation.record import Generation
 from nbruntime.generation.timings import Timings
 from nbruntime.protocol.delta_decoder import DeltaDecoder
@@ -68,12 +69,14 @@ class StreamState:
         self._ended: float | None = None
         self._decoder = DeltaDecoder(cumulative_text=cumulative_text, expected=self.expected, scrub=scrub)
         self._arrivals: dict[int, list[tuple[float, int]]] = {}
+        self._finished: dict[int, float] = {}
+        self._when_over: list[Callable[[], None]] = []
         self._lock = threading.RLock()  # one thread may end the stream while another reads
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy the answers; the copy of a running stream has failed, since it has no connection."""
         with self._lock:
-            state = {**vars(self), "_lock": None, "pending": deque(self.pending)}
+            state = {**vars(self), "_lock": None, "_when_over": [], "pending": deque(self.pending)}
             if not self.over:
                 partial = deepcopy({"_decoder": self._decoder, "_arrivals": self._arrivals})
                 state |= {**partial, "over": True, "may_run": False, "error": self._copied_too_early()}
@@ -110,6 +113,17 @@ class StreamState:
             self._ended = time.perf_counter()
             self.error = self._find_error(cause)
             self.over = True
+            called, self._when_over = self._when_over, []
+        for function in called:
+            function()
+
+    def when_over(self, function: Callable[[], None]) -> None:
+        """Call a function once at the end of the stream; at once if it has ended."""
+        with self._lock:
+            if not self.over:
+                self._when_over.append(function)
+                return
+        function()
 
     def _add(self, deltas: list[Delta]) -> None:
         if not deltas:
@@ -122,6 +136,8 @@ class StreamState:
                 if arrivals and arrivals[-1][0] == now:
                     count += arrivals.pop()[1]  # same chunk: one arrival
                 arrivals.append((now, count))
+            if delta.finished:
+                self._finished[delta.index] = now
         self.pending.extend(deltas)
 
     def _find_error(self, cause: BaseException | None) -> NbruntimeError | None:
@@ -215,6 +231,31 @@ class StreamState:
             prompt_token_ids=item.prompt_token_ids,
         )
 
+    def outcomes(self) -> list[Outcome]:
+        """Return how each answer has gone so far."""
+        with self._lock:
+            items = self._decoder.items
+            return [self._outcome(index, items.get(index)) for index in range(self.expected)]
+
+    def _outcome(self, index: int, item: Item | None) -> Outcome:
+        reason = None if item is None else item.finish_reason
+        status: Status = "running"
+        if reason is not None:
+            status = status_of(reason)
+        elif self.over:
+            status = "failed" if self.error is not None else "stopped" if self.may_run else "finished"
+        own_rid = None if item is None else item.rid
+        return Outcome(
+            own_rid or self.request.rids[index // self.request.samples],
+            index,
+            status,
+            self.started,
+            self._finished.get(index, self._ended),
+            tuple(self._arrivals.get(index, ())),
+            {} if item is None else item.meta_info,
+            error_line(self.error) if status == "failed" and self.error is not None else "",
+        )
+
     def require_one_answer(self) -> None:
         """Raise if the stream has several answers."""
         if self.request.many:
@@ -291,6 +332,14 @@ class BaseStream(DisplayMixin):
     def started(self) -> float:
         """`time.perf_counter` when the request was sent."""
         return self._state.started
+
+    def watch(self, when_over: Callable[[], None]) -> Callable[[], list[Outcome]]:
+        """Call a function once nothing more arrives from the server.
+
+        Returns a function that tells how the answers have gone so far; it does not keep the stream alive.
+        """
+        self._state.when_over(when_over)
+        return self._state.outcomes
 
     @property
     def done(self) -> bool:
