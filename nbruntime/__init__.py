@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         usage,
     )
     from nbruntime.launch.servers import servers, stop
+    from nbruntime.profiling.trace import read_trace
     from nbruntime.runtime import Runtime
 
 _HOMES = {
@@ -43,6 +44,7 @@ _HOMES = {
     "Token": "nbruntime.generation",
     "Usage": "nbruntime.generation",
     "usage": "nbruntime.generation",
+    "read_trace": "nbruntime.profiling.trace",
     "servers": "nbruntime.launch.servers",
     "stop": "nbruntime.launch.servers",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "Token",
     "Usage",
     "__version__",
+    "read_trace",
     "servers",
     "stop",
     "usage",
