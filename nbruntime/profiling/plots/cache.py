@@ -35,8 +35,8 @@ def plot_cache(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     caption = (
         "KV cache in use: the tokens of running requests, of its size. Each dot of the hits is a request: "
         "the share of its prompt that was in the cache when it was sent. TTFT: from sending the request to "
-        "its first token, at this client; the line has the median of the slopes of all pairs (Theil and Sen), "
-        "which long waits in the queue hardly bend, and its 95 % interval."
+        "its first token, at this client; the line has the median slope of all pairs (Theil and Sen), which "
+        "long waits in the queue hardly bend, and its 95 % interval."
     )
     start, end = span_of(data)
     with new_figure(theme, caption=caption, height=4.0) as figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from nbruntime.display.html import visible
 from nbruntime.display.numbers import duration, rate
@@ -13,9 +13,12 @@ from nbruntime.profiling.bench.records import BenchRun
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
+from nbruntime.profiling.plots.share_curve import draw_share_curve
 
 SHORTEST = 1e-5
 """Seconds; what was sent in time is drawn here, as a logarithmic axis has no zero."""
+
+DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 LATE = 5e-3
 """Seconds; a client that is later at the median limits what it measures."""
@@ -59,15 +62,19 @@ def plot_lateness(runs: Sequence[BenchRun], *, theme: Theme | None = None) -> Fi
         axes.set_ylim(0, 104)
         axes.axvline(LATE, color=figure.colours.quiet, linewidth=0.8, linestyle=(0, (4, 3)))
         for number, (run, late) in enumerate(known):
-            words = f"{run_in_words(run)}: median {duration(float(np.median(late)))}"
-            figure.figures.append(words)
-            colour = figure.colours.hues[number % len(figure.colours.hues)]
-            _draw(axes, late, colour, visible(words))
-        axes.legend(loc="lower right", labelspacing=0.45)
+            median = f"median {duration(float(np.median(late)), digits=2)}"
+            figure.figures.append(f"{run_in_words(run)}: {median}")
+            look = {
+                "color": figure.colours.hues[number % len(figure.colours.hues)],
+                "linestyle": DASHES[number % len(DASHES)],
+                "label": visible(f"{run_in_words(run)}\n{median}"),
+            }
+            draw_share_curve(axes, np.maximum(late, SHORTEST), **look)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), labelspacing=0.9)
     return figure
 
 
-def lateness_of(run: BenchRun) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def lateness_of(run: BenchRun) -> NDArray[np.float64]:
     """Return how late the requests were sent in seconds, in order."""
     return np.sort([late for request in run.requests if (late := request.lateness) is not None])
 
@@ -81,10 +88,3 @@ def run_in_words(run: BenchRun) -> str:
     else:
         load = f"{rate(run.rate)} requests/s"
     return f"{run.label}, {load}" if run.label else load
-
-
-def _draw(axes: Axes, late: np.ndarray[tuple[int], np.dtype[np.float64]], colour: str, label: str) -> None:
-    shown = np.maximum(late, SHORTEST)
-    shares = np.arange(len(shown) + 1) / len(shown) * 100
-    across = np.concatenate([shown[:1], shown])
-    axes.plot(across, shares, drawstyle="steps-post", color=colour, label=label)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from nbruntime.display.html import visible
 from nbruntime.display.numbers import rate
@@ -18,12 +19,14 @@ MARKERS = "osD^vP*"
 WIDE = 20
 """Latencies whose highest is so many times the lowest get a logarithmic axis."""
 
-TITLES = {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end"}
+TITLES = {"ttft": "Time to first token", "tpot": "Time per output token"}
+
+NO_RUNS = "No runs were given."
+NO_LATENCY = "No run has a latency: no answer was streamed."
 
 DEFINITIONS = {
     "ttft": "TTFT: from sending the request to the first event with a token",
-    "tpot": "TPOT: (E2E - TTFT) / (output tokens - 1)",
-    "e2e": "E2E: from sending the request to its end",
+    "tpot": "TPOT: (E2E − TTFT) / (output tokens − 1)",
 }
 
 
@@ -39,7 +42,8 @@ def plot_sweep(points: Iterable[SweepPoint], *, theme: Theme | None = None) -> F
 
     Examples
     --------
-    >>> points = [SweepPoint("a", load, load / e2e, e2e=e2e) for load, e2e in [(1, 1.0), (4, 1.1), (16, 4.4)]]
+    >>> runs = [(1, 1.0), (4, 1.1), (16, 4.4)]
+    >>> points = [SweepPoint("a", load, load / e2e, ttft=e2e / 9, e2e=e2e) for load, e2e in runs]
     >>> plot_sweep(points)  # doctest: +ELLIPSIS
     Each point is a run...
       a: knee at 4 users
@@ -47,16 +51,19 @@ def plot_sweep(points: Iterable[SweepPoint], *, theme: Theme | None = None) -> F
     found = curves(points)
     everything = [point for curve in found.values() for point in curve]
     latencies = [name for name in ("ttft", "tpot") if any(getattr(point, name) for point in everything)]
-    latencies = latencies or ["e2e"]
+    if not latencies:
+        with new_figure(theme, caption="Latency against throughput.", height=1.2) as figure:
+            no_data(figure.subplots(), NO_LATENCY if everything else NO_RUNS, figure.colours)
+        return figure
+    goodput = any(point.goodput is not None for point in everything)
     with new_figure(theme, caption=_caption(everything, latencies), height=4.0) as figure:
-        panels = np.atleast_1d(figure.subplots(1, len(latencies)))
-        if not any(getattr(point, name) for point in everything for name in latencies):
-            no_data(panels[0], "No run has a latency: no request was answered.", figure.colours)
-            return figure
-        for axes, name in zip(panels, latencies, strict=True):
-            _draw_panel(axes, found, name, figure.colours)
+        panels = np.atleast_1d(figure.subplots(1, len(latencies) + goodput))
+        for axes, name in zip(panels, latencies, strict=False):
+            _draw_latencies(axes, found, name, figure.colours)
+        if goodput:
+            _draw_goodput(panels[-1], found, figure.colours)
         if len(found) > 1:
-            panels[0].legend(loc="upper left")
+            figure.legend(handles=panels[0].get_lines()[: len(found)], loc="outside upper left", ncols=4)
         for label, curve in found.items():
             best = knee(curve)
             if best is not None:
@@ -92,58 +99,100 @@ def _caption(points: Sequence[SweepPoint], latencies: Sequence[str]) -> str:
         words += "Thin lines: bootstrap intervals. "
     if any(point.doubt for point in points):
         words += "Hollow: " + "; ".join(sorted({point.doubt for point in points if point.doubt})) + ". "
+    if any(point.goodput is not None for point in points):
+        words += "Goodput: requests per second that met every threshold. "
     return words + "Knee: the load with the most throughput for its latency (throughput / E2E)."
 
 
-def _draw_panel(axes: Axes, found: dict[str, list[SweepPoint]], name: str, colours: Colours) -> None:
-    axes.set_title(
-        {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end"}[name]
-    )
+def _draw_latencies(axes: Axes, found: dict[str, list[SweepPoint]], name: str, colours: Colours) -> None:
+    """Draw one latency against throughput: a point for each run, with its load."""
+    axes.set_title(TITLES[name])
     values = [value for curve in found.values() for point in curve if (value := getattr(point, name))]
     low, high = min(values), max(values)
-    log = high / low > WIDE
-    time_axis(axes.yaxis, name.upper(), high, log=log)
-    if log:
-        axes.set_ylim(low / 1.5, high * 2)
-    else:
-        axes.set_ylim(0, high * 1.2)
-    count_axis(axes.xaxis, "output tokens per second")
-    axes.set_xlim(0, max(point.throughput for curve in found.values() for point in curve) * 1.12)
+    time_axis(axes.yaxis, name.upper(), high, log=high / low > WIDE)
+    axes.set_ylim(*((low / 1.5, high * 2) if high / low > WIDE else (0, high * 1.2)))
+    tops = [max(point.throughput for point in curve) for curve in found.values()]
+    lowest = min(point.throughput for curve in found.values() for point in curve)
+    # Servers of different size are comparable on a logarithmic axis only.
+    log = min(tops) * 5 < max(tops) and lowest > 0
+    count_axis(axes.xaxis, "output tokens/s", log=log)
+    axes.set_xlim(*((lowest / 1.4, max(tops) * 1.8) if log else (0, max(tops) * 1.15)))
     for number, (label, curve) in enumerate(found.items()):
-        colour = colours.hues[number % len(colours.hues)]
         known = [point for point in curve if getattr(point, name)]
-        _draw_curve(axes, label, known, name, colour, MARKERS[number % len(MARKERS)])
-        best = knee(curve)
-        if best is not None and getattr(best, name):
-            _mark_knee(axes, best, name, colours)
+        axes.plot(
+            [point.throughput for point in known],
+            [getattr(point, name) for point in known],
+            color=_colour(number, colours),
+            marker=_marker(number),
+            markersize=5,
+            label=visible(label),
+        )
+    for number, curve in enumerate(found.values()):
+        _draw_points(axes, [point for point in curve if getattr(point, name)], name, number, colours)
 
 
-def _draw_curve(
-    axes: Axes, label: str, curve: Sequence[SweepPoint], name: str, colour: str, marker: str
-) -> None:
-    across = [point.throughput for point in curve]
-    up = [getattr(point, name) for point in curve]
-    axes.plot(across, up, color=colour, marker=marker, markersize=5, label=visible(label))
-    for point, x, y in zip(curve, across, up, strict=True):
-        low, high = point.intervals.get(name, (y, y))
-        axes.vlines(x, low, high, color=colour, linewidth=0.8)
-        left, right = point.intervals.get("throughput", (x, x))
-        axes.hlines(y, left, right, color=colour, linewidth=0.8)
+def _draw_points(axes: Axes, curve: Sequence[SweepPoint], name: str, number: int, colours: Colours) -> None:
+    """Draw the intervals, loads and doubts of a curve's points, and its knee."""
+    best = knee(curve)
+    colour = _colour(number, colours)
+    written: list[NDArray[np.float64]] = []
+    for point in curve:
+        x, y = point.throughput, getattr(point, name)
+        axes.vlines(x, *point.intervals.get(name, (y, y)), color=colour, linewidth=0.8)
+        axes.hlines(y, *point.intervals.get("throughput", (x, x)), color=colour, linewidth=0.8)
         if point.doubt:
-            axes.plot([x], [y], marker=marker, markersize=5, color=colour, markerfacecolor="white")
+            _draw_hollow(axes, x, y, number, colours)
+        place = axes.transLimits.transform(axes.transScale.transform((x, y)))  # in shares of the axes
+        if point is best:
+            axes.plot([x], [y], "o", markersize=13, markerfacecolor="none", markeredgecolor=colours.ink)
+        elif point is not curve[-1] and any(np.abs(place - other).max() < 0.05 for other in written):
+            continue
+        written.append(place)
+        left = place[0] > 0.7
         axes.annotate(
-            "all" if np.isinf(point.load) else rate(point.load),
+            f"knee: {load_in_words(point)}" if point is best else _load(point),
             (x, y),
-            xytext=(4, -5),
+            xytext=(-9, 7) if point is best and left else (8, -7) if point is best else (5, -5),
             textcoords="offset points",
-            va="top",
+            ha="right" if point is best and left else "left",
+            va="bottom" if point is best and left else "top",
             fontsize=9,
+            fontweight="bold" if point is best else "normal",
         )
 
 
-def _mark_knee(axes: Axes, best: SweepPoint, name: str, colours: Colours) -> None:
-    at = (best.throughput, getattr(best, name))
-    axes.plot(*at, marker="o", markersize=13, markerfacecolor="none", markeredgecolor=colours.ink)
-    axes.annotate(
-        f"knee: {load_in_words(best)}", at, xytext=(-9, 9), textcoords="offset points", ha="right", fontsize=9
-    )
+def _draw_goodput(axes: Axes, found: dict[str, list[SweepPoint]], colours: Colours) -> None:
+    axes.set_title("Goodput")
+    loops = {point.loop for curve in found.values() for point in curve}
+    loads = {frozenset({"open"}): "requests/s", frozenset({"closed"}): "users"}
+    count_axis(axes.xaxis, f"load ({loads.get(frozenset(loops), 'users or requests/s')})")
+    count_axis(axes.yaxis, "requests/s that met every threshold")
+    for number, curve in enumerate(found.values()):
+        known = [point for point in curve if point.goodput is not None and np.isfinite(point.load)]
+        loads_of = [point.load for point in known]
+        values = [point.goodput or 0.0 for point in known]
+        axes.plot(loads_of, values, color=_colour(number, colours), marker=_marker(number), markersize=5)
+        for point, x, y in zip(known, loads_of, values, strict=True):
+            spread = point.intervals.get("goodput", (y, y))
+            axes.vlines(x, *spread, color=_colour(number, colours), linewidth=0.8)
+            if point.doubt:
+                _draw_hollow(axes, x, y, number, colours)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_hollow(axes: Axes, x: float, y: float, number: int, colours: Colours) -> None:
+    (mark,) = axes.plot([x], [y], _marker(number), color=_colour(number, colours), markersize=5)
+    mark.set_markerfacecolor(colours.background)
+
+
+def _load(point: SweepPoint) -> str:
+    return "all" if np.isinf(point.load) else rate(point.load)
+
+
+def _colour(number: int, colours: Colours) -> str:
+    return colours.hues[number % len(colours.hues)]
+
+
+def _marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]

@@ -11,6 +11,7 @@ from nbruntime.profiling.plots.axes import count_axis, no_data, quantile_name, t
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.quantiles import quantiles_in_words, supported_quantiles
+from nbruntime.profiling.plots.share_curve import draw_share_curve
 from nbruntime.profiling.plots.ttft_groups import Split, telling_split
 from nbruntime.profiling.profile_data import ProfileData
 
@@ -71,24 +72,29 @@ def _set_axes(axes: Axes, ttft: NDArray[np.float64]) -> None:
 
 
 def _draw_curves(axes: Axes, ttft: NDArray[np.float64], split: Split | None, colours: Colours) -> None:
+    groups = []
     for group, colour, dashes in zip(
         split.groups if split else [],
         (colours.orange, colours.sky, colours.green, colours.purple, colours.red, colours.grey),
         ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 3)), "-"),
         strict=False,
     ):
-        words = f"{group.name}: {len(group.ttft):,}, median {duration(float(np.median(group.ttft)))}"
-        _draw_curve(axes, group.ttft, color=colour, linestyle=dashes, linewidth=1.3, label=words)
-    if len(ttft) == 1:
-        axes.plot(ttft, [100], marker="o", color=colours.ink)
-    _draw_curve(axes, ttft, color=colours.ink, linewidth=1.6, label=f"all {len(ttft):,} requests")
+        words = f"{group.name}\n{len(group.ttft):,} requests, median {duration(float(np.median(group.ttft)))}"
+        look = {"color": colour, "linestyle": dashes, "linewidth": 1.3, "label": words}
+        groups.append(draw_share_curve(axes, group.ttft, **look))
+    whole = draw_share_curve(
+        axes, ttft, color=colours.ink, linewidth=1.6, label=f"all {len(ttft):,} requests"
+    )
     if split:
-        axes.legend(loc="lower right", labelspacing=0.45, reverse=True)
-
-
-def _draw_curve(axes: Axes, ttft: NDArray[np.float64], **look: object) -> None:
-    shares = np.arange(len(ttft) + 1) / len(ttft) * 100
-    axes.plot(np.concatenate([ttft[:1], ttft]), shares, drawstyle="steps-post", solid_capstyle="butt", **look)  # type: ignore[arg-type]
+        axes.legend(
+            handles=[whole, *groups],
+            title=f"By {split.by}",
+            title_fontsize=9,
+            alignment="left",
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            labelspacing=0.9,
+        )
 
 
 def _mark(axes: Axes, ttft: NDArray[np.float64], colours: Colours) -> dict[str, float]:
@@ -97,13 +103,8 @@ def _mark(axes: Axes, ttft: NDArray[np.float64], colours: Colours) -> dict[str, 
     for share in supported_quantiles(len(ttft)):
         at = float(np.quantile(ttft, share))
         found[quantile_name(share)] = at
-        axes.plot(
-            [axes.get_xlim()[0], at],
-            [share * 100] * 2,
-            color=colours.quiet,
-            linewidth=0.8,
-            linestyle=(0, (4, 3)),
-        )
+        left = axes.get_xlim()[0]
+        axes.hlines(share * 100, left, at, color=colours.quiet, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.plot([at], [share * 100], marker="o", markersize=4.5, color=colours.ink)
         axes.annotate(
             f"{quantile_name(share)} {duration(at)}",
