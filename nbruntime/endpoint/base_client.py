@@ -169,7 +169,7 @@ class BaseClient(CardMixin):
         *,
         interval: float = 0.5,
         trace: bool = False,
-        trace_seconds: float = 60.0,
+        trace_seconds: float = 30.0,
         max_requests: int = 20_000,
         max_samples: int = 20_000,
         output_dir: str | None = None,
@@ -188,14 +188,14 @@ class BaseClient(CardMixin):
         trace : bool
             Whether to run the server's own profiler, too. It slows the server down.
         trace_seconds : float
-            Time after which the server's profiler is stopped, besides ``num_steps`` (by default 500).
+            Time after which the server's profiler is stopped, besides ``num_steps`` (by default 100).
         max_requests, max_samples : int
             Numbers of requests and samples to keep; ``profile.notes`` says what was left out.
         output_dir : str, optional
             Folder of the traces, on the server's disk.
         **options
-            As in `RuntimeEndpoint.start_profile`. ``with_stack`` is off by default, since Python's stacks
-            are most of a trace.
+            As in `RuntimeEndpoint.start_profile`. ``with_stack`` and ``record_shapes`` are off by default,
+            since they make traces several times as large.
 
         Raises
         ------
