@@ -18,13 +18,13 @@ MOST_ROWS = 200
 """Requests in the folded table."""
 
 _LOOKS = {
-    Part.WAY: SpanKind("way to the server", 0.12, 0.5),
-    Part.QUEUE: SpanKind("queue", 0.2, 0.7),
-    Part.PREFILL: SpanKind("prefill", 1.0),
-    Part.DECODE: SpanKind("decode", 0.55, 0.55),
-    Part.FIRST_TOKEN: SpanKind("until the first token", 0.2, 0.7),
-    Part.REST: SpanKind("after it", 0.55, 0.55),
-    Part.WHOLE: SpanKind("not streamed", 0.55, 0.55),
+    Part.WAY: SpanKind("way to the server", 0.12, 0.3, "text"),
+    Part.QUEUE: SpanKind("queue", 0.2, 0.6, "text"),
+    Part.PREFILL: SpanKind("prefill", 1.0, tone="warm"),
+    Part.DECODE: SpanKind("decode", 0.55, 0.8),
+    Part.FIRST_TOKEN: SpanKind("until the first token", 0.2, 0.6, "text"),
+    Part.REST: SpanKind("after it", 0.55, 0.8),
+    Part.WHOLE: SpanKind("not streamed", 0.55, 0.8),
 }
 _FAILED = SpanKind("failed", 1.0, 0.8, "bad")
 
@@ -34,7 +34,7 @@ def profile_card(data: ProfileData) -> Card:
     figures = data.figures
     word, tone = state(data)
     said = summary(data)
-    chart = span_chart("requests", request_spans(data))
+    chart = span_chart("requests", request_spans(data), order=list(_LOOKS.values()))
     style = f"<style>{SPAN_STYLE}</style>" if chart else ""
     return Card(
         "Profile",
@@ -111,7 +111,7 @@ def request_rows(data: ProfileData) -> list[list[object]]:
         queue, prefill, _ = phase_times(data, each)
         rows.append(
             [
-                duration(max(each.sent - begin, 0.0)),
+                _time(max(each.sent - begin, 0.0)),
                 shortened(each.rid, 14),
                 f"{each.prompt_tokens:,}",
                 f"{each.cached_tokens:,}",
@@ -167,4 +167,4 @@ def _tokens(figures: Figures) -> str | None:
 
 
 def _time(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
+    return "" if seconds is None else duration(seconds).replace(" ", "\u00a0")  # on one line

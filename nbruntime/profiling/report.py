@@ -10,8 +10,7 @@ from nbruntime._version import __version__
 from nbruntime.display.cards import STYLE, table
 from nbruntime.display.html import escape
 from nbruntime.display.numbers import time_of_day
-from nbruntime.display.span_chart import SPAN_STYLE, span_chart
-from nbruntime.profiling.card import figure_pairs, request_rows, request_spans, state
+from nbruntime.profiling.card import figure_pairs, request_rows, state
 from nbruntime.profiling.figures import DEFINITIONS
 from nbruntime.profiling.files import replacing
 from nbruntime.profiling.plots import PLOTS, plot
@@ -76,7 +75,6 @@ def report_html(data: ProfileData) -> str:
     sections = [
         _section("Summary", summary(data).html()),
         _section("Figures", table(_known(figure_pairs(data, data.figures)), labels=True)),
-        _section("Timeline", span_chart("requests", request_spans(data))),
         _section("Plots", "".join(_pictures(data))),
         _section("Requests", table(rows, heads=True) if (rows := request_rows(data)) else ""),
         _section("Definitions", table(DEFINITIONS, labels=True)),
@@ -87,7 +85,7 @@ def report_html(data: ProfileData) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width,initial-scale=1"/>'
-        f"<title>{title}</title><style>{STYLE}{SPAN_STYLE}{PAGE_STYLE}</style></head>"
+        f"<title>{title}</title><style>{STYLE}{PAGE_STYLE}</style></head>"
         f'<body><div class="nbr"><h1>{title}</h1><div class="nbr-quiet">{made}</div>{"".join(sections)}'
         "</div></body></html>\n"
     )
