@@ -35,6 +35,9 @@ CACHE_FULL = 0.95
 FEW_HITS, MANY_HITS = 0.1, 0.5
 """Parts of the prompt tokens from the cache between which hits are not worth a sentence."""
 
+FEWEST_PROMPT_TOKENS = 200
+"""Prompt tokens of all requests from which hits are worth a sentence."""
+
 OUTLIER = 3.0
 """A request is an outlier if it took this many times the median, and twice the next one."""
 
@@ -111,8 +114,8 @@ def _queue(evidence: Evidence) -> Iterator[Finding]:
         culprit, blamed_count = blamed.most_common(1)[0]
         part = "" if blamed_count == count else f", {blamed_count} of them"
         behind = f"{part} behind {_described(requests.get(culprit))}"
-    at = duration(median, digits=2)
-    yield Finding(weight, f"{many} waited{behind} ({at} at the median){_limit(evidence)}.")
+    at = duration(median, digits=2) + (" at the median" if count > 1 else "")
+    yield Finding(weight, f"{many} waited{behind} ({at}){_limit(evidence)}.")
 
 
 def _gaps(evidence: Evidence) -> Iterator[Finding]:
@@ -156,9 +159,9 @@ def _full_cache(evidence: Evidence) -> Iterator[Finding]:
 def _cache_hits(evidence: Evidence) -> Iterator[Finding]:
     hits, prefill = evidence.figures.cache_hit_share, evidence.shares.prefill or 0.0
     tokens = token_count(evidence.figures.prompt_tokens)
-    if hits is None:
+    if hits is None or evidence.figures.prompt_tokens < FEWEST_PROMPT_TOKENS:
         return
-    if hits < FEW_HITS and prefill >= 0.3:
+    if hits < FEW_HITS and prefill >= 0.3 and len(evidence.figures.requests) > 1:
         few = f"Only {percent(hits)}" if hits else "None"
         yield Finding(0.5 * prefill, f"{few} of the {tokens} of the prompts came from the cache.")
     elif hits >= MANY_HITS:
@@ -268,4 +271,5 @@ def _of(count: int, figures: Figures) -> str:
     total = len(figures.requests)
     if total == 1:
         return "The request"
-    return f"All {total} requests" if count == total else f"{count} of {total} requests"
+    every = "Both requests" if total == 2 else f"All {total} requests"
+    return every if count == total else f"{count} of {total} requests"

@@ -62,9 +62,9 @@ def summary(data: ProfileData) -> Summary:
         running = data.ended is None
         return Summary(["No request has been made yet." if running else "No request was made in this time."])
     found = [finding.sentence for finding in findings(data, figures, shares)]
-    unknown = _unknown(data, shares)
+    unknown = _unknown(data, shares) if figures.measured else ""
     kept = found[: MOST_SENTENCES - 1 - bool(unknown)]
-    if len(kept) + bool(unknown) < MOST_SENTENCES - 1:
+    if figures.measured and len(kept) + bool(unknown) < MOST_SENTENCES - 1:
         kept.append(_volume(figures))
     return Summary([_where_the_time_went(shares, figures), *kept, *([unknown] if unknown else [])])
 
@@ -77,7 +77,9 @@ def _where_the_time_went(shares: TimeShares, figures: Figures) -> str:
     before = shares.before_first_token
     if before is None:
         if not figures.measured:
-            return f"No request finished in {duration(shares.wall)}."
+            counts = {"running": figures.running, "stopped": figures.stopped, "failed": figures.failed}
+            said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+            return f"No request finished in {duration(shares.wall)}: {said}."
         return f"The requests took {duration(figures.e2e.median or 0.0)} at the median."
     return (
         f"{percent(before)} of the requests' time passed before their first token, "

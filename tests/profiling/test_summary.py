@@ -82,7 +82,7 @@ def test_queue_by_the_servers_times() -> None:
         "The queue was the bottleneck: 60 % of the requests' time was spent in the queue, "
         "30 % in decode, 10 % in prefill."
     )
-    assert "All 2 requests waited (6 s at the median); the server runs at most 2 at once." in sentences
+    assert "Both requests waited (6 s at the median); the server runs at most 2 at once." in sentences
     assert sentences[-1].startswith("Which requests shared a step is not known")
 
 
@@ -109,7 +109,7 @@ def test_failures_come_first() -> None:
     sentences = said(profile(request("a", 0, 1, 2), *failed))
     assert sentences[1] == "3 of 4 requests failed: ServerBusyError (2), StreamError (1)."
     sentences = said(profile(*failed[:1]))
-    assert sentences[:2] == ("No request finished in 1 s.", "The request failed: ServerBusyError.")
+    assert sentences[:2] == ("No request finished in 1 s: 1 failed.", "The request failed: ServerBusyError.")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,9 @@ def test_steps_of_several_ranks_count_once() -> None:
     )
 
 
-def test_empty_profiles_have_one_sentence() -> None:
+def test_profiles_without_an_end_have_one_sentence() -> None:
+    open_ = [request("a", 0, 1, status="running"), request("b", 0, 1, status="stopped")]
+    assert profile(*open_).summary() == "No request finished in 1 s: 1 running, 1 stopped."
     assert Profile().summary() == "No request has been made yet."
     assert profile(ended=3).summary() == "No request was made in this time."
 
