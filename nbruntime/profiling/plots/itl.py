@@ -152,8 +152,7 @@ def _mark_quantiles(axes: Axes, seconds: NDArray[np.float64], colours: Colours) 
         place = place - LINE if share == 0.5 else max(place, lowest)
         lowest = place + LINE
         words = f"{quantile_name(share)} {duration(at)}"
-        look = {"transform": axes.transAxes, "ha": "right", "fontsize": 9}
-        axes.text(0.99, place + 0.01, words, color=colours.ink, **look)
+        axes.text(0.99, place + 0.01, words, transform=axes.transAxes, ha="right", fontsize=9)
     return found
 
 

@@ -76,8 +76,7 @@ def plot_requests(
     left, right = between or (0.0, end - start)
     if not left < right:
         raise ArgumentValueError(
-            f"between={between!r} is no span of time",
-            hint="Give two times in seconds, the earlier one first.",
+            f"between={between!r} is no span of time", hint="Give two times in seconds, the earlier first."
         )
     shown = [
         row
@@ -226,7 +225,7 @@ def _write_end(axes: Axes, request: RequestRecord, row: int, end: float, sent: f
     )
 
 
-def _draw_steps(axes: Axes, table: StepTable, start: float, end: float, look: tuple[str, float]) -> None:
+def _draw_steps(axes: Axes, table: StepTable, start: float, look: tuple[str, float]) -> None:
     """Draw the largest batch of each column."""
     edges = np.linspace(*axes.get_xlim(), COLUMNS + 1)
     sizes = highest(table.starts - start, table.ends - start, table.batch_sizes, edges)

@@ -87,8 +87,8 @@ def _draw_rates(axes: Axes, data: ProfileData, edges: np.ndarray, figure: Figure
     reported = [(sample.at, sample.load.gen_throughput) for sample in data.samples]
     known = [(at - edges[0], value) for at, value in reported if value is not None]
     if known:
-        times, values = zip(*known, strict=True)
-        times, values = reduced(np.array(times), np.array(values, np.float64))
+        columns = np.array(known, np.float64).T
+        times, values = reduced(columns[0], columns[1])
         axes.plot(times, values, color=colours.ink, linewidth=0.9, linestyle=(0, (4, 2)), label="server")
         legend_above(axes)
     count_axis(axes.yaxis, "tokens/s")
