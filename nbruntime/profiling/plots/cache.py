@@ -8,8 +8,10 @@ from matplotlib.axes import Axes
 from nbruntime.display.numbers import percent
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.fitted_line import FittedLine, fit_line
+from nbruntime.profiling.plots.levels import draw_level
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.profile_data import ProfileData
 
@@ -38,16 +40,19 @@ def plot_cache(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         "its first token, at this client; the line has the median slope of all pairs (Theil and Sen), which "
         "long waits in the queue hardly bend, and its 95 % interval."
     )
+    if not data.requests and not data.samples and not data.steps:
+        return empty_figure(theme, title="KV cache", words=NO_REQUESTS, caption=caption)
     start, end = span_of(data)
     with new_figure(theme, caption=caption, height=4.0) as figure:
         panels = figure.subplot_mosaic([["use", "ttft"], ["hits", "ttft"]], width_ratios=[1, 1])
-        panels["use"].sharex(panels["hits"])
         _draw_use(panels["use"], data, start, figure.colours)
         _draw_hits(panels["hits"], data, start, figure)
         time_axis(panels["hits"].xaxis, "time since the start", end - start)
-        panels["hits"].set_xlim(0, end - start)
+        for name in ("use", "hits"):
+            panels[name].set_xlim(0, end - start)
         panels["use"].tick_params(labelbottom=False)
         _draw_ttft(panels["ttft"], data, figure)
+        figure.align_ylabels([panels["use"], panels["hits"]])
     return figure
 
 
@@ -64,10 +69,9 @@ def _draw_use(axes: Axes, data: ProfileData, start: float, colours: Colours) -> 
         return
     times = np.array([at for at, _ in points]) - start
     values = np.array([value for _, value in points])
-    axes.fill_between(times, values, step="post", color=colours.blue, alpha=0.25, linewidth=0)
-    axes.step(times, values, where="post", color=colours.blue, linewidth=1)
+    draw_level(axes, times, values, colours.blue)
     count_axis(axes.yaxis, label)
-    axes.set_ylim(0, max(float(values.max()) * 1.08, 1.0))
+    axes.set_ylim(bottom=0)
 
 
 def _draw_hits(axes: Axes, data: ProfileData, start: float, figure: Figure) -> None:
@@ -89,10 +93,8 @@ def _draw_hits(axes: Axes, data: ProfileData, start: float, figure: Figure) -> N
         color=figure.colours.cached,
         clip_on=False,
     )
-    cached, whole = (
-        sum(request.cached_tokens for request in requests),
-        sum(request.prompt_tokens for request in requests),
-    )
+    cached = sum(request.cached_tokens for request in requests)
+    whole = sum(request.prompt_tokens for request in requests)
     axes.axhline(cached / whole * 100, color=figure.colours.quiet, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.annotate(
         f"{percent(cached / whole)} of all",
@@ -149,7 +151,7 @@ def _draw_ttft(axes: Axes, data: ProfileData, figure: Figure) -> None:
             ends, line.at_zero + line.slope * ends, color=colours.ink, linewidth=1.2, label=in_words(line)
         )
         figure.figures.append(f"TTFT {in_words(line)}")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", markerscale=4.5 / _size(len(requests)))
 
 
 def in_words(line: FittedLine) -> str:

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import count_axis, no_data, quantile_name, time_axis
+from nbruntime.profiling.plots.axes import count_axis, quantile_name, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.quantiles import quantiles_in_words, supported_quantiles
 from nbruntime.profiling.plots.share_curve import draw_share_curve
@@ -45,12 +46,13 @@ def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     )
     if split:
         caption += f" The {split.by} explains {percent(split.share)} of the variance of the times' ranks."
+    if not requests:
+        words = "No request has a time to first token: stream the answers to see it."
+        words = words if data.requests else NO_REQUESTS
+        return empty_figure(theme, title="Time to first token", words=words, caption=caption)
     with new_figure(theme, caption=caption, height=3.5) as figure:
         axes = figure.subplots()
         axes.set_title("Time to first token")
-        if not requests:
-            no_data(axes, _why_nothing(data), figure.colours)
-            return figure
         ttft = np.sort([request.ttft or 0.0 for request in requests])
         _set_axes(axes, ttft)
         _draw_curves(axes, ttft, split, figure.colours)
@@ -115,9 +117,3 @@ def _mark(axes: Axes, ttft: NDArray[np.float64], colours: Colours) -> dict[str, 
             fontsize=9,
         )
     return found
-
-
-def _why_nothing(data: ProfileData) -> str:
-    if not data.requests:
-        return "No requests were noted."
-    return "No request has a time to first token: stream the answers to see it."
