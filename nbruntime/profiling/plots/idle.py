@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,8 +10,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import no_data, time_axis
-from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
+from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, overlap, time_before, union
 from nbruntime.profiling.plots.step_table import NO_STEPS, span, step_table
@@ -133,7 +132,7 @@ def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
         waiting = overlap(*common(starts, ends, *busy.requests), edges) / widths
     times = edges - busy.begin
     axes.stairs(waiting, times, fill=True, color=colours.failed)
-    axes.stairs(idle, times, baseline=waiting, fill=True, color=colours.waiting)
+    axes.stairs(idle, times, baseline=waiting, fill=True, color=_colour(busy, colours))
     time_axis(axes.xaxis, "time since the start", busy.end - busy.begin)
     axes.set(
         xlim=(0, busy.end - busy.begin),
@@ -175,16 +174,20 @@ def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     red, _ = np.histogram(lengths, edges, weights=inside)
     rows = np.arange(len(names))
     axes.barh(rows, red, 0.62, color=colours.failed)
-    axes.barh(rows, sums - red, 0.62, left=red, color=colours.waiting)
+    axes.barh(rows, sums - red, 0.62, left=red, color=_colour(busy, colours))
     for row, count, seconds in zip(rows, counts, sums, strict=True):
         words = f"{duration(float(seconds))} in {count:,}" if count else "none"
-        look: dict[str, Any] = {"va": "center", "fontsize": 9, "color": colours.quiet}
-        axes.annotate(words, (seconds, row), (5, 0), "data", "offset points", **look)
+        beside_bar(axes, float(seconds), row, words, colours)
     time_axis(axes.xaxis, "idle time in all", float(sums.max()))
     axes.set(xlim=(0, float(sums.max()) * 1.45), ylabel="length of a gap")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
+
+
+def _colour(busy: BusyTime, colours: Colours) -> str:
+    """Return the colour of idle time without requests in flight, or of all if they are not known."""
+    return colours.waiting if busy.requests else colours.grey
 
 
 def common(starts: Floats, ends: Floats, other_starts: Floats, other_ends: Floats) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import no_data, time_axis
+from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.step_table import PREFILL
@@ -42,12 +42,12 @@ def plot_kernel_classes(data: ProfileData, *, theme: Theme | None = None) -> Fig
         with new_figure(theme, caption=caption, height=1.2) as figure:
             no_data(figure.subplots(), words, figure.colours)
         return figure
-    what = (
-        "kernels on the device" if data.trace.on_gpu else "operators on the CPU, without those called inside"
-    )
+    what = "operators on the CPU, without those called inside"
+    if data.trace.on_gpu:
+        what = "kernels on the device, each in the step that launched it"
     caption = (
-        f"Time of {what}, by their class, which follows from their name; all ranks and threads together. "
-        "A kernel belongs to the step that launched it. Share: of the time of the panel."
+        f"Time of {what}; all ranks and threads together. The class follows from the name. "
+        "Share: of the time of the panel."
     )
     kinds = [kind for kind in CLASSES if any(seconds[kind] for seconds in panels.values())]
     with new_figure(theme, caption=caption, height=0.3 * len(kinds) + 1) as figure:
@@ -81,15 +81,12 @@ def _bars(
 ) -> None:
     colours = figure.colours
     whole = sum(seconds.values())
-    axes.barh(
-        range(len(kinds)), [seconds[kind] for kind in kinds], 0.66, color=list(map(colours.of_class, kinds))
-    )
+    colour_of = map(colours.of_class, kinds)
+    axes.barh(range(len(kinds)), [seconds[kind] for kind in kinds], 0.66, color=list(colour_of))
     for place, kind in enumerate(kinds):
-        words = f"{duration(seconds[kind])}, {percent(seconds[kind] / whole)}" if seconds[kind] else "none"
-        axes.annotate(
-            words, (seconds[kind], place), (5, 0), "data", "offset points", va="center", fontsize=9,
-            color=colours.quiet,
-        )  # fmt: skip
+        share = percent(seconds[kind] / whole)
+        words = f"{duration(seconds[kind])}, {share}" if seconds[kind] else "none"
+        beside_bar(axes, seconds[kind], place, words, colours)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.grid(visible=False, axis="y")
     time_axis(axes.xaxis, "time", longest)

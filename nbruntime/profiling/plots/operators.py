@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import no_data, time_axis
+from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.trace_data import NO_TRACE, class_legend, short_name
@@ -81,10 +81,7 @@ def _bars(axes: Axes, title: str, rows: Sequence[Row], whole: float, figure: Fig
     for place, row in enumerate(rows):
         calls = f"{row.calls:,} call" + ("" if row.calls == 1 else "s")
         words = f"{duration(row.seconds)}, {percent(row.seconds / whole)}, {calls}"
-        axes.annotate(
-            words, (row.seconds, place), (5, 0), "data", "offset points", va="center", fontsize=9,
-            color=colours.quiet,
-        )  # fmt: skip
+        beside_bar(axes, row.seconds, place, words, colours)
     axes.set_yticks(places, [short_name(row.name) for row in rows])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -92,7 +89,5 @@ def _bars(axes: Axes, title: str, rows: Sequence[Row], whole: float, figure: Fig
     time_axis(axes.xaxis, label, seconds[0])
     axes.set(xlim=(0, seconds[0] * 1.4), ylim=(len(rows) - 0.4, -0.6))
     class_legend(axes, {row.kind for row in rows}, colours)
-    first = rows[0]
-    figure.figures.append(
-        f"{title}: most time in {short_name(first.name)}, {duration(first.seconds)} ({percent(first.seconds / whole)})"
-    )
+    most = f"{duration(seconds[0])} ({percent(seconds[0] / whole)})"
+    figure.figures.append(f"{title}: most time in {short_name(rows[0].name)}, {most}")

@@ -23,7 +23,7 @@ def short_name(name: str) -> str:
     Examples
     --------
     >>> short_name("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>(int)")
-    'at::native::vectorized_eleme…ctor<float>>(int)'
+    'at::native::vectorized_eleme…tor<float>>(int)'
     """
     name = visible(" ".join(name.split())).removeprefix("void ")
     if len(name) <= LONGEST_NAME:
@@ -32,6 +32,6 @@ def short_name(name: str) -> str:
 
 
 def class_legend(axes: Axes, kinds: set[str], colours: Colours) -> None:
-    """Put a legend of the classes above the axes, in two lines if they are many."""
+    """Put a legend of the classes into the corner that descending bars leave free."""
     keys = [Patch(color=colours.of_class(kind), label=kind) for kind in CLASSES if kind in kinds]
-    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    axes.legend(handles=keys, loc="lower right", borderaxespad=0.8)
