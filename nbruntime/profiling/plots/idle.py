@@ -177,9 +177,9 @@ def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     axes.barh(rows, sums - red, 0.62, left=red, color=_colour(busy, colours))
     for row, count, seconds in zip(rows, counts, sums, strict=True):
         words = f"{duration(float(seconds))} in {count:,}" if count else "none"
-        beside_bar(axes, float(seconds), row, words, colours)
+        beside_bar(axes, float(seconds), float(row), words, colours)
     time_axis(axes.xaxis, "idle time in all", float(sums.max()))
-    axes.set(xlim=(0, float(sums.max()) * 1.45), ylabel="length of a gap")
+    axes.set(xlim=(0, float(sums.max()) * 1.5), ylabel="length of a gap")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")

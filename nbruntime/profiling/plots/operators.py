@@ -60,6 +60,9 @@ def plot_operators(data: ProfileData, *, top: int = 15, theme: Theme | None = No
         panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[count + 1.5 for count in rows])
         for axes, (title, (table, whole)) in zip(panels[:, 0], tables.items(), strict=True):
             _bars(axes, title, table, whole, figure)
+        class_legend(
+            panels[0, 0], {row.kind for table, _ in tables.values() for row in table}, figure.colours
+        )
     return figure
 
 
@@ -88,6 +91,5 @@ def _bars(axes: Axes, title: str, rows: Sequence[Row], whole: float, figure: Fig
     label = "time on the device" if title == "Kernels" else "time without inner operators"
     time_axis(axes.xaxis, label, seconds[0])
     axes.set(xlim=(0, seconds[0] * 1.4), ylim=(len(rows) - 0.4, -0.6))
-    class_legend(axes, {row.kind for row in rows}, colours)
     most = f"{duration(seconds[0])} ({percent(seconds[0] / whole)})"
     figure.figures.append(f"{title}: most time in {short_name(rows[0].name)}, {most}")

@@ -32,6 +32,6 @@ def short_name(name: str) -> str:
 
 
 def class_legend(axes: Axes, kinds: set[str], colours: Colours) -> None:
-    """Put a legend of the classes into the corner that descending bars leave free."""
+    """Put a legend of the classes above the axes, in two lines if they are many."""
     keys = [Patch(color=colours.of_class(kind), label=kind) for kind in CLASSES if kind in kinds]
-    axes.legend(handles=keys, loc="lower right", borderaxespad=0.8)
+    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
