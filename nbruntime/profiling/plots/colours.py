@@ -13,6 +13,7 @@ import matplotlib
 from cycler import cycler
 
 from nbruntime.errors import ArgumentValueError
+from nbruntime.profiling.trace.kinds import CLASSES
 
 Theme = Literal["light", "dark"]
 """Theme of a plot; None stands for that of the notebook."""
@@ -81,17 +82,6 @@ class Colours:
         """Return the colour of a class of operators and kernels, by `Trace.classes`."""
         return dict(zip(CLASSES, self.hues, strict=True)).get(kind, self.grey)
 
-
-CLASSES = (
-    "gemm",
-    "attention",
-    "norm and elementwise",
-    "communication",
-    "sampling",
-    "copies",
-    "other",
-)
-"""Classes of operators and kernels, in the order of their colours."""
 
 COLOURS: dict[Theme, Colours] = {
     "light": Colours(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,8 +10,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import no_data, time_axis
-from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
+from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, overlap, time_before, union
 from nbruntime.profiling.plots.step_table import NO_STEPS, span, step_table
@@ -31,6 +30,7 @@ class BusyTime:
     ends: Floats
     begin: float
     end: float
+    requests: tuple[Floats, Floats] | None  # when some were in flight; None if it is not known
 
     def idle(self) -> tuple[Floats, Floats]:
         """Return the starts and ends of the idle times."""
@@ -59,7 +59,7 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     >>> from nbruntime.protocol.step_log import Step
     >>> steps = [Step("DECODE", 10.0, 0.3, 1, 1), Step("DECODE", 10.4, 0.1, 1, 1)]
     >>> plot_idle(ProfileData(started=10.0, ended=10.5, steps=steps)).figures
-    ['idle: 100 ms, 20 % of 500 ms, in 1 gap', 'all of it without a request in flight']
+    ['idle: 100 ms, 20 % of 500 ms, in 1 gap']
     """
     busy = busy_time(data)
     if busy is None:
@@ -70,41 +70,69 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         return figure
     caption = (
         f"Idle is the time without {busy.what}. Left: its share of the time. Right: all idle time, by the "
-        "length of the gaps that make it up, with their number. "
-        "Red: at least one request of this profile was in flight, from its sending to its end."
+        "length of the gaps that make it up, with their number."
     )
+    if busy.requests:
+        caption += " Red: at least one request of this profile was in flight, from its sending to its end."
     with new_figure(theme, caption=caption, height=3.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-        requests = union(
-            np.array([request.sent for request in data.requests]),
-            np.array([request.ended for request in data.requests]),
-        )
-        _over_time(left, busy, requests, figure)
-        _lengths(right, busy, requests, figure)
+        _over_time(left, busy, figure)
+        _lengths(right, busy, figure)
     return figure
 
 
 def busy_time(data: ProfileData) -> BusyTime | None:
     """Return when the server computed, from the best source; None if none is known."""
+    return _of_trace(data) or _of_steps(data)
+
+
+def _of_trace(data: ProfileData) -> BusyTime | None:
+    if data.trace is None or not data.trace.ranks:
+        return None
+    rank = data.trace.ranks[0]
+    intervals = data.trace.busy(rank).intervals - data.clock_offset
+    if not len(intervals):
+        return None
+    what = "a kernel on the device" if data.trace.on_gpu else "an operator on the CPU"
+    if len(data.trace.ranks) > 1:
+        what += f" (rank {rank})"
+    starts, ends = union(intervals[:, 0], intervals[:, 1])
+    return BusyTime(what, starts, ends, float(starts[0]), float(ends[-1]), _in_flight(data, starts, ends))
+
+
+def _of_steps(data: ProfileData) -> BusyTime | None:
     steps = step_table(step for step in data.steps if step.stage != "IDLE")
     begin, end = span(data)
     if not len(steps) or end <= begin:
         return None
     if data.steps_from == "trace":  # outside of it nothing is known
         begin, end = float(steps.starts.min()), float(steps.ends.max())
-    return BusyTime("a step, a forward pass of the model", *union(steps.starts, steps.ends), begin, end)
+    starts, ends = union(steps.starts, steps.ends)
+    what = "a step, a forward pass of the model"
+    return BusyTime(what, starts, ends, begin, end, _in_flight(data, starts, ends))
 
 
-def _over_time(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure: Figure) -> None:
+def _in_flight(data: ProfileData, starts: Floats, ends: Floats) -> tuple[Floats, Floats] | None:
+    """Return when requests were in flight; None if there are none at this time, as with another clock."""
+    requests = union(
+        np.array([request.sent for request in data.requests]),
+        np.array([request.ended for request in data.requests]),
+    )
+    return requests if len(common(starts, ends, *requests)[0]) else None
+
+
+def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     colours = figure.colours
     edges = np.linspace(busy.begin, busy.end, COLUMNS + 1)
     widths = np.diff(edges)
     starts, ends = busy.idle()
     idle = overlap(starts, ends, edges) / widths
-    waiting = overlap(*common(starts, ends, *requests), edges) / widths
+    waiting: Floats = np.zeros(COLUMNS)
+    if busy.requests:
+        waiting = overlap(*common(starts, ends, *busy.requests), edges) / widths
     times = edges - busy.begin
     axes.stairs(waiting, times, fill=True, color=colours.failed)
-    axes.stairs(idle, times, baseline=waiting, fill=True, color=colours.waiting)
+    axes.stairs(idle, times, baseline=waiting, fill=True, color=_colour(busy, colours))
     time_axis(axes.xaxis, "time since the start", busy.end - busy.begin)
     axes.set(
         xlim=(0, busy.end - busy.begin),
@@ -113,6 +141,8 @@ def _over_time(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figu
         ylabel="share of time idle",
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    if not busy.requests:
+        return
     keys = [
         Patch(color=colours.failed, label="idle, requests in flight"),
         Patch(color=colours.waiting, label="idle, no request"),
@@ -120,11 +150,13 @@ def _over_time(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figu
     axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
-def _lengths(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure: Figure) -> None:
+def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     colours = figure.colours
     starts, ends = busy.idle()
     lengths = ends - starts
-    inside = time_before(ends, *requests) - time_before(starts, *requests)
+    inside: Floats = np.zeros(len(lengths))
+    if busy.requests:
+        inside = time_before(ends, *busy.requests) - time_before(starts, *busy.requests)
     total = float(lengths.sum())
     gaps = f"{len(lengths):,} gap" + ("" if len(lengths) == 1 else "s")
     whole = busy.end - busy.begin
@@ -134,28 +166,28 @@ def _lengths(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure
     if not total:
         no_data(axes, "No idle time", colours)
         return
-    waiting = float(inside.sum())
-    figure.figures.append(
-        f"{duration(waiting)} of it while requests were in flight"
-        if waiting
-        else "all of it without a request in flight"
-    )
+    if busy.requests:
+        figure.figures.append(f"{duration(float(inside.sum()))} of it while requests were in flight")
     names, edges = length_classes(lengths)
     counts, _ = np.histogram(lengths, edges)
     sums, _ = np.histogram(lengths, edges, weights=lengths)
     red, _ = np.histogram(lengths, edges, weights=inside)
     rows = np.arange(len(names))
     axes.barh(rows, red, 0.62, color=colours.failed)
-    axes.barh(rows, sums - red, 0.62, left=red, color=colours.waiting)
+    axes.barh(rows, sums - red, 0.62, left=red, color=_colour(busy, colours))
     for row, count, seconds in zip(rows, counts, sums, strict=True):
         words = f"{duration(float(seconds))} in {count:,}" if count else "none"
-        look: dict[str, Any] = {"va": "center", "fontsize": 9, "color": colours.quiet}
-        axes.annotate(words, (seconds, row), (5, 0), "data", "offset points", **look)
+        beside_bar(axes, float(seconds), float(row), words, colours)
     time_axis(axes.xaxis, "idle time in all", float(sums.max()))
-    axes.set(xlim=(0, float(sums.max()) * 1.45), ylabel="length of a gap")
+    axes.set(xlim=(0, float(sums.max()) * 1.5), ylabel="length of a gap")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
+
+
+def _colour(busy: BusyTime, colours: Colours) -> str:
+    """Return the colour of idle time without requests in flight, or of all if they are not known."""
+    return colours.waiting if busy.requests else colours.grey
 
 
 def common(starts: Floats, ends: Floats, other_starts: Floats, other_ends: Floats) -> tuple[Floats, Floats]:

@@ -108,7 +108,11 @@ def fit(groups: Groups) -> Line | None:
     if len(groups.sizes) < 3:
         return None
     each, fixed = np.polyfit(groups.sizes, groups.medians, 1, w=np.sqrt(groups.counts))
-    return Line(max(float(fixed), 0.0), float(each)) if each > 0 else None
+    if fixed < 0:  # no step takes less than no time: lay it through the origin
+        fixed = 0.0
+        weighted = groups.sizes * groups.counts
+        each = (weighted @ groups.medians) / (weighted @ groups.sizes)
+    return Line(float(fixed), float(each)) if each > 0 else None
 
 
 def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Figure) -> None:
@@ -118,7 +122,8 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
         return
     colour = stage_colour(stage, colours)
     picked = np.linspace(0, len(sizes) - 1, min(len(sizes), MOST_POINTS)).astype(int)
-    axes.plot(sizes[picked], seconds[picked], ".", color=colour, alpha=0.2, markersize=5, markeredgewidth=0)
+    alpha = 0.6 if len(picked) < 200 else 0.2
+    axes.plot(sizes[picked], seconds[picked], ".", color=colour, alpha=alpha, markersize=5, markeredgewidth=0)
     groups = group(sizes, seconds)
     axes.vlines(groups.sizes, groups.low, groups.high, color=colours.ink, linewidth=0.8)
     axes.plot(groups.sizes, groups.medians, "o", color=colour, markersize=6, markeredgecolor=colours.ink)
@@ -142,7 +147,7 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
 
 
 def _words(line: Line, stage: Stage) -> str:
+    fixed = f"{duration(line.fixed)} + " if line.fixed else ""
     if stage == "decode":
-        return f"{duration(line.fixed)} + {duration(line.each)} per sequence"
-    per_thousand = duration(line.each * 1000)
-    return f"{duration(line.fixed)} + {per_thousand} per 1,000 tokens\n{rate(1 / line.each)} tokens/s at most"
+        return f"{fixed}{duration(line.each)} per sequence"
+    return f"{fixed}{duration(line.each * 1000)} per 1,000 tokens\n{rate(1 / line.each)} tokens/s at most"
