@@ -57,7 +57,7 @@ def kineto(events: Sequence[dict[str, Any]], head: dict[str, Any] | None = None)
     for event in events:
         lines = []
         for key, value in event.items():
-            if key == "args":
+            if isinstance(value, dict):
                 inner = ", ".join(f"{json.dumps(name)}: {json.dumps(each)}" for name, each in value.items())
                 lines[-1] += "\n    "
                 lines.append(f'"args": {{\n      {inner}\n    }}')

@@ -137,7 +137,7 @@ class Salvage:
                 continue
             # A missing quote joins events; the next one begins at the next separator.
             found = _SEPARATOR.search(text, self.rest)
-            self.partial = found is None and end is None
+            self.partial = found is None and end is None and text[self.rest : self.rest + 1] == b"{"
             self.unreadable += not self.partial
             if found is not None:
                 self.rest = found.end() - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,6 @@ def test_the_name_says_the_stage_where_no_steps_are(tmp_path: Path) -> None:
 
 
 def test_a_folder_gives_its_newest_recording(tmp_path: Path) -> None:
-    import os
 
     old = write(tmp_path, "1.5-TP-0.trace.json.gz", decode(0))
     os.utime(old, (1, 1))
