@@ -46,7 +46,7 @@ OPERATORS = ("aten::linear", "aten::addmm", "aten::mul", "aten::silu", "sgl_kern
 KERNELS = (
     "nvjet_tst_64x8_64x16_4x1_v_bz_TNT",
     "void at::native::vectorized_elementwise_kernel<4, at::native::BinaryFunctor<c10::BFloat16, "
-    "c10::BFloat16, c10::BFloat16, at::native::binary_internal::MulFunctor<float> >, std::array<char*, 3ul> >(int)",
+    "c10::BFloat16, c10::BFloat16, at::native::binary_internal::MulFunctor<float> > >",
     "void flashinfer::BatchPrefillWithPagedKVCacheKernel<flashinfer::KernelTraits<1, 128>, true>(Params)",
 )
 PYTHON = ("model_runner.py(1833): forward", "torch/nn/modules/module.py(1773): _wrapped_call_impl")
