@@ -80,12 +80,15 @@ def _record_of(outcome: Outcome, route: str, epoch: float, now: float) -> Reques
     meta_info = outcome.meta_info
     reason = meta_info.get("finish_reason")
     arrived = sum(count for _, count in outcome.arrivals)
+    sent = epoch + outcome.started
+    ended = epoch + (now if outcome.ended is None else outcome.ended)
     times: dict[str, Any] = {name: meta_info.get(name) for name in SERVER_TIMES}
     return RequestRecord(
         rid=outcome.rid,
-        sent=epoch + outcome.started,
-        ended=epoch + (now if outcome.ended is None else outcome.ended),
-        arrivals=tuple((at - outcome.started, count) for at, count in outcome.arrivals),
+        sent=sent,
+        ended=ended,
+        # Unix times are rounded to a quarter of a microsecond: no token arrives after the end.
+        arrivals=tuple((min(at - outcome.started, ended - sent), count) for at, count in outcome.arrivals),
         status=outcome.status,
         route=route,
         index=outcome.index,
