@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nbruntime.display.cards import Card, Details, Tone
 from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate, time_of_day
@@ -89,18 +87,20 @@ def spread(times: Distribution) -> str | None:
 
 def request_spans(data: ProfileData) -> list[list[Span]]:
     """Return the parts of each request's time, a row for each; a failed one has only one."""
-    requests = list(data.requests)
-    rows = [[Span(each.sent, each.ended, _FAILED)] if each.status == "failed" else [] for each in requests]
-    bars = request_bars(replace(data, requests=requests))
+    data = data.snapshot()
+    rows = [
+        [Span(each.sent, each.ended, _FAILED)] if each.status == "failed" else [] for each in data.requests
+    ]
+    bars = request_bars(data)
     for row, start, end, part in zip(bars.row, bars.start, bars.end, bars.part, strict=True):
-        if requests[row].status != "failed":
+        if data.requests[row].status != "failed":
             rows[row].append(Span(float(start), float(end), _LOOKS[part]))
     return rows
 
 
 def request_rows(data: ProfileData) -> list[list[object]]:
     """Return a table of the requests, with a row of heads; empty without requests."""
-    requests = list(data.requests)
+    requests = data.snapshot().requests
     if not requests:
         return []
     begin = data.started or requests[0].sent

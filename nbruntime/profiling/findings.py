@@ -142,7 +142,8 @@ def _stalls(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _full_cache(evidence: Evidence) -> Iterator[Finding]:
-    retracted = [each for each in evidence.figures.requests if each.retractions]
+    by_steps = {rid for step in evidence.data.steps for rid in step.retracted}
+    retracted = [each for each in evidence.figures.requests if each.retractions or each.rid in by_steps]
     usage = [sample.load.token_usage for sample in evidence.data.samples]
     used = max((each for each in usage if each is not None), default=0.0)
     if retracted:

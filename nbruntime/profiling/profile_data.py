@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 from nbruntime.profiling.figures import Figures
 from nbruntime.profiling.records import LoadSample, Phases, RequestRecord
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 StepSource = Literal["", "step log", "trace"]
 """Where the steps come from; empty if there are none."""
+
+_GROWING = ("requests", "samples", "steps", "trace_files", "notes")
+"""Lists that grow while a profile is recorded."""
 
 
 @dataclass(repr=False)
@@ -67,17 +70,22 @@ class ProfileData:
     notes: list[str] = field(default_factory=list)
     error: str = ""
 
+    def snapshot(self) -> Self:
+        """Return a copy whose lists do not grow while it is read."""
+        return replace(self, **{name: list(getattr(self, name)) for name in _GROWING})
+
     @property
     def figures(self) -> Figures:
         """Counts, latencies and rates of the requests so far."""
-        return Figures(list(self.requests))
+        return Figures(self.snapshot().requests)
 
     @property
     def duration(self) -> float:
         """Seconds from its begin to its end; to the last thing noted while it runs."""
         if self.ended is not None:
             return self.ended - self.started
-        last = [each.ended for each in list(self.requests)] + [sample.at for sample in list(self.samples)]
+        seen = self.snapshot()
+        last = [each.ended for each in seen.requests] + [sample.at for sample in seen.samples]
         return max(max(last, default=self.started) - self.started, 0.0)
 
     def phases(self, request: RequestRecord) -> Phases:

@@ -71,6 +71,7 @@ def write_report(path: str | os.PathLike[str], data: ProfileData) -> Path:
 
 def report_html(data: ProfileData) -> str:
     """Return the page of `write_report`."""
+    data = data.snapshot()
     title = escape(f"Profile {data.model}".strip())
     sections = [
         _section("Summary", summary(data).html()),

@@ -56,7 +56,8 @@ class Summary(CardMixin, str):
 
 def summary(data: ProfileData) -> Summary:
     """Say in two to five sentences where the time went; in one if there was no request."""
-    figures = data.figures
+    data = data.snapshot()
+    figures = Figures(data.requests)
     shares = time_shares(data, figures)
     if shares is None:
         running = data.ended is None

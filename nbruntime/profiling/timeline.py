@@ -37,6 +37,7 @@ def write_timeline(path: str | os.PathLike[str], data: ProfileData) -> Path:
         If the file cannot be written.
     """
     path = Path(path)
+    data = data.snapshot()
     trace = data.trace
     clock = Clock(begin_of(data))
     tracks: TraceTracks | None = None

@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import pickle
+import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -69,6 +70,15 @@ def test_the_card_of_a_running_profile_says_so() -> None:
 def test_the_card_of_an_empty_profile() -> None:
     assert repr(Profile()) == "Profile · empty\n  No request has been made yet.\n  requests none"
     assert "<svg" not in Profile()._repr_mimebundle_()["text/html"]
+
+
+def test_a_snapshot_does_not_grow() -> None:
+    made = full()
+    before = made.snapshot()
+    assert type(before) is Profile
+    made.requests.append(request("d", 2, 3))
+    made.notes.append("One more.")
+    assert before == full() != made
 
 
 def test_hostile_texts_are_escaped() -> None:
@@ -179,6 +189,12 @@ def test_profiles_are_copied_pickled_and_compared() -> None:
     assert replace(made, model="other") != made
     made.trace = Trace([], [])
     assert made == full()  # the same stretch of work, whether or not its trace was read
+
+
+def test_a_profile_needs_no_plotting_library_before_it_is_drawn() -> None:
+    code = "import sys, nbruntime.profiling.profile; print({'matplotlib', 'PIL', 'pandas'} & {*sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
 
 
 def test_the_package_gives_the_profile_and_the_comparison() -> None:

@@ -10,11 +10,11 @@ from nbruntime.display.numbers import duration, percent
 from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.step_table import PREFILL
 from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.trace.kinds import CLASSES
 from nbruntime.profiling.trace.trace import Trace
+from nbruntime.protocol.step_log import PREFILL_STAGES
 
 SMALLEST = 0.005
 """Share of the time outside of steps that is worth a panel."""
@@ -62,7 +62,13 @@ def panels_of(trace: Trace) -> dict[str, dict[str, float]]:
     """Return the seconds of each class, by title of a panel."""
     panels: dict[str, dict[str, float]] = {}
     for stage, seconds in trace.classes_by_stage().items():
-        title = "Outside of steps" if not stage else "Prefill steps" if stage in PREFILL else "Decode steps"
+        title = (
+            "Outside of steps"
+            if not stage
+            else "Prefill steps"
+            if stage in PREFILL_STAGES
+            else "Decode steps"
+        )
         panel = panels.setdefault(title, dict.fromkeys(CLASSES, 0.0))
         for kind, time in seconds.items():
             panel[kind] += time

@@ -11,14 +11,11 @@ import numpy as np
 from nbruntime.profiling.plots.colours import Colours
 from nbruntime.profiling.plots.intervals import Floats
 from nbruntime.profiling.profile_data import ProfileData
-from nbruntime.protocol.step_log import Step
+from nbruntime.protocol.step_log import PREFILL_STAGES, Step
 
 Stage = Literal["prefill", "decode"]
 
 STAGES: tuple[Stage, Stage] = ("prefill", "decode")
-
-PREFILL = frozenset({"EXTEND", "MIXED", "SPLIT_PREFILL", "DLLM_EXTEND", "PREBUILT"})
-"""SGLang's names of the stages that compute prompts, also beside decoding; all others decode."""
 
 NO_STEPS = (
     "No step of the server is known.\nThe embedded server logs its steps; "
@@ -56,7 +53,7 @@ def by_stage(steps: Iterable[Step]) -> dict[Stage, StepTable]:
     parts: dict[Stage, list[Step]] = {"prefill": [], "decode": []}
     for step in steps:
         if step.stage != "IDLE":
-            parts["prefill" if step.stage in PREFILL else "decode"].append(step)
+            parts["prefill" if step.stage in PREFILL_STAGES else "decode"].append(step)
     return {stage: step_table(part) for stage, part in parts.items()}
 
 
