@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 StepSource = Literal["", "step log", "trace"]
 """Where the steps come from; empty if there are none."""
 
-_GROWING = ("requests", "samples", "steps", "trace_files", "notes")
-"""Lists that grow while a profile is recorded."""
-
 
 @dataclass(repr=False)
 class ProfileData:
@@ -72,12 +69,19 @@ class ProfileData:
 
     def snapshot(self) -> Self:
         """Return a copy whose lists do not grow while it is read."""
-        return replace(self, **{name: list(getattr(self, name)) for name in _GROWING})
+        return replace(
+            self,
+            requests=list(self.requests),
+            samples=list(self.samples),
+            steps=list(self.steps),
+            trace_files=list(self.trace_files),
+            notes=list(self.notes),
+        )
 
     @property
     def figures(self) -> Figures:
         """Counts, latencies and rates of the requests so far."""
-        return Figures(self.snapshot().requests)
+        return Figures(list(self.requests))
 
     @property
     def duration(self) -> float:
