@@ -88,12 +88,14 @@ def spread(times: Distribution) -> str | None:
 def request_spans(data: ProfileData) -> list[list[Span]]:
     """Return the parts of each request's time, a row for each; a failed one has only one."""
     data = data.snapshot()
+    failed = [each.status == "failed" for each in data.requests]
     rows = [
-        [Span(each.sent, each.ended, _FAILED)] if each.status == "failed" else [] for each in data.requests
+        [Span(each.sent, each.ended, _FAILED)] if alone else []
+        for each, alone in zip(data.requests, failed, strict=True)
     ]
     bars = request_bars(data)
     for row, start, end, part in zip(bars.row, bars.start, bars.end, bars.part, strict=True):
-        if data.requests[row].status != "failed":
+        if not failed[row]:
             rows[row].append(Span(float(start), float(end), _LOOKS[part]))
     return rows
 

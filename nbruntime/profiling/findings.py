@@ -62,7 +62,7 @@ class Evidence:
 
 def findings(data: ProfileData, figures: Figures, shares: TimeShares) -> list[Finding]:
     """Return the findings of a profile, the one that explains the most time first."""
-    evidence = Evidence(data, figures, shares, waits(figures.requests, data.steps))
+    evidence = Evidence(data, figures, shares, waits(data))
     found = [finding for find in _FINDERS for finding in find(evidence)]
     return sorted(found, key=lambda finding: -finding.weight)
 
@@ -154,7 +154,13 @@ def _full_cache(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(weight + 0.05, f"{said} put back into the queue.")
     elif used >= CACHE_FULL:
         full = sum(each is not None and each >= CACHE_FULL for each in usage) / len(usage)
-        yield Finding(full, f"The KV cache was {percent(used)} full, which makes requests queue.")
+        waiting = any(
+            (sample.load.token_usage or 0.0) >= CACHE_FULL and sample.load.num_waiting_reqs
+            for sample in evidence.data.samples
+        )
+        yield Finding(
+            full, f"The KV cache was {percent(used)} full{' while requests were queued' if waiting else ''}."
+        )
 
 
 def _cache_hits(evidence: Evidence) -> Iterator[Finding]:

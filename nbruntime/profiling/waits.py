@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.time_shares import is_prefill
 from nbruntime.protocol.step_log import Step
@@ -20,7 +21,7 @@ class Wait:
     request : RequestRecord
         The request.
     queued : float
-        From its sending to the begin of its first step.
+        From the server's receiving it, or if that is unknown its sending, to the begin of its first step.
     behind : mapping of str to float
         In this time, the prefill of each other request, by rid.
     decode : float
@@ -39,9 +40,9 @@ class Wait:
     stalled_by: Mapping[str, float]
 
 
-def waits(requests: Sequence[RequestRecord], steps: Sequence[Step]) -> list[Wait]:
+def waits(data: ProfileData) -> list[Wait]:
     """Find what each request waited for; requests that no step names are left out."""
-    steps = sorted((step for step in steps if step.rids), key=lambda step: step.start)
+    steps = sorted((step for step in data.steps if step.rids), key=lambda step: step.start)
     starts = [step.start for step in steps]
     longest = max((step.duration for step in steps), default=0.0)
     own_steps: dict[str, list[Step]] = {}
@@ -49,19 +50,20 @@ def waits(requests: Sequence[RequestRecord], steps: Sequence[Step]) -> list[Wait
         for rid in step.rids:
             own_steps.setdefault(rid, []).append(step)
     found = []
-    for request in requests:
+    for request in data.requests:
         own = own_steps.get(request.rid)
         if not own:
             continue
         first, last = bisect_left(starts, request.sent - longest), bisect_left(starts, request.ended)
         during = steps[first:last]
         computed = max((step.end for step in own if is_prefill(step)), default=own[0].end)
-        behind = _prefill_of_others(during, request.rid, request.sent, own[0].start)
+        received = data.phases(request).received or request.sent
+        behind = _prefill_of_others(during, request.rid, received, own[0].start)
         stalled_by = _prefill_of_others(during, request.rid, computed, request.ended)
         found.append(
             Wait(
                 request,
-                queued=max(own[0].start - request.sent, 0.0),
+                queued=max(own[0].start - received, 0.0),
                 behind=behind,
                 decode=max(request.ended - computed, 0.0),
                 stalled=sum(stalled_by.values()),

@@ -10,7 +10,7 @@ ROUTE = "/step_log"
 """The route; SGLang has none."""
 
 PREFILL_STAGES = frozenset(("EXTEND", "PREFILL", "MIXED", "SPLIT_PREFILL", "DLLM_EXTEND"))
-"""Stages that compute prompts, also beside decoding, by SGLang 0.5.23's names in ``ForwardMode`` and traces."""
+"""Stages that compute prompts, also beside decoding, by the names of SGLang 0.5.23."""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

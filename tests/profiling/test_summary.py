@@ -116,12 +116,14 @@ def test_failures_come_first() -> None:
     ("fields", "sentence"),
     [
         ({"retractions": 2}, "The KV cache was full: 1 of 2 requests was put back into the queue."),
-        ({}, "The KV cache was 99 % full, which makes requests queue."),
+        ({}, "The KV cache was 99 % full while requests were queued."),
     ],
 )
 def test_a_full_cache(fields: dict[str, int], sentence: str) -> None:
     requests = [request("a", 0, 1, 10, **fields), request("b", 0, 1, 10)]
-    samples = [sample(at, token_usage=usage) for at, usage in ((1, 0.5), (2, 0.99), (3, None))]
+    samples = [
+        sample(at, token_usage=usage, num_waiting_reqs=1) for at, usage in ((1, 0.5), (2, 0.99), (3, None))
+    ]
     assert sentence in said(profile(*requests, samples=samples))
 
 

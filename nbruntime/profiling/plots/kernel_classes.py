@@ -62,13 +62,8 @@ def panels_of(trace: Trace) -> dict[str, dict[str, float]]:
     """Return the seconds of each class, by title of a panel."""
     panels: dict[str, dict[str, float]] = {}
     for stage, seconds in trace.classes_by_stage().items():
-        title = (
-            "Outside of steps"
-            if not stage
-            else "Prefill steps"
-            if stage in PREFILL_STAGES
-            else "Decode steps"
-        )
+        prefill = stage in PREFILL_STAGES
+        title = "Outside of steps" if not stage else "Prefill steps" if prefill else "Decode steps"
         panel = panels.setdefault(title, dict.fromkeys(CLASSES, 0.0))
         for kind, time in seconds.items():
             panel[kind] += time
