@@ -102,9 +102,9 @@ def _queue(evidence: Evidence) -> Iterator[Finding]:
     median = Distribution(wait for _, wait in waited).median or 0.0
     rids = {request.rid for request, _ in waited}
     blamed = Counter(
-        culprit
+        wait.behind
         for wait in evidence.waits
-        if wait.request.rid in rids and (culprit := _culprit(wait)) is not None
+        if wait.behind and wait.request.rid in rids and wait.behind_seconds >= BLAMED * wait.queued
     )
     requests = {each.rid: each for each in evidence.figures.requests}
     count = len(waited)
@@ -231,14 +231,6 @@ def _queue_times(evidence: Evidence) -> list[tuple[RequestRecord, float]]:
         elif phases.prefill is not None and phases.received is not None:
             found.append((each, max(phases.prefill - phases.received, 0.0)))
     return found
-
-
-def _culprit(wait: Wait) -> str | None:
-    """Return the rid of the request behind which another one waited most."""
-    if not wait.behind or wait.queued <= 0:
-        return None
-    rid, seconds = max(wait.behind.items(), key=lambda item: item[1])
-    return rid if seconds >= BLAMED * wait.queued else None
 
 
 def _limit(evidence: Evidence) -> str:

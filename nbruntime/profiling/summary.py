@@ -145,4 +145,6 @@ def _unknown(data: ProfileData, shares: TimeShares) -> str:
         )
     if shares.source == "server times":
         return "Which requests shared a step is not known, since the server keeps no step log."
+    if not any(step.rids for step in data.steps):
+        return "Which requests were in a step is not known: a trace does not name them."
     return ""

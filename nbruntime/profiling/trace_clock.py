@@ -49,8 +49,9 @@ def clock_of_trace(data: ProfileData, trace: Trace) -> TraceClock:
     logged = data.steps if data.steps_from == "step log" else []
     traced = steps_of_first_rank(trace)
     if begin >= EARLIEST:
-        shift = _by_nearest_steps(logged, traced, -data.clock_offset)
-        return TraceClock(-data.clock_offset, "time of day") if shift is None else TraceClock(shift, "steps")
+        expected = 0.0 - data.clock_offset
+        shift = _by_nearest_steps(logged, traced, expected)
+        return TraceClock(expected, "time of day") if shift is None else TraceClock(shift, "steps")
     shift = _by_same_rhythm(logged, traced)
     return TraceClock(data.started - begin, "begin") if shift is None else TraceClock(shift, "steps")
 

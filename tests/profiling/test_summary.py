@@ -121,9 +121,8 @@ def test_failures_come_first() -> None:
 )
 def test_a_full_cache(fields: dict[str, int], sentence: str) -> None:
     requests = [request("a", 0, 1, 10, **fields), request("b", 0, 1, 10)]
-    samples = [
-        sample(at, token_usage=usage, num_waiting_reqs=1) for at, usage in ((1, 0.5), (2, 0.99), (3, None))
-    ]
+    usages = {1: 0.5, 2: 0.99, 3: None}
+    samples = [sample(at, token_usage=usage, num_waiting_reqs=1) for at, usage in usages.items()]
     assert sentence in said(profile(*requests, samples=samples))
 
 
