@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
@@ -105,7 +106,7 @@ class _Prefill:
         _, seconds = self._overlaps(start, end, own)
         return float(seconds.sum())
 
-    def _overlaps(self, start: float, end: float, own: Sequence[int]) -> tuple[slice, np.ndarray]:
+    def _overlaps(self, start: float, end: float, own: Sequence[int]) -> tuple[slice, NDArray[np.float64]]:
         """Return the rows that may lie in a time, and the seconds that each does."""
         first, last = np.searchsorted(self._start, (start - self._longest, end))
         rows = slice(int(first), int(last))
