@@ -77,24 +77,25 @@ class RequestNotes:
 
 
 def _record_of(outcome: Outcome, route: str, epoch: float, now: float) -> RequestRecord:
-    meta_info = outcome.meta_info
+    started, meta_info = outcome.started, outcome.meta_info
     reason = meta_info.get("finish_reason")
-    arrived = sum(count for _, count in outcome.arrivals)
-    sent = epoch + outcome.started
+    sent = epoch + started
     ended = epoch + (now if outcome.ended is None else outcome.ended)
+    arrivals = [(at - started, count) for at, count in outcome.arrivals]
+    if arrivals and arrivals[-1][0] > ended - sent:  # Unix times are rounded to a quarter of a microsecond
+        arrivals[-1] = (ended - sent, arrivals[-1][1])
     times: dict[str, Any] = {name: meta_info.get(name) for name in SERVER_TIMES}
     return RequestRecord(
         rid=outcome.rid,
         sent=sent,
         ended=ended,
-        # Unix times are rounded to a quarter of a microsecond: no token arrives after the end.
-        arrivals=tuple((min(at - outcome.started, ended - sent), count) for at, count in outcome.arrivals),
+        arrivals=tuple(arrivals),
         status=outcome.status,
         route=route,
         index=outcome.index,
         prompt_tokens=_count(meta_info, "prompt_tokens"),
         cached_tokens=_count(meta_info, "cached_tokens"),
-        completion_tokens=_count(meta_info, "completion_tokens") or arrived,
+        completion_tokens=_count(meta_info, "completion_tokens") or sum(count for _, count in arrivals),
         finish=str(reason.get("type") or "") if isinstance(reason, Mapping) else "",
         error=outcome.error,
         server_times={name: float(value) for name, value in times.items() if _is_number(value)},

@@ -126,8 +126,8 @@ class ServerTrace:
             if profile.trace_files:
                 return
             profile.notes.append(
-                f"No trace was found in {folder}: the profiler recorded no step, or the server runs on "
-                f"another machine or may not write there. Its files have {name} in their names."
+                f"No trace was found in {folder}: the profiler recorded no step or was running already, or "
+                f"the server runs on another machine. Its files would have {name} in their names."
             )
             return
         where = folder or f"/tmp, or the folder that {FOLDER_VARIABLE} names there"

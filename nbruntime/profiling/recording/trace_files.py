@@ -32,8 +32,8 @@ def pattern_of(folder: str, profile_id: str) -> str:
 
     Examples
     --------
-    >>> pattern_of("/tmp/", "1700000000.5")
-    '/tmp/*1700000000.5*.trace.json*'
+    >>> pattern_of("traces/", "1700000000.5")
+    'traces/*1700000000.5*.trace.json*'
     """
     return f"{folder.rstrip('/')}/*{glob.escape(profile_id)}*.trace.json*"
 
