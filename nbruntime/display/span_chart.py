@@ -21,6 +21,7 @@ SPAN_STYLE = """
 .nbr-spans{margin:.4em 0;max-width:100%;font-variant-numeric:tabular-nums}
 .nbr-spans svg{display:block;overflow:visible;max-width:100%;height:auto}
 .nbr-spans .nbr-key-span{display:inline-block;width:1.4em;margin:0 .4em 0 0;vertical-align:.15em}
+.nbr-warm{color:#d18411}[data-jp-theme-light="false"] .nbr-warm{color:#efb654}
 .nbr-accent{color:var(--nbr-accent,#3a6fb0)}[data-jp-theme-light="false"] .nbr-accent{color:#82b1ea}
 """.strip().replace("\n", "")
 """Goes with `nbruntime.display.cards.STYLE`."""
@@ -33,7 +34,7 @@ class SpanKind:
     name: str  # in the legend
     height: float  # part of the row's height, from 0 to 1
     opacity: float = 1.0
-    tone: str = "accent"  # class of the colour, such as "accent" or "bad"
+    tone: str = "accent"  # "accent", "warm" or "bad"; "text" for the colour of the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Span:
     kind: SpanKind
 
 
-def span_chart(label: str, rows: Sequence[Sequence[Span]]) -> str:
+def span_chart(label: str, rows: Sequence[Sequence[Span]], *, order: Sequence[SpanKind] = ()) -> str:
     """Draw rows of spans on one time scale, as well-formed HTML; empty without spans.
 
     Of more than `MOST_ROWS` rows, evenly chosen ones are drawn, and the legend says so.
@@ -56,6 +57,8 @@ def span_chart(label: str, rows: Sequence[Sequence[Span]]) -> str:
         What the rows are, such as "requests".
     rows : sequence of sequences of Span
         From top to bottom; times in seconds, on any clock.
+    order : sequence of SpanKind
+        Kinds in the order of the legend; others follow.
     """
     spans = [span for row in rows for span in row]
     if not spans:
@@ -65,7 +68,8 @@ def span_chart(label: str, rows: Sequence[Sequence[Span]]) -> str:
     shown = rows[::every]
     height = max(min(ROW_HEIGHT, MOST_HEIGHT // len(shown)), 2)
     scale = WIDTH / ((end - begin) or 1.0)
-    kinds = list(dict.fromkeys(span.kind for span in spans))
+    found = dict.fromkeys(span.kind for span in spans)
+    kinds = list(dict.fromkeys([*(kind for kind in order if kind in found), *found]))
     paths = "".join(_path(kind, shown, begin, scale, height) for kind in kinds)
     total = height * len(shown)
     size = f'width="{WIDTH}" height="{total + 14}" viewBox="0 0 {WIDTH} {total + 14}"'

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from nbruntime.display.cards import Card, Details, Tone
-from nbruntime.display.html import escape, shortened
+from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate, time_of_day
 from nbruntime.display.span_chart import SPAN_STYLE, Span, SpanKind, span_chart
 from nbruntime.profiling.figures import DEFINITIONS, Distribution, Figures
+from nbruntime.profiling.plots.request_bars import Part, request_bars
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.summary import summary
@@ -14,28 +15,32 @@ from nbruntime.profiling.summary import summary
 MOST_ROWS = 200
 """Requests in the folded table."""
 
-QUEUE = SpanKind("queue", 0.2, 0.6)
-PREFILL = SpanKind("prefill", 1.0)
-DECODE = SpanKind("decode", 0.55, 0.55)
-WAITING = SpanKind("until the first token", 0.3, 0.8)
-WHOLE = SpanKind("request", 0.55, 0.55)
-FAILED = SpanKind("failed", 1.0, 0.8, "bad")
+_LOOKS = {
+    Part.WAY: SpanKind("way to the server", 0.12, 0.3, "text"),
+    Part.QUEUE: SpanKind("queue", 0.2, 0.6, "text"),
+    Part.PREFILL: SpanKind("prefill", 1.0, tone="warm"),
+    Part.DECODE: SpanKind("decode", 0.55, 0.8),
+    Part.FIRST_TOKEN: SpanKind("until the first token", 0.2, 0.6, "text"),
+    Part.REST: SpanKind("after it", 0.55, 0.8),
+    Part.WHOLE: SpanKind("not streamed", 0.55, 0.8),
+}
+_FAILED = SpanKind("failed", 1.0, 0.8, "bad")
 
 
 def profile_card(data: ProfileData) -> Card:
     """Make the card of a profile: its summary and a timeline, its figures, and its requests folded."""
     figures = data.figures
-    state, tone = _state(data)
-    sentences = summary(data).sentences
-    chart = span_chart("requests", request_spans(data))
+    word, tone = state(data)
+    said = summary(data)
+    chart = span_chart("requests", request_spans(data), order=list(_LOOKS.values()))
     style = f"<style>{SPAN_STYLE}</style>" if chart else ""
     return Card(
         "Profile",
         data.model,
-        state,
+        word,
         tone,
-        body=f"{style}<div>{'<br/>'.join(map(escape, sentences))}</div>{chart}",
-        plain="\n".join(f"  {sentence}" for sentence in sentences),
+        body=f"{style}{said.html()}{chart}",
+        plain="\n".join(f"  {sentence}" for sentence in said.sentences),
         pairs=figure_pairs(data, figures),
         details=[
             Details(f"requests ({len(figures.requests):,})", rows=request_rows(data), heads=True),
@@ -81,13 +86,23 @@ def spread(times: Distribution) -> str | None:
 
 
 def request_spans(data: ProfileData) -> list[list[Span]]:
-    """Return the parts of each request's time, a row for each."""
-    return [_spans(data, each) for each in list(data.requests)]
+    """Return the parts of each request's time, a row for each; a failed one has only one."""
+    data = data.snapshot()
+    failed = [each.status == "failed" for each in data.requests]
+    rows = [
+        [Span(each.sent, each.ended, _FAILED)] if alone else []
+        for each, alone in zip(data.requests, failed, strict=True)
+    ]
+    bars = request_bars(data)
+    for row, start, end, part in zip(bars.row, bars.start, bars.end, bars.part, strict=True):
+        if not failed[row]:
+            rows[row].append(Span(float(start), float(end), _LOOKS[part]))
+    return rows
 
 
 def request_rows(data: ProfileData) -> list[list[object]]:
     """Return a table of the requests, with a row of heads; empty without requests."""
-    requests = list(data.requests)
+    requests = data.snapshot().requests
     if not requests:
         return []
     begin = data.started or requests[0].sent
@@ -98,7 +113,7 @@ def request_rows(data: ProfileData) -> list[list[object]]:
         queue, prefill, _ = phase_times(data, each)
         rows.append(
             [
-                duration(max(each.sent - begin, 0.0)),
+                _time(max(each.sent - begin, 0.0)),
                 shortened(each.rid, 14),
                 f"{each.prompt_tokens:,}",
                 f"{each.cached_tokens:,}",
@@ -123,26 +138,11 @@ def phase_times(data: ProfileData, request: RequestRecord) -> tuple[float | None
     return queue, max(phases.decode - phases.prefill, 0.0), max(phases.ended - phases.decode, 0.0)
 
 
-def _spans(data: ProfileData, request: RequestRecord) -> list[Span]:
-    if request.status == "failed":
-        return [Span(request.sent, request.ended, FAILED)]
-    phases = data.phases(request)
-    if phases.prefill is not None:
-        first = request.sent + request.ttft if request.ttft is not None else phases.ended
-        decode = first if phases.decode is None else phases.decode
-        return [
-            Span(phases.sent, phases.prefill, QUEUE),
-            Span(phases.prefill, decode, PREFILL),
-            Span(decode, phases.ended, DECODE),
-        ]
-    if request.ttft is None:
-        return [Span(request.sent, request.ended, WHOLE)]
-    first = request.sent + request.ttft
-    return [Span(request.sent, first, WAITING), Span(first, request.ended, DECODE)]
-
-
-def _state(data: ProfileData) -> tuple[str, Tone]:
+def state(data: ProfileData) -> tuple[str, Tone]:
+    """Return whether a profile runs or how it ended, and its tone."""
     took = duration(data.duration)
+    if data.ended is None and not data.started:
+        return "empty", "idle"
     if data.ended is None:
         return f"running since {time_of_day(data.started)}", "busy"
     if data.error:
@@ -169,4 +169,4 @@ def _tokens(figures: Figures) -> str | None:
 
 
 def _time(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
+    return "" if seconds is None else duration(seconds).replace(" ", "\u00a0")  # on one line

@@ -48,7 +48,7 @@ def save_record(path: str | os.PathLike[str], record: Mapping[str, Any], *, kind
     body = msgspec.json.encode({**header, "record": record})
     if path.name.endswith(".gz"):
         body = gzip.compress(body, compresslevel=6, mtime=0)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(body)
     return path
 
@@ -142,7 +142,7 @@ def _hint(kind: str) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside `path` that takes its place if the block ends without an error."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -35,6 +35,9 @@ CACHE_FULL = 0.95
 FEW_HITS, MANY_HITS = 0.1, 0.5
 """Parts of the prompt tokens from the cache between which hits are not worth a sentence."""
 
+FEWEST_PROMPT_TOKENS = 200
+"""Prompt tokens of all requests from which hits are worth a sentence."""
+
 OUTLIER = 3.0
 """A request is an outlier if it took this many times the median, and twice the next one."""
 
@@ -59,7 +62,7 @@ class Evidence:
 
 def findings(data: ProfileData, figures: Figures, shares: TimeShares) -> list[Finding]:
     """Return the findings of a profile, the one that explains the most time first."""
-    evidence = Evidence(data, figures, shares, waits(figures.requests, data.steps))
+    evidence = Evidence(data, figures, shares, waits(data))
     found = [finding for find in _FINDERS for finding in find(evidence)]
     return sorted(found, key=lambda finding: -finding.weight)
 
@@ -99,9 +102,9 @@ def _queue(evidence: Evidence) -> Iterator[Finding]:
     median = Distribution(wait for _, wait in waited).median or 0.0
     rids = {request.rid for request, _ in waited}
     blamed = Counter(
-        culprit
+        wait.behind
         for wait in evidence.waits
-        if wait.request.rid in rids and (culprit := _culprit(wait)) is not None
+        if wait.behind and wait.request.rid in rids and wait.behind_seconds >= BLAMED * wait.queued
     )
     requests = {each.rid: each for each in evidence.figures.requests}
     count = len(waited)
@@ -111,8 +114,8 @@ def _queue(evidence: Evidence) -> Iterator[Finding]:
         culprit, blamed_count = blamed.most_common(1)[0]
         part = "" if blamed_count == count else f", {blamed_count} of them"
         behind = f"{part} behind {_described(requests.get(culprit))}"
-    at = duration(median, digits=2)
-    yield Finding(weight, f"{many} waited{behind}; {at} at the median{_limit(evidence)}.")
+    at = duration(median, digits=2) + (" at the median" if count > 1 else "")
+    yield Finding(weight, f"{many} waited{behind} ({at}){_limit(evidence)}.")
 
 
 def _gaps(evidence: Evidence) -> Iterator[Finding]:
@@ -139,7 +142,8 @@ def _stalls(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _full_cache(evidence: Evidence) -> Iterator[Finding]:
-    retracted = [each for each in evidence.figures.requests if each.retractions]
+    by_steps = {rid for step in evidence.data.steps for rid in step.retracted}
+    retracted = [each for each in evidence.figures.requests if each.retractions or each.rid in by_steps]
     usage = [sample.load.token_usage for sample in evidence.data.samples]
     used = max((each for each in usage if each is not None), default=0.0)
     if retracted:
@@ -150,16 +154,23 @@ def _full_cache(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(weight + 0.05, f"{said} put back into the queue.")
     elif used >= CACHE_FULL:
         full = sum(each is not None and each >= CACHE_FULL for each in usage) / len(usage)
-        yield Finding(full, f"The KV cache was {percent(used)} full, which makes requests queue.")
+        waiting = any(
+            (sample.load.token_usage or 0.0) >= CACHE_FULL and sample.load.num_waiting_reqs
+            for sample in evidence.data.samples
+        )
+        yield Finding(
+            full, f"The KV cache was {percent(used)} full{' while requests were queued' if waiting else ''}."
+        )
 
 
 def _cache_hits(evidence: Evidence) -> Iterator[Finding]:
     hits, prefill = evidence.figures.cache_hit_share, evidence.shares.prefill or 0.0
     tokens = token_count(evidence.figures.prompt_tokens)
-    if hits is None:
+    if hits is None or evidence.figures.prompt_tokens < FEWEST_PROMPT_TOKENS:
         return
-    if hits < FEW_HITS and prefill >= 0.3:
-        yield Finding(0.5 * prefill, f"Only {percent(hits)} of the {tokens} of the prompts were cached.")
+    if hits < FEW_HITS and prefill >= 0.3 and len(evidence.figures.requests) > 1:
+        few = f"Only {percent(hits)}" if hits else "None"
+        yield Finding(0.5 * prefill, f"{few} of the {tokens} of the prompts came from the cache.")
     elif hits >= MANY_HITS:
         yield Finding(0.02, f"{percent(hits)} of the {tokens} of the prompts came from the cache.")
 
@@ -177,7 +188,7 @@ def _one_at_a_time(evidence: Evidence) -> Iterator[Finding]:
     if mean < 1.5:
         yield Finding(
             0.5 * decode,
-            f"A decode step computed {rate(mean)} requests on average; requests at once would share steps.",
+            f"A decode step held {rate(mean)} requests on average; requests sent at once would share steps.",
         )
 
 
@@ -222,14 +233,6 @@ def _queue_times(evidence: Evidence) -> list[tuple[RequestRecord, float]]:
     return found
 
 
-def _culprit(wait: Wait) -> str | None:
-    """Return the rid of the request behind which another one waited most."""
-    if not wait.behind or wait.queued <= 0:
-        return None
-    rid, seconds = max(wait.behind.items(), key=lambda item: item[1])
-    return rid if seconds >= BLAMED * wait.queued else None
-
-
 def _limit(evidence: Evidence) -> str:
     """Name the server's limit of running requests if it was reached while others waited."""
     for sample in evidence.data.samples:
@@ -267,4 +270,5 @@ def _of(count: int, figures: Figures) -> str:
     total = len(figures.requests)
     if total == 1:
         return "The request"
-    return f"All {total} requests" if count == total else f"{count} of {total} requests"
+    every = "Both requests" if total == 2 else f"All {total} requests"
+    return every if count == total else f"{count} of {total} requests"

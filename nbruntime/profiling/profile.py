@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from nbruntime.display.cards import Card, CardMixin
+from nbruntime.errors import TraceError
 from nbruntime.generation.data_frame import data_frame
 from nbruntime.profiling.card import phase_times, profile_card
 from nbruntime.profiling.files import load_record, save_record
-from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.profile_plots import PlotMethods
+from nbruntime.profiling.report import write_report
 from nbruntime.profiling.saved_profile import VERSION, from_record, to_record
 from nbruntime.profiling.summary import Summary, summary
+from nbruntime.profiling.timeline import write_timeline
+from nbruntime.profiling.trace.reader import PathName, read_trace
+from nbruntime.profiling.trace.trace import Trace
+from nbruntime.profiling.trace_clock import add_trace
 
 if TYPE_CHECKING:
     import pandas
+
+    from nbruntime.profiling.plots.figure import Figure
 
 KIND = "profile"
 """The kind of its files."""
@@ -44,7 +52,7 @@ FRAME_COLUMNS = (
 """Columns of `Profile.to_frame`; times in seconds, ``sent_s`` since the begin of the profile."""
 
 
-class Profile(CardMixin, ProfileData):
+class Profile(CardMixin, PlotMethods):
     """A record of the requests, the load and the steps of a stretch of work; a cell shows it as a card.
 
     Examples
@@ -135,6 +143,75 @@ class Profile(CardMixin, ProfileData):
         """
         record, _ = load_record(path, kind=KIND, version=VERSION)
         return cls.from_dict(record)
+
+    def load_trace(self, path: PathName | Iterable[PathName] | None = None) -> Trace:
+        """Read traces of the server's profiler into `trace`; their steps are taken if none were logged.
+
+        Parameters
+        ----------
+        path : path or iterable of paths, optional
+            Files, or a folder, of which the newest recording is read. By default `trace_files`.
+
+        Raises
+        ------
+        TraceError
+            If there is no trace, or it cannot be read.
+        """
+        if path is None and not self.trace_files:
+            raise TraceError(
+                "The profile has no trace", hint="Record it with trace=True, or give the path of a trace."
+            )
+        if path is None and not self._has_readable_trace():
+            raise TraceError(
+                "The trace files cannot be read here",
+                where=self.trace_files[0],
+                hint="They lie on the server's disk. Copy them, and give their path to load_trace().",
+            )
+        trace = read_trace(self.trace_files if path is None else path)
+        add_trace(self, trace)
+        return trace
+
+    def timeline(self, path: str | os.PathLike[str]) -> Path:
+        """Write requests, server steps and a trace on one clock, for https://ui.perfetto.dev.
+
+        It is one Chrome trace, compressed if the name ends in ``.gz``; its path is returned. Trace files that
+        can be read here are read if they were not yet.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        TraceError
+            If a trace file is there, but cannot be read.
+        """
+        self._read_own_trace()
+        return write_timeline(path, self)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained page of HTML with summary, figures, plots and tables; return the path.
+
+        The page has no script, and follows the light or dark theme of the reader's system.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        TraceError
+            If a trace file is there, but cannot be read.
+        """
+        self._read_own_trace()
+        return write_report(path, self)
+
+    def _plot_trace(self, name: str, options: dict[str, Any]) -> Figure:
+        self._read_own_trace()
+        return super()._plot_trace(name, options)
+
+    def _read_own_trace(self) -> None:
+        if self.trace is None and self._has_readable_trace():
+            self.load_trace()
+
+    def _has_readable_trace(self) -> bool:
+        return bool(self.trace_files) and all(os.access(path, os.R_OK) for path in self.trace_files)
 
     def __repr__(self) -> str:
         return self._card().text()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 from nbruntime.profiling.figures import Figures
 from nbruntime.profiling.records import LoadSample, Phases, RequestRecord
@@ -67,6 +67,17 @@ class ProfileData:
     notes: list[str] = field(default_factory=list)
     error: str = ""
 
+    def snapshot(self) -> Self:
+        """Return a copy whose lists do not grow while it is read."""
+        return replace(
+            self,
+            requests=list(self.requests),
+            samples=list(self.samples),
+            steps=list(self.steps),
+            trace_files=list(self.trace_files),
+            notes=list(self.notes),
+        )
+
     @property
     def figures(self) -> Figures:
         """Counts, latencies and rates of the requests so far."""
@@ -77,7 +88,8 @@ class ProfileData:
         """Seconds from its begin to its end; to the last thing noted while it runs."""
         if self.ended is not None:
             return self.ended - self.started
-        last = [each.ended for each in list(self.requests)] + [sample.at for sample in list(self.samples)]
+        seen = self.snapshot()
+        last = [each.ended for each in seen.requests] + [sample.at for sample in seen.samples]
         return max(max(last, default=self.started) - self.started, 0.0)
 
     def phases(self, request: RequestRecord) -> Phases:

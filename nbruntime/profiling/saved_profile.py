@@ -39,8 +39,9 @@ NOT_SAVED = ("trace",)
 
 def to_record(data: ProfileData) -> dict[str, Any]:
     """Return a profile as a dict that JSON takes."""
+    data = data.snapshot()
     # The servers' own JSON in a load may hold anything, and is not needed.
-    samples = [replace(sample, load=replace(sample.load, raw={})) for sample in list(data.samples)]
+    samples = [replace(sample, load=replace(sample.load, raw={})) for sample in data.samples]
     histograms = {name: _bounds(histogram) for name, histogram in data.latencies.items()}
     special = {"samples": samples, "latencies": histograms}
     return {name: plain(special.get(name, getattr(data, name))) for name in _TYPES}

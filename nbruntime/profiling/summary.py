@@ -46,22 +46,26 @@ class Summary(CardMixin, str):
     def __repr__(self) -> str:
         return "\n".join(self.sentences)
 
+    def html(self) -> str:
+        """Return the sentences as HTML, a line for each."""
+        return "".join(f"<div>{escape(sentence)}</div>" for sentence in self.sentences)
+
     def _card(self) -> Card:
-        lines = "".join(f"<div>{escape(sentence)}</div>" for sentence in self.sentences)
-        return Card("Summary", body=lines, plain="\n".join(f"  {each}" for each in self.sentences))
+        return Card("Summary", body=self.html(), plain="\n".join(f"  {each}" for each in self.sentences))
 
 
 def summary(data: ProfileData) -> Summary:
     """Say in two to five sentences where the time went; in one if there was no request."""
-    figures = data.figures
+    data = data.snapshot()
+    figures = Figures(data.requests)
     shares = time_shares(data, figures)
     if shares is None:
         running = data.ended is None
         return Summary(["No request has been made yet." if running else "No request was made in this time."])
     found = [finding.sentence for finding in findings(data, figures, shares)]
-    unknown = _unknown(data, shares)
+    unknown = _unknown(data, shares) if figures.measured else ""
     kept = found[: MOST_SENTENCES - 1 - bool(unknown)]
-    if len(kept) + bool(unknown) < MOST_SENTENCES - 1:
+    if figures.measured and len(kept) + bool(unknown) < MOST_SENTENCES - 1:
         kept.append(_volume(figures))
     return Summary([_where_the_time_went(shares, figures), *kept, *([unknown] if unknown else [])])
 
@@ -74,7 +78,9 @@ def _where_the_time_went(shares: TimeShares, figures: Figures) -> str:
     before = shares.before_first_token
     if before is None:
         if not figures.measured:
-            return f"No request finished in {duration(shares.wall)}."
+            counts = {"running": figures.running, "stopped": figures.stopped, "failed": figures.failed}
+            said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+            return f"No request finished in {duration(shares.wall)}: {said}."
         return f"The requests took {duration(figures.e2e.median or 0.0)} at the median."
     return (
         f"{percent(before)} of the requests' time passed before their first token, "
@@ -139,4 +145,6 @@ def _unknown(data: ProfileData, shares: TimeShares) -> str:
         )
     if shares.source == "server times":
         return "Which requests shared a step is not known, since the server keeps no step log."
+    if not any(step.rids for step in data.steps):
+        return "Which requests were in a step is not known: a trace does not name them."
     return ""

@@ -13,12 +13,9 @@ from typing import Literal
 from nbruntime.profiling.figures import Figures, union_length
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import Phases, RequestRecord
-from nbruntime.protocol.step_log import Step
+from nbruntime.protocol.step_log import PREFILL_STAGES, Step
 
 Source = Literal["steps", "server times", "client times"]
-
-PREFILL_STAGES = frozenset(("EXTEND", "MIXED", "SPLIT_PREFILL", "DLLM_EXTEND"))
-"""Stages that compute prompts, by the names of SGLang 0.5.23's ``ForwardMode``."""
 
 
 @dataclass(frozen=True, slots=True)

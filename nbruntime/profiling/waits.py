@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.time_shares import is_prefill
 from nbruntime.protocol.step_log import Step
@@ -20,66 +23,109 @@ class Wait:
     request : RequestRecord
         The request.
     queued : float
-        From its sending to the begin of its first step.
-    behind : mapping of str to float
-        In this time, the prefill of each other request, by rid.
+        From the server's receiving it, or if that is unknown its sending, to the begin of its first step.
+    behind : str
+        The request whose prefill took the most of this time, by rid; empty if there was none.
+    behind_seconds : float
+        That time.
     decode : float
         From the end of its prompt's last step to its end.
     stalled : float
         In this time, steps that computed other prompts without it.
-    stalled_by : mapping of str to float
-        The part of each other request in them, by rid.
     """
 
     request: RequestRecord
     queued: float
-    behind: Mapping[str, float]
+    behind: str
+    behind_seconds: float
     decode: float
     stalled: float
-    stalled_by: Mapping[str, float]
 
 
-def waits(requests: Sequence[RequestRecord], steps: Sequence[Step]) -> list[Wait]:
+def waits(data: ProfileData) -> list[Wait]:
     """Find what each request waited for; requests that no step names are left out."""
-    steps = sorted((step for step in steps if step.rids), key=lambda step: step.start)
-    starts = [step.start for step in steps]
-    longest = max((step.duration for step in steps), default=0.0)
-    own_steps: dict[str, list[Step]] = {}
-    for step in steps:
+    steps = sorted((step for step in data.steps if step.rids), key=lambda step: step.start)
+    own_steps: dict[str, list[int]] = {}
+    for number, step in enumerate(steps):
         for rid in step.rids:
-            own_steps.setdefault(rid, []).append(step)
+            own_steps.setdefault(rid, []).append(number)
+    prefill = _Prefill(steps)
     found = []
-    for request in requests:
+    for request in data.requests:
         own = own_steps.get(request.rid)
         if not own:
             continue
-        first, last = bisect_left(starts, request.sent - longest), bisect_left(starts, request.ended)
-        during = steps[first:last]
-        computed = max((step.end for step in own if is_prefill(step)), default=own[0].end)
-        behind = _prefill_of_others(during, request.rid, request.sent, own[0].start)
-        stalled_by = _prefill_of_others(during, request.rid, computed, request.ended)
+        first = steps[own[0]].start
+        received = data.phases(request).received or request.sent
+        behind, behind_seconds = prefill.most(received, first, own)
+        prompt_ends = (steps[at].end for at in own if _computes_prompt_of(steps[at], request.rid))
+        computed = max(prompt_ends, default=first)
         found.append(
             Wait(
                 request,
-                queued=max(own[0].start - request.sent, 0.0),
+                queued=max(first - received, 0.0),
                 behind=behind,
+                behind_seconds=behind_seconds,
                 decode=max(request.ended - computed, 0.0),
-                stalled=sum(stalled_by.values()),
-                stalled_by=stalled_by,
+                stalled=prefill.total(computed, request.ended, own),
             )
         )
     return found
 
 
-def _prefill_of_others(steps: Sequence[Step], rid: str, start: float, end: float) -> dict[str, float]:
-    """Divide the prefill without a request in a time among the other requests, by their tokens."""
-    by_rid: dict[str, float] = {}
-    for step in steps:
-        overlap = min(step.end, end) - max(step.start, start)
-        if overlap <= 0 or rid in step.rids or not is_prefill(step):
-            continue
-        known = len(step.rid_tokens) == len(step.rids) and sum(step.rid_tokens) > 0
-        tokens = step.rid_tokens if known else (1,) * len(step.rids)
-        for other, count in zip(step.rids, tokens, strict=True):
-            by_rid[other] = by_rid.get(other, 0.0) + overlap * count / sum(tokens)
-    return by_rid
+class _Prefill:
+    """The prefill of all requests, as columns: a row for each request of each step that computed prompts."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        rows = [
+            (number, step.start, step.end, rid, share)
+            for number, step in enumerate(steps)
+            if is_prefill(step)
+            for rid, share in zip(step.rids, _shares(step), strict=True)
+        ]
+        self.rids = list(dict.fromkeys(rid for _, _, _, rid, _ in rows))
+        numbers = {rid: number for number, rid in enumerate(self.rids)}
+        self._step = np.array([number for number, *_ in rows], np.int64)
+        self._start = np.array([start for _, start, _, _, _ in rows], np.float64)
+        self._end = np.array([end for _, _, end, _, _ in rows], np.float64)
+        self._rid = np.array([numbers[rid] for _, _, _, rid, _ in rows], np.int64)
+        self._share = np.array([share for *_, share in rows], np.float64)
+        self._longest = float(np.max(self._end - self._start, initial=0.0))
+
+    def most(self, start: float, end: float, own: Sequence[int]) -> tuple[str, float]:
+        """Return the request whose prefill took the most of a time, without the steps `own`, and how much."""
+        rows, seconds = self._overlaps(start, end, own)
+        if not len(seconds):
+            return "", 0.0
+        sums = np.bincount(self._rid[rows], seconds)
+        largest = int(np.argmax(sums))
+        return (self.rids[largest], float(sums[largest])) if sums[largest] > 0 else ("", 0.0)
+
+    def total(self, start: float, end: float, own: Sequence[int]) -> float:
+        """Return how much of a time was prefill without the steps `own`."""
+        _, seconds = self._overlaps(start, end, own)
+        return float(seconds.sum())
+
+    def _overlaps(self, start: float, end: float, own: Sequence[int]) -> tuple[slice, NDArray[np.float64]]:
+        """Return the rows that may lie in a time, and the seconds that each does."""
+        first, last = np.searchsorted(self._start, (start - self._longest, end))
+        rows = slice(int(first), int(last))
+        inside = np.minimum(self._end[rows], end) - np.maximum(self._start[rows], start)
+        seconds = np.maximum(inside, 0.0) * self._share[rows]
+        seconds[np.isin(self._step[rows], own)] = 0.0
+        return rows, seconds
+
+
+def _shares(step: Step) -> list[float]:
+    """Divide a step among its requests, by their tokens."""
+    total = sum(step.rid_tokens)
+    if len(step.rid_tokens) != len(step.rids) or total <= 0:
+        return [1 / len(step.rids)] * len(step.rids)
+    return [tokens / total for tokens in step.rid_tokens]
+
+
+def _computes_prompt_of(step: Step, rid: str) -> bool:
+    """Return True unless the request only takes part in a mixed step to decode."""
+    if step.stage != "MIXED" or len(step.rid_tokens) != len(step.rids):
+        return is_prefill(step)
+    return step.rid_tokens[step.rids.index(rid)] > 1

@@ -15,6 +15,7 @@ from nbruntime.display.numbers import duration
 from nbruntime.profiling.plots.colours import Colours
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+"""In seconds, and their names."""
 
 
 class TimeFormatter(Formatter):
@@ -33,6 +34,21 @@ class TimeFormatter(Formatter):
         """Return the words of a tick."""
         value = float(f"{x / self.unit:.6g}")
         return f"{value:,.0f}" if value == int(value) else f"{value:,g}"
+
+
+class TimeWithUnitFormatter(Formatter):
+    """Writes seconds each in its unit, for axes over several powers of ten.
+
+    Examples
+    --------
+    >>> TimeWithUnitFormatter()(0.00005), TimeWithUnitFormatter()(0.02), TimeWithUnitFormatter()(10)
+    ('50 µs', '20 ms', '10 s')
+    """
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the words of a tick."""
+        unit, name = _unit(x)
+        return f"{TimeFormatter(unit)(x)} {name}"
 
 
 class CountFormatter(Formatter):
@@ -55,12 +71,13 @@ def time_axis(axis: Axis, label: str, longest: float, *, log: bool = False) -> N
     longest : float
         The longest time in seconds; it decides the unit.
     log : bool
-        Make the axis logarithmic, with ticks at 1, 2 and 5 times the powers of ten.
+        Make the axis logarithmic; each tick has its unit.
     """
-    unit, name = next(((unit, name) for unit, name in _UNITS if longest >= unit), _UNITS[-1])
-    if longest <= 0:
-        unit, name = 1.0, "s"
-    _set(axis, f"{label} ({name})", TimeFormatter(unit), log)
+    if log:
+        _set(axis, label, TimeWithUnitFormatter(), log)
+    else:
+        unit, name = _unit(longest)
+        _set(axis, f"{label} ({name})", TimeFormatter(unit), log)
 
 
 def count_axis(axis: Axis, label: str, *, log: bool = False) -> None:
@@ -75,6 +92,20 @@ def no_data(axes: Axes, words: str, colours: Colours) -> None:
     axes.spines[:].set_visible(False)
     axes.text(
         0.5, 0.5, words, transform=axes.transAxes, color=colours.quiet, ha="center", va="center", wrap=True
+    )
+
+
+def beside_bar(axes: Axes, length: float, row: float, words: str, colours: Colours) -> None:
+    """Write words at the end of a horizontal bar."""
+    axes.annotate(
+        words,
+        (length, row),
+        (5, 0),
+        "data",
+        "offset points",
+        va="center",
+        fontsize=9,
+        color=colours.quiet,
     )
 
 
@@ -130,10 +161,26 @@ def mark_quantiles(
     return found
 
 
+class _PlainLogLocator(LogLocator):
+    """Places ticks at powers of ten, and at 2 and 5 times them while there is room."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        low, high = sorted((vmin, vmax))
+        self.set_params(subs=(1, 2, 5) if low > 0 and high / low < 1000 else (1,))
+        return super().tick_values(vmin, vmax)
+
+
+def _unit(longest: float) -> tuple[float, str]:
+    """Return the unit in which a time has at least one digit before the point."""
+    if longest <= 0:
+        return _UNITS[0]
+    return next((unit for unit in _UNITS if longest >= unit[0]), _UNITS[-1])
+
+
 def _set(axis: Axis, label: str, formatter: Formatter, log: bool) -> None:
     axis.set_label_text(label)
     if log:
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(_PlainLogLocator())
         axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(formatter)

@@ -13,6 +13,7 @@ import matplotlib
 from cycler import cycler
 
 from nbruntime.errors import ArgumentValueError
+from nbruntime.profiling.trace.kinds import CLASSES
 
 Theme = Literal["light", "dark"]
 """Theme of a plot; None stands for that of the notebook."""
@@ -82,17 +83,6 @@ class Colours:
         return dict(zip(CLASSES, self.hues, strict=True)).get(kind, self.grey)
 
 
-CLASSES = (
-    "gemm",
-    "attention",
-    "norm and elementwise",
-    "communication",
-    "sampling",
-    "copies",
-    "other",
-)
-"""Classes of operators and kernels, in the order of their colours."""
-
 COLOURS: dict[Theme, Colours] = {
     "light": Colours(
         background="#ffffff",
@@ -101,7 +91,7 @@ COLOURS: dict[Theme, Colours] = {
         hairline="#e3e5e8",
         pale="#c9cfd6",
         blue="#3a6fb0",
-        orange="#e39b1c",
+        orange="#d18411",
         green="#158a68",
         red="#b3451f",
         purple="#a763a0",

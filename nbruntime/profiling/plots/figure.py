@@ -203,7 +203,9 @@ def _wrapped(text: str, width: float) -> list[str]:
 def _smaller(png: io.BytesIO) -> bytes:
     """Return a picture with 128 colours, which takes a third of the bytes."""
     smaller = io.BytesIO()
-    with Image.open(png) as picture:
+    with Image.open(png) as image:
+        opaque = image.getextrema()[-1] == (255, 255)
+        picture = image.convert("RGB") if opaque else image
         few = picture.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         few.save(smaller, "png", optimize=True)
     return smaller.getvalue()

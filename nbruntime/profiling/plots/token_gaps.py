@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
-from nbruntime.protocol.step_log import Step
-
-PREFILL_STAGES = frozenset({"EXTEND", "PREFILL", "MIXED"})
-"""Stages whose steps compute prompts; a mixed one also decodes."""
+from nbruntime.protocol.step_log import PREFILL_STAGES, Step
 
 
 class Meanwhile(IntEnum):
