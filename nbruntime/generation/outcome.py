@@ -27,7 +27,7 @@ class Outcome:
     ended : float or None
         `time.perf_counter` at its end; None while it runs.
     arrivals : tuple of (float, int)
-        `time.perf_counter` of each event with new tokens, and their number; empty if it was not streamed.
+        Seconds since `started` of each event with new tokens, and their number; empty if not streamed.
     meta_info : mapping
         The server's last record of it.
     error : str

@@ -68,7 +68,7 @@ class StreamState:
         self.started = time.perf_counter() if started is None else started
         self._ended: float | None = None
         self._decoder = DeltaDecoder(cumulative_text=cumulative_text, expected=self.expected, scrub=scrub)
-        self._arrivals: dict[int, list[tuple[float, int]]] = {}
+        self._arrivals: dict[int, list[tuple[float, int]]] = {}  # seconds since `started`, new tokens
         self._finished: dict[int, float] = {}
         self._when_over: list[Callable[[], None]] = []
         self._lock = threading.RLock()  # one thread may end the stream while another reads
@@ -128,7 +128,7 @@ class StreamState:
     def _add(self, deltas: list[Delta]) -> None:
         if not deltas:
             return
-        now = time.perf_counter()
+        now = time.perf_counter() - self.started
         for delta in deltas:
             count = delta.count or (1 if delta.text else 0)
             if count:
@@ -220,7 +220,8 @@ class StreamState:
     def _generation(self, index: int, item: Item | None, prompt: Prompt) -> Generation:
         if item is None:
             return Generation("", prompt=prompt, index=index)
-        timings = Timings.from_arrivals(self.started, self._arrivals.get(index, ()), self._ended)
+        total = None if self._ended is None else self._ended - self.started
+        timings = Timings.from_arrivals(0.0, self._arrivals.get(index, ()), total)
         return Generation(
             item.text,
             list(item.output_ids),
@@ -245,12 +246,13 @@ class StreamState:
         elif self.over:
             status = "failed" if self.error is not None else "stopped" if self.may_run else "finished"
         own_rid = None if item is None else item.rid
+        finished = self._finished.get(index)
         return Outcome(
             own_rid or self.request.rids[index // self.request.samples],
             index,
             status,
             self.started,
-            self._finished.get(index, self._ended),
+            self._ended if finished is None else self.started + finished,
             tuple(self._arrivals.get(index, ())),
             {} if item is None else item.meta_info,
             error_line(self.error) if status == "failed" and self.error is not None else "",

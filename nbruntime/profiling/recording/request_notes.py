@@ -77,19 +77,19 @@ class RequestNotes:
 
 
 def _record_of(outcome: Outcome, route: str, epoch: float, now: float) -> RequestRecord:
-    started, meta_info = outcome.started, outcome.meta_info
+    meta_info = outcome.meta_info
     reason = meta_info.get("finish_reason")
-    sent = epoch + started
+    sent = epoch + outcome.started
     ended = epoch + (now if outcome.ended is None else outcome.ended)
-    arrivals = [(at - started, count) for at, count in outcome.arrivals]
+    arrivals = outcome.arrivals
     if arrivals and arrivals[-1][0] > ended - sent:  # Unix times are rounded to a quarter of a microsecond
-        arrivals[-1] = (ended - sent, arrivals[-1][1])
+        arrivals = (*arrivals[:-1], (ended - sent, arrivals[-1][1]))
     times: dict[str, Any] = {name: meta_info.get(name) for name in SERVER_TIMES}
     return RequestRecord(
         rid=outcome.rid,
         sent=sent,
         ended=ended,
-        arrivals=tuple(arrivals),
+        arrivals=arrivals,
         status=outcome.status,
         route=route,
         index=outcome.index,
