@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         usage,
     )
     from nbruntime.launch.servers import servers, stop
+    from nbruntime.profiling import profiles
+    from nbruntime.profiling.profile import Profile
+    from nbruntime.profiling.trace import read_trace
     from nbruntime.runtime import Runtime
 
 _HOMES = {
@@ -37,17 +40,25 @@ _HOMES = {
     "Generation": "nbruntime.generation",
     "GenerationStream": "nbruntime.generation",
     "NbruntimeError": "nbruntime.errors",
+    "Profile": "nbruntime.profiling.profile",
     "Runtime": "nbruntime.runtime",
     "RuntimeEndpoint": "nbruntime.endpoint",
     "Timings": "nbruntime.generation",
     "Token": "nbruntime.generation",
     "Usage": "nbruntime.generation",
     "usage": "nbruntime.generation",
+    "read_trace": "nbruntime.profiling.trace",
     "servers": "nbruntime.launch.servers",
     "stop": "nbruntime.launch.servers",
 }
 
-_MODULES = ("endpoint", "errors", "frontend", "generation", "launch", "protocol", "runtime")
+_MODULES = {
+    **{
+        name: f"nbruntime.{name}"
+        for name in ("endpoint", "errors", "frontend", "generation", "launch", "protocol", "runtime")
+    },
+    "profiles": "nbruntime.profiling.profiles",
+}
 
 __all__ = [
     "AsyncGenerationStream",
@@ -56,12 +67,15 @@ __all__ = [
     "Generation",
     "GenerationStream",
     "NbruntimeError",
+    "Profile",
     "Runtime",
     "RuntimeEndpoint",
     "Timings",
     "Token",
     "Usage",
     "__version__",
+    "profiles",
+    "read_trace",
     "servers",
     "stop",
     "usage",
@@ -74,7 +88,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     if name in _MODULES:
-        return importlib.import_module(f"nbruntime.{name}")
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'nbruntime' has no attribute {name!r}")
 
 

@@ -32,6 +32,7 @@ collect_ignore = (
     if PYTHON
     else [
         "sglang/test_grammars.py",
+        "sglang/test_profiles.py",
         "sglang/test_server.py",
         "sglang/test_router.py",
         "conformance/test_sglang.py",

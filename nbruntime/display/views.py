@@ -1,16 +1,9 @@
-"""Finds live views, since lower floors may not import ``nbruntime.notebook``, and where they can be shown."""
+"""Tells where live views can be shown."""
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import Any
-
-_VIEWS = {
-    "stream": "nbruntime.notebook.views.stream:StreamView",
-    "launch": "nbruntime.notebook.views.launch:LaunchView",
-    "panel": "nbruntime.notebook.views.panel:ServerPanel",
-}
 
 
 def shows_widgets() -> bool:
@@ -25,12 +18,6 @@ def running_request() -> dict[str, Any]:
     source = shell if hasattr(shell, "get_parent") else getattr(shell, "kernel", None)  # as in xeus-python
     request: dict[str, Any] = {} if source is None else source.get_parent()
     return request
-
-
-def view_class(name: str) -> Any:
-    """Import the class of a view, and ipywidgets with it: ``stream``, ``launch`` or ``panel``."""
-    module, _, attribute = _VIEWS[name].partition(":")
-    return getattr(import_module(module), attribute)
 
 
 def _shell() -> Any:

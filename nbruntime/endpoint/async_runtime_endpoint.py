@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 
 from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.display.number_list import as_numbers
-from nbruntime.endpoint import operations
+from nbruntime.endpoint import operations, server_operations
 from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.base_client import BaseClient, checked_rids
 from nbruntime.endpoint.http import INFO_TIMEOUT
@@ -70,12 +70,13 @@ class AsyncRuntimeEndpoint(BaseClient):
         """Make a client of the same server as a blocking endpoint, with the same settings."""
         made = cls.__new__(cls)
         made._settings, made._capabilities = endpoint.settings, endpoint._capabilities
+        made._observers = endpoint.observers
         made._open()
         return made
 
     async def connect(self) -> Self:
         """Ask the server for its model, once; errors as in `RuntimeEndpoint`."""
-        await self._transport.run(operations.read_model_info(self._capabilities))
+        await self._transport.run(server_operations.read_model_info(self._capabilities))
         return self
 
     # The server
@@ -92,23 +93,25 @@ class AsyncRuntimeEndpoint(BaseClient):
 
     async def get_model_name(self) -> str:
         """Name or path of the model; see `RuntimeEndpoint.get_model_name`."""
-        return str((await self._transport.run(operations.read_model_info(self._capabilities)))["model_path"])
+        return str(
+            (await self._transport.run(server_operations.read_model_info(self._capabilities)))["model_path"]
+        )
 
     async def get_server_info(self) -> dict[str, Any]:
         """Read the configuration and the state; see `RuntimeEndpoint.get_server_info`."""
-        return await self._transport.run(operations.read_server_info(self._capabilities))
+        return await self._transport.run(server_operations.read_server_info(self._capabilities))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read which models are served; see `RuntimeEndpoint.models`."""
-        return await self._transport.run(operations.read_models())
+        return await self._transport.run(server_operations.read_models())
 
     async def loads(self) -> list[Load]:
         """Read how busy the server is; see `RuntimeEndpoint.loads`."""
-        return await self._transport.run(operations.read_load())
+        return await self._transport.run(server_operations.read_load())
 
     async def health(self) -> bool:
         """Ask whether the server can generate; see `RuntimeEndpoint.health`."""
-        return await self._transport.run(operations.is_healthy())
+        return await self._transport.run(server_operations.is_healthy())
 
     # Generating
 
@@ -118,8 +121,7 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> Generation | list[Generation]:
         """Generate, and wait for the whole answer; see `RuntimeEndpoint.complete`."""
         limit = AsyncTimeLimit(arguments.pop("timeout", None), self._settings)
-        request = operations.generate_request(prompt, arguments)
-        return await limit.run(self._transport.run(operations.generate(request)))
+        return await self._generate(operations.generate_request(prompt, arguments), limit)
 
     @takes(GenerateOptions)
     async def stream(
@@ -128,7 +130,7 @@ class AsyncRuntimeEndpoint(BaseClient):
         """Generate, and give the text as it comes; see `RuntimeEndpoint.stream`."""
         limit = AsyncTimeLimit(arguments.pop("timeout", None), self._settings)
         request = operations.generate_request(prompt, arguments, stream=True)
-        return await limit.run(self._open_stream(request, limit))
+        return await self._stream(request, limit)
 
     @takes(GenerateOptions)
     async def chat(
@@ -139,7 +141,7 @@ class AsyncRuntimeEndpoint(BaseClient):
         request = await limit.run(
             self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
         )
-        return await limit.run(self._transport.run(operations.generate(request)))
+        return await self._generate(request, limit)
 
     @takes(GenerateOptions)
     async def stream_chat(
@@ -150,7 +152,20 @@ class AsyncRuntimeEndpoint(BaseClient):
         request = await limit.run(
             self._transport.run(operations.chat_request(self._capabilities, messages, arguments, stream=True))
         )
-        return await limit.run(self._open_stream(request, limit))
+        return await self._stream(request, limit)
+
+    async def _generate(
+        self, request: GenerateRequest, limit: AsyncTimeLimit
+    ) -> Generation | list[Generation]:
+        # The observers outside of the limit, which cancels what is inside of it.
+        with self._observers.observe("/generate", request.rids, request.samples) as observed:
+            return await limit.run(self._transport.run(operations.generate(request, observed)))
+
+    async def _stream(self, request: GenerateRequest, limit: AsyncTimeLimit) -> AsyncGenerationStream:
+        with self._observers.observe("/generate", request.rids, request.samples) as observed:
+            stream = await limit.run(self._open_stream(request, limit))
+            observed.follow(stream)
+            return stream
 
     async def _open_stream(self, request: GenerateRequest, limit: AsyncTimeLimit) -> AsyncGenerationStream:
         transport, started = self._transport, time.perf_counter()
@@ -211,20 +226,22 @@ class AsyncRuntimeEndpoint(BaseClient):
     ) -> list[float] | list[list[float]]:
         """Embed a text; see `RuntimeEndpoint.embed`."""
         limit = AsyncTimeLimit(timeout, self._settings)
-        vectors: list[float] | list[list[float]] = await limit.run(
-            self._transport.run(operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path}))
-        )
+        request = operations.embed_request(text, {"dimensions": dimensions, "lora_path": lora_path})
+        with self._observers.observe("/encode", request.rids) as observed:
+            vectors: list[float] | list[list[float]] = await limit.run(
+                self._transport.run(operations.embed(request, observed))
+            )
         return as_numbers(vectors)
 
     # Control
 
     async def flush_cache(self) -> None:
         """Empty the KV cache; see `RuntimeEndpoint.flush_cache`."""
-        await self._transport.run(operations.flush_cache())
+        await self._transport.run(server_operations.flush_cache())
 
     async def abort_all(self) -> None:
         """Stop every request on the server; see `RuntimeEndpoint.abort_all`."""
-        await self._transport.run(operations.abort_all())
+        await self._transport.run(server_operations.abort_all())
 
     async def cache_prefix(self, prefix_str: str) -> None:
         """Bring a text into the KV cache; see `RuntimeEndpoint.cache_prefix`."""
@@ -233,20 +250,21 @@ class AsyncRuntimeEndpoint(BaseClient):
     @takes(ProfileOptions)
     async def start_profile(self, output_dir: str | None = None, **options: Unpack[ProfileOptions]) -> None:
         """Start the server's profiler; see `RuntimeEndpoint.start_profile`."""
-        await self._transport.run(operations.start_profile({"output_dir": output_dir, **options}))
+        await self._transport.run(server_operations.start_profile({"output_dir": output_dir, **options}))
 
     async def stop_profile(self) -> None:
         """Stop the server's profiler; see `RuntimeEndpoint.stop_profile`."""
-        await self._transport.run(operations.stop_profile())
+        await self._transport.run(server_operations.stop_profile())
 
     async def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
         """Read any route that changes nothing; see `RuntimeEndpoint.get`."""
-        return await self._transport.run(operations.read_text(path, timeout))
+        return await self._transport.run(server_operations.read_text(path, timeout))
 
     async def post(self, path: str, body: Any = None, *, timeout: float | None = None) -> Any:
         """Send any request, and read the JSON of the answer; see `RuntimeEndpoint.post`."""
         limit = AsyncTimeLimit(timeout, self._settings)
-        return await limit.run(self._transport.run(operations.send_json(path, body)))
+        with self._observers.observe(path, operations.names_in(body)) as observed:
+            return await limit.run(self._transport.run(operations.send_json(path, body, observed)))
 
     async def close(self) -> None:
         """Stop the running streams and close the connections; the next request opens new ones."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.chat.named_templates import read_chat_template
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.html import visible
+from nbruntime.display.upper_floors import upper_class
 from nbruntime.endpoint.address import check_base_url
 from nbruntime.endpoint.cards import endpoint_card, model_name
+from nbruntime.endpoint.observers import Observers
+from nbruntime.endpoint.options import ProfileOptions, takes
+from nbruntime.endpoint.profile_recording import ProfileRecording
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
 from nbruntime.endpoint.settings import Settings
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
@@ -39,6 +43,7 @@ class BaseClient(CardMixin):
             checked_seconds("connect_timeout", connect_timeout),
             checked_seconds("read_timeout", read_timeout),
         )
+        self._observers = Observers()
         self._open()
 
     def _open(self) -> None:
@@ -153,12 +158,77 @@ class BaseClient(CardMixin):
         """URL, key, certificates and time-outs together, for another client of the same server."""
         return self._settings
 
+    @property
+    def observers(self) -> Observers:
+        """What is told of the requests of this client, such as a profile that is being recorded."""
+        return self._observers
+
+    @takes(ProfileOptions)
+    def profile(
+        self,
+        *,
+        interval: float = 0.5,
+        trace: bool = False,
+        trace_seconds: float = 30.0,
+        max_requests: int = 20_000,
+        max_samples: int = 20_000,
+        output_dir: str | None = None,
+        **options: Unpack[ProfileOptions],
+    ) -> ProfileRecording:
+        """Record what a block of code costs: ``with endpoint.profile() as profile:``, or ``async with``.
+
+        The profile notes every request that is sent through this client while the block runs, by any thread,
+        task or program, and samples the server's load. It fills while the block runs, and is complete after
+        it; an exception or an interrupt keeps what there is.
+
+        Parameters
+        ----------
+        interval : float
+            Seconds between two samples of the server's load.
+        trace : bool
+            Whether to run the server's own profiler, too. It slows the server down.
+        trace_seconds : float
+            Time after which the server's profiler is stopped, besides ``num_steps`` (by default 100).
+        max_requests, max_samples : int
+            Numbers of requests and samples to keep; ``profile.notes`` says what was left out.
+        output_dir : str, optional
+            Folder of the traces, on the server's disk.
+        **options
+            As in `RuntimeEndpoint.start_profile`. ``with_stack`` and ``record_shapes`` are off by default,
+            since they make traces several times as large.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            For a wrong option; nothing was started.
+        ServerFailureError
+            On entering the block, if the server does not start its profiler; it may be running already.
+
+        Examples
+        --------
+        >>> with endpoint.profile() as profile:  # doctest: +SKIP
+        ...     answers = [endpoint.complete(prompt) for prompt in prompts]
+        >>> profile.summary()  # doctest: +SKIP
+        """
+        recording: ProfileRecording = upper_class("recorder")(
+            self,
+            interval=interval,
+            trace=trace,
+            trace_seconds=trace_seconds,
+            max_requests=max_requests,
+            max_samples=max_samples,
+            output_dir=output_dir,
+            **options,
+        )
+        return recording
+
     def __getstate__(self) -> dict[str, Any]:
         # Threads, streams and connections are not copied; what is assigned to a copy is its own.
         return {"settings": replace(self._settings), "known": copy(self._capabilities)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._settings, self._capabilities = state["settings"], state["known"]
+        self._observers = Observers()
         self._open()
 
     @property

@@ -1,7 +1,7 @@
 """What the clients send and how they read the answers, without input or output.
 
-Each operation is a generator (`nbruntime.endpoint.http`) that the transport of either client runs. Where
-SGLang has renamed a route, the new name is tried first, then the old one.
+Each operation is a generator (`nbruntime.endpoint.http`) that the transport of either client runs.
+`nbruntime.endpoint.server_operations` has those that concern the server itself.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from nbruntime.chat.rendering import render_chat
-from nbruntime.endpoint.base_client import checked_path, checked_seconds
-from nbruntime.endpoint.cards import ModelInfo, ServerInfo
-from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread, get
+from nbruntime.endpoint.base_client import checked_path
+from nbruntime.endpoint.http import Abort, HttpRequest, HttpResponse, Operation, RunInThread
+from nbruntime.endpoint.observers import ObservedRequest
 from nbruntime.endpoint.server_capabilities import ServerCapabilities
+from nbruntime.endpoint.server_operations import read_model_info, read_server_info
 from nbruntime.endpoint.settings import Settings
 from nbruntime.endpoint.step_log import step_source
 from nbruntime.errors import (
@@ -23,16 +24,13 @@ from nbruntime.errors import (
     BadRequestError,
     NotFoundError,
     ProtocolError,
-    ServerFailureError,
     TransportError,
 )
 from nbruntime.generation import Generation, Generations, Timings
 from nbruntime.generation.stream_state import aborted_on_server
 from nbruntime.protocol.answers import first_invalid_field, scrub_reason
-from nbruntime.protocol.load import Load, read_loads
 from nbruntime.protocol.messages import Messages, read_messages, refuse_media
 from nbruntime.protocol.options import check_option
-from nbruntime.protocol.profile import build_profile_request
 from nbruntime.protocol.requests import (
     GenerateRequest,
     Prompt,
@@ -41,98 +39,21 @@ from nbruntime.protocol.requests import (
     read_token_ids,
     request_names,
 )
-from nbruntime.secrets import without_secrets
 
 
-def first_served(*requests: HttpRequest) -> Operation[HttpResponse]:
-    """Send one request after the other, until the server knows the route."""
-    refusal: NotFoundError | None = None
-    for request in requests:
-        try:
-            answer: HttpResponse = yield request
-        except NotFoundError as error:
-            refusal = refusal or error
-        else:
-            return answer
-    assert refusal is not None
-    raise refusal
-
-
-def read_text(path: str, timeout: float | None) -> Operation[str]:
-    """Read any route as text."""
-    seconds = checked_seconds("timeout", timeout)
-    answer: HttpResponse = yield HttpRequest("GET", checked_path(path), safe=True, limits=(seconds, seconds))
-    return answer.text()
-
-
-def send_json(path: str, body: Any) -> Operation[Any]:
+def send_json(path: str, body: Any, observed: ObservedRequest) -> Operation[Any]:
     """Post any body and read the JSON of the answer; its rids are aborted when the caller stops waiting."""
-    answer: HttpResponse = yield from guarded(HttpRequest("POST", checked_path(path), body), _names_in(body))
-    return answer.json()
+    answer: HttpResponse = yield from guarded(HttpRequest("POST", checked_path(path), body), names_in(body))
+    read = answer.json()
+    observed.answer(read)
+    return read
 
 
-def _names_in(body: Any) -> tuple[str, ...]:
+def names_in(body: Any) -> tuple[str, ...]:
+    """Return the rids of the requests in the body of any request."""
     rid = body.get("rid") if isinstance(body, Mapping) else None
     names = rid if isinstance(rid, list) else [rid]
     return tuple(name for name in names if isinstance(name, str))
-
-
-# The server
-
-
-def read_model_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
-    """Read the description of the model, once."""
-    if capabilities.model_info is None:
-        answer = yield from first_served(get("/model_info"), get("/get_model_info"))
-        info = _description(answer)
-        if "model_path" not in info:
-            raise _not_sglang(answer)
-        capabilities.is_old = answer.path == "/get_model_info"
-        capabilities.model_info = ModelInfo(info)
-    return capabilities.model_info
-
-
-def read_server_info(capabilities: ServerCapabilities) -> Operation[dict[str, Any]]:
-    """Read the configuration and the state of the server."""
-    answer = yield from first_served(get("/server_info"), get("/get_server_info"))
-    # The answer may be shown in a notebook, and SGLang's own key is among its arguments.
-    capabilities.server_info = ServerInfo(without_secrets(_description(answer), answer.settings.secret))
-    return capabilities.server_info
-
-
-def read_models() -> Operation[list[dict[str, Any]]]:
-    """Read the cards of the models that are served."""
-    answer: HttpResponse = yield get("/v1/models")
-    cards = _description(answer).get("data")
-    if not isinstance(cards, list):
-        raise _not_sglang(answer)
-    return cards
-
-
-def read_load() -> Operation[list[Load]]:
-    """Read how busy the server is."""
-    answer = yield from first_served(get("/v1/loads"), get("/get_load"), get("/workers"))
-    return read_loads(answer.json(), where=answer.url)
-
-
-def is_healthy() -> Operation[bool]:
-    """Ask whether the server can generate."""
-    try:
-        yield get("/health")
-    except (ServerFailureError, TransportError):
-        return False
-    return True
-
-
-def _description(answer: HttpResponse) -> dict[str, Any]:
-    info = answer.json()
-    if not isinstance(info, dict):
-        raise _not_sglang(answer)
-    return info
-
-
-def _not_sglang(answer: HttpResponse) -> ProtocolError:
-    return ProtocolError("The answer does not describe an SGLang server", where=answer.url)
 
 
 # Generating
@@ -166,12 +87,13 @@ def generate_request(
     return build_generate_request(prompt, stream=stream, **options)
 
 
-def generate(request: GenerateRequest) -> Operation[Generation | list[Generation]]:
+def generate(request: GenerateRequest, observed: ObservedRequest) -> Operation[Generation | list[Generation]]:
     """Generate, and wait for the whole answer."""
     started = time.perf_counter()
     answer: HttpResponse = yield from guarded(HttpRequest("POST", "/generate", request.body), request.rids)
     timings = Timings(total=time.perf_counter() - started)
     records = _records(answer, len(request.prompts) * request.samples)
+    observed.answer(records)
     source = step_source(answer.settings, request)
     generations = [
         Generation.from_dict(record, prompt=prompt, index=index, timings=timings).with_source(source)
@@ -361,8 +283,8 @@ def _field(answer: HttpResponse, name: str, kind: Any) -> Any:
 # Embeddings
 
 
-def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Operation[Any]:
-    """Embed one prompt or several."""
+def embed_request(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> GenerateRequest:
+    """Check the arguments of an embedding, and make its request."""
     field, value, prompts, batch = read_prompt(prompt)
     rids = request_names(None, len(prompts), batch)
     body = {field: value, "rid": list(rids) if batch else rids[0]}
@@ -370,31 +292,15 @@ def embed(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Oper
         if given is not None:
             check_option(name, given)
             body[name] = given
-    answer: HttpResponse = yield from guarded(HttpRequest("POST", "/encode", body), rids)
-    vectors = [record.get("embedding") for record in _records(answer, len(prompts))]
+    return GenerateRequest(body, prompts, 1, batch, rids)
+
+
+def embed(request: GenerateRequest, observed: ObservedRequest) -> Operation[Any]:
+    """Embed one prompt or several."""
+    answer: HttpResponse = yield from guarded(HttpRequest("POST", "/encode", request.body), request.rids)
+    records = _records(answer, len(request.prompts))
+    observed.answer(records)
+    vectors = [record.get("embedding") for record in records]
     if not all(isinstance(vector, list) for vector in vectors):
         raise ProtocolError("The answer has no embedding", where=answer.url)
-    return vectors if batch else vectors[0]
-
-
-# Control
-
-
-def flush_cache() -> Operation[None]:
-    """Empty the KV cache."""
-    yield HttpRequest("POST", "/flush_cache", safe=True)
-
-
-def abort_all() -> Operation[None]:
-    """Stop every request on the server."""
-    yield HttpRequest("POST", "/abort_request", {"rid": "", "abort_all": True}, safe=True)
-
-
-def start_profile(options: dict[str, Any]) -> Operation[None]:
-    """Start the server's profiler."""
-    yield HttpRequest("POST", "/start_profile", build_profile_request(options))
-
-
-def stop_profile() -> Operation[None]:
-    """Stop the server's profiler, and wait until the traces are written."""
-    yield HttpRequest("POST", "/stop_profile")
+    return vectors if request.many else vectors[0]

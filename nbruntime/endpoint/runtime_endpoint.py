@@ -8,23 +8,21 @@ from typing import Any, Self, Unpack
 
 from nbruntime.chat.chat_template import ChatTemplate
 from nbruntime.display.number_list import as_numbers
-from nbruntime.display.views import view_class
-from nbruntime.endpoint import operations
-from nbruntime.endpoint.base_client import BaseClient, checked_rids
-from nbruntime.endpoint.http import INFO_TIMEOUT
+from nbruntime.endpoint import operations, server_operations
+from nbruntime.endpoint.base_client import checked_rids
 from nbruntime.endpoint.live_streams import LiveStreams
-from nbruntime.endpoint.options import GenerateOptions, ProfileOptions, takes
+from nbruntime.endpoint.options import GenerateOptions, takes
+from nbruntime.endpoint.server_control import ServerControl
 from nbruntime.endpoint.step_log import step_source
 from nbruntime.endpoint.time_limit import TimeLimit, time_limit
 from nbruntime.endpoint.transport import Transport
 from nbruntime.frontend.backend import FrontendBackend
 from nbruntime.generation import Generation, GenerationStream
-from nbruntime.protocol.load import Load
 from nbruntime.protocol.messages import Messages
 from nbruntime.protocol.requests import GenerateRequest, Prompt
 
 
-class RuntimeEndpoint(BaseClient, FrontendBackend):
+class RuntimeEndpoint(ServerControl, FrontendBackend):
     """A client of a running SGLang server, or of the embedded one.
 
     Replaces SGLang's class of the same name, also as a backend (``sgl.set_default_backend(endpoint)``).
@@ -72,7 +70,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     ) -> None:
         super().__init__(base_url, api_key, verify, chat_template_name, connect_timeout, read_timeout)
         del api_key  # tracebacks may show variables
-        self._transport.run(operations.read_model_info(self._capabilities))
+        self._transport.run(server_operations.read_model_info(self._capabilities))
 
     def _open_transport(self) -> None:
         self._transport = Transport(self._settings)
@@ -80,31 +78,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
     def _open(self) -> None:
         self._open_transport()
         self._streams = LiveStreams[GenerationStream]()
-
-    # The server
-
-    def _read_model_info(self) -> dict[str, Any]:
-        return self._transport.run(operations.read_model_info(self._capabilities))
-
-    def get_model_name(self) -> str:
-        """Name or path of the model, as the server has it (``model_path``)."""
-        return str(self.model_info["model_path"])
-
-    def get_server_info(self) -> dict[str, Any]:
-        """Read the server's arguments, and figures of its scheduler."""
-        return self._transport.run(operations.read_server_info(self._capabilities))
-
-    def models(self) -> list[dict[str, Any]]:
-        """Read the cards of the model and its adapters, with ``id``, ``max_model_len`` and ``parent``."""
-        return self._transport.run(operations.read_models())
-
-    def loads(self) -> list[Load]:
-        """Read how busy each data-parallel rank is; servers up to 0.5.2 only give a number of tokens."""
-        return self._transport.run(operations.read_load())
-
-    def health(self) -> bool:
-        """Ask whether the server can generate (SGLang: 1 s or more); False also if no server answers."""
-        return self._transport.run(operations.is_healthy())
 
     # Generating
 
@@ -149,8 +122,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             If the server does not answer or refuses.
         """
         with time_limit(arguments.pop("timeout", None), self._settings):
-            request = operations.generate_request(prompt, arguments)
-            return self._transport.run(operations.generate(request))
+            return self._generate(operations.generate_request(prompt, arguments))
 
     @takes(GenerateOptions)
     def stream(  # type: ignore[override]
@@ -192,7 +164,7 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         """
         with time_limit(arguments.pop("timeout", None), self._settings):
             request = self._transport.run(operations.chat_request(self._capabilities, messages, arguments))
-            return self._transport.run(operations.generate(request))
+            return self._generate(request)
 
     @takes(GenerateOptions)
     def stream_chat(self, messages: Messages, **arguments: Unpack[GenerateOptions]) -> GenerationStream:
@@ -209,22 +181,28 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             )
             return self._open_stream(request, limit)
 
+    def _generate(self, request: GenerateRequest) -> Generation | list[Generation]:
+        with self._observers.observe("/generate", request.rids, request.samples) as observed:
+            return self._transport.run(operations.generate(request, observed))
+
     def _open_stream(self, request: GenerateRequest, limit: TimeLimit | None) -> GenerationStream:
         transport, started = self._transport, time.perf_counter()
         transport.closer.start()
-        body = transport.run(operations.open_stream(request, self._capabilities))
-        stream = GenerationStream(
-            body,
-            request,
-            close=body.close if limit is None else limit.closing(body.close),
-            abort=transport.abort,
-            where=transport.settings.url("/generate"),
-            started=started,
-            cumulative_text=self._capabilities.text_is_cumulative,
-            scrub=transport.settings.scrub,
-            discard=transport.closer,
-            source=step_source(transport.settings, request),
-        )
+        with self._observers.observe("/generate", request.rids, request.samples) as observed:
+            body = transport.run(operations.open_stream(request, self._capabilities))
+            stream = GenerationStream(
+                body,
+                request,
+                close=body.close if limit is None else limit.closing(body.close),
+                abort=transport.abort,
+                where=transport.settings.url("/generate"),
+                started=started,
+                cumulative_text=self._capabilities.text_is_cumulative,
+                scrub=transport.settings.scrub,
+                discard=transport.closer,
+                source=step_source(transport.settings, request),
+            )
+            observed.follow(stream)
         self._streams.add(stream)
         if limit is not None:
             limit.keep_for(stream)
@@ -307,20 +285,12 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             As in `complete`.
         """
         with time_limit(timeout, self._settings):
-            vectors: list[float] | list[list[float]] = self._transport.run(
-                operations.embed(text, {"dimensions": dimensions, "lora_path": lora_path})
-            )
+            request = operations.embed_request(text, {"dimensions": dimensions, "lora_path": lora_path})
+            with self._observers.observe("/encode", request.rids) as observed:
+                vectors: list[float] | list[list[float]] = self._transport.run(
+                    operations.embed(request, observed)
+                )
         return as_numbers(vectors)
-
-    # Control
-
-    def flush_cache(self) -> None:
-        """Empty the KV cache; a BadRequestError while requests are running."""
-        self._transport.run(operations.flush_cache())
-
-    def abort_all(self) -> None:
-        """Stop every request on the server, including those of other clients."""
-        self._transport.run(operations.abort_all())
 
     def cache_prefix(self, prefix_str: str) -> None:
         """Compute a text into the KV cache, so that prompts which begin with it start sooner.
@@ -331,41 +301,6 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
             The common beginning of later prompts.
         """
         self.complete(prefix_str, max_new_tokens=0)
-
-    @takes(ProfileOptions)
-    def start_profile(self, output_dir: str | None = None, **options: Unpack[ProfileOptions]) -> None:
-        """Start the server's profiler.
-
-        Parameters
-        ----------
-        output_dir : str, optional
-            Folder of the traces, on the server's disk.
-        **options
-            ``start_step``, ``num_steps`` (int): first step of the scheduler, number of steps to record;
-            ``activities`` (list of str): of ``"CPU"`` and ``"GPU"``, the default, ``"MEM"``, ``"RPD"`` and
-            ``"CUDA_PROFILER"``; ``profile_stages`` (list of str): stages to record, all by default;
-            ``profile_by_stage`` (bool): one trace for prefill and one for decode; ``with_stack``,
-            ``record_shapes`` (bool): record Python stacks, shapes of tensors; ``merge_profiles`` (bool): also
-            write one trace of all ranks; ``detailed_annotations`` (bool): record figures of the KV cache and
-            the requests with each step; ``profile_id``, ``profile_prefix`` (str): parts of the file names.
-        """
-        self._transport.run(operations.start_profile({"output_dir": output_dir, **options}))
-
-    def stop_profile(self) -> None:
-        """Stop the server's profiler; returns when the traces are written."""
-        self._transport.run(operations.stop_profile())
-
-    def get(self, path: str, *, timeout: float = INFO_TIMEOUT) -> str:
-        """Read any route that changes nothing, and give its text; only the client's own key is masked.
-
-        Parameters
-        ----------
-        path : str
-            Route, such as ``"/metrics"``.
-        timeout : float
-            Seconds to wait at most for a connection, and for the answer.
-        """
-        return self._transport.run(operations.read_text(path, timeout))
 
     def post(self, path: str, body: Any = None, *, timeout: float | None = None) -> Any:
         """Send any request of SGLang's protocol, and read the JSON of the answer.
@@ -379,12 +314,9 @@ class RuntimeEndpoint(BaseClient, FrontendBackend):
         timeout : float, optional
             As in `complete`.
         """
-        with time_limit(timeout, self._settings):
-            return self._transport.run(operations.send_json(path, body))
-
-    def panel(self, **options: Any) -> Any:
-        """Make a live panel of the server: `nbruntime.notebook.views.panel.ServerPanel` with its options."""
-        return view_class("panel")(self, **options)
+        observed = self._observers.observe(path, operations.names_in(body))
+        with observed, time_limit(timeout, self._settings):
+            return self._transport.run(operations.send_json(path, body, observed))
 
     def close(self) -> None:
         """Stop the running streams and close the connections; the next request opens new ones."""

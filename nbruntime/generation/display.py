@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nbruntime.display.cards import Card, CardMixin
-from nbruntime.display.views import shows_widgets, view_class
+from nbruntime.display.upper_floors import upper_class
+from nbruntime.display.views import shows_widgets
 from nbruntime.generation.cards import stream_card
 
 
@@ -30,7 +31,7 @@ class DisplayMixin(CardMixin):
 
     def _view_of_it(self, **options: Any) -> Any:
         if self._view is None:
-            self._view = view_class("stream")(self, **options)
+            self._view = upper_class("stream")(self, **options)
         return self._view
 
     def _ipython_display_(self) -> None:

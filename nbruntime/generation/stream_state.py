@@ -20,6 +20,7 @@ from nbruntime.errors import (
 )
 from nbruntime.generation.display import DisplayMixin
 from nbruntime.generation.generations import Generations
+from nbruntime.generation.outcome import Outcome, Status, error_line, status_of
 from nbruntime.generation.record import Generation
 from nbruntime.generation.step_source import StepSource
 from nbruntime.generation.timings import Timings
@@ -70,13 +71,21 @@ class StreamState:
         self.started = time.perf_counter() if started is None else started
         self._ended: float | None = None
         self._decoder = DeltaDecoder(cumulative_text=cumulative_text, expected=self.expected, scrub=scrub)
-        self._arrivals: dict[int, list[tuple[float, int]]] = {}
+        self._arrivals: dict[int, list[tuple[float, int]]] = {}  # seconds since `started`, new tokens
+        self._finished: dict[int, float] = {}
+        self._when_over: list[Callable[[], None]] = []
         self._lock = threading.RLock()  # one thread may end the stream while another reads
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy the answers; the copy of a running stream has failed, since it has no connection."""
         with self._lock:
-            state = {**vars(self), "_lock": None, "source": None, "pending": deque(self.pending)}
+            state = {
+                **vars(self),
+                "_lock": None,
+                "source": None,
+                "_when_over": [],
+                "pending": deque(self.pending),
+            }
             if not self.over:
                 partial = deepcopy({"_decoder": self._decoder, "_arrivals": self._arrivals})
                 state |= {**partial, "over": True, "may_run": False, "error": self._copied_too_early()}
@@ -113,11 +122,22 @@ class StreamState:
             self._ended = time.perf_counter()
             self.error = self._find_error(cause)
             self.over = True
+            called, self._when_over = self._when_over, []
+        for function in called:
+            function()
+
+    def when_over(self, function: Callable[[], None]) -> None:
+        """Call a function once at the end of the stream; at once if it has ended."""
+        with self._lock:
+            if not self.over:
+                self._when_over.append(function)
+                return
+        function()
 
     def _add(self, deltas: list[Delta]) -> None:
         if not deltas:
             return
-        now = time.perf_counter()
+        now = time.perf_counter() - self.started
         for delta in deltas:
             count = delta.count or (1 if delta.text else 0)
             if count:
@@ -125,6 +145,8 @@ class StreamState:
                 if arrivals and arrivals[-1][0] == now:
                     count += arrivals.pop()[1]  # same chunk: one arrival
                 arrivals.append((now, count))
+            if delta.finished:
+                self._finished[delta.index] = now
         self.pending.extend(deltas)
 
     def _find_error(self, cause: BaseException | None) -> NbruntimeError | None:
@@ -207,7 +229,8 @@ class StreamState:
     def _generation(self, index: int, item: Item | None, prompt: Prompt) -> Generation:
         if item is None:
             return Generation("", prompt=prompt, index=index)
-        timings = Timings.from_arrivals(self.started, self._arrivals.get(index, ()), self._ended)
+        total = None if self._ended is None else self._ended - self.started
+        timings = Timings.from_arrivals(0.0, self._arrivals.get(index, ()), total)
         return Generation(
             item.text,
             list(item.output_ids),
@@ -217,6 +240,32 @@ class StreamState:
             timings=timings,
             prompt_token_ids=item.prompt_token_ids,
         ).with_source(self.source)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return how each answer has gone so far."""
+        with self._lock:
+            items = self._decoder.items
+            return [self._outcome(index, items.get(index)) for index in range(self.expected)]
+
+    def _outcome(self, index: int, item: Item | None) -> Outcome:
+        reason = None if item is None else item.finish_reason
+        status: Status = "running"
+        if reason is not None:
+            status = status_of(reason)
+        elif self.over:
+            status = "failed" if self.error is not None else "stopped" if self.may_run else "finished"
+        own_rid = None if item is None else item.rid
+        finished = self._finished.get(index)
+        return Outcome(
+            own_rid or self.request.rids[index // self.request.samples],
+            index,
+            status,
+            self.started,
+            self._ended if finished is None else self.started + finished,
+            tuple(self._arrivals.get(index, ())),
+            {} if item is None else item.meta_info,
+            error_line(self.error) if status == "failed" and self.error is not None else "",
+        )
 
     def require_one_answer(self) -> None:
         """Raise if the stream has several answers."""
@@ -294,6 +343,14 @@ class BaseStream(DisplayMixin):
     def started(self) -> float:
         """`time.perf_counter` when the request was sent."""
         return self._state.started
+
+    def watch(self, when_over: Callable[[], None]) -> Callable[[], list[Outcome]]:
+        """Call a function once nothing more arrives from the server.
+
+        Returns a function that tells how the answers have gone so far; it does not keep the stream alive.
+        """
+        self._state.when_over(when_over)
+        return self._state.outcomes
 
     @property
     def done(self) -> bool:

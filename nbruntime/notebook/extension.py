@@ -24,11 +24,13 @@ def load(shell: InteractiveShell) -> None:
         return
     from nbruntime.notebook.magics.completion import MagicCompleter
     from nbruntime.notebook.magics.ipython_completer import add_matcher, remove_matcher
+    from nbruntime.notebook.magics.profile_magics import start_recordings
     from nbruntime.notebook.magics.sgl_magics import SglMagics
 
     magics = SglMagics(shell)
     undo = magics.undo.callback
     undo(magics.forget_result)
+    undo(magics.end_recordings)
     shell.register_magics(magics)
     undo(_remove_magics, shell, magics)
     if shell.Completer is not None:
@@ -40,9 +42,12 @@ def load(shell: InteractiveShell) -> None:
     for formatter, show in _formatters(shell):
         formatter.for_type_by_name(*_PROGRAM_STATE, show)
         undo(formatter.pop, ".".join(_PROGRAM_STATE), None)
-    for event, function in _EVENTS.items():
+    events = [*_EVENTS, ("pre_run_cell", magics.note_cell_begin), ("post_run_cell", magics.note_cell_end)]
+    for event, function in events:
         shell.events.register(event, function)
         undo(shell.events.unregister, event, function)
+    shell.input_transformers_cleanup.append(start_recordings)
+    undo(shell.input_transformers_cleanup.remove, start_recordings)
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -72,7 +77,7 @@ def _unwatch_programs(result: Any) -> None:
     interrupts.unwatch(in_flight)
 
 
-_EVENTS = {"pre_run_cell": _watch_programs, "post_run_cell": _unwatch_programs}
+_EVENTS = (("pre_run_cell", _watch_programs), ("post_run_cell", _unwatch_programs))
 """An interrupt of a cell aborts the running requests of frontend-language programs."""
 
 

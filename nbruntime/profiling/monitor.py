@@ -87,9 +87,18 @@ class ServerMonitor:
         Seconds between two polls; polling itself is up to the caller.
     steps : int
         Number of polls kept.
+    metrics_every : int or None
+        Number of polls after which the metrics are read again; None for only the first time.
     """
 
-    def __init__(self, ask: Callable[[str], str], *, interval: float = 1.0, steps: int = 120) -> None:
+    def __init__(
+        self,
+        ask: Callable[[str], str],
+        *,
+        interval: float = 1.0,
+        steps: int = 120,
+        metrics_every: int | None = METRICS_EVERY,
+    ) -> None:
         self.interval = interval
         self.steps = steps
         self.model_info: dict[str, Any] = {}  # read when the server (re)appears
@@ -99,6 +108,7 @@ class ServerMonitor:
         self.error: NbruntimeError | None = None  # of the last poll
         self.metrics: bool | None = None  # whether the server has metrics; None before the first poll
         self._ask = ask
+        self._metrics_every = metrics_every
         self._lock = threading.Lock()
         self._known = False
         self._has_loads = True
@@ -119,7 +129,8 @@ class ServerMonitor:
             try:
                 if not self._known:
                     self._read_info()
-                if self._polls % METRICS_EVERY == 0:
+                every = self._metrics_every
+                if self._polls == 0 or (every is not None and self._polls % every == 0):
                     self._read_metrics()
                 load = self._read_load()
             except NbruntimeError as error:
@@ -130,6 +141,19 @@ class ServerMonitor:
             self._polls += 1
             self._history.append((time.monotonic(), load))
             self.answered_at, self.gone_since, self.error = time.time(), None, None
+
+    def histograms(self, *, anew: bool = False) -> dict[str, Histogram]:
+        """Return the server's histograms by the names of `LATENCIES`; empty without metrics.
+
+        Parameters
+        ----------
+        anew : bool
+            Whether to read them now; NbruntimeError if the server does not answer.
+        """
+        with self._lock:
+            if anew:
+                self._read_metrics()
+            return self._latencies[-1][1] if self._latencies else {}
 
     def end(self) -> None:
         """Record that the server has ended, as a step without a value."""

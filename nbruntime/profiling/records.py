@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Literal
 
+from nbruntime.generation.outcome import Status
 from nbruntime.protocol.load import Load
 
-Status = Literal["finished", "stopped", "failed", "running"]
-"""How a request ended: by itself, by the client, by an error; or not yet."""
+__all__ = ["LoadSample", "Phases", "RequestRecord", "Status"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A checked request to ``/generate``."""
+    """A checked request to ``/generate``, or to ``/encode``."""
 
     body: dict[str, Any]  # the JSON object
     prompts: tuple[Prompt, ...]

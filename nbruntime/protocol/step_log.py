@@ -9,6 +9,9 @@ from nbruntime.errors import ProtocolError
 ROUTE = "/step_log"
 """The route; SGLang has none."""
 
+PREFILL_STAGES = frozenset(("EXTEND", "PREFILL", "MIXED", "SPLIT_PREFILL", "DLLM_EXTEND"))
+"""Stages that compute prompts, also beside decoding, by the names of SGLang 0.5.23."""
+
 
 class Step(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One forward pass of the model.

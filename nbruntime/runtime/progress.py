@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from nbruntime.display.views import shows_widgets, view_class
+from nbruntime.display.upper_floors import upper_class
+from nbruntime.display.views import shows_widgets
 from nbruntime.launch.phases import FETCHING, Phase, Phases
 
 __all__ = ["Announcer", "Progress", "announced"]
@@ -29,7 +30,7 @@ def announced(runtime: object, progress: Progress, log_level: str) -> Iterator[C
     elif progress is not None:
         yield progress
     elif shows_widgets():
-        with view_class("launch")(runtime) as view:
+        with upper_class("launch")(runtime) as view:
             yield view
     else:
         announcer = Announcer(log_level)

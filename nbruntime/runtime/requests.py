@@ -7,9 +7,11 @@ import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
+from nbruntime.endpoint.options import takes
+from nbruntime.endpoint.profile_recording import ProfileRecording, RecordingOptions
 from nbruntime.errors import ArgumentValueError, ServerConnectionError
 from nbruntime.launch.server import Server
 from nbruntime.protocol.requests import build_generate_request, request_names
@@ -180,6 +182,21 @@ class RuntimeRequests:
         }
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
         return tokenizer
+
+    @takes(RecordingOptions)
+    def profile(self, **options: Unpack[RecordingOptions]) -> ProfileRecording:
+        """Record what a block of code costs: ``with runtime.profile() as profile:``, or ``async with``.
+
+        It notes the requests of this object and of its `endpoint`. Arguments are those of
+        `RuntimeEndpoint.profile`; the traces of the server's profiler are found by themselves.
+
+        Examples
+        --------
+        >>> with runtime.profile(trace=True, num_steps=50) as profile:  # doctest: +SKIP
+        ...     runtime.generate("Once upon a time", {"max_new_tokens": 64})
+        """
+        self._check_alive()
+        return self.endpoint.profile(**options)
 
     def start_profile(self, **options: Any) -> None:
         """Start the server's profiler, with SGLang's options such as ``output_dir`` and ``num_steps``."""

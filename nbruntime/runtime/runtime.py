@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self, SupportsIndex
 from urllib.parse import urlsplit
 
 from nbruntime.display.cards import Card, CardMixin
-from nbruntime.display.views import view_class
+from nbruntime.display.upper_floors import upper_class
 from nbruntime.endpoint import RuntimeEndpoint
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import ArgumentTypeError
@@ -289,7 +289,7 @@ class Runtime(CardMixin, RuntimeRequests):
 
     def panel(self, **options: Any) -> Any:
         """Make a live panel of the server: `nbruntime.notebook.views.panel.ServerPanel` with its options."""
-        panel = view_class("panel")(self.endpoint, runtime=self, **options)
+        panel = upper_class("panel")(self.endpoint, runtime=self, **options)
         if self._server is not None:
             self._server.users.add(panel)
         return panel

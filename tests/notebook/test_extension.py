@@ -16,9 +16,9 @@ MAGICS = {
     "line": {
         "sgl_launch", "sgl_connect", "sgl_servers", "sgl_use",
         "sgl_info", "sgl_logs", "sgl_stop", "sgl_flush",
-        "sgl_generate", "sgl_chat",  # for their help
+        "sgl_generate", "sgl_chat", "sgl_profile",  # for their help
     },
-    "cell": {"sgl_generate", "sgl_chat"},
+    "cell": {"sgl_generate", "sgl_chat", "sgl_profile"},
 }  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def footprint(shell: InteractiveShell) -> dict[str, object]:
         "configurables": list(shell.configurables),
         "matchers": [*shell.Completer.custom_matchers, *shell.Completer.magic_arg_matchers],
         "events": [(name, each) for name, them in shell.events.callbacks.items() for each in them],
+        "transformers": list(shell.input_transformers_cleanup),
         "formatters": [
             *shell.display_formatter.ipython_display_formatter.deferred_printers,
             *shell.display_formatter.formatters["text/plain"].deferred_printers,
@@ -71,7 +72,7 @@ def test_load_unload_and_reload_as_often_as_wanted(shell: InteractiveShell) -> N
         run(shell, "%reload_ext nbruntime")
         assert ours(shell) == MAGICS
         again = footprint(shell)
-        for what in ("matchers", "configurables", "events", "formatters"):
+        for what in ("matchers", "configurables", "events", "transformers", "formatters"):
             assert len(again[what]) == len(loaded[what]), what  # type: ignore[arg-type]
     run(shell, "%unload_ext nbruntime")
     assert footprint(shell) == before

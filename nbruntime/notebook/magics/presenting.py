@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from IPython.display import display
 
 from nbruntime.display.cards import Card
-from nbruntime.display.views import shows_widgets, view_class
+from nbruntime.display.upper_floors import upper_class
+from nbruntime.display.views import shows_widgets
 
 if TYPE_CHECKING:
     from nbruntime.generation import Generation, GenerationStream
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def prepare(view: str) -> None:
     """Import a view's modules, so that this does not add to the time to the first token."""
     if view != "none" and shows_widgets():
-        view_class("stream")
+        upper_class("stream")
 
 
 def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float) -> None:
@@ -25,7 +26,7 @@ def show_stream(stream: GenerationStream, *, view: str, draws_per_second: float)
     if view == "none":
         stream.result()
     elif shows_widgets():
-        view_class("stream")(stream, markdown=view == "markdown", draws_per_second=draws_per_second).show()
+        upper_class("stream")(stream, markdown=view == "markdown", draws_per_second=draws_per_second).show()
     else:
         from nbruntime.generation.printing import print_stream
 

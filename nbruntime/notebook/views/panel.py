@@ -38,6 +38,7 @@ from nbruntime.profiling.monitor_card import (
 
 if TYPE_CHECKING:
     from nbruntime.endpoint import RuntimeEndpoint
+    from nbruntime.profiling.profile import Profile
     from nbruntime.runtime import Runtime
 
 POLL_SECONDS = 5.0
@@ -218,6 +219,11 @@ class ServerPanel(ViewBox):
         self._search.placeholder = f"search {len(self._fields)} fields"
         self._found.value = fields_html(self._fields, self._search.value)
 
+    @property
+    def profile(self) -> Profile | None:
+        """The profile of the button Start profile; complete when its recording has ended."""
+        return self._actions.profile
+
     # Polling
 
     @property
@@ -297,6 +303,7 @@ class ServerPanel(ViewBox):
         if self._closed:
             return
         self._closed = True
+        self._actions.end_profile()
         with self._drawing:
             bundle = self.card().mimebundle()
             self._outputs.replace(bundle)

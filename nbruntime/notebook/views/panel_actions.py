@@ -11,12 +11,18 @@ import ipywidgets
 
 from nbruntime.display.html import escape
 from nbruntime.display.numbers import time_of_day
+from nbruntime.display.upper_floors import upper_class
 from nbruntime.errors import NbruntimeError
 from nbruntime.notebook.views.widgets import WidgetKit
 
 if TYPE_CHECKING:
     from nbruntime.endpoint import RuntimeEndpoint
+    from nbruntime.profiling.profile import Profile
+    from nbruntime.profiling.recorder import Recorder
     from nbruntime.runtime import Runtime
+
+KEPT = "the profile is in panel.profile"
+"""What is said when a recording has ended."""
 
 
 class ServerActions:
@@ -46,14 +52,18 @@ class ServerActions:
         self._runtime = runtime
         self._on_close = on_close
         self._on_result = on_result
-        self._profiling = False
+        self._profiling = threading.Lock()  # held while a recording starts or stops
+        self._recorder: Recorder | None = None
+        self.profile: Profile | None = None  # the last one, also while it is recorded
 
     def make(self, kit: WidgetKit) -> list[Any]:
         """Make the widgets; again when the panel is reopened."""
         self._kit = kit
         self.buttons = {
             "flush": self._button("Flush cache", "Empty the KV cache", self._flush),
-            "profile": self._button("Start profile", "Start the server's profiler", self._profile),
+            "profile": self._button(
+                "Start profile", "Record requests, load and the server's profiler", self._profile
+            ),
             "abort": self._button("Abort all", "Stop every request on the server", self._abort),
         }
         if self._runtime is not None:
@@ -61,7 +71,7 @@ class ServerActions:
                 "Shut down …", "End the server", lambda: self._show_question(True)
             )
         self.buttons["close"] = self._button("Close panel", "Leave a static picture", self._on_close)
-        self._set_profiling(self._profiling)
+        self._label_profile()
         self.question = kit.keep(
             ipywidgets.HBox(
                 [
@@ -76,11 +86,18 @@ class ServerActions:
         return [kit.row(list(self.buttons.values())), self.question, self.message]
 
     def enable(self, enabled: bool) -> None:
-        """Enable or disable all buttons but Close; without a server no profiler runs."""
+        """Enable or disable all buttons but Close; without a server a recording ends."""
         for name, button in self.buttons.items():
             button.disabled = not enabled and name != "close"
         if not enabled:
-            self._set_profiling(False)
+            self.end_profile()
+
+    def end_profile(self) -> None:
+        """End the recording if there is one, without waiting: the server has ended, or the panel closes."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            self._run(KEPT, recorder.stop)
+            self._label_profile()
 
     def _button(self, label: str, tooltip: str, action: Callable[[], object]) -> Any:
         button = self._kit.keep(
@@ -90,16 +107,20 @@ class ServerActions:
         return button
 
     def _run(self, done: str, action: Callable[[], object]) -> None:
-        """Run an action in its own thread, as it may take seconds; `done` is the message if it succeeds."""
+        """Run an action in its own thread, as it may take seconds.
+
+        The message is `done` if it succeeds, or the text that it returns.
+        """
 
         def work() -> None:
             try:
-                action()
+                result = action()
             except NbruntimeError as error:
                 first = str(error).splitlines()[0]
                 said = f'<span class="nbr-bad">▲</span> {escape(first)}'
             else:
-                said = f'<span class="nbr-quiet">{escape(f"{time_of_day(time.time())} {done}")}</span>'
+                text = result if isinstance(result, str) else done
+                said = f'<span class="nbr-quiet">{escape(f"{time_of_day(time.time())} {text}")}</span>'
             self.message.value = said
             self._on_result()
 
@@ -110,17 +131,24 @@ class ServerActions:
         self._run("the cache is empty", self._endpoint.flush_cache)
 
     def _profile(self) -> None:
-        start = not self._profiling
-        action = self._endpoint.start_profile if start else self._endpoint.stop_profile
+        self._run("", self._start_or_stop_profile)
 
-        def work() -> None:
-            action()
-            self._set_profiling(start)
+    def _start_or_stop_profile(self) -> str:
+        with self._profiling:
+            recorder, self._recorder = self._recorder, None
+            try:
+                if recorder is not None:
+                    recorder.stop()
+                    return KEPT
+                recorder = upper_class("recorder")(self._endpoint, trace=True)
+                self.profile = recorder.start()
+                self._recorder = recorder
+                return "a profile is being recorded"
+            finally:
+                self._label_profile()
 
-        self._run("the profiler runs" if start else "the profiler has written its traces", work)
-
-    def _set_profiling(self, runs: bool) -> None:
-        self._profiling = runs
+    def _label_profile(self) -> None:
+        runs = self._recorder is not None
         self.buttons["profile"].description = "Stop profile" if runs else "Start profile"
 
     def _abort(self) -> None:

@@ -27,7 +27,7 @@ def test_every_magic_has_help(
     option: str, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     magics = [f"%{name}" for name in shell.magics_manager.magics["line"] if name.startswith("sgl_")]
-    assert len(magics) == 10
+    assert len(magics) == 11
     for code in [*magics, "%%sgl_generate", "%%sgl_chat"]:
         capsys.readouterr()
         run(shell, f"{code} {option}" + ("\nHello" if code.startswith("%%") else ""))

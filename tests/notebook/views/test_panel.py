@@ -20,7 +20,7 @@ from support.fake_engine import await_true, installed
 from support.html_checks import HOSTILE, checked, parsed
 from support.leftovers import nothing_left_behind
 from support.recording_comm import Messages, record_comms
-from support.scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer
+from support.scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer, answer
 from support.sglang_records import RECORDS
 
 from nbruntime.display.server_fields import fields_html, fields_of, matching
@@ -390,25 +390,59 @@ def press(panel: ServerPanel, name: str) -> str:
 def test_buttons(panel: ServerPanel, server: Server, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     server.on("/start_profile", Reply(body=b"Start profiling.\n"))
     server.on("/stop_profile", Reply(body=b"Stop profiling.\n"))
+    server.on("/generate", Reply(json=answer("Hello")))
     look(panel)
     assert "the cache is empty" in press(panel, "flush")
     assert "every request is stopped" in press(panel, "abort")
-    assert "the profiler runs" in press(panel, "profile")
+    assert panel.profile is None
+    assert "is being recorded" in press(panel, "profile")
     assert panel._actions.buttons["profile"].description == "Stop profile"
-    panel.stop()
-    show(panel, cell)  # by the next run of its cell
-    assert panel._actions.buttons["profile"].description == "Stop profile"
-    assert "has written" in press(panel, "profile")
+    panel.endpoint.complete("x")
+    assert "in panel.profile" in press(panel, "profile")
     assert panel._actions.buttons["profile"].description == "Start profile"
+    assert panel.profile is not None
+    assert panel.profile.ended is not None
+    assert [request.status for request in panel.profile.requests] == ["finished"]
     asked = [(each.path, each.json if each.raw else None) for each in server.asked if each.method == "POST"]
     assert [path for path, _ in asked] == [
         "/flush_cache",
         "/abort_request",
         "/start_profile",
+        "/generate",
         "/stop_profile",
     ]
     assert asked[1][1]["abort_all"] is True
     assert "shutdown" not in panel._actions.buttons, "it is not ours"
+
+
+def test_closing_ends_the_recording(panel: ServerPanel, server: Server, cell: Cell) -> None:
+    server.on("/start_profile", Reply(body=b"Start profiling.\n"))
+    server.on("/stop_profile", Reply(body=b"Stop profiling.\n"))
+    look(panel)
+    press(panel, "profile")
+    panel.stop()  # its cell runs again
+    show(panel, cell)
+    assert panel._actions.buttons["profile"].description == "Start profile"
+    server.wait_for("/stop_profile")
+    assert panel.profile is not None
+    assert panel.profile.ended is not None
+    press(panel, "profile")
+    panel.close()
+    server.wait_for("/stop_profile", 2)
+
+
+def test_the_servers_end_keeps_the_profile(panel: ServerPanel, server: Server) -> None:
+    server.on("/start_profile", Reply(body=b"Start profiling.\n"))
+    look(panel)
+    press(panel, "profile")
+    server.dead = True
+    panel.monitor.poll()
+    panel.draw()
+    await_true(lambda: "in panel.profile" in panel._actions.message.value)
+    assert panel.profile is not None
+    assert any("did not confirm the end of its trace" in note for note in panel.profile.notes)
+    panel.draw()
+    assert panel._actions.buttons["profile"].description == "Start profile"
 
 
 def test_a_failed_action_shows_its_error(panel: ServerPanel, server: Server) -> None:

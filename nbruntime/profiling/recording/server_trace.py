@@ -1,0 +1,170 @@
+"""Starts and stops a server's own profiler, within bounds, and finds its traces."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from nbruntime.endpoint.http import HttpRequest
+from nbruntime.endpoint.transport import Transport
+from nbruntime.errors import NbruntimeError, ServerFailureError
+from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.recording.trace_files import find_traces, pattern_of
+from nbruntime.protocol.profile import build_profile_request
+
+TRACE_STEPS = 100
+"""Steps that a trace holds by default: of the embedded server about 10 MB, compressed."""
+
+TRACE_SECONDS = 30.0
+"""Seconds after which a trace is stopped by default."""
+
+FOLDER_VARIABLE = "SGLANG_TORCH_PROFILER_DIR"
+"""Environment variable with the default folder of traces, also in SGLang."""
+
+START_TIMEOUTS = (5.0, 60.0)
+STOP_TIMEOUTS = (5.0, 300.0)
+"""Seconds to connect and to wait for the answer; a server answers when it has written its traces."""
+
+
+class ServerTrace:
+    """One recording by a server's profiler.
+
+    Parameters
+    ----------
+    transport : Transport
+        Sends the requests.
+    profile : ProfileData
+        Gets the paths of the traces, and notes.
+    options : mapping
+        SGLang's options by their names, checked here; None means not given.
+    seconds : float
+        Time after which it is to be stopped; see `due`.
+    """
+
+    def __init__(
+        self, transport: Transport, profile: ProfileData, options: Mapping[str, Any], seconds: float
+    ) -> None:
+        self._transport = transport
+        self._profile = profile
+        self._local = transport.settings.local
+        self._seconds = seconds
+        self._body = trace_request(options, local=self._local)
+        self._begun = math.inf  # by `time.time`
+        self.running = False
+
+    @property
+    def due(self) -> float:
+        """Seconds until it must be stopped; infinite if it does not run."""
+        return max(self._begun + self._seconds - time.time(), 0.0) if self.running else math.inf
+
+    def start(self) -> None:
+        """Start the server's profiler.
+
+        Raises
+        ------
+        ServerFailureError
+            If the server does not start it; most often it is running already.
+        """
+        self._begun = time.time()
+        self.running = True
+        try:
+            self._transport.send(HttpRequest("POST", "/start_profile", self._body, limits=START_TIMEOUTS))
+        except ServerFailureError as error:
+            self.running = False
+            raise ServerFailureError(
+                "The server did not start its profiler",
+                status=error.status,
+                server_message=error.server_message,
+                where=error.where,
+                hint="It may be running already: endpoint.stop_profile() stops it. Nothing was recorded.",
+            ) from error
+        except NbruntimeError as error:
+            self.running = getattr(error, "sent", False)  # it may have begun
+            self.stop()
+            raise
+
+    def stop(self, why: str = "") -> None:
+        """Stop the profiler if it runs, and note why it ended before the profile did."""
+        if not self.running:
+            return
+        self.running = False
+        notes = self._profile.notes
+        try:
+            self._transport.send(HttpRequest("POST", "/stop_profile", limits=STOP_TIMEOUTS))
+        except ServerFailureError:  # it has stopped by itself
+            steps, stages = self._body["num_steps"], self._body.get("profile_by_stage")
+            notes.append(
+                f"The trace holds at most {steps:,} steps{' of each stage' if stages else ''}; "
+                "num_steps=... changes that."
+            )
+        except NbruntimeError as error:
+            notes.append(f"The server did not confirm the end of its trace: {error.message}.")
+        else:
+            if why:
+                notes.append(why)
+
+    def stop_if_due(self) -> None:
+        """Stop the profiler if its time is up."""
+        if self.due == 0.0:
+            self.stop(f"The trace ends after {self._seconds:g} s; trace_seconds=... changes that.")
+
+    def find_files(self, server_info: Mapping[str, Any]) -> None:
+        """Put the paths of the traces into the profile."""
+        if math.isinf(self._begun):
+            return
+        folder, name = self._body.get("output_dir"), self._body["profile_id"]
+        profile = self._profile
+        if self._local and folder is not None:
+            ranks = _ranks(server_info)
+            merged = bool(self._body.get("merge_profiles"))
+            profile.trace_files = find_traces(folder, name, since=self._begun, ranks=ranks, merged=merged)
+            if profile.trace_files:
+                return
+            profile.notes.append(
+                f"No trace was found in {folder}: the profiler recorded no step or was running already, or "
+                f"the server runs on another machine. Its files would have {name} in their names."
+            )
+            return
+        where = folder or f"/tmp, or the folder that {FOLDER_VARIABLE} names there"
+        if folder:
+            profile.trace_files = [pattern_of(folder, name)]
+        profile.notes.append(
+            f"The traces are on the server's disk, in {where}, with {name} in their names. "
+            "Copy them here, and read them with profile.load_trace(path)."
+        )
+
+
+def trace_request(options: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
+    """Check the options of a trace, and bound it.
+
+    Examples
+    --------
+    >>> body = trace_request({"num_steps": 5, "profile_id": "mine"}, local=False)
+    >>> body
+    {'num_steps': 5, 'with_stack': False, 'record_shapes': False, 'profile_id': 'mine'}
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    body = build_profile_request(
+        {
+            "num_steps": TRACE_STEPS,
+            "with_stack": False,  # Python's frames are half of a trace
+            "record_shapes": False,  # a third
+            "profile_id": f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            **given,
+        }
+    )
+    assert body is not None
+    if local:
+        folder = body.get("output_dir") or os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir()
+        body["output_dir"] = os.path.abspath(os.path.expanduser(folder))
+    return body
+
+
+def _ranks(server_info: Mapping[str, Any]) -> int:
+    sizes = [server_info.get(name) for name in ("tp_size", "pp_size")]
+    return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
