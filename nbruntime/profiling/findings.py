@@ -188,7 +188,7 @@ def _one_at_a_time(evidence: Evidence) -> Iterator[Finding]:
     if mean < 1.5:
         yield Finding(
             0.5 * decode,
-            f"A decode step held {rate(mean)} requests on average; requests sent at once would share steps.",
+            f"A decode step held {mean:.1f} requests on average; requests sent at once would share steps.",
         )
 
 

@@ -74,7 +74,7 @@ def test_requests_one_after_the_other(endpoint: RuntimeEndpoint) -> None:
             streamed(endpoint, f"{n} pears", 8)
     text = said(profile)
     assert "Decode was the bottleneck: " in text
-    assert "A decode step held 1 requests on average" in text
+    assert "A decode step held 1.0 requests on average" in text
 
 
 def test_a_client_that_thinks_between_its_requests(endpoint: RuntimeEndpoint) -> None:

@@ -41,7 +41,7 @@ def test_decode_of_one_request_at_a_time() -> None:
         steps += [extend(2 * n, 2 * n + 0.2, **{f"r{n}": 10}), decode(2 * n + 0.2, 2 * n + 2, f"r{n}")]
     sentences = said(profile(*requests, steps=steps))
     assert sentences[0].startswith("Decode was the bottleneck: 90 % of the time was spent in decode, 10 % in")
-    assert "A decode step held 1 requests on average; requests sent at once would share steps." in sentences
+    assert "A decode step held 1.0 requests on average; requests sent at once would share steps." in sentences
 
 
 def test_the_client_was_the_limit() -> None:
