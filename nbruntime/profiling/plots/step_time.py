@@ -128,7 +128,7 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
     axes.vlines(groups.sizes, groups.low, groups.high, color=colours.ink, linewidth=0.8)
     axes.plot(groups.sizes, groups.medians, "o", color=colour, markersize=6, markeredgecolor=colours.ink)
     right = float(sizes.max()) * 1.05
-    top = max(float(np.quantile(seconds, 0.99)), float(groups.high.max())) * 1.3
+    top = max(float(np.quantile(seconds, 0.99)), float(groups.high.max())) * 1.3 or 1e-3
     line = fit(groups)
     if line is not None:
         axes.plot([0, right], [line.fixed, line.fixed + line.each * right], color=colours.ink, linewidth=1)
