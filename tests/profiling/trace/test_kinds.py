@@ -56,14 +56,14 @@ KERNELS = {
     "sampling": [
         "void flashinfer::sampling::TopKTopPSamplingFromProbKernel<...>",
         "void at::native::(anonymous namespace)::distribution_elementwise_grid_stride_kernel<float, 4>(...)",
-        "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::ArgMaxOps<float>>>(...)",
+        "void at::native::reduce_kernel<512, 1, at::native::ArgMaxOps<float>>(...)",
         "void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float, float>(...)",
     ],
     "copies": [
         "Memcpy HtoD (Pinned -> Device)",
         "Memcpy DtoD (Device -> Device)",
         "Memset (Device)",
-        "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda(...)::{lambda()#3}>",
+        "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda(...)::{lambda()}>",
         "CopyDeviceToHost",
         "__amd_rocclr_copyBuffer",
         "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<long>>(int)",
@@ -105,7 +105,7 @@ OPERATORS = {
         "aten::stack", "aten::item", "aten::_local_scalar_dense", "aten::fill_", "aten::zero_", "aten::zeros",
         "aten::full", "aten::pin_memory",
     ],
-    "other": ["aten::view", "aten::as_strided", "aten::slice", "aten::transpose", "aten::t", "aten::empty", ""],
+    "other": ["aten::view", "aten::as_strided", "aten::slice", "aten::transpose", "aten::t", ""],
 }  # fmt: skip
 
 
