@@ -32,8 +32,8 @@ _KERNELS = (
     (
         SAMPLING,
         """
-        (?<!up)sampl multinomial argmax (top|min)_?p(_|renorm|mask) top_?k_?(renorm|mask|top) radix_?sort penalt
-        logprob cunn_softmax distribution_ exponential gumbel
+        (?<!up)sampl multinomial argmax (top|min)_?p(_|renorm|mask) top_?k_?(renorm|mask|top)
+        radix_?sort penalt logprob cunn_softmax distribution_ exponential gumbel
         """,
     ),
     (
