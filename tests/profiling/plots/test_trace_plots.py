@@ -11,15 +11,12 @@ from matplotlib.axes import Axes
 from support.kineto import kernel, kineto, launch, slice_, step
 
 from nbruntime.profiling.plots import plot
-from nbruntime.profiling.plots.colours import COLOURS
 from nbruntime.profiling.plots.kernel_classes import panels_of, plot_kernel_classes
 from nbruntime.profiling.plots.operators import plot_operators
 from nbruntime.profiling.plots.trace_data import LONGEST_NAME, NO_TRACE, short_name
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.trace import Trace, read_trace
-
-LIGHT = COLOURS["light"]
 
 CPU = (
     step("EXTEND bs=3 toks=512", 0, 3_000),
@@ -52,10 +49,8 @@ def read(folder: Path, events: Sequence[dict[str, Any]]) -> Trace:
 
 def bars(axes: Axes) -> dict[str, float]:
     """Return the lengths of the bars of a panel in ms, by the labels of their rows."""
-    rows = {
-        round(place): label.get_text()
-        for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
-    }
+    labels = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+    rows = {round(place): label.get_text() for place, label in labels}
     return {rows[round(bar.get_y() + bar.get_height() / 2)]: bar.get_width() * 1e3 for bar in axes.patches}
 
 
