@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,12 +11,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
+from nbruntime.errors import ArgumentValueError
 from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, overlap, time_before, union
+from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.step_table import NO_STEPS, span, step_table
+from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
+
+Source = Literal["trace", "steps"]
+"""What tells when the server computed."""
 
 COLUMNS = 90
 """Columns of the shares of time."""
@@ -26,6 +34,7 @@ class BusyTime:
     """When something computed: its name, intervals that do not overlap, and the time that was looked at."""
 
     what: str
+    of: str  # trace or profile
     starts: Floats
     ends: Floats
     begin: float
@@ -41,7 +50,7 @@ class BusyTime:
         return starts[long], ends[long]
 
 
-def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
+def plot_idle(data: ProfileData, *, source: Source | None = None, theme: Theme | None = None) -> Figure:
     """Draw the server's idle time over time, and the lengths of the gaps that it consists of.
 
     With a trace it is the time in which the device ran no kernel (on a CPU: no operator), else the time
@@ -51,6 +60,9 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     ----------
     data : ProfileData
         A profile with steps or a trace.
+    source : str or None
+        ``"trace"``, ``"steps"``, or None for the trace if there is one. A trace may hold a small part of the
+        profile's time.
     theme : str or None
         ``"light"``, ``"dark"``, or None for the theme of the notebook.
 
@@ -61,13 +73,11 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     >>> plot_idle(ProfileData(started=10.0, ended=10.5, steps=steps)).figures
     ['idle: 100 ms, 20 % of 500 ms, in 1 gap']
     """
-    busy = busy_time(data)
+    busy = busy_time(data, source)
     if busy is None:
-        with new_figure(
-            theme, caption="Idle time is the time between the server's steps.", height=1.2
-        ) as figure:
-            no_data(figure.subplots(), NO_STEPS, figure.colours)
-        return figure
+        caption = "Idle is the time without a step, a forward pass of the model."
+        words = NO_TRACE if source == "trace" else NO_STEPS
+        return empty_figure(theme, title="Idle time", words=words, caption=caption)
     caption = (
         f"Idle is the time without {busy.what}. Left: its share of the time. Right: all idle time, by the "
         "length of the gaps that make it up, with their number."
@@ -81,9 +91,16 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     return figure
 
 
-def busy_time(data: ProfileData) -> BusyTime | None:
-    """Return when the server computed, from the best source; None if none is known."""
-    return _of_trace(data) or _of_steps(data)
+def busy_time(data: ProfileData, source: Source | None = None) -> BusyTime | None:
+    """Return when the server computed; None if the source, or any, does not tell."""
+    if source not in (None, *get_args(Source)):
+        raise ArgumentValueError(
+            f"source={source!r} tells nothing about idle time",
+            hint='Give "trace", "steps", or None for the trace if there is one.',
+        )
+    return (_of_trace(data) if source != "steps" else None) or (
+        _of_steps(data) if source != "trace" else None
+    )
 
 
 def _of_trace(data: ProfileData) -> BusyTime | None:
@@ -97,7 +114,9 @@ def _of_trace(data: ProfileData) -> BusyTime | None:
     if len(data.trace.ranks) > 1:
         what += f" (rank {rank})"
     starts, ends = union(intervals[:, 0], intervals[:, 1])
-    return BusyTime(what, starts, ends, float(starts[0]), float(ends[-1]), _in_flight(data, starts, ends))
+    return BusyTime(
+        what, "trace", starts, ends, float(starts[0]), float(ends[-1]), _in_flight(data, starts, ends)
+    )
 
 
 def _of_steps(data: ProfileData) -> BusyTime | None:
@@ -108,8 +127,11 @@ def _of_steps(data: ProfileData) -> BusyTime | None:
     if data.steps_from == "trace":  # outside of it nothing is known
         begin, end = float(steps.starts.min()), float(steps.ends.max())
     starts, ends = union(steps.starts, steps.ends)
-    what = "a step, a forward pass of the model"
-    return BusyTime(what, starts, ends, begin, end, _in_flight(data, starts, ends))
+    what, of = (
+        "a step, a forward pass of the model",
+        data.steps_from if data.steps_from == "trace" else "profile",
+    )
+    return BusyTime(what, of, starts, ends, begin, end, _in_flight(data, starts, ends))
 
 
 def _in_flight(data: ProfileData, starts: Floats, ends: Floats) -> tuple[Floats, Floats] | None:
@@ -133,7 +155,7 @@ def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     times = edges - busy.begin
     axes.stairs(waiting, times, fill=True, color=colours.failed)
     axes.stairs(idle, times, baseline=waiting, fill=True, color=_colour(busy, colours))
-    time_axis(axes.xaxis, "time since the start", busy.end - busy.begin)
+    time_axis(axes.xaxis, f"time since the start of the {busy.of}", busy.end - busy.begin)
     axes.set(
         xlim=(0, busy.end - busy.begin),
         ylim=(0, 1),
@@ -141,13 +163,14 @@ def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
         ylabel="share of time idle",
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.set_title("Idle time")
     if not busy.requests:
         return
     keys = [
         Patch(color=colours.failed, label="idle, requests in flight"),
         Patch(color=colours.waiting, label="idle, no request"),
     ]
-    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    legend_above(axes, keys)
 
 
 def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
@@ -178,6 +201,7 @@ def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     for row, count, seconds in zip(rows, counts, sums, strict=True):
         words = f"{duration(float(seconds))} in {count:,}" if count else "none"
         beside_bar(axes, float(seconds), float(row), words, colours)
+    axes.set_title("Gaps by length")
     time_axis(axes.xaxis, "idle time in all", float(sums.max()))
     axes.set(xlim=(0, float(sums.max()) * 1.5), ylabel="length of a gap")
     axes.set_yticks(rows, names)

@@ -9,11 +9,13 @@ import pytest
 from matplotlib.patches import StepPatch
 from support.profiles import busy_profile
 
+from nbruntime.errors import ArgumentValueError
 from nbruntime.profiling.plots import plot
 from nbruntime.profiling.plots.idle import busy_time, common, length_classes, plot_idle
 from nbruntime.profiling.plots.step_table import NO_STEPS, by_stage, span
 from nbruntime.profiling.plots.step_time import MOST_GROUPS, fit, group, plot_step_time
 from nbruntime.profiling.plots.steps import COLUMNS, plot_steps
+from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.protocol.step_log import Step
@@ -146,6 +148,13 @@ def test_idle_time_of_steps_from_a_trace_is_that_between_them() -> None:
     assert busy is not None
     assert (busy.begin, busy.end) == (1000.0, 1007.0)
     assert busy.requests is None
+
+
+def test_the_source_of_idle_time_can_be_chosen() -> None:
+    assert plot_idle(PROFILE, source="steps").figures == plot_idle(PROFILE).figures
+    assert plot_idle(PROFILE, source="trace").figures == [NO_TRACE]
+    with pytest.raises(ArgumentValueError, match="source='kernels' tells nothing"):
+        plot_idle(PROFILE, source="kernels")  # type: ignore[arg-type]
 
 
 def test_requests_of_another_time_are_not_in_flight() -> None:
