@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.errors import ArgumentValueError
 from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
+from nbruntime.profiling.plots.busy_time import BusyTime, Source, busy_time
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.intervals import Floats, overlap, time_before, union
+from nbruntime.profiling.plots.intervals import Floats, common, overlap, time_before
 from nbruntime.profiling.plots.legends import legend_above
-from nbruntime.profiling.plots.step_table import NO_STEPS, span, step_table
+from nbruntime.profiling.plots.step_table import NO_STEPS
 from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
 
-Source = Literal["trace", "steps"]
-"""What tells when the server computed."""
-
 COLUMNS = 90
 """Columns of the shares of time."""
-
-
-@dataclass(frozen=True)
-class BusyTime:
-    """When something computed: its name, intervals that do not overlap, and the time that was looked at."""
-
-    what: str
-    of: str  # trace or profile
-    starts: Floats
-    ends: Floats
-    begin: float
-    end: float
-    requests: tuple[Floats, Floats] | None  # when some were in flight; None if it is not known
-
-    def idle(self) -> tuple[Floats, Floats]:
-        """Return the starts and ends of the idle times."""
-        inside = (self.ends > self.begin) & (self.starts < self.end)
-        starts = np.concatenate([[self.begin], self.ends[inside]])
-        ends = np.concatenate([self.starts[inside], [self.end]])
-        long = ends > starts
-        return starts[long], ends[long]
 
 
 def plot_idle(data: ProfileData, *, source: Source | None = None, theme: Theme | None = None) -> Figure:
@@ -89,58 +62,6 @@ def plot_idle(data: ProfileData, *, source: Source | None = None, theme: Theme |
         _over_time(left, busy, figure)
         _lengths(right, busy, figure)
     return figure
-
-
-def busy_time(data: ProfileData, source: Source | None = None) -> BusyTime | None:
-    """Return when the server computed; None if the source, or any, does not tell."""
-    if source not in (None, *get_args(Source)):
-        raise ArgumentValueError(
-            f"source={source!r} tells nothing about idle time",
-            hint='Give "trace", "steps", or None for the trace if there is one.',
-        )
-    return (_of_trace(data) if source != "steps" else None) or (
-        _of_steps(data) if source != "trace" else None
-    )
-
-
-def _of_trace(data: ProfileData) -> BusyTime | None:
-    if data.trace is None or not data.trace.ranks:
-        return None
-    rank = data.trace.ranks[0]
-    intervals = data.trace.busy(rank).intervals - data.clock_offset
-    if not len(intervals):
-        return None
-    what = "a kernel on the device" if data.trace.on_gpu else "an operator on the CPU"
-    if len(data.trace.ranks) > 1:
-        what += f" (rank {rank})"
-    starts, ends = union(intervals[:, 0], intervals[:, 1])
-    return BusyTime(
-        what, "trace", starts, ends, float(starts[0]), float(ends[-1]), _in_flight(data, starts, ends)
-    )
-
-
-def _of_steps(data: ProfileData) -> BusyTime | None:
-    steps = step_table(step for step in data.steps if step.stage != "IDLE")
-    begin, end = span(data)
-    if not len(steps) or end <= begin:
-        return None
-    if data.steps_from == "trace":  # outside of it nothing is known
-        begin, end = float(steps.starts.min()), float(steps.ends.max())
-    starts, ends = union(steps.starts, steps.ends)
-    what, of = (
-        "a step, a forward pass of the model",
-        data.steps_from if data.steps_from == "trace" else "profile",
-    )
-    return BusyTime(what, of, starts, ends, begin, end, _in_flight(data, starts, ends))
-
-
-def _in_flight(data: ProfileData, starts: Floats, ends: Floats) -> tuple[Floats, Floats] | None:
-    """Return when requests were in flight; None if there are none at this time, as with another clock."""
-    requests = union(
-        np.array([request.sent for request in data.requests]),
-        np.array([request.ended for request in data.requests]),
-    )
-    return requests if len(common(starts, ends, *requests)[0]) else None
 
 
 def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
@@ -212,27 +133,6 @@ def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
 def _colour(busy: BusyTime, colours: Colours) -> str:
     """Return the colour of idle time without requests in flight, or of all if they are not known."""
     return colours.waiting if busy.requests else colours.grey
-
-
-def common(starts: Floats, ends: Floats, other_starts: Floats, other_ends: Floats) -> tuple[Floats, Floats]:
-    """Return the intersection of two sets of intervals, in which no two overlap.
-
-    Examples
-    --------
-    >>> common(np.array([0.0]), np.array([5.0]), np.array([1.0, 4.0]), np.array([2.0, 9.0]))
-    (array([1., 4.]), array([2., 5.]))
-    """
-    if not len(starts) or not len(other_starts):
-        return np.empty(0), np.empty(0)
-    bounds = np.unique(np.concatenate([starts, ends, other_starts, other_ends]))
-    middles = (bounds[:-1] + bounds[1:]) / 2
-
-    def inside(begins: Floats, stops: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        place = np.searchsorted(begins, middles, "right") - 1
-        return np.asarray((place >= 0) & (middles < stops[place.clip(min=0)]))
-
-    both = inside(starts, ends) & inside(other_starts, other_ends)
-    return union(bounds[:-1][both], bounds[1:][both])
 
 
 def length_classes(lengths: Floats) -> tuple[list[str], Floats]:

@@ -11,7 +11,9 @@ from support.profiles import busy_profile
 
 from nbruntime.errors import ArgumentValueError
 from nbruntime.profiling.plots import plot
-from nbruntime.profiling.plots.idle import busy_time, common, length_classes, plot_idle
+from nbruntime.profiling.plots.busy_time import busy_time
+from nbruntime.profiling.plots.idle import length_classes, plot_idle
+from nbruntime.profiling.plots.intervals import common
 from nbruntime.profiling.plots.step_table import NO_STEPS, by_stage, span
 from nbruntime.profiling.plots.step_time import MOST_GROUPS, fit, group, plot_step_time
 from nbruntime.profiling.plots.steps import COLUMNS, plot_steps
