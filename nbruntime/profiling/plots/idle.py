@@ -8,8 +8,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
+from nbruntime.profiling.plots.activity import Activity, Source, activity
 from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
-from nbruntime.profiling.plots.busy_time import BusyTime, Source, busy_time
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
@@ -46,7 +46,7 @@ def plot_idle(data: ProfileData, *, source: Source | None = None, theme: Theme |
     >>> plot_idle(ProfileData(started=10.0, ended=10.5, steps=steps)).figures
     ['idle: 100 ms, 20 % of 500 ms, in 1 gap']
     """
-    busy = busy_time(data, source)
+    busy = activity(data, source)
     if busy is None:
         caption = "Idle is the time without a step, a forward pass of the model."
         words = NO_TRACE if source == "trace" else NO_STEPS
@@ -64,7 +64,7 @@ def plot_idle(data: ProfileData, *, source: Source | None = None, theme: Theme |
     return figure
 
 
-def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
+def _over_time(axes: Axes, busy: Activity, figure: Figure) -> None:
     colours = figure.colours
     edges = np.linspace(busy.begin, busy.end, COLUMNS + 1)
     widths = np.diff(edges)
@@ -94,7 +94,7 @@ def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     legend_above(axes, keys)
 
 
-def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
+def _lengths(axes: Axes, busy: Activity, figure: Figure) -> None:
     colours = figure.colours
     starts, ends = busy.idle()
     lengths = ends - starts
@@ -130,7 +130,7 @@ def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _colour(busy: BusyTime, colours: Colours) -> str:
+def _colour(busy: Activity, colours: Colours) -> str:
     """Return the colour of idle time without requests in flight, or of all if they are not known."""
     return colours.waiting if busy.requests else colours.grey
 

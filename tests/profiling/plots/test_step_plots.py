@@ -11,7 +11,7 @@ from support.profiles import busy_profile
 
 from nbruntime.errors import ArgumentValueError
 from nbruntime.profiling.plots import plot
-from nbruntime.profiling.plots.busy_time import busy_time
+from nbruntime.profiling.plots.activity import activity
 from nbruntime.profiling.plots.idle import length_classes, plot_idle
 from nbruntime.profiling.plots.intervals import common
 from nbruntime.profiling.plots.step_table import NO_STEPS, by_stage, span
@@ -130,7 +130,7 @@ def test_plot_step_time_says_what_lies_beyond() -> None:
 
 
 def test_plot_idle_divides_the_gaps() -> None:
-    busy = busy_time(PROFILE)
+    busy = activity(PROFILE)
     assert busy is not None
     assert [each.tolist() for each in busy.idle()] == [[1002.0, 1007.0], [1003.0, 1010.0]]
     figure = plot_idle(PROFILE)
@@ -146,7 +146,7 @@ def test_plot_idle_divides_the_gaps() -> None:
 
 
 def test_idle_time_of_steps_from_a_trace_is_that_between_them() -> None:
-    busy = busy_time(ProfileData(started=0.0, ended=2000.0, steps=PROFILE.steps, steps_from="trace"))
+    busy = activity(ProfileData(started=0.0, ended=2000.0, steps=PROFILE.steps, steps_from="trace"))
     assert busy is not None
     assert (busy.begin, busy.end) == (1000.0, 1007.0)
     assert busy.requests is None
@@ -164,6 +164,13 @@ def test_requests_of_another_time_are_not_in_flight() -> None:
     figure = plot_idle(data)
     assert not any("in flight" in line for line in figure.figures)
     assert figure.axes[0].get_legend() is None
+
+
+def test_long_gaps_have_a_class_without_an_end() -> None:
+    steps = [Step("DECODE", at, 1.0, 1, 1) for at in (0.0, 31.0)]
+    figure = plot_idle(ProfileData(steps=steps))
+    assert [text.get_text() for text in figure.axes[1].texts] == ["30 s in 1"]
+    figure.draw_without_rendering()
 
 
 def test_classes_of_lengths() -> None:

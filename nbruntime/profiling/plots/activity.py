@@ -17,7 +17,7 @@ Source = Literal["trace", "steps"]
 
 
 @dataclass(frozen=True)
-class BusyTime:
+class Activity:
     """When something computed: its name, intervals that do not overlap, and the time that was looked at."""
 
     what: str
@@ -37,7 +37,7 @@ class BusyTime:
         return starts[long], ends[long]
 
 
-def busy_time(data: ProfileData, source: Source | None = None) -> BusyTime | None:
+def activity(data: ProfileData, source: Source | None = None) -> Activity | None:
     """Return when the server computed; None if the source, or any, does not tell."""
     if source not in (None, *get_args(Source)):
         raise ArgumentValueError(
@@ -49,7 +49,7 @@ def busy_time(data: ProfileData, source: Source | None = None) -> BusyTime | Non
     )
 
 
-def _of_trace(data: ProfileData) -> BusyTime | None:
+def _of_trace(data: ProfileData) -> Activity | None:
     if data.trace is None or not data.trace.ranks:
         return None
     rank = data.trace.ranks[0]
@@ -60,12 +60,12 @@ def _of_trace(data: ProfileData) -> BusyTime | None:
     if len(data.trace.ranks) > 1:
         what += f" (rank {rank})"
     starts, ends = union(intervals[:, 0], intervals[:, 1])
-    return BusyTime(
+    return Activity(
         what, "trace", starts, ends, float(starts[0]), float(ends[-1]), _in_flight(data, starts, ends)
     )
 
 
-def _of_steps(data: ProfileData) -> BusyTime | None:
+def _of_steps(data: ProfileData) -> Activity | None:
     steps = step_table(step for step in data.steps if step.stage != "IDLE")
     begin, end = span(data)
     if not len(steps) or end <= begin:
@@ -77,7 +77,7 @@ def _of_steps(data: ProfileData) -> BusyTime | None:
         "a step, a forward pass of the model",
         data.steps_from if data.steps_from == "trace" else "profile",
     )
-    return BusyTime(what, of, starts, ends, begin, end, _in_flight(data, starts, ends))
+    return Activity(what, of, starts, ends, begin, end, _in_flight(data, starts, ends))
 
 
 def _in_flight(data: ProfileData, starts: Floats, ends: Floats) -> tuple[Floats, Floats] | None:
