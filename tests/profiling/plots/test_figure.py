@@ -44,7 +44,7 @@ def picture(theme: Any = None, shown: Any = None) -> bytes:
 
 def colours(png: bytes) -> set[str]:
     """Return the colours that cover more than a few pixels."""
-    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[..., :3].reshape(-1, 3)
     found, counts = np.unique(pixels, axis=0, return_counts=True)
     return {"#{:02x}{:02x}{:02x}".format(*colour) for colour in found[counts > 300]}
 
