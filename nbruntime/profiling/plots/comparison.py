@@ -144,7 +144,7 @@ def _rates(axes: Axes, first: Compared, second: Compared, figure: Figure) -> Non
         no_data(axes, "No token was received", figure.colours)
         axes.set_title("Tokens/s")
         return
-    axes.barh([0, 1], rates, 0.6, color=_pair_colours(figure.colours))
+    axes.barh([0, 1], rates, 0.6, color=list(_pair_colours(figure.colours)))
     for row, value in enumerate(rates):
         beside_bar(axes, value, row, rate(value), figure.colours)
     words = f"Tokens/s: {rate(rates[0])} → {rate(rates[1])}"

@@ -122,12 +122,12 @@ class Figure(MatplotlibFigure):
         # The dark picture lies behind the light one, by the style: where styles are dropped, it is gone.
         dark = _base64(self.png("dark", transparent=True))
         media, pages = ("not print", DARK) if page == "notebook" else _SYSTEM
-        style = (
+        rules = (
             f".{name}{{display:inline-block}}.{name} img{{display:block}}@media {media}{{"
             f"{pages} .{name}{{background:url(data:image/png;base64,{dark}) 0 0/100% 100% no-repeat}}"
             f"{pages} .{name} img{{opacity:0}}}}"
         )
-        return f'<div class="nbr-figure {name}"><style>{style}</style>{picture}</div>'
+        return f'<div class="nbr-figure {name}"><style>{rules}</style>{picture}</div>'
 
     @property
     def _width(self) -> int:
@@ -166,10 +166,12 @@ def new_figure(theme: Theme | None = None, *, caption: str, height: float = 3.4)
     Squares.
       the largest is 9
     """
-    lines = _wrapped(caption, (WIDTH - 2 * _MARGIN) * 72)
+    lines = _wrapped(caption, (WIDTH - 2 * _MARGIN) * 72 * 0.97)  # some screens set it a little wider
     below = len(lines) * _LINE + _MARGIN
     with style(checked_theme(theme) or "light"):
-        figure = Figure((WIDTH, height + below), theme=theme, caption=caption)
+        # The inline backend of Jupyter would show the only picture of a theme with fewer dots.
+        dpi = PICTURE_DPI if theme else 100
+        figure = Figure((WIDTH, height + below), dpi, theme=theme, caption=caption)
         share = below / (height + below)
         figure.set_layout_engine("constrained", rect=(0, share, 1, 1 - share))
         figure.text(
@@ -180,7 +182,6 @@ def new_figure(theme: Theme | None = None, *, caption: str, height: float = 3.4)
             fontproperties=_CAPTION,
             verticalalignment="top",
             linespacing=1.3,
-            in_layout=False,
         )
         yield figure
 
@@ -190,10 +191,8 @@ def _wrapped(text: str, width: float) -> list[str]:
     lines = [""]
     for word in visible(text).split():
         longer = f"{lines[-1]} {word}".strip()
-        if (
-            text_to_path.get_text_width_height_descent(longer, _CAPTION, ismath=False)[0] > width
-            and lines[-1]
-        ):
+        needed, _, _ = text_to_path.get_text_width_height_descent(longer, _CAPTION, ismath=False)
+        if needed > width and lines[-1]:
             lines.append(word)
         else:
             lines[-1] = longer

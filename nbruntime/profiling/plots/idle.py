@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
+from nbruntime.profiling.plots.activity import Activity, Source, activity
 from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.intervals import Floats, overlap, time_before, union
-from nbruntime.profiling.plots.step_table import NO_STEPS, span, step_table
+from nbruntime.profiling.plots.intervals import Floats, common, overlap, time_before
+from nbruntime.profiling.plots.legends import legend_above
+from nbruntime.profiling.plots.step_table import NO_STEPS
+from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
 
 COLUMNS = 90
 """Columns of the shares of time."""
 
 
-@dataclass(frozen=True)
-class BusyTime:
-    """When something computed: its name, intervals that do not overlap, and the time that was looked at."""
-
-    what: str
-    starts: Floats
-    ends: Floats
-    begin: float
-    end: float
-    requests: tuple[Floats, Floats] | None  # when some were in flight; None if it is not known
-
-    def idle(self) -> tuple[Floats, Floats]:
-        """Return the starts and ends of the idle times."""
-        inside = (self.ends > self.begin) & (self.starts < self.end)
-        starts = np.concatenate([[self.begin], self.ends[inside]])
-        ends = np.concatenate([self.starts[inside], [self.end]])
-        long = ends > starts
-        return starts[long], ends[long]
-
-
-def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
+def plot_idle(data: ProfileData, *, source: Source | None = None, theme: Theme | None = None) -> Figure:
     """Draw the server's idle time over time, and the lengths of the gaps that it consists of.
 
     With a trace it is the time in which the device ran no kernel (on a CPU: no operator), else the time
@@ -51,6 +33,9 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     ----------
     data : ProfileData
         A profile with steps or a trace.
+    source : str or None
+        ``"trace"``, ``"steps"``, or None for the trace if there is one. A trace may hold a small part of the
+        profile's time.
     theme : str or None
         ``"light"``, ``"dark"``, or None for the theme of the notebook.
 
@@ -61,13 +46,11 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     >>> plot_idle(ProfileData(started=10.0, ended=10.5, steps=steps)).figures
     ['idle: 100 ms, 20 % of 500 ms, in 1 gap']
     """
-    busy = busy_time(data)
+    busy = activity(data, source)
     if busy is None:
-        with new_figure(
-            theme, caption="Idle time is the time between the server's steps.", height=1.2
-        ) as figure:
-            no_data(figure.subplots(), NO_STEPS, figure.colours)
-        return figure
+        caption = "Idle is the time without a step, a forward pass of the model."
+        words = NO_TRACE if source == "trace" else NO_STEPS
+        return empty_figure(theme, title="Idle time", words=words, caption=caption)
     caption = (
         f"Idle is the time without {busy.what}. Left: its share of the time. Right: all idle time, by the "
         "length of the gaps that make it up, with their number."
@@ -81,47 +64,7 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     return figure
 
 
-def busy_time(data: ProfileData) -> BusyTime | None:
-    """Return when the server computed, from the best source; None if none is known."""
-    return _of_trace(data) or _of_steps(data)
-
-
-def _of_trace(data: ProfileData) -> BusyTime | None:
-    if data.trace is None or not data.trace.ranks:
-        return None
-    rank = data.trace.ranks[0]
-    intervals = data.trace.busy(rank).intervals - data.clock_offset
-    if not len(intervals):
-        return None
-    what = "a kernel on the device" if data.trace.on_gpu else "an operator on the CPU"
-    if len(data.trace.ranks) > 1:
-        what += f" (rank {rank})"
-    starts, ends = union(intervals[:, 0], intervals[:, 1])
-    return BusyTime(what, starts, ends, float(starts[0]), float(ends[-1]), _in_flight(data, starts, ends))
-
-
-def _of_steps(data: ProfileData) -> BusyTime | None:
-    steps = step_table(step for step in data.steps if step.stage != "IDLE")
-    begin, end = span(data)
-    if not len(steps) or end <= begin:
-        return None
-    if data.steps_from == "trace":  # outside of it nothing is known
-        begin, end = float(steps.starts.min()), float(steps.ends.max())
-    starts, ends = union(steps.starts, steps.ends)
-    what = "a step, a forward pass of the model"
-    return BusyTime(what, starts, ends, begin, end, _in_flight(data, starts, ends))
-
-
-def _in_flight(data: ProfileData, starts: Floats, ends: Floats) -> tuple[Floats, Floats] | None:
-    """Return when requests were in flight; None if there are none at this time, as with another clock."""
-    requests = union(
-        np.array([request.sent for request in data.requests]),
-        np.array([request.ended for request in data.requests]),
-    )
-    return requests if len(common(starts, ends, *requests)[0]) else None
-
-
-def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
+def _over_time(axes: Axes, busy: Activity, figure: Figure) -> None:
     colours = figure.colours
     edges = np.linspace(busy.begin, busy.end, COLUMNS + 1)
     widths = np.diff(edges)
@@ -133,7 +76,7 @@ def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     times = edges - busy.begin
     axes.stairs(waiting, times, fill=True, color=colours.failed)
     axes.stairs(idle, times, baseline=waiting, fill=True, color=_colour(busy, colours))
-    time_axis(axes.xaxis, "time since the start", busy.end - busy.begin)
+    time_axis(axes.xaxis, f"time since the start of the {busy.of}", busy.end - busy.begin)
     axes.set(
         xlim=(0, busy.end - busy.begin),
         ylim=(0, 1),
@@ -141,16 +84,17 @@ def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
         ylabel="share of time idle",
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.set_title("Idle time")
     if not busy.requests:
         return
     keys = [
         Patch(color=colours.failed, label="idle, requests in flight"),
         Patch(color=colours.waiting, label="idle, no request"),
     ]
-    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    legend_above(axes, keys)
 
 
-def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
+def _lengths(axes: Axes, busy: Activity, figure: Figure) -> None:
     colours = figure.colours
     starts, ends = busy.idle()
     lengths = ends - starts
@@ -178,6 +122,7 @@ def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     for row, count, seconds in zip(rows, counts, sums, strict=True):
         words = f"{duration(float(seconds))} in {count:,}" if count else "none"
         beside_bar(axes, float(seconds), float(row), words, colours)
+    axes.set_title("Gaps by length")
     time_axis(axes.xaxis, "idle time in all", float(sums.max()))
     axes.set(xlim=(0, float(sums.max()) * 1.5), ylabel="length of a gap")
     axes.set_yticks(rows, names)
@@ -185,30 +130,9 @@ def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _colour(busy: BusyTime, colours: Colours) -> str:
+def _colour(busy: Activity, colours: Colours) -> str:
     """Return the colour of idle time without requests in flight, or of all if they are not known."""
     return colours.waiting if busy.requests else colours.grey
-
-
-def common(starts: Floats, ends: Floats, other_starts: Floats, other_ends: Floats) -> tuple[Floats, Floats]:
-    """Return the intersection of two sets of intervals, in which no two overlap.
-
-    Examples
-    --------
-    >>> common(np.array([0.0]), np.array([5.0]), np.array([1.0, 4.0]), np.array([2.0, 9.0]))
-    (array([1., 4.]), array([2., 5.]))
-    """
-    if not len(starts) or not len(other_starts):
-        return np.empty(0), np.empty(0)
-    bounds = np.unique(np.concatenate([starts, ends, other_starts, other_ends]))
-    middles = (bounds[:-1] + bounds[1:]) / 2
-
-    def inside(begins: Floats, stops: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        place = np.searchsorted(begins, middles, "right") - 1
-        return np.asarray((place >= 0) & (middles < stops[place.clip(min=0)]))
-
-    both = inside(starts, ends) & inside(other_starts, other_ends)
-    return union(bounds[:-1][both], bounds[1:][both])
 
 
 def length_classes(lengths: Floats) -> tuple[list[str], Floats]:

@@ -69,6 +69,27 @@ def overlap(starts: Floats, ends: Floats, edges: Floats, weights: Floats | None 
     return spent
 
 
+def common(starts: Floats, ends: Floats, other_starts: Floats, other_ends: Floats) -> tuple[Floats, Floats]:
+    """Return the intersection of two sets of intervals, in which no two overlap.
+
+    Examples
+    --------
+    >>> common(np.array([0.0]), np.array([5.0]), np.array([1.0, 4.0]), np.array([2.0, 9.0]))
+    (array([1., 4.]), array([2., 5.]))
+    """
+    if not len(starts) or not len(other_starts):
+        return np.empty(0), np.empty(0)
+    bounds = np.unique(np.concatenate([starts, ends, other_starts, other_ends]))
+    middles = (bounds[:-1] + bounds[1:]) / 2
+
+    def inside(begins: Floats, stops: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        place = np.searchsorted(begins, middles, "right") - 1
+        return np.asarray((place >= 0) & (middles < stops[place.clip(min=0)]))
+
+    both = inside(starts, ends) & inside(other_starts, other_ends)
+    return union(bounds[:-1][both], bounds[1:][both])
+
+
 def highest(starts: Floats, ends: Floats, values: Floats, edges: Floats) -> Floats:
     """Return the largest value of the intervals that reach into each column; 0 where there is none.
 

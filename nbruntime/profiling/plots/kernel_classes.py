@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
+from nbruntime.profiling.plots.axes import beside_bar, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
@@ -32,16 +33,14 @@ def plot_kernel_classes(data: ProfileData, *, theme: Theme | None = None) -> Fig
 
     Examples
     --------
-    >>> print(plot_kernel_classes(ProfileData()))
-    Time by class of kernels, from the trace of the server's profiler.
+    >>> plot_kernel_classes(ProfileData()).caption
+    "Time by class of kernels, from the trace of the server's profiler."
     """
     panels = panels_of(data.trace) if data.trace is not None else {}
     if data.trace is None or not panels:
         words = NO_TRACE if data.trace is None else "The trace has no operator and no kernel."
         caption = "Time by class of kernels, from the trace of the server's profiler."
-        with new_figure(theme, caption=caption, height=1.2) as figure:
-            no_data(figure.subplots(), words, figure.colours)
-        return figure
+        return empty_figure(theme, title="Time by class", words=words, caption=caption)
     what = "operators on the CPU, without those called inside"
     if data.trace.on_gpu:
         what = "kernels on the device, each in the step that launched it"

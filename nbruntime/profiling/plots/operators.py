@@ -8,8 +8,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
+from nbruntime.profiling.plots.axes import beside_bar, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.trace_data import NO_TRACE, class_legend, short_name
 from nbruntime.profiling.profile_data import ProfileData
@@ -39,16 +40,14 @@ def plot_operators(data: ProfileData, *, top: int = 15, theme: Theme | None = No
 
     Examples
     --------
-    >>> print(plot_operators(ProfileData()))
-    Time of operators and kernels, from the trace of the server's profiler.
+    >>> plot_operators(ProfileData()).caption
+    "Time of operators and kernels, from the trace of the server's profiler."
     """
     tables = _tables(data.trace, top) if data.trace is not None else {}
     if data.trace is None or not tables:
         words = NO_TRACE if data.trace is None else "The trace has no operator and no kernel."
         caption = "Time of operators and kernels, from the trace of the server's profiler."
-        with new_figure(theme, caption=caption, height=1.2) as figure:
-            no_data(figure.subplots(), words, figure.colours)
-        return figure
+        return empty_figure(theme, title="Operators", words=words, caption=caption)
     caption = "From the trace of the server's profiler, all ranks and threads together. "
     if "Kernels" in tables:
         caption += "Kernels: time on the device. "
@@ -90,6 +89,6 @@ def _bars(axes: Axes, title: str, rows: Sequence[Row], whole: float, figure: Fig
     axes.grid(visible=False, axis="y")
     label = "time on the device" if title == "Kernels" else "time without inner operators"
     time_axis(axes.xaxis, label, seconds[0])
-    axes.set(xlim=(0, seconds[0] * 1.4), ylim=(len(rows) - 0.4, -0.6))
+    axes.set(xlim=(0, seconds[0] * 1.4), ylim=(len(rows) - 0.4, -0.6), title=title)
     most = f"{duration(seconds[0])} ({percent(seconds[0] / whole)})"
     figure.figures.append(f"{title}: most time in {short_name(rows[0].name)}, {most}")

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from nbruntime.display.numbers import duration, rate
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats
 from nbruntime.profiling.plots.step_table import NO_STEPS, Stage, by_stage, stage_colour
@@ -71,10 +72,10 @@ def plot_step_time(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     )
     if max(drawn) > MOST_POINTS:
         caption += f" At most {MOST_POINTS:,} dots are drawn of {max(drawn):,}, evenly picked."
+    if not any(drawn):
+        caption = "How long the server's steps take."
+        return empty_figure(theme, title="Step time", words=NO_STEPS, caption=caption)
     with new_figure(theme, caption=caption, height=3.4) as figure:
-        if not any(drawn):
-            no_data(figure.subplots(), NO_STEPS, figure.colours)
-            return figure
         left, right = figure.subplots(1, 2)
         decode, prefill = tables["decode"], tables["prefill"]
         _panel(left, "decode", decode.batch_sizes, decode.durations, figure)
@@ -128,7 +129,7 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
     axes.vlines(groups.sizes, groups.low, groups.high, color=colours.ink, linewidth=0.8)
     axes.plot(groups.sizes, groups.medians, "o", color=colour, markersize=6, markeredgecolor=colours.ink)
     right = float(sizes.max()) * 1.05
-    top = max(float(np.quantile(seconds, 0.99)), float(groups.high.max())) * 1.3
+    top = max(float(np.quantile(seconds, 0.99)), float(groups.high.max())) * 1.3 or 1e-3
     line = fit(groups)
     if line is not None:
         axes.plot([0, right], [line.fixed, line.fixed + line.each * right], color=colours.ink, linewidth=1)

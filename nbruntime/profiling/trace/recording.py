@@ -24,8 +24,8 @@ _PAIRED = frozenset("BEbe")
 class Recording:
     """Reads files one after the other, and makes a `Trace` of them."""
 
-    def __init__(self) -> None:
-        self.notes: list[str] = []
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
         self._names = Numbering()
         self._categories = Numbering()
         self._ranks = Numbering()

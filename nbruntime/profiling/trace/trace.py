@@ -30,7 +30,7 @@ from nbruntime.profiling.trace.steps import SECOND, launched
 from nbruntime.protocol.step_log import Step
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Trace(CardMixin):
     """Events of one or several ranks, as columns.
 
