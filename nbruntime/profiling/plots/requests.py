@@ -111,7 +111,9 @@ def plot_requests(
 
 def _caption(data: ProfileData, bars: RequestBars, stride: int) -> str:
     words = "A bar is a request, from sending it to its end, at this client"
-    words += f"; of {len(data.requests):,} requests, one in {stride} is drawn. " if stride > 1 else ". "
+    if stride > 1:
+        words += f"; of {len(data.requests):,}, one in {stride} is drawn, and between=(…, …) shows a part"
+    words += ". "
     parts = set(bars.part)
     if Part.PREFILL in parts or Part.QUEUE in parts:
         words += "Queue: until its first forward pass; prefill: until its prompt is computed; then decode. "

@@ -66,10 +66,7 @@ def plot_sweep(points: Iterable[SweepPoint], *, theme: Theme | None = None) -> F
             _draw_goodput(panels[-1], found, figure.colours)
         if len(found) > 1:
             figure.legend(handles=panels[0].get_lines()[: len(found)], loc="outside upper right", ncols=4)
-        for label, curve in found.items():
-            best = knee(curve)
-            if best is not None:
-                figure.figures.append(f"{label}: knee at {load_in_words(best)}")
+        figure.figures += [f"{label}: {_knee_in_words(curve)}" for label, curve in found.items()]
     return figure
 
 
@@ -85,6 +82,13 @@ def load_in_words(point: SweepPoint) -> str:
         return "all at once"
     unit = "requests/s" if point.loop == "open" else "user" if point.load == 1 else "users"
     return f"{rate(point.load)} {unit}"
+
+
+def _knee_in_words(curve: Sequence[SweepPoint]) -> str:
+    best = knee(curve)
+    if best is not None:
+        return f"knee at {load_in_words(best)}"
+    return f"no knee up to {load_in_words(curve[-1])}" if len(curve) > 2 else "too few runs for a knee"
 
 
 def _caption(points: Sequence[SweepPoint], latencies: Sequence[str]) -> str:
