@@ -107,7 +107,7 @@ def _caption(points: Sequence[SweepPoint], latencies: Sequence[str]) -> str:
         words += "Hollow: " + "; ".join(sorted({point.doubt for point in points if point.doubt})) + ". "
     if any(point.goodput is not None for point in points):
         words += "Goodput: requests per second that met every threshold. "
-    return words + "Knee: the load with the most throughput for its latency (throughput / E2E)."
+    return words + "Ring: the knee, the load with the most throughput for its latency (throughput / E2E)."
 
 
 def _draw_latencies(axes: Axes, found: dict[str, list[SweepPoint]], name: str, colours: Colours) -> None:
@@ -156,14 +156,12 @@ def _draw_points(axes: Axes, curve: Sequence[SweepPoint], name: str, number: int
         elif point is not curve[-1] and any(np.abs(place - other).max() < 0.05 for other in written):
             continue
         written.append(place)
-        left = place[0] > 0.8
         axes.annotate(
-            f"knee: {_load(point)}" if point is best else _load(point),
+            _load(point),
             (x, y),
-            xytext=(-9, 7) if point is best and left else (8, -7) if point is best else (5, -5),
+            xytext=(8, -7) if point is best else (5, -5),
             textcoords="offset points",
-            ha="right" if point is best and left else "left",
-            va="bottom" if point is best and left else "top",
+            va="top",
             fontsize=9,
             fontweight="bold" if point is best else "normal",
         )
