@@ -9,11 +9,12 @@ _CLASSES = {
     "stream": "nbruntime.notebook.views.stream:StreamView",
     "launch": "nbruntime.notebook.views.launch:LaunchView",
     "panel": "nbruntime.notebook.views.panel:ServerPanel",
+    "reading": "nbruntime.notebook.views.reading:ReadingView",
     "recorder": "nbruntime.profiling.recorder:Recorder",
 }
 
 
 def upper_class(name: str) -> Any:
-    """Import a class, and what it needs: ``stream``, ``launch``, ``panel`` or ``recorder``."""
+    """Import a class by its name in `_CLASSES`, and what it needs."""
     module, _, attribute = _CLASSES[name].partition(":")
     return getattr(import_module(module), attribute)

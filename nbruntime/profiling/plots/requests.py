@@ -93,7 +93,9 @@ def plot_requests(
     stages = [stage for stage in STAGES if len(tables[stage])]
     tall = min(max(ROW * len(rows), LOWEST), TALLEST)
     heights = [tall, *[LANE] * len(stages)]
-    with new_figure(theme, caption=_caption(data, bars, stride), height=sum(heights) + 0.95) as figure:
+    with new_figure(
+        theme, caption=_caption(data, bars, stride, bool(stages)), height=sum(heights) + 0.95
+    ) as figure:
         panels = np.atleast_1d(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
         waterfall, lanes = panels[0], panels[1:]
         time_axis(panels[-1].xaxis, "time since the start", right)
@@ -109,15 +111,17 @@ def plot_requests(
     return figure
 
 
-def _caption(data: ProfileData, bars: RequestBars, stride: int) -> str:
+def _caption(data: ProfileData, bars: RequestBars, stride: int, steps: bool) -> str:
     words = "A bar is a request, from sending it to its end, at this client"
-    words += f"; of {len(data.requests):,} requests, one in {stride} is drawn. " if stride > 1 else ". "
+    if stride > 1:
+        words += f"; of {len(data.requests):,}, one in {stride} is drawn, and between=(…, …) shows a part"
+    words += ". "
     parts = set(bars.part)
     if Part.PREFILL in parts or Part.QUEUE in parts:
         words += "Queue: until its first forward pass; prefill: until its prompt is computed; then decode. "
     if Part.FIRST_TOKEN in parts:
         words += "Without times of the server, queue and prefill stand together, until the first token. "
-    if data.steps:
+    if steps:
         words += "Below: sequences in the batch of each of the server's steps, by stage."
     else:
         words += "The server's steps are not known."

@@ -66,10 +66,7 @@ def plot_sweep(points: Iterable[SweepPoint], *, theme: Theme | None = None) -> F
             _draw_goodput(panels[-1], found, figure.colours)
         if len(found) > 1:
             figure.legend(handles=panels[0].get_lines()[: len(found)], loc="outside upper right", ncols=4)
-        for label, curve in found.items():
-            best = knee(curve)
-            if best is not None:
-                figure.figures.append(f"{label}: knee at {load_in_words(best)}")
+        figure.figures += [f"{label}: {_knee_in_words(curve)}" for label, curve in found.items()]
     return figure
 
 
@@ -85,6 +82,13 @@ def load_in_words(point: SweepPoint) -> str:
         return "all at once"
     unit = "requests/s" if point.loop == "open" else "user" if point.load == 1 else "users"
     return f"{rate(point.load)} {unit}"
+
+
+def _knee_in_words(curve: Sequence[SweepPoint]) -> str:
+    best = knee(curve)
+    if best is not None:
+        return f"knee at {load_in_words(best)}"
+    return f"no knee up to {load_in_words(curve[-1])}" if len(curve) > 2 else "too few runs for a knee"
 
 
 def _caption(points: Sequence[SweepPoint], latencies: Sequence[str]) -> str:
@@ -103,7 +107,7 @@ def _caption(points: Sequence[SweepPoint], latencies: Sequence[str]) -> str:
         words += "Hollow: " + "; ".join(sorted({point.doubt for point in points if point.doubt})) + ". "
     if any(point.goodput is not None for point in points):
         words += "Goodput: requests per second that met every threshold. "
-    return words + "Knee: the load with the most throughput for its latency (throughput / E2E)."
+    return words + "Ring: the knee, the load with the most throughput for its latency (throughput / E2E)."
 
 
 def _draw_latencies(axes: Axes, found: dict[str, list[SweepPoint]], name: str, colours: Colours) -> None:
@@ -152,14 +156,12 @@ def _draw_points(axes: Axes, curve: Sequence[SweepPoint], name: str, number: int
         elif point is not curve[-1] and any(np.abs(place - other).max() < 0.05 for other in written):
             continue
         written.append(place)
-        left = place[0] > 0.8
         axes.annotate(
-            f"knee: {_load(point)}" if point is best else _load(point),
+            _load(point),
             (x, y),
-            xytext=(-9, 7) if point is best and left else (8, -7) if point is best else (5, -5),
+            xytext=(8, -7) if point is best else (5, -5),
             textcoords="offset points",
-            ha="right" if point is best and left else "left",
-            va="bottom" if point is best and left else "top",
+            va="top",
             fontsize=9,
             fontweight="bold" if point is best else "normal",
         )

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from nbruntime.display.numbers import rate
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
-from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.legends import legend_above
@@ -64,7 +64,7 @@ def plot_throughput(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         else:
             no_data(above, NO_REQUESTS, figure.colours)
         if samples:
-            _draw_samples(below, samples, start, figure.colours)
+            _draw_samples(below, samples, start, figure)
         else:
             times, counts = in_flight(data.requests)
             draw_level(below, times - start, counts.astype(float), figure.colours.blue)
@@ -99,10 +99,13 @@ def _draw_rates(axes: Axes, data: ProfileData, edges: np.ndarray, figure: Figure
     figure.figures.append(f"{mean} tokens/s from the first request to the end of the last")
 
 
-def _draw_samples(axes: Axes, samples: Sequence[LoadSample], start: float, colours: Colours) -> None:
+def _draw_samples(axes: Axes, samples: Sequence[LoadSample], start: float, figure: Figure) -> None:
+    colours = figure.colours
     times = np.array([sample.at for sample in samples]) - start
     running = np.array([sample.load.num_running_reqs or 0 for sample in samples], np.float64)
     waiting = np.array([sample.load.num_waiting_reqs or 0 for sample in samples], np.float64)
+    most = f"at most {running.max():,.0f} requests running, {waiting.max():,.0f} queued"
+    figure.figures.append(most)
     draw_level(axes, times, running, colours.blue, "running")
     times, running, both = *reduced(times, running), reduced(times, running + waiting)[1]
     axes.fill_between(times, running, both, step="post", color=colours.waiting, linewidth=0, label="queued")

@@ -17,7 +17,7 @@ from nbruntime.profiling.plots.ttft_groups import Split, telling_split
 from nbruntime.profiling.profile_data import ProfileData
 
 WIDE = 20
-"""Times whose longest is so many times the shortest get a logarithmic axis."""
+"""Times of which nine in ten differ by more than this factor get a logarithmic axis."""
 
 
 def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
@@ -63,7 +63,8 @@ def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
 
 def _set_axes(axes: Axes, ttft: NDArray[np.float64]) -> None:
     low, high = float(ttft[0]), float(ttft[-1])
-    log = low > 0 and high / low > WIDE
+    most, least = np.quantile(ttft, [0.95, 0.05])
+    log = low > 0 and most / least > WIDE  # single outliers make no logarithmic axis
     time_axis(axes.xaxis, "TTFT", high, log=log)
     if log:
         axes.set_xlim(low / (high / low) ** 0.25, high * 1.05)  # room for words on the left

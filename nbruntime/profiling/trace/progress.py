@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from nbruntime.display.views import shows_widgets, view_class
+from nbruntime.display.upper_floors import upper_class
+from nbruntime.display.views import shows_widgets
 
 Progress = Callable[[int, int], object] | Literal[False] | None
 """A function of the bytes done and the total, False (silent) or None (automatic)."""
@@ -31,7 +32,7 @@ def reported(progress: Progress, what: str) -> Iterator[Callable[[int, int], obj
     if callable(progress):
         yield progress
     elif progress is None and shows_widgets():
-        with view_class("reading")(what, quiet=QUIET_SECONDS) as view:
+        with upper_class("reading")(what, quiet=QUIET_SECONDS) as view:
             yield view
     elif progress is None and sys.stderr.isatty():
         line = _Line(what)
