@@ -45,9 +45,9 @@ def queue_growth(figures: RunFigures) -> Growth | None:
     """Find out whether the queue of an open loop grew; None if it did not, or too little shows it.
 
     The requests are divided into ten parts by their time of sending, and a straight line is laid through the
-    median TTFT of each. The queue grew if the line rises by 0.02 s per second or more, by three of its standard
-    errors or more, altogether by at least the median TTFT and 100 ms, and if ever more requests were under way.
-    A closed loop never has more requests than users, so that its queue cannot grow.
+    median TTFT of each. The queue grew if the line rises by 0.02 s per second or more, by three of its
+    standard errors or more, altogether by at least the median TTFT and 100 ms, and if the number of requests
+    under way rises, too. A closed loop has at most as many requests as users, so that its queue cannot grow.
 
     Examples
     --------
