@@ -13,7 +13,8 @@ from nbruntime.display.cards import Card, CardMixin
 from nbruntime.display.number_list import Numbers
 from nbruntime.display.numbers import duration, rate
 from nbruntime.display.server_fields import Fields
-from nbruntime.errors import ArgumentTypeError, MissingPackageError
+from nbruntime.errors import ArgumentTypeError
+from nbruntime.generation.data_frame import data_frame
 from nbruntime.generation.finish_reason import FinishReason
 from nbruntime.generation.timings import Timings
 from nbruntime.generation.tokens import Token, Tokens, read_tokens
@@ -173,13 +174,6 @@ class Generation(CardMixin):
         MissingPackageError
             If pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingPackageError(
-                "to_frame() needs pandas",
-                hint="Install it: pip install pandas. Or use .tokens, or to_dict().",
-            ) from error
         tokens = self.tokens
         times = self.timings.of_tokens(len(tokens))
         columns = ("id", "text", "logprob", "probability", "seconds")
@@ -187,7 +181,7 @@ class Generation(CardMixin):
             (token.id, token.text, token.logprob, token.probability, time)
             for token, time in zip(tokens, times, strict=True)
         ]
-        return pandas.DataFrame(rows, columns=list(columns))
+        return data_frame(rows, columns, instead=".tokens, or to_dict()")
 
     @property
     def rid(self) -> str | None:

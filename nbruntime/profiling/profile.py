@@ -2,8 +2,142 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from nbruntime.display.cards import Card, CardMixin
+from nbruntime.generation.data_frame import data_frame
+from nbruntime.profiling.card import phase_times, profile_card
+from nbruntime.profiling.files import load_record, save_record
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.saved_profile import VERSION, from_record, to_record
+from nbruntime.profiling.summary import Summary, summary
+
+if TYPE_CHECKING:
+    import pandas
+
+KIND = "profile"
+"""The kind of its files."""
+
+FRAME_COLUMNS = (
+    "rid",
+    "index",
+    "route",
+    "status",
+    "finish",
+    "sent_s",
+    "e2e_s",
+    "ttft_s",
+    "tpot_s",
+    "queue_s",
+    "prefill_s",
+    "decode_s",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "events",
+    "retractions",
+    "error",
+)
+"""Columns of `Profile.to_frame`; times in seconds, ``sent_s`` since the begin of the profile."""
 
 
-class Profile(ProfileData):
-    """A record of the requests, the load and the steps of a stretch of work."""
+class Profile(CardMixin, ProfileData):
+    """A record of the requests, the load and the steps of a stretch of work; a cell shows it as a card.
+
+    Examples
+    --------
+    >>> from nbruntime.profiling.records import RequestRecord
+    >>> request = RequestRecord("a", 100.5, 102.5, ((0.5, 1), (1.0, 1)), prompt_tokens=8, completion_tokens=2)
+    >>> profile = Profile(model="tiny", started=100.0, ended=103.0, requests=[request])
+    >>> profile.figures.ttft.median, profile.figures.token_rate
+    (0.5, 1.0)
+    >>> Profile.from_dict(profile.to_dict()) == profile
+    True
+    """
+
+    def summary(self) -> Summary:
+        """Say in two to five sentences where the time went, and what the bottleneck was."""
+        return summary(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the requests as a pandas table: a row for each sequence, the columns `FRAME_COLUMNS`.
+
+        Times are in seconds; what is not known is missing.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        rows = [
+            (
+                each.rid,
+                each.index,
+                each.route,
+                each.status,
+                each.finish,
+                each.sent - self.started,
+                each.e2e,
+                each.ttft,
+                each.tpot,
+                *phase_times(self, each),
+                each.prompt_tokens,
+                each.cached_tokens,
+                each.completion_tokens,
+                len(each.arrivals),
+                each.retractions,
+                each.error,
+            )
+            for each in self.requests
+        ]
+        return data_frame(rows, FRAME_COLUMNS, instead=".requests, or to_dict()")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dict that JSON takes and `from_dict` reads; the trace is left out."""
+        return to_record(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read a dict of `to_dict`.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If it is not the record of a profile.
+        """
+        return cls(**from_record(record))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the profile as JSON, compressed if the name ends in ``.gz``, and return the path.
+
+        The trace is not saved, only the names of its files.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        return save_record(path, to_record(self), kind=KIND, version=VERSION)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file of `save`.
+
+        Raises
+        ------
+        ArgumentError
+            If it is no such file, is damaged, or was saved by a newer release.
+        OSError
+            If the file cannot be read.
+        """
+        record, _ = load_record(path, kind=KIND, version=VERSION)
+        return cls.from_dict(record)
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _card(self) -> Card:
+        return profile_card(self)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from nbruntime.profiling.figures import Figures
 from nbruntime.profiling.records import LoadSample, Phases, RequestRecord
 from nbruntime.protocol.metrics import Histogram
 from nbruntime.protocol.step_log import Step
@@ -62,9 +63,22 @@ class ProfileData:
     latencies: Mapping[str, Histogram] = field(default_factory=dict)
     clock_offset: float = 0.0
     trace_files: list[str] = field(default_factory=list)
-    trace: Trace | None = None
+    trace: Trace | None = field(default=None, compare=False)
     notes: list[str] = field(default_factory=list)
     error: str = ""
+
+    @property
+    def figures(self) -> Figures:
+        """Counts, latencies and rates of the requests so far."""
+        return Figures(list(self.requests))
+
+    @property
+    def duration(self) -> float:
+        """Seconds from its begin to its end; to the last thing noted while it runs."""
+        if self.ended is not None:
+            return self.ended - self.started
+        last = [each.ended for each in list(self.requests)] + [sample.at for sample in list(self.samples)]
+        return max(max(last, default=self.started) - self.started, 0.0)
 
     def phases(self, request: RequestRecord) -> Phases:
         """Divide a request's time by the server's own times, moved to the client's clock."""

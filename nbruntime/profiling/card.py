@@ -1,0 +1,172 @@
+"""The card of a profile."""
+
+from __future__ import annotations
+
+from nbruntime.display.cards import Card, Details, Tone
+from nbruntime.display.html import escape, shortened
+from nbruntime.display.numbers import duration, percent, rate, time_of_day
+from nbruntime.display.span_chart import SPAN_STYLE, Span, SpanKind, span_chart
+from nbruntime.profiling.figures import DEFINITIONS, Distribution, Figures
+from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.records import RequestRecord
+from nbruntime.profiling.summary import summary
+
+MOST_ROWS = 200
+"""Requests in the folded table."""
+
+QUEUE = SpanKind("queue", 0.2, 0.6)
+PREFILL = SpanKind("prefill", 1.0)
+DECODE = SpanKind("decode", 0.55, 0.55)
+WAITING = SpanKind("until the first token", 0.3, 0.8)
+WHOLE = SpanKind("request", 0.55, 0.55)
+FAILED = SpanKind("failed", 1.0, 0.8, "bad")
+
+
+def profile_card(data: ProfileData) -> Card:
+    """Make the card of a profile: its summary and a timeline, its figures, and its requests folded."""
+    figures = data.figures
+    state, tone = _state(data)
+    sentences = summary(data).sentences
+    chart = span_chart("requests", request_spans(data))
+    style = f"<style>{SPAN_STYLE}</style>" if chart else ""
+    return Card(
+        "Profile",
+        data.model,
+        state,
+        tone,
+        body=f"{style}<div>{'<br/>'.join(map(escape, sentences))}</div>{chart}",
+        plain="\n".join(f"  {sentence}" for sentence in sentences),
+        pairs=figure_pairs(data, figures),
+        details=[
+            Details(f"requests ({len(figures.requests):,})", rows=request_rows(data), heads=True),
+            Details("definitions", rows=DEFINITIONS),
+            Details(f"notes ({len(data.notes)})", text="\n".join(data.notes)),
+        ],
+    )
+
+
+def figure_pairs(data: ProfileData, figures: Figures) -> list[tuple[str, object]]:
+    """Return the figures of a profile as (label, value); unknown ones are empty."""
+    several = figures.finished > 1
+    return [
+        ("requests", _counts(figures)),
+        ("tokens", _tokens(figures)),
+        ("TTFT", spread(figures.ttft)),
+        ("ITL", spread(figures.itl)),
+        ("E2E", spread(figures.e2e)),
+        ("throughput", f"{rate(figures.token_rate)} tokens/s" if figures.token_rate else None),
+        (
+            "concurrency",
+            f"{figures.concurrency:.1f}" if figures.concurrency and several else None,
+        ),
+        ("server", data.server),
+        ("error", data.error),
+    ]
+
+
+def spread(times: Distribution) -> str | None:
+    """Write the median and, of several times, the 90 % quantile and the largest; None without any.
+
+    Examples
+    --------
+    >>> spread(Distribution([0.1, 0.2, 0.4])), spread(Distribution([0.1]))
+    ('median 200 ms, p90 360 ms, max 400 ms', '100 ms')
+    """
+    median, high, largest = times.median, times.quantile(0.9), times.maximum
+    if median is None or high is None or largest is None:
+        return None
+    if len(times) == 1:
+        return duration(median)
+    return f"median {duration(median)}, p90 {duration(high)}, max {duration(largest)}"
+
+
+def request_spans(data: ProfileData) -> list[list[Span]]:
+    """Return the parts of each request's time, a row for each."""
+    return [_spans(data, each) for each in list(data.requests)]
+
+
+def request_rows(data: ProfileData) -> list[list[object]]:
+    """Return a table of the requests, with a row of heads; empty without requests."""
+    requests = list(data.requests)
+    if not requests:
+        return []
+    begin = data.started or requests[0].sent
+    rows: list[list[object]] = [
+        ["sent", "rid", "prompt", "cached", "new", "queue", "prefill", "TTFT", "TPOT", "E2E", "ended"]
+    ]
+    for each in requests[:MOST_ROWS]:
+        queue, prefill, _ = phase_times(data, each)
+        rows.append(
+            [
+                duration(max(each.sent - begin, 0.0)),
+                shortened(each.rid, 14),
+                f"{each.prompt_tokens:,}",
+                f"{each.cached_tokens:,}",
+                f"{each.completion_tokens:,}",
+                *(_time(value) for value in (queue, prefill, each.ttft, each.tpot, each.e2e)),
+                shortened(each.error, 80) or each.finish or each.status,
+            ]
+        )
+    if len(requests) > MOST_ROWS:
+        rows.append([f"… {len(requests) - MOST_ROWS:,} more", *[""] * (len(rows[0]) - 1)])
+    return rows
+
+
+def phase_times(data: ProfileData, request: RequestRecord) -> tuple[float | None, float | None, float | None]:
+    """Return the seconds of a request in queue, prefill and decode by the server's times, where known."""
+    phases = data.phases(request)
+    if phases.prefill is None:
+        return None, None, None
+    queue = max(phases.prefill - (phases.received or phases.sent), 0.0)
+    if phases.decode is None:
+        return queue, None, None
+    return queue, max(phases.decode - phases.prefill, 0.0), max(phases.ended - phases.decode, 0.0)
+
+
+def _spans(data: ProfileData, request: RequestRecord) -> list[Span]:
+    if request.status == "failed":
+        return [Span(request.sent, request.ended, FAILED)]
+    phases = data.phases(request)
+    if phases.prefill is not None:
+        first = request.sent + request.ttft if request.ttft is not None else phases.ended
+        decode = first if phases.decode is None else phases.decode
+        return [
+            Span(phases.sent, phases.prefill, QUEUE),
+            Span(phases.prefill, decode, PREFILL),
+            Span(decode, phases.ended, DECODE),
+        ]
+    if request.ttft is None:
+        return [Span(request.sent, request.ended, WHOLE)]
+    first = request.sent + request.ttft
+    return [Span(request.sent, first, WAITING), Span(first, request.ended, DECODE)]
+
+
+def _state(data: ProfileData) -> tuple[str, Tone]:
+    took = duration(data.duration)
+    if data.ended is None:
+        return f"running since {time_of_day(data.started)}", "busy"
+    if data.error:
+        return f"ended by {shortened(data.error.partition(':')[0], 60)} after {took}", "bad"
+    return f"{took} from {time_of_day(data.started)}", "good"
+
+
+def _counts(figures: Figures) -> str:
+    counts = [
+        (figures.finished, "finished"),
+        (figures.running, "running"),
+        (figures.stopped, "stopped"),
+        (figures.failed, "failed"),
+    ]
+    return ", ".join(f"{count:,} {word}" for count, word in counts if count) or "none"
+
+
+def _tokens(figures: Figures) -> str | None:
+    if not figures.requests:
+        return None
+    hits = figures.cache_hit_share
+    cached = f" ({percent(hits)} cached)" if hits is not None else ""
+    return f"{figures.prompt_tokens:,} prompt{cached} + {figures.completion_tokens:,} new"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
