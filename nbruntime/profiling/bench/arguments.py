@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
-from nbruntime.profiling.bench.goodput import NAMES
 from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.options import OPTION_NAMES
@@ -16,7 +15,9 @@ from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 SWEEPS = ("concurrency", "rate")
 
-_LOOP_HINT = "concurrency=8 lets 8 users send one request after the other; rate=2.0 sends 2 requests a second."
+_LOOP_HINT = (
+    "concurrency=8 lets 8 users send one request after the other; rate=2.0 sends 2 requests a second."
+)
 
 
 def check_together(options: BenchOptions, sweeps: bool) -> None:
@@ -47,6 +48,7 @@ def check_together(options: BenchOptions, sweeps: bool) -> None:
 
 
 def read_sweep(sweep: Any, options: BenchOptions) -> list[BenchOptions]:
+    """Return the options of each run of a sweep."""
     given = sweep if isinstance(sweep, Mapping) else {"concurrency": sweep}
     hint = 'Give numbers of users, such as [1, 2, 4, 8], or {"rate": [1, 2, 4]}.'
     if len(given) != 1:
@@ -55,9 +57,13 @@ def read_sweep(sweep: Any, options: BenchOptions) -> list[BenchOptions]:
     if kind not in SWEEPS:
         near = nearest_name(str(kind), SWEEPS)
         raise ArgumentValueError(
-            f"A sweep over {kind!r} is not known", where="sweep", hint=f"Did you mean {near!r}?" if near else hint
+            f"A sweep over {kind!r} is not known",
+            where="sweep",
+            hint=f"Did you mean {near!r}?" if near else hint,
         )
-    if isinstance(levels, str) or not isinstance(levels, Sequence | range) and not hasattr(levels, "tolist"):
+    if isinstance(levels, str) or (
+        not isinstance(levels, Sequence | range) and not hasattr(levels, "tolist")
+    ):
         raise ArgumentTypeError(f"sweep is a {type(levels).__name__}", where="sweep", hint=hint)
     numbers = list(levels)
     if not numbers:
@@ -76,6 +82,7 @@ def read_sweep(sweep: Any, options: BenchOptions) -> list[BenchOptions]:
 
 
 def read_prefix(given: Any) -> dict[str, int]:
+    """Read the length of the shared beginning, and the number of groups."""
     if isinstance(given, tuple) and len(given) == 2:
         tokens, groups = given
         return {
@@ -86,6 +93,7 @@ def read_prefix(given: Any) -> dict[str, int]:
 
 
 def read_prompts(given: Any) -> list[Any]:
+    """Check the prompts of the caller."""
     if given is None:
         return []
     hint = "Give texts, lists of token ids, or conversations: [[{'role': 'user', 'content': '...'}], ...]."
@@ -104,7 +112,7 @@ def read_prompts(given: Any) -> list[Any]:
     return prompts
 
 
-def read_body(parameters: dict[str, Any]) -> dict[str, Any]:
+def read_body(parameters: dict[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
     """Check the sampling parameters, and make the fields that all requests have."""
     refused = {"max_new_tokens": "output_tokens", "max_tokens": "output_tokens", "rid": None, "stream": None}
     for name in parameters:
@@ -114,7 +122,7 @@ def read_body(parameters: dict[str, Any]) -> dict[str, Any]:
                 f"bench takes no {name}", where=name, hint=f"Use {use}=..." if use else "Leave it out."
             )
         if name not in PARAMETER_NAMES and name not in (*OPTION_NAMES, "sampling_params"):
-            near = nearest_name(name, (*_ARGUMENTS, *PARAMETER_NAMES, *OPTION_NAMES))
+            near = nearest_name(name, (*arguments, *PARAMETER_NAMES, *OPTION_NAMES))
             raise ArgumentTypeError(
                 f"There is no argument {name!r}",
                 where="bench",
@@ -126,19 +134,8 @@ def read_body(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.body.items() if name not in ("text", "rid")}
 
 
-def read_goodput(given: Mapping[str, float]) -> dict[str, float]:
-    for name in given:
-        if name not in GOODPUT:
-            near = nearest_name(str(name), GOODPUT)
-            raise ArgumentValueError(
-                f"There is no latency {name!r}",
-                where="goodput",
-                hint=f"Did you mean {near!r}?" if near else 'Name "ttft", "tpot" or "e2e", in seconds.',
-            )
-    return {name: positive_number(f"goodput[{name!r}]", seconds) for name, seconds in given.items()}
-
-
 def whole_number(name: str, given: Any, *, least: int = 1) -> int:
+    """Check a whole number."""
     if isinstance(given, bool) or not hasattr(given, "__index__"):
         raise ArgumentTypeError(
             f"{name} is a {type(given).__name__}", where=name, hint="Give a whole number, such as 8."
@@ -150,6 +147,7 @@ def whole_number(name: str, given: Any, *, least: int = 1) -> int:
 
 
 def positive_number(name: str, given: Any, *, zero: bool = False, finite: bool = True) -> float:
+    """Check a number above 0, or from 0."""
     if isinstance(given, bool) or not hasattr(given, "__float__"):
         raise ArgumentTypeError(
             f"{name} is a {type(given).__name__}", where=name, hint="Give a number, such as 2.0."

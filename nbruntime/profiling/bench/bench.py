@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from nbruntime.endpoint.base_client import checked_seconds
-from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.profiling.bench.arguments import (
+    check_together,
+    positive_number,
+    read_body,
+    read_prefix,
+    read_prompts,
+    read_sweep,
+    whole_number,
+)
+from nbruntime.profiling.bench.goodput import read_thresholds
 from nbruntime.profiling.bench.lengths import Lengths, LengthSampler
 from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.progress import Progress
@@ -16,17 +25,6 @@ from nbruntime.profiling.bench.replay import read_replay
 from nbruntime.profiling.bench.result import BenchResult
 from nbruntime.profiling.bench.running import RunningBench
 from nbruntime.profiling.bench.target import read_targets
-from nbruntime.protocol.nearest_names import nearest_name
-from nbruntime.protocol.options import OPTION_NAMES
-from nbruntime.protocol.requests import build_generate_request
-from nbruntime.protocol.sampling import PARAMETER_NAMES
-
-GOODPUT = ("ttft", "tpot", "e2e")
-"""Latencies that can have a threshold."""
-
-SWEEPS = ("concurrency", "rate")
-
-_LOOP_HINT = "concurrency=8 lets 8 users send one request after the other; rate=2.0 sends 2 requests a second."
 
 
 @overload
@@ -110,7 +108,8 @@ def bench(
     warmup : int, optional
         Requests before the measured ones, which go on without a pause; by default one for each user, or 2.
     goodput : dict of str to float, optional
-        Most seconds of ``"ttft"``, ``"tpot"`` and ``"e2e"`` with which an answer counts as good.
+        Thresholds that an answer has to meet: ``"ttft"``, ``"tpot"``, ``"itl"`` and ``"e2e"`` in seconds, at
+        most; ``"tokens_per_second"``, at least. By default 0.5 s to the first token and 20 tokens/s.
     timeout : float, optional
         Seconds that one request may take; a later one has failed.
     flush_cache : bool
@@ -160,16 +159,21 @@ def bench(
         warmup=None if warmup is None else whole_number("warmup", warmup, least=0),
         timeout=checked_seconds("timeout", timeout),
         flush_cache=flush_cache,
-        body=read_body({"temperature": temperature, "ignore_eos": ignore_eos, **parameters}),
+        body=read_body({"temperature": temperature, "ignore_eos": ignore_eos, **parameters}, _arguments()),
         replay=() if replay is None else read_replay(replay),
         replay_name="" if replay is None else Path(replay).name,
     )
     check_together(options, sweep is not None)
     levels = [options] if sweep is None else read_sweep(sweep, options)
-    thresholds = read_goodput(goodput or {})
+    thresholds = read_thresholds(goodput or {})
     targets = read_targets(endpoint)
     for target in targets:
         _ = target.model  # raises where no server answers
     runs = [(target, level) for target in targets for level in levels]
     running = RunningBench(runs, thresholds, progress, blocking=block)
     return running.result_or_interrupt() if block else running
+
+
+def _arguments() -> list[str]:
+    """Return the names of the arguments, for a hint about an unknown one."""
+    return [name for name in inspect.signature(bench).parameters if name not in ("endpoint", "parameters")]

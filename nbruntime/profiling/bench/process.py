@@ -44,10 +44,11 @@ class ClientProcess:
         self._kill_at = float("inf")
 
     def __enter__(self) -> Self:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # closed in __exit__
+        path = [os.path.abspath(entry) for entry in sys.path]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", PROGRAM],
+                [sys.executable, "-I", PROGRAM, json.dumps(path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -57,8 +58,7 @@ class ClientProcess:
         except BaseException:
             self._errors.close()
             raise
-        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)]).encode()
-        self._tell(path + b"\n" + msgspec.json.encode(self._plan) + b"\n")
+        self._tell(msgspec.json.encode(self._plan) + b"\n")
         return self
 
     def __exit__(

@@ -72,9 +72,9 @@ class Loop:
         task = asyncio.create_task(work)
         self._tasks.add(task)
 
-    async def send(self, number: int, scheduled: float) -> float:
+    async def send(self, number: int, request: bytes, scheduled: float) -> float:
         """Send one request, and end the run if the server has gone."""
-        ended = await self.sender.send(number, scheduled)
+        ended = await self.sender.send(number, request, scheduled)
         if self.sender.unreachable >= MOST_UNREACHABLE:
             self.stop()
         return ended
@@ -93,24 +93,28 @@ class OpenLoop(Loop):
         for number, planned in enumerate(requests):
             if planned.after is None:
                 due = self.began + planned.at
+                request = self.sender.prepare(number)
                 await _until(due)
-                self.spawn(self._session(number, due, places))
+                self.spawn(self._session(number, request, due, places))
                 self._forget_ended()
         await self.all_ended()
 
-    async def _session(self, number: int, due: float, places: asyncio.Semaphore | None) -> None:
+    async def _session(
+        self, number: int, request: bytes, due: float, places: asyncio.Semaphore | None
+    ) -> None:
         """Send a request and those that follow its answer."""
         while True:
             if places is None:
-                ended = await self.send(number, due)
+                ended = await self.send(number, request, due)
             else:
                 self.waited += places.locked()
                 async with places:
-                    ended = await self.send(number, due)
+                    ended = await self.send(number, request, due)
             following = self._next.get(number)
             if following is None:
                 return
             number, due = following, ended + self.plan.requests[following].wait
+            request = self.sender.prepare(number)
             await _until(due)
 
     def _forget_ended(self) -> None:
@@ -126,20 +130,32 @@ class ClosedLoop(Loop):
         """Let the users begin together."""
         self._taken = 0
         self._last_sending = float("inf")
-        for _ in range(self.plan.concurrency or 1):
+        self._users = self.plan.concurrency or 1
+        # A request is made while the one before it runs.
+        self._prepared: dict[int, bytes] = {}
+        for number in range(self._users):
+            self._prepare(number)
+        self.began = time.perf_counter()
+        for _ in range(self._users):
             self.spawn(self._user())
         await self.all_ended()
 
     async def _user(self) -> None:
         due = self.began
         while (number := self._take()) is not None:
-            failed = self.sender.figures().failed
-            ended = await self.send(number, due)
+            request = self._prepared.pop(number, None) or self.sender.prepare(number)
+            failed = self.sender.failed
+            asyncio.get_running_loop().call_soon(self._prepare, number + self._users)
+            ended = await self.send(number, request, due)
             pause = self.plan.think_time
-            if self.sender.figures().failed > failed:
+            if self.sender.failed > failed:
                 pause = max(pause, PAUSE_AFTER_FAILURE)
             due = ended + pause
             await _until(due)
+
+    def _prepare(self, number: int) -> None:
+        if self.plan.count is None or number < self.plan.count:
+            self._prepared[number] = self.sender.prepare(number)
 
     def _take(self) -> int | None:
         """Take the number of the next request; None if there is none left or no time."""

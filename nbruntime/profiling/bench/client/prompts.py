@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import msgspec
 import numpy as np
 
 from nbruntime.profiling.bench.plan import OWN_TOKENS, ClientPlan, PlannedRequest
@@ -20,15 +19,15 @@ class Prompts:
         """Return the plan of a request; after the last it begins again."""
         return self._plan.requests[number % len(self._plan.requests)]
 
-    def body(self, number: int, rid: str) -> dict[str, Any]:
-        """Make the body of a request."""
+    def body(self, number: int, rid: str) -> bytes:
+        """Make the body of a request, as JSON."""
         planned = self.planned(number)
         body = {**self._plan.body, "rid": rid, "stream": True}
         if planned.output_tokens is not None:
             body["sampling_params"] = {**body["sampling_params"], "max_new_tokens": planned.output_tokens}
         prompt = self.tokens(number) if planned.prompt is None else self._plan.prompts[planned.prompt]
         body["text" if isinstance(prompt, str) else "input_ids"] = prompt
-        return body
+        return msgspec.json.encode(body)
 
     def tokens(self, number: int) -> list[int]:
         """Make the random tokens of a request."""

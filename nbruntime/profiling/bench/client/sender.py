@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from statistics import median
 
-from nbruntime.endpoint.async_body import AsyncBody
 from nbruntime.endpoint.async_transport import AsyncTransport
-from nbruntime.endpoint.http import HttpRequest
 from nbruntime.errors import NbruntimeError, TransportError
 from nbruntime.profiling.bench.client.answers import Answer
+from nbruntime.profiling.bench.client.connection import Connections
 from nbruntime.profiling.bench.client.prompts import Prompts
 from nbruntime.profiling.bench.plan import Figures, Measured
 from nbruntime.profiling.records import RequestRecord, Status
@@ -47,8 +46,10 @@ class Sender:
 
     Parameters
     ----------
+    connections : Connections
+        Ways to the server.
     transport : AsyncTransport
-        Way to the server.
+        Another, for aborts.
     prompts : Prompts
         Bodies of the requests.
     timeout : float or None
@@ -59,40 +60,52 @@ class Sender:
 
     def __init__(
         self,
+        connections: Connections,
         transport: AsyncTransport,
         prompts: Prompts,
         timeout: float | None,
         report: Callable[[Measured], None],
     ) -> None:
+        self._connections = connections
         self._transport = transport
         self._prompts = prompts
         self._timeout = timeout
         self._report = report
         self._name = f"bench-{uuid.uuid4().hex[:12]}"
         self._ttfts: deque[float] = deque(maxlen=RECENT)
-        self._sent = self._done = self._failed = self._tokens = 0
+        self._sent = self._done = self.failed = self._tokens = 0
         self.unfinished: list[str] = []  # rids of requests that the server may still work on
         self.unreachable = 0  # requests in a row that found no server
         self.last_error = ""
 
     def figures(self) -> Figures:
         """Return the counts so far."""
-        ended = self._done + self._failed
+        ended = self._done + self.failed
         recent = median(itertools.islice(self._ttfts, RECENT)) if self._ttfts else None
-        return Figures(self._sent, self._sent - ended, self._done, self._failed, self._tokens, recent)
+        return Figures(self._sent, self._sent - ended, self._done, self.failed, self._tokens, recent)
 
-    async def send(self, number: int, scheduled: float) -> float:
+    def prepare(self, number: int) -> bytes:
+        """Return a request as it is sent; made before its time, since that takes a while."""
+        return self._connections.write(self._prompts.body(number, self._rid(number)))
+
+    def _rid(self, number: int) -> str:
+        return f"{self._name}-{number}"
+
+    async def send(self, number: int, request: bytes, scheduled: float) -> float:
         """Send a request that was due at a time, read its answer, and return when it ended."""
-        rid = f"{self._name}-{number}"
-        request = HttpRequest("POST", "/generate", self._prompts.body(number, rid), streamed=True)
+        rid = self._rid(number)
         answer = Answer()
         status: Status = "stopped"
         error = ""
+
+        def read(piece: bytes, at: float) -> None:
+            self._tokens += answer.feed(piece, at)
+
         self._sent += 1
         sent = ended = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout):
-                ended = await self._read(request, answer)
+                ended = await self._connections.generate(request, read)
             answer.end()
             status, error = ("failed", answer.error) if answer.error else ("finished", "")
         except TimeoutError:
@@ -116,26 +129,13 @@ class Sender:
             self._report(Measured(_record(rid, answer, status, error, scheduled, sent, ended), number))
         return ended
 
-    async def _read(self, request: HttpRequest, answer: Answer) -> float:
-        """Read a whole answer, and return when its last bytes came."""
-        body = await self._transport.send(request)
-        assert isinstance(body, AsyncBody)
-        ended = time.perf_counter()
-        try:
-            async for piece in body:
-                ended = time.perf_counter()
-                self._tokens += answer.feed(piece, ended)
-        finally:
-            await body.close()
-        return ended
-
     def _note(self, problem: NbruntimeError) -> None:
         lost = isinstance(problem, TransportError) and not problem.sent
         self.unreachable = self.unreachable + 1 if lost else 0
 
     def _count(self, status: Status, answer: Answer, sent: float) -> None:
         self._done += status != "failed"
-        self._failed += status == "failed"
+        self.failed += status == "failed"
         if answer.arrivals and status == "finished":
             self._ttfts.append(answer.arrivals[0][0] - sent)
 
