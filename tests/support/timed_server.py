@@ -1,7 +1,8 @@
 """A server whose answers have known times, as a process of its own: what a load test must measure.
 
-Each answer begins after ``prompt_tokens * prefill`` seconds, and brings a token every ``step`` seconds until
-``max_new_tokens``. The times are those at which the server writes.
+Each answer brings its first token after ``first`` seconds, and then one every ``step`` seconds until
+``max_new_tokens``. The server may be late itself, so the last event says when each token was ``written``, in
+seconds after the request had come.
 
     with timed_server(first=0.05, step=0.02) as url: ...
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -133,6 +135,7 @@ async def serve(timing: Timing) -> None:
     async with server:
         print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         await asyncio.to_thread(sys.stdin.read)
+        os._exit(0)  # answers may be under way
 
 
 @contextmanager
