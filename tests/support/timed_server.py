@@ -1,8 +1,8 @@
 """A server whose answers have known times, as a process of its own: what a load test must measure.
 
 Each answer brings its first token after ``first`` seconds, and then one every ``step`` seconds until
-``max_new_tokens``. The server may be late itself, so the last event says when each token was ``written``, in
-seconds after the request had come.
+``max_new_tokens``. The server may be late itself, so ``/asked`` says when each token was ``written``, in seconds
+after the request had come.
 
     with timed_server(first=0.05, step=0.02) as url: ...
 
@@ -95,7 +95,8 @@ class Served:
 
     async def generate(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         began, timing = time.perf_counter(), self.timing
-        self.asked.append({**body, "at": time.time()})
+        written: list[float] = []
+        self.asked.append({**body, "written": written})
         if timing.fail_every and len(self.asked) % timing.fail_every == 0:
             self.reply(writer, {"error": {"message": "no memory"}}, 500)
             return
@@ -105,7 +106,6 @@ class Served:
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
         self.running += 1
-        written: list[float] = []
         try:
             for number in range(1, count + 1):
                 due = began + timing.first + (number - 1) * timing.step
@@ -116,8 +116,6 @@ class Served:
                 meta = {"id": body["rid"], "finish_reason": reason, "prompt_tokens": prompt}
                 meta |= {"completion_tokens": number, "cached_tokens": 0}
                 written.append(time.perf_counter() - began)
-                if reason:
-                    meta |= {"written": written}
                 event = {"text": " x" * number, "output_ids": [1] * number, "meta_info": meta}
                 self.chunk(writer, b"data: " + json.dumps(event).encode() + b"\n\n")
                 await writer.drain()

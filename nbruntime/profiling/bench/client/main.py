@@ -12,9 +12,8 @@ import time
 
 import msgspec
 
-from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.settings import Settings
-from nbruntime.profiling.bench.client.connection import Connections
+from nbruntime.profiling.bench.client.connections import Connections
 from nbruntime.profiling.bench.client.lag import LagMeter
 from nbruntime.profiling.bench.client.lines import Lines
 from nbruntime.profiling.bench.client.loops import ClosedLoop, Loop, OpenLoop
@@ -86,9 +85,8 @@ async def _run(plan: ClientPlan, report: Reporter, stdin: Lines, parent: int) ->
     settings = Settings(
         plan.base_url, Secret(plan.api_key), plan.verify, plan.connect_timeout, plan.read_timeout
     )
-    transport = AsyncTransport(settings)  # for aborts
     connections = Connections(settings)
-    sender = Sender(connections, transport, Prompts(plan), plan.timeout, report)
+    sender = Sender(connections, Prompts(plan), plan.timeout, report)
     loop = OpenLoop(plan, sender) if plan.loop == "open" else ClosedLoop(plan, sender)
     _obey(stdin, asyncio.get_running_loop(), loop)
     meter = LagMeter()
@@ -103,7 +101,6 @@ async def _run(plan: ClientPlan, report: Reporter, stdin: Lines, parent: int) ->
         for task in beside:
             task.cancel()
         connections.close()
-        await transport.close()
 
 
 async def _tell(sender: Sender, report: Reporter, parent: int, loop: Loop) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable
 from statistics import median
 
-from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.errors import NbruntimeError, TransportError
 from nbruntime.profiling.bench.client.answers import Answer
-from nbruntime.profiling.bench.client.connection import Connections
+from nbruntime.profiling.bench.client.connections import GENERATE, Connections
 from nbruntime.profiling.bench.client.prompts import Prompts
 from nbruntime.profiling.bench.plan import Figures, Measured
 from nbruntime.profiling.records import RequestRecord, Status
@@ -48,8 +47,6 @@ class Sender:
     ----------
     connections : Connections
         Ways to the server.
-    transport : AsyncTransport
-        Another, for aborts.
     prompts : Prompts
         Bodies of the requests.
     timeout : float or None
@@ -61,13 +58,11 @@ class Sender:
     def __init__(
         self,
         connections: Connections,
-        transport: AsyncTransport,
         prompts: Prompts,
         timeout: float | None,
         report: Callable[[Measured], None],
     ) -> None:
         self._connections = connections
-        self._transport = transport
         self._prompts = prompts
         self._timeout = timeout
         self._report = report
@@ -81,12 +76,12 @@ class Sender:
     def figures(self) -> Figures:
         """Return the counts so far."""
         ended = self._done + self.failed
-        recent = median(itertools.islice(self._ttfts, RECENT)) if self._ttfts else None
+        recent = median(self._ttfts) if self._ttfts else None
         return Figures(self._sent, self._sent - ended, self._done, self.failed, self._tokens, recent)
 
     def prepare(self, number: int) -> bytes:
         """Return a request as it is sent; made before its time, since that takes a while."""
-        return self._connections.write(self._prompts.body(number, self._rid(number)))
+        return self._connections.write(GENERATE, self._prompts.body(number, self._rid(number)))
 
     def _rid(self, number: int) -> str:
         return f"{self._name}-{number}"
@@ -146,10 +141,10 @@ class Sender:
             return
         try:
             async with asyncio.timeout(ABORT_SECONDS):
-                await self._transport.abort(rids)
+                await asyncio.gather(*map(self._connections.abort, rids))
         except (NbruntimeError, TimeoutError) as problem:
             # Their connections are closed, which ends them on the server as well.
-            self.last_error = f"abort: {problem}"
+            print(f"Requests could not be aborted: {problem}", file=sys.stderr)
 
 
 def _record(
