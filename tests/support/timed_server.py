@@ -1,8 +1,8 @@
 """A server whose answers have known times, as a process of its own: what a load test must measure.
 
 Each answer brings its first token after ``first`` seconds, and then one every ``step`` seconds until
-``max_new_tokens``. The server may be late itself, so ``/asked`` says when each token was ``written``, in seconds
-after the request had come.
+``max_new_tokens``. The server may be late itself, so ``/asked`` says when each token was ``written``, in
+seconds after the request had come.
 
     with timed_server(first=0.05, step=0.02) as url: ...
 
