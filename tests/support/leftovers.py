@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 from ipywidgets.widgets import widget as widgets
 
-THREADS = {f"nbruntime-{name}" for name in ("read", "draw", "stop", "panel", "panel-action", "launch")}
+THREADS = {
+    f"nbruntime-{name}"
+    for name in ("read", "draw", "stop", "panel", "panel-action", "launch", "bench", "bench-load")
+}
 """Of the notebook's floor; those of clients end with them."""
 
 OPEN_WIDGETS = widgets._instances if hasattr(widgets, "_instances") else widgets.Widget.widgets
