@@ -14,7 +14,7 @@ MOST_LATENESS = 0.005
 """Seconds; a client that is later than that limits what it measures."""
 
 MOST_LAG = 0.01
-"""Seconds; more than the lateness that the client is allowed, since a busy machine disturbs it now and then."""
+"""Seconds; more than the lateness, since a busy machine disturbs every loop now and then."""
 
 MOST_PROCESSOR = 0.9
 """Part of one processor above which the client is the limit."""

@@ -64,6 +64,8 @@ def run_bench(
             if not isinstance(report, Measured):
                 progress(seen.progress(options))
         failure = client.failure()
+    if sampler.problem:
+        notes.append(f"The server's load could not be read: {sampler.problem}")
     if failure is not None:
         if not seen.measured:
             raise failure

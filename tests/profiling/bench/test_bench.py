@@ -18,10 +18,13 @@ from typing import Any
 
 import psutil
 import pytest
+from support.certificates import make_certificate
+from support.scripted_server import ScriptedServer, events, stream
 from support.timed_server import timed_server
 
 import nbruntime
 from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint.base_client import BaseClient
 from nbruntime.errors import ArgumentError, AuthenticationError, NbruntimeError, ServerConnectionError
 from nbruntime.profiling.bench import running
 from nbruntime.profiling.bench.options import BenchOptions
@@ -339,6 +342,22 @@ def test_a_server_without_tokens_takes_given_prompts() -> None:
     assert any("sent more than once" in note for note in run.notes)
 
 
+def test_https_and_proxies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(tmp_path)
+    with ScriptedServer(certificate=certificate, api_key=KEY) as server:
+        server.on("/generate", lambda asked: stream(*events(asked.json["rid"])))
+        endpoint = RuntimeEndpoint(server.url, api_key=KEY, verify=certificate[0])
+        run = bench(endpoint, prompts=["Hello"], requests=2, warmup=0, concurrency=1)
+        assert [each.status for each in run.requests] == ["finished"] * 2
+        assert [len(each.arrivals) for each in run.requests] == [4, 4]
+    monkeypatch.setenv("http_proxy", "http://user:word@127.0.0.1:9")
+    monkeypatch.setattr(RuntimeEndpoint, "__init__", BaseClient.__init__)  # which would ask the server
+    far = RuntimeEndpoint("http://far.example", None, None, None, 1.0, 1.0)  # type: ignore[misc]
+    with pytest.raises(ArgumentError, match="through a proxy") as caught:
+        nbruntime.bench(far)
+    assert "word" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -355,6 +374,7 @@ def test_a_server_without_tokens_takes_given_prompts() -> None:
         ({"sweep": {"rates": [1]}}, "Did you mean 'rate'"),
         ({"sweep": []}, "sweep is empty"),
         ({"sweep": [1.5]}, "sweep is a float"),
+        ({"sweep": {"rate": [1, float("inf")]}, "seconds": 5}, "All requests at once take no seconds"),
         ({"sweep": [1], "concurrency": 2}, "takes no concurrency"),
         ({"prompts": []}, "prompts is empty"),
         ({"prompts": [""]}, "A prompt is empty"),

@@ -36,6 +36,8 @@ class Reporter:
     """
 
     def __init__(self) -> None:
+        self._out = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library may print is no report
         self._reports: list[Report] = []
         self._batches: queue.SimpleQueue[list[Report]] = queue.SimpleQueue()
         self._encode = msgspec.json.Encoder().encode
@@ -62,7 +64,7 @@ class Reporter:
             lines = b"".join(self._encode(report) + b"\n" for report in batch)
             try:
                 while lines:
-                    lines = lines[os.write(1, lines) :]
+                    lines = lines[os.write(self._out, lines) :]
             except BrokenPipeError:  # the parent has ended
                 os._exit(1)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from statistics import median
 
 from nbruntime.errors import NbruntimeError, TransportError
+from nbruntime.generation.record import SERVER_TIMES
 from nbruntime.profiling.bench.client.answers import Answer
 from nbruntime.profiling.bench.client.connections import GENERATE, Connections
 from nbruntime.profiling.bench.client.prompts import Prompts
@@ -25,19 +26,6 @@ ABORT_SECONDS = 3.0
 
 RECENT = 200
 """Requests whose median TTFT is shown."""
-
-SERVER_TIMES = (
-    "e2e_latency",
-    "queue_time",
-    "forward_entry_time",
-    "prefill_finished_time",
-    "request_received_ts",
-    "api_server_dispatch_finish_ts",
-    "first_token_latency",
-    "request_finished_ts",
-    "response_sent_to_client_ts",
-)
-"""Fields of ``meta_info`` that become `RequestRecord.server_times`."""
 
 
 class Sender:
