@@ -114,7 +114,8 @@ def read_targets(given: Any) -> list[Target]:
 
 def _client_of(given: Any) -> BaseClient:
     if isinstance(given, str):
-        return RuntimeEndpoint(given)
+        with RuntimeEndpoint(given) as client:  # only its settings are used
+            return client
     if isinstance(given, BaseClient):
         return given
     endpoint = getattr(given, "endpoint", None)  # a Runtime
