@@ -13,7 +13,7 @@ from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.plan import Began, ClientEnded, Figures, Measured, Report
 from nbruntime.profiling.bench.process import ClientProcess
 from nbruntime.profiling.bench.progress import BenchProgress
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench.records import BenchRun, Loop
 from nbruntime.profiling.bench.steady import steady_window
 from nbruntime.profiling.bench.target import Target
 from nbruntime.profiling.bench.workload import make_plan
@@ -77,6 +77,8 @@ def run_bench(
     started = requests[0].sent if requests else seen.began
     ended = max((each.ended for each in requests), default=started)
     stopped = stop.is_set() or failure is not None or bool(seen.ended and seen.ended.unreachable)
+    # Users who think are seldom all waiting at once, so their number tells no steady state.
+    steady_by: Loop = "open" if options.think_time else options.loop
     return BenchRun(
         label=target.label,
         server=target.settings.base_url,
@@ -86,7 +88,7 @@ def run_bench(
         concurrency=plan.concurrency,
         started=started,
         ended=ended,
-        steady=steady_window(requests, options.loop, warmup=warmup, started=started, ended=ended),
+        steady=steady_window(requests, steady_by, warmup=warmup, started=started, ended=ended),
         requests=requests,
         samples=sampler.samples,
         interrupted=stopped,
