@@ -14,7 +14,7 @@ from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.generation.data_frame import data_frame
 from nbruntime.profiling.bench.answer import answer, knee_in_words
 from nbruntime.profiling.bench.goodput import DEFAULT, read_thresholds
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench.records import CLIENT_LIMIT, BenchRun
 from nbruntime.profiling.bench.result_card import result_card
 from nbruntime.profiling.bench.run_figures import DEFINITIONS, RunFigures
 from nbruntime.profiling.bench.saved_result import (
@@ -26,8 +26,8 @@ from nbruntime.profiling.bench.saved_result import (
     run_rows,
     to_record,
 )
-from nbruntime.profiling.bench.sweep import sweep_point
-from nbruntime.profiling.bench.verdicts import Capacity, capacities, judge
+from nbruntime.profiling.bench.sweep import client_limited, sweep_point
+from nbruntime.profiling.bench.verdicts import Capacity, capacities, judge, load_in_words
 from nbruntime.profiling.files import load_record, save_record
 from nbruntime.profiling.plots.sweep_point import SweepPoint, curves
 from nbruntime.profiling.profile_data import ProfileData
@@ -236,6 +236,8 @@ class BenchResult(CardMixin):
     def _remarks(self) -> list[str]:
         """Write what the reader of the answer has to know."""
         remarks = []
+        if limited := [load_in_words(run) for run in self.runs if client_limited(run)]:
+            remarks.append(f"{CLIENT_LIMIT} at {', '.join(limited)}: the server may be faster.")
         if any(run.interrupted for run in self.runs):
             remarks.append("The test was stopped early: what was measured until then counts.")
         if not self.goodput:

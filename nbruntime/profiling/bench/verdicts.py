@@ -101,16 +101,25 @@ def capacities(verdicts: Iterable[Verdict]) -> list[Capacity]:
 
 
 def load_of(run: BenchRun) -> float:
-    """Return the users of a closed loop, or the requests per second of an open one."""
-    load = run.rate if run.loop == "open" else run.concurrency
-    return math.nan if load is None else float(load)
+    """Return the users of a closed loop, or the requests per second of an open one.
+
+    Of a recorded workload they are those that were sent.
+    """
+    if run.loop == "closed":
+        return math.nan if run.concurrency is None else float(run.concurrency)
+    if run.rate is not None:
+        return run.rate
+    span = max(each.sent for each in run.requests) - run.started if run.requests else 0.0
+    return len(run.requests) / span if span > 0 else math.nan
 
 
 def load_in_words(run: BenchRun) -> str:
     """Write the load of a run, such as "6 users", "2.4 requests/s" or "64 requests"."""
     load = load_of(run)
+    if run.loop == "closed":
+        return f"{load:g} user{'' if load == 1 else 's'}"
+    if run.rate is None:
+        return f"{run.settings.get('replay') or 'the recorded workload'}"
     if math.isinf(load):
         return f"{len(run.requests)} requests"
-    if run.loop == "open":
-        return f"{rate(load)} requests/s"
-    return f"{load:g} user{'' if load == 1 else 's'}"
+    return f"{rate(load)} requests/s"
