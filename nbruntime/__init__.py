@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         usage,
     )
     from nbruntime.launch.servers import servers, stop
+    from nbruntime.profiling.bench.bench import bench
     from nbruntime.runtime import Runtime
 
 _HOMES = {
@@ -42,6 +43,7 @@ _HOMES = {
     "Timings": "nbruntime.generation",
     "Token": "nbruntime.generation",
     "Usage": "nbruntime.generation",
+    "bench": "nbruntime.profiling.bench.bench",
     "usage": "nbruntime.generation",
     "servers": "nbruntime.launch.servers",
     "stop": "nbruntime.launch.servers",
@@ -62,6 +64,7 @@ __all__ = [
     "Token",
     "Usage",
     "__version__",
+    "bench",
     "servers",
     "stop",
     "usage",
