@@ -114,7 +114,7 @@ def request_rows(figures: Iterable[RunFigures]) -> list[tuple[object, ...]]:
                     request.cached_tokens,
                     request.completion_tokens,
                     len(request.arrivals),
-                    start <= request.sent < end,
+                    start <= request.sent <= end,
                     met_all(request, each.thresholds),
                     request.error,
                 )
