@@ -16,6 +16,7 @@ from nbruntime.profiling.bench.answer import answer, knee_in_words
 from nbruntime.profiling.bench.goodput import DEFAULT, read_thresholds
 from nbruntime.profiling.bench.records import CLIENT_LIMIT, BenchRun
 from nbruntime.profiling.bench.result_card import result_card
+from nbruntime.profiling.bench.result_plots import ResultPlots
 from nbruntime.profiling.bench.run_figures import DEFINITIONS, RunFigures
 from nbruntime.profiling.bench.saved_result import (
     REQUEST_COLUMNS,
@@ -41,7 +42,7 @@ KIND = "load test"
 
 
 @dataclass(repr=False)
-class BenchResult(CardMixin):
+class BenchResult(ResultPlots, CardMixin):
     """The runs of a load test, what they measured, and the answer in words; a cell shows it as a card.
 
     Parameters
@@ -131,21 +132,24 @@ class BenchResult(CardMixin):
         """Return what the figures mean, as a table of text."""
         return text_table(DEFINITIONS)
 
-    def profile_data(self, run: int | None = None) -> ProfileData:
+    def profile_data(self, run: int | None = None, *, steady: bool = False) -> ProfileData:
         """Return a run as the data of a profile, for the pictures of profiles.
 
         Parameters
         ----------
         run : int, optional
             Place among `runs`; the largest load that held by default, or the first run.
+        steady : bool
+            Whether to leave out the requests that were not sent in its steady state.
         """
         chosen = self._chosen(run)
+        requests = RunFigures(chosen).requests if steady else chosen.requests
         return ProfileData(
             server=chosen.server,
             model=chosen.model,
             started=chosen.started,
             ended=chosen.ended,
-            requests=chosen.requests,
+            requests=requests,
             samples=chosen.samples,
             notes=chosen.notes,
         )

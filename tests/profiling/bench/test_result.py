@@ -186,8 +186,24 @@ def test_a_run_as_the_data_of_a_profile(result: BenchResult) -> None:
     assert data.requests == result.runs[2].requests  # the largest load that held
     assert data.figures.ttft.median == pytest.approx(0.05)
     assert result.profile_data(-1).requests == result.runs[3].requests
+    assert result.profile_data(0, steady=True).requests == result.figures[0].requests
     slow = BenchResult([closed_run(2, SimulatedServer(step=0.1), seconds=10)])
     assert slow.profile_data().requests == slow.runs[0].requests
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plot", "plot_lateness", "plot_requests", "plot_throughput", "plot_ttft", "plot_itl", "plot_cache"],
+)
+def test_its_pictures(result: BenchResult, name: str) -> None:
+    drawn = getattr(result, name)(theme="light")
+    assert drawn.axes
+    assert drawn.caption
+
+
+def test_the_picture_of_a_chosen_run(result: BenchResult) -> None:
+    assert "550 ms" in repr(result.plot_ttft(-1, theme="light"))
+    assert "550 ms" not in repr(result.plot_ttft(0, theme="light"))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ FAILED = RequestRecord(
     "c", 101.5, 102.5, ((0.9, 1),), "failed", prompt_tokens=7, error="ServerBusyError: full"
 )
 STOPPED = RequestRecord("d", 103.0, 104.0, ((0.2, 3),), "stopped", prompt_tokens=30, completion_tokens=3)
-LATER = RequestRecord("e", 104.0, 104.5, ((0.1, 1),), completion_tokens=1)
+LATER = RequestRecord("e", 104.1, 104.6, ((0.1, 1),), completion_tokens=1)
 """Sent when the steady state was over."""
 
 RUN = BenchRun(
