@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from nbruntime.display.numbers import rate
 from nbruntime.profiling.bench.causes import Cause, cause_of
@@ -52,14 +53,16 @@ class Capacity:
 
     @property
     def best(self) -> Verdict | None:
-        """The largest load that held, as did all smaller ones that were tried; None if the first did not."""
-        count = next((place for place, each in enumerate(self.verdicts) if not each.held), len(self.verdicts))
-        return self.verdicts[count - 1] if count else None
+        """The largest load that held below the first that did not; None if there is none."""
+        held = [each for each in takewhile(lambda each: each.held is not False, self.verdicts) if each.held]
+        return held[-1] if held else None
 
     @property
     def beyond(self) -> Verdict | None:
-        """The smallest load that did not hold, or of which it cannot be told; None if all held."""
-        return next((each for each in self.verdicts if not each.held), None)
+        """The smallest load that did not hold, else the smallest above `best` that cannot be judged."""
+        failed = next((each for each in self.verdicts if each.held is False), None)
+        above = self.verdicts[self.verdicts.index(self.best) + 1 :] if self.best else self.verdicts
+        return failed or next((each for each in above if each.held is None), None)
 
     @property
     def again(self) -> Verdict | None:

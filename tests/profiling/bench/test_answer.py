@@ -142,6 +142,16 @@ def test_too_few_requests() -> None:
     assert held.startswith(f"Holds 2 users at once {AT}; at 8 users it cannot be told: no request of")
 
 
+def test_a_load_of_too_few_requests_below_others_does_not_matter() -> None:
+    few, slow = closed_run(1, seconds=5), closed_run(4, SimulatedServer(step=0.1), seconds=20)
+    held, queueing = closed_run(2, seconds=20), closed_run(8, seconds=20)
+    assert answer([few, held])[0].startswith("Holds at least 2 users at once, the most tried, at")
+    assert answer([few, slow])[0].startswith(f"Does not hold 4 users at once {AT}: ")
+    assert answer([few, held, few, queueing])[0].startswith(
+        f"Holds 2 users at once {AT}; at 8 users requests queue"
+    )
+
+
 def test_stopped_requests_are_named_where_too_few_are_left() -> None:
     run = closed_run(2, seconds=20)
     stopped = [replace(each, status="stopped") for each in run.requests]
