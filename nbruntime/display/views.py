@@ -10,6 +10,7 @@ _VIEWS = {
     "stream": "nbruntime.notebook.views.stream:StreamView",
     "launch": "nbruntime.notebook.views.launch:LaunchView",
     "panel": "nbruntime.notebook.views.panel:ServerPanel",
+    "bench": "nbruntime.notebook.views.bench:BenchView",
 }
 
 
@@ -28,7 +29,7 @@ def running_request() -> dict[str, Any]:
 
 
 def view_class(name: str) -> Any:
-    """Import the class of a view, and ipywidgets with it: ``stream``, ``launch`` or ``panel``."""
+    """Import the class of a view, and ipywidgets with it: ``stream``, ``launch``, ``panel`` or ``bench``."""
     module, _, attribute = _VIEWS[name].partition(":")
     return getattr(import_module(module), attribute)
 

@@ -1,7 +1,8 @@
 """A server whose answers have known times, as a process of its own: what a load test must measure.
 
-Each answer begins after ``prompt_tokens * prefill`` seconds, and brings a token every ``step`` seconds until
-``max_new_tokens``. The times are those at which the server writes.
+Each answer brings its first token after ``first`` seconds, and then one every ``step`` seconds until
+``max_new_tokens``. The server may be late itself, so ``/asked`` says when each token was ``written``, in
+seconds after the request had come.
 
     with timed_server(first=0.05, step=0.02) as url: ...
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -93,7 +95,8 @@ class Served:
 
     async def generate(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         began, timing = time.perf_counter(), self.timing
-        self.asked.append({**body, "at": time.time()})
+        written: list[float] = []
+        self.asked.append({**body, "written": written})
         if timing.fail_every and len(self.asked) % timing.fail_every == 0:
             self.reply(writer, {"error": {"message": "no memory"}}, 500)
             return
@@ -103,7 +106,6 @@ class Served:
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
         self.running += 1
-        written: list[float] = []
         try:
             for number in range(1, count + 1):
                 due = began + timing.first + (number - 1) * timing.step
@@ -114,8 +116,6 @@ class Served:
                 meta = {"id": body.get("rid"), "finish_reason": reason, "prompt_tokens": prompt}
                 meta |= {"completion_tokens": number, "cached_tokens": 0}
                 written.append(time.perf_counter() - began)
-                if reason:
-                    meta |= {"written": written}
                 event = {"text": " x" * number, "output_ids": [1] * number, "meta_info": meta}
                 self.chunk(writer, b"data: " + json.dumps(event).encode() + b"\n\n")
                 await writer.drain()
@@ -133,6 +133,7 @@ async def serve(timing: Timing) -> None:
     async with server:
         print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         await asyncio.to_thread(sys.stdin.read)
+        os._exit(0)  # answers may be under way
 
 
 @contextmanager

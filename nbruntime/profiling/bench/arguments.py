@@ -76,6 +76,8 @@ def read_sweep(sweep: Any, options: BenchOptions) -> list[BenchOptions]:
         raise ArgumentTypeError("A sweep over rates takes no rate", where="sweep", hint="Leave rate out.")
     if kind == "rate" and options.replay:
         raise ArgumentTypeError("A replay has its own times", where="sweep", hint="Sweep over users instead.")
+    if options.seconds is not None and math.inf in numbers:
+        raise ArgumentTypeError("All requests at once take no seconds", where="sweep", hint="Leave out inf.")
     for number in numbers:
         positive_number("sweep", number, finite=False) if kind == "rate" else whole_number("sweep", number)
     return [options.at_level(kind, number) for number in numbers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,7 +120,8 @@ def bench(
     temperature : float
         As in `RuntimeEndpoint.complete`.
     progress : callable, False or None
-        Called with a `BenchProgress`; False shows nothing, None a bar in a notebook or a line in a terminal.
+        Called with a `BenchProgress`, from another thread; False shows nothing, None a bar in a notebook or
+        a line in a terminal.
     block : bool
         Whether to wait for the end. If not, it returns a `RunningBench`, and its view has a Stop button.
     **parameters
@@ -167,8 +169,10 @@ def bench(
     levels = [options] if sweep is None else read_sweep(sweep, options)
     thresholds = read_thresholds(goodput or {})
     targets = read_targets(endpoint)
-    for target in targets:
-        _ = target.model  # raises where no server answers
+    with contextlib.ExitStack() as stack:
+        for target in targets:
+            stack.callback(target.close)
+            _ = target.model  # raises where no server answers
     runs = [(target, level) for target in targets for level in levels]
     running = RunningBench(runs, thresholds, progress, blocking=block)
     return running.result_or_interrupt() if block else running

@@ -27,10 +27,13 @@ class LoadSampler:
     ----------
     samples : list of LoadSample
         What was read.
+    problem : str
+        Why the server's load is not known any more; empty if it is.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.samples: list[LoadSample] = []
+        self.problem = ""
         self._transport = Transport(settings)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="nbruntime-bench-load", daemon=True)
@@ -55,10 +58,12 @@ class LoadSampler:
             asked = time.time()
             try:
                 load = whole_load(self._transport.run(operations.read_load()))
-            except NbruntimeError:
+            except NbruntimeError as error:
                 failures += 1
+                last = error
             else:
                 failures = 0
                 self.samples.append(LoadSample((asked + time.time()) / 2, load))
             if self._over.wait(SAMPLE_SECONDS):
                 return
+        self.problem = last.message

@@ -14,6 +14,9 @@ from nbruntime.profiling.records import RequestRecord
 MOST_LATENESS = 0.005
 """Seconds; a client that is later than that limits what it measures."""
 
+MOST_LAG = 0.01
+"""Seconds; more than the lateness, since a busy machine disturbs every loop now and then."""
+
 MOST_PROCESSOR = 0.9
 """Part of one processor above which the client is the limit."""
 
@@ -50,7 +53,7 @@ def _client_limit(requests: Sequence[RequestRecord], client: ClientEnded) -> str
     lateness = median(late) if late and not client.waited else 0.0
     if lateness > MOST_LATENESS:
         return f"half of its requests were sent {duration(lateness)} late or more"
-    if client.lag > MOST_LATENESS:
+    if client.lag > MOST_LAG:
         return f"its event loop was {duration(client.lag)} late in a tenth of the time"
     if client.processor_share > MOST_PROCESSOR:
         return f"it used {percent(client.processor_share)} of a processor"

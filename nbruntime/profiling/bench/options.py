@@ -92,7 +92,7 @@ class BenchOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for `BenchRun.settings`."""
         return {
-            "requests": self.measured_requests,
+            "requests": self.requests if self.replay else self.measured_requests,
             "seconds": self.seconds,
             "burstiness": self.burstiness if self.loop == "open" and not self.replay else None,
             "think_time": self.think_time if self.loop == "closed" else None,

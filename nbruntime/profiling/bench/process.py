@@ -82,11 +82,6 @@ class ClientProcess:
         process.stdout.close()
         self._errors.close()
 
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
-
     def stop(self) -> None:
         """Stop the running requests; their reports still come."""
         if self._kill_at == float("inf"):
@@ -101,9 +96,11 @@ class ClientProcess:
         """Yield the reports until the process has written its last; None at least every 0.2 s."""
         assert self._process.stdout is not None
         stdout = self._process.stdout.fileno()
+        readable = select.poll()
+        readable.register(stdout, select.POLLIN)
         held = b""
         while True:
-            if select.select([stdout], [], [], LOOK_SECONDS)[0]:
+            if readable.poll(LOOK_SECONDS * 1000):
                 piece = os.read(stdout, 2**18)
                 if not piece:
                     return

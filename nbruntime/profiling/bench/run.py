@@ -6,14 +6,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from nbruntime.profiling.bench.load_sampler import LoadSampler
 from nbruntime.profiling.bench.notes import run_notes
 from nbruntime.profiling.bench.options import BenchOptions
-from nbruntime.profiling.bench.plan import Began, ClientEnded, Figures, Measured, Report
+from nbruntime.profiling.bench.plan import Began, ClientEnded, ClientPlan, Figures, Measured, Report
 from nbruntime.profiling.bench.process import ClientProcess
 from nbruntime.profiling.bench.progress import BenchProgress
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench.records import BenchRun, Loop
 from nbruntime.profiling.bench.steady import steady_window
 from nbruntime.profiling.bench.target import Target
 from nbruntime.profiling.bench.workload import make_plan
@@ -49,7 +50,6 @@ def run_bench(
     NbruntimeError
         If nothing was measured, because the server or the client process failed.
     """
-    model = target.model
     notes = []
     if options.flush_cache and (problem := target.flush_cache()):
         notes.append(f"The server's cache was not emptied before the run: {problem}")
@@ -64,31 +64,41 @@ def run_bench(
             if not isinstance(report, Measured):
                 progress(seen.progress(options))
         failure = client.failure()
+    if sampler.problem:
+        notes.append(f"The server's load could not be read: {sampler.problem}")
     if failure is not None:
         if not seen.measured:
             raise failure
         notes.append(f"{failure.message}.")
+    run = _measured_run(target, options, plan, seen)
+    run.samples.extend(sampler.samples)
+    run.notes[:0] = notes
+    return replace(run, interrupted=run.interrupted or stop.is_set() or failure is not None)
+
+
+def _measured_run(target: Target, options: BenchOptions, plan: ClientPlan, seen: _Seen) -> BenchRun:
+    """Make the record of what the client process has measured."""
     # In the order of sending; of those that were sent together, in the order of the plan.
     measured = sorted(seen.measured, key=lambda each: (each.record.sent, each.number))
     requests = [each.record for each in measured]
     warmup = sum(each.number < plan.warmup for each in measured)
     started = requests[0].sent if requests else seen.began
     ended = max((each.ended for each in requests), default=started)
-    stopped = stop.is_set() or failure is not None or bool(seen.ended and seen.ended.unreachable)
+    # Users who think are seldom all waiting at once, so their number tells no steady state.
+    steady_by: Loop = "open" if options.think_time else options.loop
     return BenchRun(
         label=target.label,
         server=target.settings.base_url,
-        model=model,
+        model=target.model,
         loop=options.loop,
         rate=options.rate,
         concurrency=plan.concurrency,
         started=started,
         ended=ended,
-        steady=steady_window(requests, options.loop, warmup=warmup, started=started, ended=ended),
+        steady=steady_window(requests, steady_by, warmup=warmup, started=started, ended=ended),
         requests=requests,
-        samples=sampler.samples,
-        interrupted=stopped,
-        notes=[*notes, *run_notes(options, requests, seen.ended)],
+        interrupted=bool(seen.ended and seen.ended.unreachable),
+        notes=run_notes(options, requests, seen.ended),
         settings=options.to_dict(),
     )
 

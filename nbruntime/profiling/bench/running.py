@@ -98,7 +98,7 @@ class RunningBench:
             self.stop()
             while not self._over.wait(WAKE_SECONDS):
                 pass
-            if not self._runs:
+            if self._error is None and not any(run.requests for run in self._runs):
                 raise
         return self.result()
 

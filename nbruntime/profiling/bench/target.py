@@ -56,6 +56,12 @@ class Target:
         except NbruntimeError as error:
             error.hint = f"Random prompts need the server's tokens; give prompts=[...]. {error.hint or ''}"
             raise
+        if not tokens:
+            raise NbruntimeError(
+                "The server's tokenizer gives no tokens",
+                where=self.settings.url("/tokenize"),
+                hint="Random prompts need them; give prompts=[...].",
+            )
         return sorted(set(tokens))
 
     def read_prompts(self, prompts: Sequence[Any]) -> list[str | list[int]]:
@@ -94,6 +100,8 @@ def read_targets(given: Any) -> list[Target]:
     if not named:
         raise ArgumentValueError("There is no server to test", where="endpoint", hint=_HINT)
     clients = [(name, _client_of(each)) for name, each in named]
+    for _, client in clients:
+        _refuse_proxy(client)
     targets = [Target(str(name) if name is not None else client.base_url, client) for name, client in clients]
     labels = [target.label for target in targets]
     for label in labels:
@@ -106,13 +114,23 @@ def read_targets(given: Any) -> list[Target]:
 
 def _client_of(given: Any) -> BaseClient:
     if isinstance(given, str):
-        return RuntimeEndpoint(given)
+        with RuntimeEndpoint(given) as client:  # only its settings are used
+            return client
     if isinstance(given, BaseClient):
         return given
     endpoint = getattr(given, "endpoint", None)  # a Runtime
     if isinstance(endpoint, BaseClient):
         return endpoint
     raise ArgumentTypeError(f"The endpoint is a {type(given).__name__}", where="endpoint", hint=_HINT)
+
+
+def _refuse_proxy(client: BaseClient) -> None:
+    if client.settings.proxy is not None:
+        raise ArgumentValueError(
+            "The server is reached through a proxy, which would be measured, too",
+            where=client.base_url,
+            hint="Put its host into the environment variable NO_PROXY, or test it from nearer by.",
+        )
 
 
 def _is_conversation(prompt: Any) -> bool:

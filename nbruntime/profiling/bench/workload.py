@@ -99,7 +99,8 @@ def plan_replay(options: BenchOptions) -> list[PlannedRequest]:
     limit = None if options.requests is None else options.requests + options.warmup_requests
     for recorded in options.replay[:limit]:
         at = recorded.at / options.speed
-        if options.seconds is not None and recorded.after is None and at > options.seconds:
+        in_time = options.seconds is None or options.loop == "closed" or at <= options.seconds
+        if recorded.after is None and not in_time:
             break
         known = sum(length for _, length in recorded.blocks)
         rest = recorded.prompt_tokens - known

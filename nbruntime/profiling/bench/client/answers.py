@@ -24,6 +24,7 @@ class _RunningEvent(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_RunningEvent).decode
+_decode_any = msgspec.json.Decoder().decode
 
 
 class Answer:
@@ -88,10 +89,9 @@ class Answer:
     def _read(self, payload: bytes) -> int:
         """Read an event whole, and return its number of tokens."""
         try:
-            event = read_event(payload)
-        except (ValueError, RecursionError):
-            self.error = "The server sent an event that is not JSON"
-            return self.tokens
+            event = _decode_any(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            event = self._read_odd(payload)
         if not isinstance(event, dict):
             return self.tokens
         if event.get("error"):
@@ -99,3 +99,11 @@ class Answer:
         if isinstance(event.get("meta_info"), dict):
             self.meta_info = event["meta_info"]
         return max(self.tokens, self.count("completion_tokens"))
+
+    def _read_odd(self, payload: bytes) -> Any:
+        """Read JSON that msgspec refuses, such as NaN."""
+        try:
+            return read_event(payload)
+        except (ValueError, RecursionError):
+            self.error = "The server sent an event that is not JSON"
+            return None

@@ -13,6 +13,9 @@ from nbruntime.profiling.bench.plan import ClientPlan
 MOST_UNREACHABLE = 32
 """Requests in a row that find no server, after which the run ends."""
 
+AHEAD = 256
+"""Requests of an open loop that are made before its start."""
+
 PAUSE_AFTER_FAILURE = 0.2
 """Seconds that a user waits after a failure, or a server that refuses all would get thousands a second."""
 
@@ -36,7 +39,6 @@ class Loop:
 
     async def run(self) -> None:
         """Send all requests, and wait for their ends."""
-        self.began = time.perf_counter()
         sending = asyncio.create_task(self.send_all())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -90,10 +92,13 @@ class OpenLoop(Loop):
             planned.after: number for number, planned in enumerate(requests) if planned.after is not None
         }
         places = None if self.plan.concurrency is None else asyncio.Semaphore(self.plan.concurrency)
+        # Many may be due at once.
+        ahead = {number: self.sender.prepare(number) for number in range(min(AHEAD, len(requests)))}
+        self.began = time.perf_counter()
         for number, planned in enumerate(requests):
             if planned.after is None:
                 due = self.began + planned.at
-                request = self.sender.prepare(number)
+                request = ahead.pop(number, None) or self.sender.prepare(number)
                 await _until(due)
                 self.spawn(self._session(number, request, due, places))
                 self._forget_ended()
@@ -172,7 +177,5 @@ class ClosedLoop(Loop):
 
 
 async def _until(moment: float) -> None:
-    """Sleep until a moment of `time.perf_counter`; returns at once if it has passed."""
-    seconds = moment - time.perf_counter()
-    if seconds > 0:
-        await asyncio.sleep(seconds)
+    """Sleep until a moment of `time.perf_counter`; let others run at least."""
+    await asyncio.sleep(max(0.0, moment - time.perf_counter()))

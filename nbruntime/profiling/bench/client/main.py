@@ -12,9 +12,8 @@ import time
 
 import msgspec
 
-from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.endpoint.settings import Settings
-from nbruntime.profiling.bench.client.connection import Connections
+from nbruntime.profiling.bench.client.connections import Connections
 from nbruntime.profiling.bench.client.lag import LagMeter
 from nbruntime.profiling.bench.client.lines import Lines
 from nbruntime.profiling.bench.client.loops import ClosedLoop, Loop, OpenLoop
@@ -37,6 +36,8 @@ class Reporter:
     """
 
     def __init__(self) -> None:
+        self._out = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library may print is no report
         self._reports: list[Report] = []
         self._batches: queue.SimpleQueue[list[Report]] = queue.SimpleQueue()
         self._encode = msgspec.json.Encoder().encode
@@ -63,7 +64,7 @@ class Reporter:
             lines = b"".join(self._encode(report) + b"\n" for report in batch)
             try:
                 while lines:
-                    lines = lines[os.write(1, lines) :]
+                    lines = lines[os.write(self._out, lines) :]
             except BrokenPipeError:  # the parent has ended
                 os._exit(1)
 
@@ -86,9 +87,8 @@ async def _run(plan: ClientPlan, report: Reporter, stdin: Lines, parent: int) ->
     settings = Settings(
         plan.base_url, Secret(plan.api_key), plan.verify, plan.connect_timeout, plan.read_timeout
     )
-    transport = AsyncTransport(settings)  # for aborts
     connections = Connections(settings)
-    sender = Sender(connections, transport, Prompts(plan), plan.timeout, report)
+    sender = Sender(connections, Prompts(plan), plan.timeout, report)
     loop = OpenLoop(plan, sender) if plan.loop == "open" else ClosedLoop(plan, sender)
     _obey(stdin, asyncio.get_running_loop(), loop)
     meter = LagMeter()
@@ -103,7 +103,6 @@ async def _run(plan: ClientPlan, report: Reporter, stdin: Lines, parent: int) ->
         for task in beside:
             task.cancel()
         connections.close()
-        await transport.close()
 
 
 async def _tell(sender: Sender, report: Reporter, parent: int, loop: Loop) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable
 from statistics import median
 
-from nbruntime.endpoint.async_transport import AsyncTransport
 from nbruntime.errors import NbruntimeError, TransportError
+from nbruntime.generation.record import SERVER_TIMES
 from nbruntime.profiling.bench.client.answers import Answer
-from nbruntime.profiling.bench.client.connection import Connections
+from nbruntime.profiling.bench.client.connections import GENERATE, Connections
 from nbruntime.profiling.bench.client.prompts import Prompts
 from nbruntime.profiling.bench.plan import Figures, Measured
 from nbruntime.profiling.records import RequestRecord, Status
@@ -27,19 +27,6 @@ ABORT_SECONDS = 3.0
 RECENT = 200
 """Requests whose median TTFT is shown."""
 
-SERVER_TIMES = (
-    "e2e_latency",
-    "queue_time",
-    "forward_entry_time",
-    "prefill_finished_time",
-    "request_received_ts",
-    "api_server_dispatch_finish_ts",
-    "first_token_latency",
-    "request_finished_ts",
-    "response_sent_to_client_ts",
-)
-"""Fields of ``meta_info`` that become `RequestRecord.server_times`."""
-
 
 class Sender:
     """Sends requests of a plan and reports each when it has ended.
@@ -48,8 +35,6 @@ class Sender:
     ----------
     connections : Connections
         Ways to the server.
-    transport : AsyncTransport
-        Another, for aborts.
     prompts : Prompts
         Bodies of the requests.
     timeout : float or None
@@ -61,13 +46,11 @@ class Sender:
     def __init__(
         self,
         connections: Connections,
-        transport: AsyncTransport,
         prompts: Prompts,
         timeout: float | None,
         report: Callable[[Measured], None],
     ) -> None:
         self._connections = connections
-        self._transport = transport
         self._prompts = prompts
         self._timeout = timeout
         self._report = report
@@ -81,12 +64,12 @@ class Sender:
     def figures(self) -> Figures:
         """Return the counts so far."""
         ended = self._done + self.failed
-        recent = median(itertools.islice(self._ttfts, RECENT)) if self._ttfts else None
+        recent = median(self._ttfts) if self._ttfts else None
         return Figures(self._sent, self._sent - ended, self._done, self.failed, self._tokens, recent)
 
     def prepare(self, number: int) -> bytes:
         """Return a request as it is sent; made before its time, since that takes a while."""
-        return self._connections.write(self._prompts.body(number, self._rid(number)))
+        return self._connections.write(GENERATE, self._prompts.body(number, self._rid(number)))
 
     def _rid(self, number: int) -> str:
         return f"{self._name}-{number}"
@@ -126,8 +109,15 @@ class Sender:
         finally:
             self._count(status, answer, sent)
             self.last_error = error or self.last_error
-            self._report(Measured(_record(rid, answer, status, error, scheduled, sent, ended), number))
+            # Soon: where many answers end together, the next requests come first.
+            times = (scheduled, sent, ended)
+            asyncio.get_running_loop().call_soon(self._finish, number, answer, status, error, times)
         return ended
+
+    def _finish(
+        self, number: int, answer: Answer, status: Status, error: str, times: tuple[float, float, float]
+    ) -> None:
+        self._report(Measured(_record(self._rid(number), answer, status, error, *times), number))
 
     def _note(self, problem: NbruntimeError) -> None:
         lost = isinstance(problem, TransportError) and not problem.sent
@@ -146,10 +136,10 @@ class Sender:
             return
         try:
             async with asyncio.timeout(ABORT_SECONDS):
-                await self._transport.abort(rids)
+                await asyncio.gather(*map(self._connections.abort, rids))
         except (NbruntimeError, TimeoutError) as problem:
             # Their connections are closed, which ends them on the server as well.
-            self.last_error = f"abort: {problem}"
+            print(f"Requests could not be aborted: {problem}", file=sys.stderr)
 
 
 def _record(
