@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from nbruntime.launch.servers import servers, stop
     from nbruntime.profiling.bench.bench import bench
+    from nbruntime.profiling.trace import read_trace
     from nbruntime.runtime import Runtime
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "Usage": "nbruntime.generation",
     "bench": "nbruntime.profiling.bench.bench",
     "usage": "nbruntime.generation",
+    "read_trace": "nbruntime.profiling.trace",
     "servers": "nbruntime.launch.servers",
     "stop": "nbruntime.launch.servers",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "Usage",
     "__version__",
     "bench",
+    "read_trace",
     "servers",
     "stop",
     "usage",

@@ -21,6 +21,7 @@ The first line of an error says what happened and where, the second what to do n
     │   ├── StreamError               an error inside the stream, or the stream broke off
     │   │   └── StreamTimeoutError    also a TimeoutError
     │   └── GenerationAbortedError    the request was aborted on the server
+    ├── TraceError                    a file is not a trace of a profiler, or holds nothing readable
     └── LaunchError                   a server did not start; .log_lines are the last of its log
         ├── LaunchTimeoutError        also a TimeoutError
         ├── PortInUseError
@@ -61,6 +62,7 @@ __all__ = [
     "ServerTimeoutError",
     "StreamError",
     "StreamTimeoutError",
+    "TraceError",
     "TransportError",
 ]
 
@@ -300,6 +302,12 @@ class StreamTimeoutError(StreamError, TimeoutError):
 
 class GenerationAbortedError(GenerationError):
     """The request was aborted on the server, but not by this stream."""
+
+
+class TraceError(NbruntimeError):
+    """A file is not a trace of a profiler, or nothing in it can be read."""
+
+    default_hint = "Give the .trace.json or .trace.json.gz files of a server's profiler, or their folder."
 
 
 class LaunchError(NbruntimeError):

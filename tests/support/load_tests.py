@@ -97,7 +97,7 @@ def _run(
 ) -> BenchRun:
     waiting = []
     for at in np.arange(BEGIN, BEGIN + seconds):
-        queued = sum(each.sent <= at < each.sent + (each.ttft or 0.0) for each in requests)
+        queued = int(sum(each.sent <= at < each.sent + (each.ttft or 0.0) for each in requests))
         waiting.append(LoadSample(float(at), Load(num_waiting_reqs=queued)))
     return BenchRun(
         label,

@@ -113,7 +113,7 @@ class Served:
                 if writer.is_closing():
                     return
                 reason = {"type": "length", "length": count} if number == count else None
-                meta = {"id": body["rid"], "finish_reason": reason, "prompt_tokens": prompt}
+                meta = {"id": body.get("rid"), "finish_reason": reason, "prompt_tokens": prompt}
                 meta |= {"completion_tokens": number, "cached_tokens": 0}
                 written.append(time.perf_counter() - began)
                 event = {"text": " x" * number, "output_ids": [1] * number, "meta_info": meta}

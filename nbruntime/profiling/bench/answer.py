@@ -25,7 +25,8 @@ def answer(capacity: Capacity, share: float) -> list[str]:
     assert shown is not None  # a capacity has a verdict
     load = f"{load_in_words(shown.run)}{_at_once(shown)}"
     if best is None:
-        first = _not_held(shown, target, load, share, single)
+        lowest = capacity.verdicts[0] is shown
+        first = _not_held(shown, target, load, share, even=lowest and not single)
     elif beyond is None:
         most = "" if single else "at least "
         tried = "" if single else ", the most tried,"
@@ -56,12 +57,13 @@ def _at_once(verdict: Verdict) -> str:
     return " at once" if run.loop == "closed" or run.rate == float("inf") else ""
 
 
-def _not_held(verdict: Verdict, target: str, load: str, share: float, single: bool) -> str:
+def _not_held(verdict: Verdict, target: str, load: str, share: float, *, even: bool) -> str:
     if verdict.held is None:
         return f"Cannot tell whether it holds {load} {target}: {_too_few(verdict, share)}."
-    tried = "" if single else ", the least tried,"
-    even = "" if single else "even "
-    return f"Does not hold {even}{load}{tried} {target}{_because(verdict)}."
+    cause = "" if verdict.cause is None else f": {verdict.cause.words}"
+    if even:
+        return f"Does not hold even {load}, the least tried, {target}{cause}."
+    return f"Does not hold {load} {target}{cause}."
 
 
 def _beyond(best: Verdict, beyond: Verdict, share: float) -> str:
@@ -72,10 +74,6 @@ def _beyond(best: Verdict, beyond: Verdict, share: float) -> str:
     if beyond.cause is not None:
         return f"{where} {beyond.cause.words}"
     return f"{where} too few requests meet them"
-
-
-def _because(verdict: Verdict) -> str:
-    return f": {verdict.cause.words}" if verdict.cause is not None else ""
 
 
 def _too_few(verdict: Verdict, share: float) -> str:

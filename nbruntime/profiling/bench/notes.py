@@ -8,6 +8,7 @@ from statistics import median
 from nbruntime.display.numbers import duration, percent
 from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.plan import ClientEnded
+from nbruntime.profiling.bench.records import CLIENT_LIMIT
 from nbruntime.profiling.records import RequestRecord
 
 MOST_LATENESS = 0.005
@@ -34,7 +35,7 @@ def run_notes(
                 f"{options.concurrency} places; their lateness is no fault of the client."
             )
         if limit := _client_limit(requests, client):
-            notes.append(f"The client was the limit: {limit}. The server may be faster than measured.")
+            notes.append(f"{CLIENT_LIMIT}: {limit}. The server may be faster than measured.")
     failed = [request for request in requests if request.status == "failed"]
     if failed and len(failed) == len(requests):
         notes.append(f"All {len(failed)} requests failed; the first with: {failed[0].error}")

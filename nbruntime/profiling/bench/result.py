@@ -14,8 +14,9 @@ from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 from nbruntime.generation.data_frame import data_frame
 from nbruntime.profiling.bench.answer import answer, knee_in_words
 from nbruntime.profiling.bench.goodput import DEFAULT, read_thresholds
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench.records import CLIENT_LIMIT, BenchRun
 from nbruntime.profiling.bench.result_card import result_card
+from nbruntime.profiling.bench.result_plots import ResultPlots
 from nbruntime.profiling.bench.run_figures import DEFINITIONS, RunFigures
 from nbruntime.profiling.bench.saved_result import (
     REQUEST_COLUMNS,
@@ -26,8 +27,8 @@ from nbruntime.profiling.bench.saved_result import (
     run_rows,
     to_record,
 )
-from nbruntime.profiling.bench.sweep import sweep_point
-from nbruntime.profiling.bench.verdicts import Capacity, capacities, judge
+from nbruntime.profiling.bench.sweep import client_limited, sweep_point
+from nbruntime.profiling.bench.verdicts import Capacity, capacities, judge, load_in_words
 from nbruntime.profiling.files import load_record, save_record
 from nbruntime.profiling.plots.sweep_point import SweepPoint, curves
 from nbruntime.profiling.profile_data import ProfileData
@@ -41,7 +42,7 @@ KIND = "load test"
 
 
 @dataclass(repr=False)
-class BenchResult(CardMixin):
+class BenchResult(ResultPlots, CardMixin):
     """The runs of a load test, what they measured, and the answer in words; a cell shows it as a card.
 
     Parameters
@@ -131,21 +132,24 @@ class BenchResult(CardMixin):
         """Return what the figures mean, as a table of text."""
         return text_table(DEFINITIONS)
 
-    def profile_data(self, run: int | None = None) -> ProfileData:
+    def profile_data(self, run: int | None = None, *, steady: bool = False) -> ProfileData:
         """Return a run as the data of a profile, for the pictures of profiles.
 
         Parameters
         ----------
         run : int, optional
             Place among `runs`; the largest load that held by default, or the first run.
+        steady : bool
+            Whether to leave out the requests that were not sent in its steady state.
         """
         chosen = self._chosen(run)
+        requests = RunFigures(chosen).requests if steady else chosen.requests
         return ProfileData(
             server=chosen.server,
             model=chosen.model,
             started=chosen.started,
             ended=chosen.ended,
-            requests=chosen.requests,
+            requests=requests,
             samples=chosen.samples,
             notes=chosen.notes,
         )
@@ -236,6 +240,8 @@ class BenchResult(CardMixin):
     def _remarks(self) -> list[str]:
         """Write what the reader of the answer has to know."""
         remarks = []
+        if limited := [load_in_words(run) for run in self.runs if client_limited(run)]:
+            remarks.append(f"{CLIENT_LIMIT} at {', '.join(limited)}: the server may be faster.")
         if any(run.interrupted for run in self.runs):
             remarks.append("The test was stopped early: what was measured until then counts.")
         if not self.goodput:

@@ -45,7 +45,7 @@ def run_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
     several = len({each.run.label for each in figures}) > 1
     heads = [
         *(["server"] if several else []),
-        *("load", "requests", "requests/s", "tokens/s", "TTFT", "TTFT p99", "TPOT", "E2E", "met"),
+        *("load", "requests", "requests/s", "tokens/s", "TTFT", "TTFT p99", "TPOT", "E2E", "late", "met"),
     ]
     return [heads, *(_run_row(each, several) for each in figures)]
 
@@ -61,6 +61,7 @@ def _run_row(figures: RunFigures, with_label: bool) -> list[str]:
         _time(figures.ttft.quantile(0.99)),
         _time(figures.tpot.median, figures.interval("tpot")),
         _time(figures.e2e.median),
+        _time(figures.lateness.median),
         _UNKNOWN if figures.attainment is None else percent(figures.attainment),
     ]
 
@@ -112,6 +113,8 @@ def _load(figures: RunFigures) -> str:
     load = load_of(figures.run)
     if figures.run.loop == "closed":
         return f"{load:g} user{'' if load == 1 else 's'}"
+    if figures.run.rate is None:
+        return "replay"
     return "all at once" if load == float("inf") else f"{rate(load)}/s"
 
 

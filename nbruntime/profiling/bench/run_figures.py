@@ -86,7 +86,7 @@ class RunFigures:
     def requests(self) -> list[RequestRecord]:
         """The requests that were sent in the steady state, however they ended."""
         start, end = self.run.steady
-        return [each for each in self.run.requests if start <= each.sent < end]
+        return [each for each in self.run.requests if start <= each.sent <= end]
 
     @cached_property
     def _counted(self) -> Figures:

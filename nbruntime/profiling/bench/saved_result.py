@@ -40,6 +40,9 @@ REQUEST_COLUMNS = (
 )
 """Columns of `BenchResult.to_frame`: times in seconds, ``sent_s`` and ``scheduled_s`` since the run began."""
 
+_ANY_NUMBER = ("rate", "settings")
+"""Fields with numbers that may be infinite."""
+
 _LATENCIES = ("ttft", "tpot", "itl", "e2e", "lateness")
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -73,7 +76,11 @@ def from_record(record: Mapping[str, Any]) -> dict[str, Any]:
     for given in record["runs"]:
         if not isinstance(given, Mapping):
             raise ArgumentTypeError("Not the record of a load test: a run is no mapping")
-        values = {name: _numbers(value) for name, value in given.items() if name in known}
+        values = {
+            name: _numbers(value) if name in _ANY_NUMBER else value
+            for name, value in given.items()
+            if name in known
+        }
         runs.append(from_plain(values, BenchRun, what="load test"))
     return {
         "runs": runs,
@@ -107,7 +114,7 @@ def request_rows(figures: Iterable[RunFigures]) -> list[tuple[object, ...]]:
                     request.cached_tokens,
                     request.completion_tokens,
                     len(request.arrivals),
-                    start <= request.sent < end,
+                    start <= request.sent <= end,
                     met_all(request, each.thresholds),
                     request.error,
                 )
@@ -139,7 +146,7 @@ def _run_record(run: BenchRun) -> dict[str, Any]:
     # The servers' own JSON in a load may hold anything, and is not needed.
     samples = [replace(sample, load=replace(sample.load, raw={})) for sample in run.samples]
     record: dict[str, Any] = plain(replace(run, samples=samples))
-    return {**record, "rate": _words(run.rate), "settings": _words(record["settings"])}
+    return {**record, **{name: _words(record[name]) for name in _ANY_NUMBER}}
 
 
 def _words(value: Any) -> Any:
@@ -161,4 +168,6 @@ def _numbers(value: Any) -> Any:
             return float(value)
         case dict():
             return {name: _numbers(each) for name, each in value.items()}
+        case list():
+            return [_numbers(each) for each in value]
     return value

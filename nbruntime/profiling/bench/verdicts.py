@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from nbruntime.display.numbers import rate
 from nbruntime.profiling.bench.causes import Cause, cause_of
@@ -52,14 +53,16 @@ class Capacity:
 
     @property
     def best(self) -> Verdict | None:
-        """The largest load that held, as did all smaller ones that were tried; None if the first did not."""
-        count = next((place for place, each in enumerate(self.verdicts) if not each.held), len(self.verdicts))
-        return self.verdicts[count - 1] if count else None
+        """The largest load that held below the first that did not; None if there is none."""
+        held = [each for each in takewhile(lambda each: each.held is not False, self.verdicts) if each.held]
+        return held[-1] if held else None
 
     @property
     def beyond(self) -> Verdict | None:
-        """The smallest load that did not hold, or of which it cannot be told; None if all held."""
-        return next((each for each in self.verdicts if not each.held), None)
+        """The smallest load that did not hold, else the smallest above `best` that cannot be judged."""
+        failed = next((each for each in self.verdicts if each.held is False), None)
+        above = self.verdicts[self.verdicts.index(self.best) + 1 :] if self.best else self.verdicts
+        return failed or next((each for each in above if each.held is None), None)
 
     @property
     def again(self) -> Verdict | None:
@@ -101,16 +104,25 @@ def capacities(verdicts: Iterable[Verdict]) -> list[Capacity]:
 
 
 def load_of(run: BenchRun) -> float:
-    """Return the users of a closed loop, or the requests per second of an open one."""
-    load = run.rate if run.loop == "open" else run.concurrency
-    return math.nan if load is None else float(load)
+    """Return the users of a closed loop, or the requests per second of an open one.
+
+    Of a recorded workload they are those that were sent.
+    """
+    if run.loop == "closed":
+        return math.nan if run.concurrency is None else float(run.concurrency)
+    if run.rate is not None:
+        return run.rate
+    span = max(each.sent for each in run.requests) - run.started if run.requests else 0.0
+    return len(run.requests) / span if span > 0 else math.nan
 
 
 def load_in_words(run: BenchRun) -> str:
     """Write the load of a run, such as "6 users", "2.4 requests/s" or "64 requests"."""
     load = load_of(run)
+    if run.loop == "closed":
+        return f"{load:g} user{'' if load == 1 else 's'}"
+    if run.rate is None:
+        return f"{run.settings.get('replay') or 'the recorded workload'}"
     if math.isinf(load):
         return f"{len(run.requests)} requests"
-    if run.loop == "open":
-        return f"{rate(load)} requests/s"
-    return f"{load:g} user{'' if load == 1 else 's'}"
+    return f"{rate(load)} requests/s"

@@ -1,8 +1,10 @@
-"""Rows of a trace's tables."""
+"""Rows and figures of a trace."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from nbruntime.profiling.trace.events import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +26,25 @@ class KernelRow:
     kind: str
     calls: int
     total: float
+
+
+@dataclass(frozen=True, slots=True)
+class BusyTime:
+    """How long a device, or the CPU where there is none, worked.
+
+    Parameters
+    ----------
+    busy, span : float
+        Seconds with work, and from the first to the last of it; sums over ranks.
+    intervals : array of shape (n, 2)
+        Begins and ends of the stretches with work, in seconds like `Step.start`, rank by rank.
+    """
+
+    busy: float
+    span: float
+    intervals: Floats
+
+    @property
+    def share(self) -> float:
+        """Part of the time with work."""
+        return self.busy / self.span if self.span else 0.0

@@ -1,0 +1,172 @@
+"""Parts of several plots: axes of time, marks of quantiles, words in place of data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import Formatter, LogLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+from nbruntime.display.numbers import duration
+from nbruntime.profiling.plots.colours import Colours
+
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+"""In seconds, and their names."""
+
+
+class TimeFormatter(Formatter):
+    """Writes seconds in a unit, with thousands set apart.
+
+    Examples
+    --------
+    >>> TimeFormatter(1e-3)(0.0125), TimeFormatter(1.0)(1500)
+    ('12.5', '1,500')
+    """
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit  # in seconds
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the words of a tick."""
+        value = float(f"{x / self.unit:.6g}")
+        return f"{value:,.0f}" if value == int(value) else f"{value:,g}"
+
+
+class TimeWithUnitFormatter(Formatter):
+    """Writes seconds each in its unit, for axes over several powers of ten.
+
+    Examples
+    --------
+    >>> TimeWithUnitFormatter()(0.00005), TimeWithUnitFormatter()(0.02), TimeWithUnitFormatter()(10)
+    ('50 µs', '20 ms', '10 s')
+    """
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the words of a tick."""
+        unit, name = _unit(x)
+        return f"{TimeFormatter(unit)(x)} {name}"
+
+
+class CountFormatter(Formatter):
+    """Writes counts with thousands set apart, such as 12,000."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the words of a tick."""
+        return TimeFormatter(1.0)(x)
+
+
+def time_axis(axis: Axis, label: str, longest: float, *, log: bool = False) -> None:
+    """Label an axis whose data are seconds, in s, ms or µs.
+
+    Parameters
+    ----------
+    axis : matplotlib.axis.Axis
+        Such as ``axes.xaxis``.
+    label : str
+        What is measured, without a unit.
+    longest : float
+        The longest time in seconds; it decides the unit.
+    log : bool
+        Make the axis logarithmic; each tick has its unit.
+    """
+    if log:
+        _set(axis, label, TimeWithUnitFormatter(), log)
+    else:
+        unit, name = _unit(longest)
+        _set(axis, f"{label} ({name})", TimeFormatter(unit), log)
+
+
+def count_axis(axis: Axis, label: str, *, log: bool = False) -> None:
+    """Label an axis of counts or rates, whose unit is in the label; see `time_axis`."""
+    _set(axis, label, CountFormatter(), log)
+
+
+def no_data(axes: Axes, words: str, colours: Colours) -> None:
+    """Write into empty axes why they are empty, and what would fill them."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.text(
+        0.5, 0.5, words, transform=axes.transAxes, color=colours.quiet, ha="center", va="center", wrap=True
+    )
+
+
+def quantile_name(share: float) -> str:
+    """Name a quantile.
+
+    Examples
+    --------
+    >>> quantile_name(0.5), quantile_name(0.9), quantile_name(0.999)
+    ('median', 'p90', 'p99.9')
+    """
+    return "median" if share == 0.5 else f"p{share * 100:g}"
+
+
+def mark_quantiles(
+    axes: Axes,
+    seconds: ArrayLike,
+    colours: Colours,
+    shares: Sequence[float] = (0.5, 0.9, 0.99),
+    *,
+    along: Literal["x", "y"] = "x",
+) -> dict[str, float]:
+    """Mark quantiles of times by hairlines with their name and time; return them by name.
+
+    Along x, set the limits of the axis before: the words stand on the side with more room.
+    """
+    values = np.asarray(seconds, dtype=float)
+    found = {quantile_name(share): float(np.quantile(values, share)) for share in shares}
+    low, high = axes.get_xlim()
+    look: dict[str, Any] = {"color": colours.quiet, "linewidth": 0.8, "linestyle": (0, (4, 3))}
+    for number, (name, at) in enumerate(found.items()):
+        if along == "y":
+            axes.axhline(at, **look)
+            anchor, coordinates, shift = (1.0, at), ("axes fraction", "data"), (-2, 3)
+            sides = ("right", "bottom")
+        else:
+            axes.axvline(at, **look)
+            left = axes.get_xscale() == "linear" and (at - low) / (high - low) > 0.75
+            anchor, coordinates = (at, 1.0), ("data", "axes fraction")
+            shift = (-4 if left else 4, -2 - 13 * number)
+            sides = ("right" if left else "left", "top")
+        axes.annotate(
+            f"{name} {duration(at)}",
+            anchor,
+            shift,
+            coordinates,
+            "offset points",
+            color=colours.quiet,
+            fontsize=9,
+            ha=sides[0],
+            va=sides[1],
+        )
+    return found
+
+
+class _PlainLogLocator(LogLocator):
+    """Places ticks at powers of ten, and at 2 and 5 times them while there is room."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        low, high = sorted((vmin, vmax))
+        self.set_params(subs=(1, 2, 5) if low > 0 and high / low < 1000 else (1,))
+        return super().tick_values(vmin, vmax)
+
+
+def _unit(longest: float) -> tuple[float, str]:
+    """Return the unit in which a time has at least one digit before the point."""
+    if longest <= 0:
+        return _UNITS[0]
+    return next((unit for unit in _UNITS if longest >= unit[0]), _UNITS[-1])
+
+
+def _set(axis: Axis, label: str, formatter: Formatter, log: bool) -> None:
+    axis.set_label_text(label)
+    if log:
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+        axis.set_major_locator(_PlainLogLocator())
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(formatter)

@@ -1,0 +1,204 @@
+"""`plot_idle`: when the server computed nothing, and in pieces of which length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+
+from nbruntime.display.numbers import duration, percent
+from nbruntime.profiling.plots.axes import no_data, time_axis
+from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.figure import Figure, new_figure
+from nbruntime.profiling.plots.intervals import Floats, overlap, time_before, union
+from nbruntime.profiling.plots.step_table import NO_STEPS, span, step_table
+from nbruntime.profiling.profile_data import ProfileData
+
+COLUMNS = 90
+"""Columns of the shares of time."""
+
+
+@dataclass(frozen=True)
+class BusyTime:
+    """When something computed: its name, intervals that do not overlap, and the time that was looked at."""
+
+    what: str
+    starts: Floats
+    ends: Floats
+    begin: float
+    end: float
+
+    def idle(self) -> tuple[Floats, Floats]:
+        """Return the starts and ends of the idle times."""
+        inside = (self.ends > self.begin) & (self.starts < self.end)
+        starts = np.concatenate([[self.begin], self.ends[inside]])
+        ends = np.concatenate([self.starts[inside], [self.end]])
+        long = ends > starts
+        return starts[long], ends[long]
+
+
+def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
+    """Draw the server's idle time over time, and the lengths of the gaps that it consists of.
+
+    With a trace it is the time in which the device ran no kernel (on a CPU: no operator), else the time
+    between the server's steps.
+
+    Parameters
+    ----------
+    data : ProfileData
+        A profile with steps or a trace.
+    theme : str or None
+        ``"light"``, ``"dark"``, or None for the theme of the notebook.
+
+    Examples
+    --------
+    >>> from nbruntime.protocol.step_log import Step
+    >>> steps = [Step("DECODE", 10.0, 0.3, 1, 1), Step("DECODE", 10.4, 0.1, 1, 1)]
+    >>> plot_idle(ProfileData(started=10.0, ended=10.5, steps=steps)).figures
+    ['idle: 100 ms, 20 % of 500 ms, in 1 gap', 'all of it without a request in flight']
+    """
+    busy = busy_time(data)
+    if busy is None:
+        with new_figure(
+            theme, caption="Idle time is the time between the server's steps.", height=1.2
+        ) as figure:
+            no_data(figure.subplots(), NO_STEPS, figure.colours)
+        return figure
+    caption = (
+        f"Idle is the time without {busy.what}. Left: its share of the time. Right: all idle time, by the "
+        "length of the gaps that make it up, with their number. "
+        "Red: at least one request of this profile was in flight, from its sending to its end."
+    )
+    with new_figure(theme, caption=caption, height=3.2) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+        requests = union(
+            np.array([request.sent for request in data.requests]),
+            np.array([request.ended for request in data.requests]),
+        )
+        _over_time(left, busy, requests, figure)
+        _lengths(right, busy, requests, figure)
+    return figure
+
+
+def busy_time(data: ProfileData) -> BusyTime | None:
+    """Return when the server computed, from the best source; None if none is known."""
+    steps = step_table(step for step in data.steps if step.stage != "IDLE")
+    begin, end = span(data)
+    if not len(steps) or end <= begin:
+        return None
+    if data.steps_from == "trace":  # outside of it nothing is known
+        begin, end = float(steps.starts.min()), float(steps.ends.max())
+    return BusyTime("a step, a forward pass of the model", *union(steps.starts, steps.ends), begin, end)
+
+
+def _over_time(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure: Figure) -> None:
+    colours = figure.colours
+    edges = np.linspace(busy.begin, busy.end, COLUMNS + 1)
+    widths = np.diff(edges)
+    starts, ends = busy.idle()
+    idle = overlap(starts, ends, edges) / widths
+    waiting = overlap(*common(starts, ends, *requests), edges) / widths
+    times = edges - busy.begin
+    axes.stairs(waiting, times, fill=True, color=colours.failed)
+    axes.stairs(idle, times, baseline=waiting, fill=True, color=colours.waiting)
+    time_axis(axes.xaxis, "time since the start", busy.end - busy.begin)
+    axes.set(
+        xlim=(0, busy.end - busy.begin),
+        ylim=(0, 1),
+        yticks=(0, 0.25, 0.5, 0.75, 1),
+        ylabel="share of time idle",
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    keys = [
+        Patch(color=colours.failed, label="idle, requests in flight"),
+        Patch(color=colours.waiting, label="idle, no request"),
+    ]
+    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+
+
+def _lengths(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure: Figure) -> None:
+    colours = figure.colours
+    starts, ends = busy.idle()
+    lengths = ends - starts
+    inside = time_before(ends, *requests) - time_before(starts, *requests)
+    total = float(lengths.sum())
+    gaps = f"{len(lengths):,} gap" + ("" if len(lengths) == 1 else "s")
+    whole = busy.end - busy.begin
+    figure.figures.append(
+        f"idle: {duration(total)}, {percent(total / whole)} of {duration(whole)}, in {gaps}"
+    )
+    if not total:
+        no_data(axes, "No idle time", colours)
+        return
+    waiting = float(inside.sum())
+    figure.figures.append(
+        f"{duration(waiting)} of it while requests were in flight"
+        if waiting
+        else "all of it without a request in flight"
+    )
+    names, edges = length_classes(lengths)
+    counts, _ = np.histogram(lengths, edges)
+    sums, _ = np.histogram(lengths, edges, weights=lengths)
+    red, _ = np.histogram(lengths, edges, weights=inside)
+    rows = np.arange(len(names))
+    axes.barh(rows, red, 0.62, color=colours.failed)
+    axes.barh(rows, sums - red, 0.62, left=red, color=colours.waiting)
+    for row, count, seconds in zip(rows, counts, sums, strict=True):
+        words = f"{duration(float(seconds))} in {count:,}" if count else "none"
+        look: dict[str, Any] = {"va": "center", "fontsize": 9, "color": colours.quiet}
+        axes.annotate(words, (seconds, row), (5, 0), "data", "offset points", **look)
+    time_axis(axes.xaxis, "idle time in all", float(sums.max()))
+    axes.set(xlim=(0, float(sums.max()) * 1.45), ylabel="length of a gap")
+    axes.set_yticks(rows, names)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+
+
+def common(starts: Floats, ends: Floats, other_starts: Floats, other_ends: Floats) -> tuple[Floats, Floats]:
+    """Return the intersection of two sets of intervals, in which no two overlap.
+
+    Examples
+    --------
+    >>> common(np.array([0.0]), np.array([5.0]), np.array([1.0, 4.0]), np.array([2.0, 9.0]))
+    (array([1., 4.]), array([2., 5.]))
+    """
+    if not len(starts) or not len(other_starts):
+        return np.empty(0), np.empty(0)
+    bounds = np.unique(np.concatenate([starts, ends, other_starts, other_ends]))
+    middles = (bounds[:-1] + bounds[1:]) / 2
+
+    def inside(begins: Floats, stops: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        place = np.searchsorted(begins, middles, "right") - 1
+        return np.asarray((place >= 0) & (middles < stops[place.clip(min=0)]))
+
+    both = inside(starts, ends) & inside(other_starts, other_ends)
+    return union(bounds[:-1][both], bounds[1:][both])
+
+
+def length_classes(lengths: Floats) -> tuple[list[str], Floats]:
+    """Return classes of lengths, each ten times as long as the one before: their names and edges.
+
+    Examples
+    --------
+    >>> names, edges = length_classes(np.array([0.003, 0.015]))
+    >>> names, edges.tolist()
+    (['1 to 10 ms', '10 to 100 ms'], [0.001, 0.01, 0.1])
+    """
+    named = [row for row in _CLASSES if row[0] <= lengths.max() and row[1] > lengths.min()]
+    return [name for _, _, name in named], np.array([low for low, _, _ in named] + [named[-1][1]])
+
+
+_CLASSES = (
+    (0.0, 1e-4, "under 0.1 ms"),
+    (1e-4, 1e-3, "0.1 to 1 ms"),
+    (1e-3, 1e-2, "1 to 10 ms"),
+    (1e-2, 1e-1, "10 to 100 ms"),
+    (1e-1, 1.0, "0.1 to 1 s"),
+    (1.0, 10.0, "1 to 10 s"),
+    (10.0, np.inf, "over 10 s"),
+)
+"""Least and largest length in seconds, and name."""

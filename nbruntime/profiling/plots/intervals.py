@@ -1,0 +1,90 @@
+"""Sums over intervals of time, by columns of a plot; intervals may overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def union(starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
+    """Return the starts and ends of the intervals' union, in order.
+
+    Examples
+    --------
+    >>> union(np.array([5.0, 0.0, 1.0]), np.array([6.0, 2.0, 3.0]))
+    (array([0., 5.]), array([3., 6.]))
+    """
+    if not len(starts):
+        return starts, ends
+    order = np.argsort(starts, kind="stable")
+    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    first = np.concatenate([[True], starts[1:] > ends[:-1]])
+    last = np.concatenate([first[1:], [True]])
+    return starts[first], ends[last]
+
+
+def gaps(starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
+    """Return the starts and durations of the times between intervals.
+
+    Examples
+    --------
+    >>> gaps(np.array([5.0, 0.0, 1.0]), np.array([6.0, 2.0, 3.0]))
+    (array([3.]), array([2.]))
+    """
+    starts, ends = union(starts, ends)
+    return ends[:-1], starts[1:] - ends[:-1]
+
+
+def time_before(at: Floats, starts: Floats, ends: Floats, weights: Floats | None = None) -> Floats:
+    """Return the time that intervals spend before each of some times, each multiplied by its weight.
+
+    Examples
+    --------
+    >>> time_before(np.array([0.5, 9.0]), np.array([0.0, 1.0]), np.array([1.5, 2.0]))
+    array([0.5, 2.5])
+    """
+    if not len(starts):
+        return np.zeros(len(at))
+    weights = np.ones(len(starts)) if weights is None else weights
+    times = np.concatenate([starts, ends])
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    heights = np.cumsum(np.concatenate([weights, -weights])[order])
+    area = np.concatenate([[0.0], np.cumsum(heights[:-1] * np.diff(times))])
+    before: Floats = np.interp(at, times, area)
+    return before
+
+
+def overlap(starts: Floats, ends: Floats, edges: Floats, weights: Floats | None = None) -> Floats:
+    """Return the time that intervals spend in each column, each multiplied by its weight.
+
+    Examples
+    --------
+    >>> overlap(np.array([0.0, 1.0]), np.array([1.5, 2.0]), np.array([0.0, 1.0, 2.0]), np.array([1.0, 10.0]))
+    array([ 1. , 10.5])
+    """
+    spent: Floats = np.diff(time_before(edges, starts, ends, weights))
+    return spent
+
+
+def highest(starts: Floats, ends: Floats, values: Floats, edges: Floats) -> Floats:
+    """Return the largest value of the intervals that reach into each column; 0 where there is none.
+
+    Examples
+    --------
+    >>> edges = np.array([0.0, 1.0, 2.0, 3.0])
+    >>> highest(np.array([0.0, 0.5]), np.array([0.4, 1.5]), np.array([3.0, 2.0]), edges)
+    array([3., 2., 0.])
+    """
+    columns = len(edges) - 1
+    found = np.zeros(columns)
+    inside = (ends > edges[0]) & (starts < edges[-1])
+    first = np.searchsorted(edges, starts[inside], "right") - 1
+    last = np.searchsorted(edges, ends[inside], "left") - 1
+    first, last = first.clip(0, columns - 1), last.clip(0, columns - 1)
+    widths = np.maximum(last - first, 0) + 1
+    offsets = np.arange(widths.sum()) - np.repeat(np.cumsum(widths) - widths, widths)
+    np.maximum.at(found, np.repeat(first, widths) + offsets, np.repeat(values[inside], widths))
+    return found

@@ -1,0 +1,153 @@
+"""The picture of the times between tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from nbruntime.display.numbers import percent, rate
+from nbruntime.profiling.plots.axes import count_axis, mark_quantiles, no_data, time_axis
+from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.figure import Figure, new_figure
+from nbruntime.profiling.plots.legends import legend_above
+from nbruntime.profiling.plots.quantiles import quantiles_in_words, supported_quantiles
+from nbruntime.profiling.plots.token_gaps import Meanwhile, TokenGaps, token_gaps
+from nbruntime.profiling.profile_data import ProfileData
+
+SHORTEST = 1e-4
+"""Seconds; events that arrived together are drawn here, as a logarithmic axis has no zero."""
+
+WORDS = {
+    Meanwhile.DECODE: "decode only",
+    Meanwhile.PREFILL: "another's prefill",
+    Meanwhile.RETRACTION: "retraction",
+    Meanwhile.UNKNOWN: "unknown",
+}
+MARKERS = {
+    Meanwhile.DECODE: "o",
+    Meanwhile.PREFILL: "^",
+    Meanwhile.RETRACTION: "D",
+    Meanwhile.UNKNOWN: "s",
+}
+
+
+def plot_itl(data: ProfileData, *, theme: Theme | None = None) -> Figure:
+    """Draw the inter-token latencies by token position, coloured by what else ran, and their distribution.
+
+    Parameters
+    ----------
+    data : ProfileData
+        A profile.
+    theme : str, optional
+        ``"light"`` or ``"dark"``; otherwise that of the notebook.
+
+    Examples
+    --------
+    >>> from nbruntime.profiling.records import RequestRecord
+    >>> plot_itl(ProfileData(requests=[RequestRecord("a", 0, 2, ((1.0, 1), (1.5, 1)))]))  # doctest: +ELLIPSIS
+    Inter-token latency (ITL): time between two events with tokens of one request...
+      median 500 ms
+    """
+    gaps = token_gaps(data)
+    caption = "Inter-token latency (ITL): time between two events with tokens of one request, at this client"
+    if len(gaps.seconds):
+        mean = rate(float(gaps.tokens.mean()))
+        caption += f"; {mean} token{'' if mean == '1' else 's'} per event. "
+    else:
+        caption += ". "
+    caption += (
+        "Colour and shape: what the server ran in that time, by its steps."
+        if data.steps
+        else "What else ran in that time is not known, as the profile has no steps of the server."
+    )
+    with new_figure(theme, caption=caption, height=3.8) as figure:
+        by_position, distribution = figure.subplots(1, 2, sharey=True, width_ratios=[2.3, 1])
+        by_position.set_title("Inter-token latency")
+        if not len(gaps.seconds):
+            distribution.set_visible(False)
+            no_data(by_position, _why_nothing(data), figure.colours)
+            return figure
+        shown = np.maximum(gaps.seconds, SHORTEST)
+        low, high = float(shown.min()), float(shown.max())
+        middle, reach = np.sqrt(low * high), max(np.sqrt(high / low) * 1.25, 2.5)
+        time_axis(by_position.yaxis, "ITL", high, log=True)
+        by_position.set_ylim(middle / reach, middle * reach)
+        _draw_positions(by_position, gaps, shown, figure.colours)
+        _draw_distribution(distribution, gaps, shown, figure.colours)
+        shares = supported_quantiles(len(shown))
+        found = mark_quantiles(distribution, gaps.seconds, figure.colours, shares, along="y")
+        figure.figures.append(quantiles_in_words(found))
+        stalled = float((gaps.meanwhile == Meanwhile.PREFILL).mean())
+        if stalled:
+            figure.figures.append(f"{percent(stalled)} of the gaps held another request's prefill")
+    return figure
+
+
+def _draw_positions(axes: Axes, gaps: TokenGaps, shown: NDArray[np.float64], colours: Colours) -> None:
+    size = 4.0 if len(shown) < 1000 else 2.5 if len(shown) < 20_000 else 1.2
+    for kind in Meanwhile:
+        chosen = gaps.meanwhile == kind
+        if not chosen.any():
+            continue
+        important = kind is Meanwhile.RETRACTION
+        axes.plot(
+            gaps.position[chosen],
+            shown[chosen],
+            linestyle="none",
+            marker=MARKERS[kind],
+            markersize=max(size, 5.0) if important else size,
+            markeredgewidth=0,
+            alpha=1.0 if important else 0.55,
+            color=colour_of(kind, colours),
+            rasterized=len(shown) > 5000,
+        )
+    count_axis(axes.xaxis, "position of the token in the answer")
+    kinds = [kind for kind in Meanwhile if (gaps.meanwhile == kind).any()]
+    handles = [
+        Line2D(
+            [], [], linestyle="none", marker=MARKERS[kind], color=colour_of(kind, colours), label=WORDS[kind]
+        )
+        for kind in kinds
+    ]
+    if kinds != [Meanwhile.UNKNOWN]:
+        legend_above(axes, handles)
+
+
+def _draw_distribution(axes: Axes, gaps: TokenGaps, shown: NDArray[np.float64], colours: Colours) -> None:
+    low, high = axes.get_ylim()
+    edges = np.geomspace(low, high, 61)
+    base = np.zeros(60)
+    for kind in Meanwhile:
+        counts = np.histogram(shown[gaps.meanwhile == kind], edges)[0] / len(shown) * 100
+        if counts.any():
+            axes.barh(
+                edges[:-1],
+                counts,
+                height=np.diff(edges),
+                left=base,
+                align="edge",
+                color=colour_of(kind, colours),
+                alpha=0.7,
+            )
+            base += counts
+    axes.set_xlim(0, base.max() * 1.5)
+    axes.set_title("Distribution")
+    count_axis(axes.xaxis, f"share of {len(shown):,} gaps (%)")
+
+
+def colour_of(kind: Meanwhile, colours: Colours) -> str:
+    """Return the colour of what ran."""
+    return {
+        Meanwhile.DECODE: colours.decode,
+        Meanwhile.PREFILL: colours.prefill,
+        Meanwhile.RETRACTION: colours.failed,
+        Meanwhile.UNKNOWN: colours.grey,
+    }[kind]
+
+
+def _why_nothing(data: ProfileData) -> str:
+    if not data.requests:
+        return "No requests were noted."
+    return "No answer came in more than one event: stream the answers to see the times between tokens."

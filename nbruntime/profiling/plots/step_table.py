@@ -1,0 +1,77 @@
+"""The steps of a profile as columns, by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nbruntime.profiling.plots.colours import Colours
+from nbruntime.profiling.plots.intervals import Floats
+from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.protocol.step_log import Step
+
+Stage = Literal["prefill", "decode"]
+
+STAGES: tuple[Stage, Stage] = ("prefill", "decode")
+
+PREFILL = frozenset({"EXTEND", "MIXED", "SPLIT_PREFILL", "DLLM_EXTEND", "PREBUILT"})
+"""SGLang's names of the stages that compute prompts, also beside decoding; all others decode."""
+
+NO_STEPS = (
+    "No step of the server is known.\nThe embedded server logs its steps; "
+    "for SGLang, profile with trace=True."
+)
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """Steps of one stage: Unix times, seconds and counts, in the order of their start."""
+
+    starts: Floats
+    durations: Floats
+    batch_sizes: Floats
+    tokens: Floats
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def ends(self) -> Floats:
+        """Unix times of their ends."""
+        return self.starts + self.durations
+
+
+def step_table(steps: Iterable[Step]) -> StepTable:
+    """Put steps into columns."""
+    rows = [(step.start, step.duration, step.batch_size, step.tokens) for step in steps]
+    columns = np.array(sorted(rows), dtype=float).reshape(-1, 4).T
+    return StepTable(*columns)
+
+
+def by_stage(steps: Iterable[Step]) -> dict[Stage, StepTable]:
+    """Divide steps into prefill and decode; SGLang's IDLE steps compute nothing and are left out."""
+    parts: dict[Stage, list[Step]] = {"prefill": [], "decode": []}
+    for step in steps:
+        if step.stage != "IDLE":
+            parts["prefill" if step.stage in PREFILL else "decode"].append(step)
+    return {stage: step_table(part) for stage, part in parts.items()}
+
+
+def span(data: ProfileData) -> tuple[float, float]:
+    """Return the begin and end of a profile, its steps included, as Unix times."""
+    starts = [step.start for step in data.steps]
+    ends = [step.end for step in data.steps]
+    if data.started:
+        starts.append(data.started)
+    if data.ended is not None:
+        ends.append(data.ended)
+    start = min(starts, default=0.0)
+    return start, max([start, *ends])
+
+
+def stage_colour(stage: Stage, colours: Colours) -> str:
+    """Return the colour of a stage."""
+    return colours.prefill if stage == "prefill" else colours.decode
