@@ -66,6 +66,11 @@ def bench(server: Any, **options: Any) -> BenchRun:
     return run
 
 
+def notes_of(run: BenchRun) -> list[str]:
+    """The notes, but for what a busy machine does to the client."""
+    return [note for note in run.notes if "The client was the limit" not in note]
+
+
 def clients() -> list[psutil.Process]:
     return [
         each
@@ -216,7 +221,7 @@ def test_a_late_answer_fails_and_is_aborted(slow_url: str) -> None:
     assert (record.status, record.error) == ("failed", "TimeoutError: no whole answer within 0.3 s")
     assert 0.3 <= record.e2e < 10
     assert record.rid in asked(slow_url, KEY)["aborted"]
-    assert run.notes == [f"All 1 requests failed; the first with: {record.error}"]
+    assert notes_of(run) == [f"All 1 requests failed; the first with: {record.error}"]
 
 
 @pytest.fixture
