@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from nbruntime.launch.servers import servers, stop
     from nbruntime.profiling import profiles
+    from nbruntime.profiling.bench.bench import bench
     from nbruntime.profiling.profile import Profile
     from nbruntime.profiling.trace import read_trace
     from nbruntime.runtime import Runtime
@@ -46,6 +47,7 @@ _HOMES = {
     "Timings": "nbruntime.generation",
     "Token": "nbruntime.generation",
     "Usage": "nbruntime.generation",
+    "bench": "nbruntime.profiling.bench.bench",
     "usage": "nbruntime.generation",
     "read_trace": "nbruntime.profiling.trace",
     "servers": "nbruntime.launch.servers",
@@ -74,6 +76,7 @@ __all__ = [
     "Token",
     "Usage",
     "__version__",
+    "bench",
     "profiles",
     "read_trace",
     "servers",

@@ -31,6 +31,7 @@ collect_ignore = (
     []
     if PYTHON
     else [
+        "sglang/test_bench_serving.py",
         "sglang/test_grammars.py",
         "sglang/test_profiles.py",
         "sglang/test_server.py",

@@ -9,6 +9,7 @@ _CLASSES = {
     "stream": "nbruntime.notebook.views.stream:StreamView",
     "launch": "nbruntime.notebook.views.launch:LaunchView",
     "panel": "nbruntime.notebook.views.panel:ServerPanel",
+    "bench": "nbruntime.notebook.views.bench:BenchView",
     "reading": "nbruntime.notebook.views.reading:ReadingView",
     "recorder": "nbruntime.profiling.recorder:Recorder",
 }

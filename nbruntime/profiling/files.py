@@ -101,7 +101,7 @@ def load_record(path: str | os.PathLike[str], *, kind: str, version: int) -> tup
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses, structs, tuples and the like as what JSON takes.
+    """Return dataclasses, structs, tuples and what numpy counts as what JSON takes.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def plain(value: Any) -> Any:
     >>> plain([Phases(sent=1.0, ended=2.0)])[0]["ended"]
     2.0
     """
-    return msgspec.to_builtins(value, str_keys=True)
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_numpy_as_builtin)
 
 
 def from_plain(value: Any, kind: type[Record], *, what: str) -> Record:
@@ -135,6 +135,12 @@ def from_plain(value: Any, kind: type[Record], *, what: str) -> Record:
         raise ArgumentTypeError(
             f"Not the record of a {what}: {error}", hint="Pass the result of to_dict()."
         ) from None
+
+
+def _numpy_as_builtin(value: Any) -> Any:
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be saved")
 
 
 def _hint(kind: str) -> str:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nbruntime.errors import ArgumentTypeError, ArgumentValueError
@@ -107,6 +108,13 @@ def test_records_survive_the_way_through_json() -> None:
         request
     ]
     assert from_plain(json.loads(json.dumps(plain(sample))), LoadSample, what="profile") == sample
+
+
+def test_what_numpy_counts_is_saved_as_numbers() -> None:
+    counts = {"one": np.int64(3), "share": np.float64(0.5), "all": np.arange(3), 4: np.bool_(True)}
+    assert again(plain(counts)) == {"one": 3, "share": 0.5, "all": [0, 1, 2], "4": True}
+    with pytest.raises(TypeError, match="object cannot be saved"):
+        plain([object()])
 
 
 def test_a_wrong_field_is_named() -> None:

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 from ipywidgets.widgets import widget as widgets
 
-THREADS = {
-    f"nbruntime-{name}" for name in ("read", "draw", "stop", "panel", "panel-action", "launch", "profile")
-}
+_NAMES = ("read", "draw", "stop", "panel", "panel-action", "launch", "profile", "bench", "bench-load")
+THREADS = {f"nbruntime-{name}" for name in _NAMES}
 """Of the notebook's floor; those of clients end with them."""
 
 OPEN_WIDGETS = widgets._instances if hasattr(widgets, "_instances") else widgets.Widget.widgets

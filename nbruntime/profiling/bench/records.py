@@ -10,6 +10,9 @@ from nbruntime.profiling.records import LoadSample, RequestRecord
 Loop = Literal["open", "closed"]
 """Open: requests are sent on schedule. Closed: each of a number of users sends the next after an answer."""
 
+CLIENT_LIMIT = "The client was the limit"
+"""Begin of the note of a run whose client was slower than the server."""
+
 
 @dataclass(frozen=True)
 class BenchRun:

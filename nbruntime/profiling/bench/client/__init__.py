@@ -1,0 +1,1 @@
+"""The process that sends the requests of a load test and measures their answers."""
