@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from nbruntime.errors import TraceError
 from nbruntime.profiling.trace.decoding import (
     DECODE_ERRORS,
+    MENDERS,
     Event,
     Head,
     Salvage,
+    as_it_is,
     decode_events,
     decode_head,
-    repaired,
 )
 
 CHUNK = 512 << 10
@@ -110,17 +111,13 @@ class TraceText:
 
     def _take(self, text: bytes) -> tuple[list[Event], bytes, bool]:
         """Decode all whole events; returns them, the rest of the text, and whether the events end there."""
-        cut: tuple[int, int] | None = None
-        for cut in _cuts(text):
+        cuts = list(_cuts(text))
+        attempts = [(cut, as_it_is) for cut in cuts] + [(cut, mend) for cut in cuts[-1:] for mend in MENDERS]
+        for (end, start), mend in attempts:
             try:
-                return decode_events(memoryview(text)[: cut[0]]), text[cut[1] :], False
+                return decode_events(mend(text[:end])), text[start:], False
             except DECODE_ERRORS:
                 continue
-        if cut is not None:
-            try:
-                return decode_events(repaired(text[: cut[0]])), text[cut[1] :], False
-            except DECODE_ERRORS:
-                pass
         salvage = Salvage(text, complete=False)
         self.unreadable += salvage.unreadable
         return salvage.events, text[salvage.rest :], salvage.closed
@@ -135,14 +132,10 @@ class TraceText:
 
 def _cuts(text: bytes) -> Iterator[tuple[int, int]]:
     """Find the last places between two events: the end of one, and the start of the next."""
-    start = len(text)
-    for _ in range(_CUTS_TRIED):
-        while True:
-            start = text.rfind(b"{", 0, start)
-            if start <= 0:
-                return
-            before = max(start - _WINDOW, 0)
-            gap = text[before:start].rstrip(_SPACE)
-            if gap.endswith(b",") and (gap := gap[:-1].rstrip(_SPACE)).endswith(b"}"):
-                break
-        yield before + len(gap), start
+    start, found = len(text), 0
+    while found < _CUTS_TRIED and (start := text.rfind(b"{", 0, start)) > 0:
+        before = max(start - _WINDOW, 0)
+        gap = text[before:start].rstrip(_SPACE)
+        if gap.endswith(b",") and (gap := gap[:-1].rstrip(_SPACE)).endswith(b"}"):
+            found += 1
+            yield before + len(gap), start

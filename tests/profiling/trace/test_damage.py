@@ -80,7 +80,7 @@ def test_a_damaged_place_costs_few_events(tmp_path: Path, at: int, new: bytes) -
     [
         ("line\nand\ttab\x00\x1f", "line and tab  "),
         ("latin \udce9", "latin \ufffd"),
-        ("C:\\Users\\x", "C:\\Users\\x"),
+        ("C:\\Users\\\\x", "C:\\Users\\x"),
     ],
     ids=["control characters", "not UTF-8", "wrong escape"],
 )
