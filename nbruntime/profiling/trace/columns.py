@@ -13,9 +13,9 @@ import numpy.typing as npt
 from nbruntime.profiling.trace.decoding import Arguments, Event
 from nbruntime.profiling.trace.events import OLD_CATEGORIES, Events, Floats, Integers, Thread
 
-SKIPPED = frozenset({"python_function", "Trace"})
-"""Categories without use here; Python functions are most of a trace with stacks."""
-
+_SKIPPED = frozenset(
+    {"python_function", "Trace"}
+)  # of no use here; the first are most of a trace with stacks
 _LONGEST = 7e15  # µs; a larger time does not fit into the columns, and is none
 _LATEST_BASE = 2 * 10**18
 _SINCE_1970 = 10**18  # ns; larger times count from 1970, as in traces without a base
@@ -52,6 +52,8 @@ class MemoryEvent(NamedTuple):
     size: int
     allocated: int  # bytes of the device after it; -1 if unknown
     device_type: int  # 0 is the CPU
+    process: int | str
+    rank: int = -1
 
 
 class FileColumns:
@@ -91,15 +93,11 @@ class FileColumns:
 
     def add(self, events: Sequence[Event]) -> None:
         """Add a batch of decoded events."""
-        slices = [one for one in events if one.ph == "X" and one.cat not in SKIPPED]
+        slices = [one for one in events if one.ph == "X" and one.cat not in _SKIPPED]
         others = [one for one in events if one.ph != "X"]
         self.phases["X"] += len(events) - len(others)
         self.phases.update(one.ph for one in others)
-        for one in others:
-            if one.name == "[memory]" and one.args is not None and abs(one.ts) < _LONGEST:
-                at = int(nanoseconds(np.array([one.ts]))[0])
-                args = one.args
-                self.memory.append(MemoryEvent(at, args.bytes, args.allocated, args.device_type))
+        self._add_memory([one for one in others if one.name == "[memory]" and abs(one.ts) < _LONGEST])
         start = _column(slices, "ts", np.float64)
         duration = _column(slices, "dur", np.float64)
         possible = (np.abs(start) < _LONGEST) & (np.abs(duration) < _LONGEST)
@@ -125,6 +123,13 @@ class FileColumns:
             self._parts[column].append(values)
         self.first = min(self.first, int(columns["start"].min()))
         self.last = max(self.last, int((columns["start"] + columns["duration"]).max()))
+
+    def _add_memory(self, events: Sequence[Event]) -> None:
+        times = nanoseconds(_column(events, "ts", np.float64)).tolist()
+        for time, one in zip(times, events, strict=True):
+            if (args := one.args) is not None:
+                event = MemoryEvent(time, args.bytes, args.allocated, args.device_type, one.pid)
+                self.memory.append(event)
 
     def has_name(self, matches: Callable[[str], object]) -> bool:
         """Return whether a slice has a name that matches."""

@@ -72,7 +72,7 @@ DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError)
 """What the decoders raise."""
 
 
-def decode_events(text: bytes | memoryview) -> list[Event]:
+def decode_events(text: bytes) -> list[Event]:
     """Decode events with commas between them; raises one of `DECODE_ERRORS`."""
     return _decode_events(b"".join((b"[", text, b"]")))
 

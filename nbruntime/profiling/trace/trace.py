@@ -167,10 +167,13 @@ class Trace(CardMixin):
         delays: Floats = np.maximum(self.events.start[kernels] - self.events.end[launches], 0) / SECOND
         return delays
 
-    def memory(self) -> tuple[Floats, Integers]:
-        """Return times and allocated bytes: of the device, or of the CPU if there is none."""
-        on_device = any(event.device_type > 0 for event in self.memory_events)
-        chosen = sorted(event for event in self.memory_events if (event.device_type > 0) == on_device)
+    def memory(self, rank: str | None = None) -> tuple[Floats, Integers]:
+        """Return times and allocated bytes of a rank (the first by default): of its device, or else CPU."""
+        index = 0 if rank is None else self._rank(rank)
+        of_rank = [event for event in self.memory_events if event.rank == index]
+        on_device = any(event.device_type > 0 for event in of_rank)
+        chosen = [event for event in of_rank if (event.device_type > 0) == on_device]
+        chosen.sort(key=lambda event: event.time)
         times = np.array([event.time for event in chosen], np.int64) / SECOND
         sizes = np.array([event.size for event in chosen], np.int64)
         allocated = np.array([event.allocated for event in chosen], np.int64)
