@@ -77,7 +77,8 @@ class Recording:
     def trace(self) -> Trace:
         """Return what was read."""
         events = join(self._parts, self._names, self._categories)
-        found = find_steps(events, spans_of(events) + self._stretches)
+        spans, on_device = spans_of(events)
+        found = find_steps(events, spans + self._stretches, on_device=on_device)
         if len(events) and not found.steps:
             self.notes.append("The trace has no steps: the server names none in it.")
         self._note_missing_ranks()
