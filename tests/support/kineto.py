@@ -67,7 +67,7 @@ def kineto(events: Sequence[dict[str, Any]], head: dict[str, Any] | None = None)
     return (
         f' {{\n    "schemaVersion": 1,\n    "deviceProperties": [],\n    {fields}\n    "traceEvents": [\n    '
         + ",".join(texts)
-        + '\n  ],"traceName": "/tmp/trace.json" }'
+        + '\n  ],"traceName": "trace.json" }'
     )
 
 

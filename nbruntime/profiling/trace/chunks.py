@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from nbruntime.errors import TraceError
 from nbruntime.profiling.trace.decoding import (
     DECODE_ERRORS,
+    MENDERS,
     Event,
     Head,
     Salvage,
+    as_it_is,
     decode_events,
     decode_head,
-    repaired,
 )
 
 CHUNK = 512 << 10
@@ -23,6 +24,11 @@ _LONGEST_HEAD = 64 << 20
 _CUTS_TRIED = 8  # a wrong cut, inside a string or a nested list, does not decode
 _WINDOW = 256  # most white space between two events
 _EVENTS = re.compile(rb'"traceEvents"\s*:\s*\[')
+_FUNCTION = b'"cat": "python_function"'
+_PHASE = b'"ph": "'
+_FIRST_FIELD = re.compile(
+    rb'\{\s*"ph"'
+)  # of an event of Kineto; never inside a string, where quotes are escaped
 _SPACE = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -45,6 +51,8 @@ class TraceText:
         What stands beside the events.
     unreadable : int
         Number of events that are not JSON.
+    functions : int
+        Number of Python functions that were skipped without decoding.
     cut_off : bool
         Whether the text ends before the end of the events.
     """
@@ -52,6 +60,7 @@ class TraceText:
     def __init__(self, blocks: Iterable[bytes], where: str = "", *, chunk: int = CHUNK) -> None:
         self.head = Head()
         self.unreadable = 0
+        self.functions = 0
         self.cut_off = False
         self._blocks = iter(blocks)
         self._where = where
@@ -60,6 +69,8 @@ class TraceText:
     def batches(self) -> Iterator[list[Event]]:
         """Give the events in their order; TraceError if the text is not a trace."""
         head, text = self._open()
+        if head is not None:
+            self.head = decode_head(head.rstrip(_SPACE + b",") + b"}")
         closed, partial = False, False
         wanted = self._chunk
         for block in self._blocks:
@@ -77,8 +88,6 @@ class TraceText:
             closed, partial, text = last.closed, last.partial, text[last.rest :]
             yield last.events
         self.cut_off = partial or (head is not None and not closed)
-        if head is not None:
-            self.head = decode_head(head.rstrip(_SPACE + b",") + b"}")
         if head is not None and closed:
             self.head.complete_from(decode_head(b"{" + self._foot(text)))
 
@@ -110,17 +119,16 @@ class TraceText:
 
     def _take(self, text: bytes) -> tuple[list[Event], bytes, bool]:
         """Decode all whole events; returns them, the rest of the text, and whether the events end there."""
-        cut: tuple[int, int] | None = None
-        for cut in _cuts(text):
+        cuts = list(_cuts(text))
+        if cuts and (functions := _only_functions(text, *cuts[0])):
+            self.functions += functions
+            return [], text[cuts[0][1] :], False
+        attempts = [(cut, as_it_is) for cut in cuts] + [(cut, mend) for cut in cuts[-1:] for mend in MENDERS]
+        for (end, start), mend in attempts:
             try:
-                return decode_events(memoryview(text)[: cut[0]]), text[cut[1] :], False
+                return decode_events(mend(text[:end])), text[start:], False
             except DECODE_ERRORS:
                 continue
-        if cut is not None:
-            try:
-                return decode_events(repaired(text[: cut[0]])), text[cut[1] :], False
-            except DECODE_ERRORS:
-                pass
         salvage = Salvage(text, complete=False)
         self.unreadable += salvage.unreadable
         return salvage.events, text[salvage.rest :], salvage.closed
@@ -133,16 +141,23 @@ class TraceText:
         return text.lstrip(_SPACE + b"],")
 
 
+def _only_functions(text: bytes, end: int, start: int) -> int:
+    """Count the events before a cut if all are calls of Python functions; return 0 if there are others.
+
+    A trace with stacks consists mostly of these, in one long row.
+    """
+    if _FUNCTION not in text[:_WINDOW] or not _FIRST_FIELD.match(text, start):
+        return 0
+    functions = text.count(_FUNCTION, 0, end)
+    return functions if functions == text.count(_PHASE, 0, end) else 0
+
+
 def _cuts(text: bytes) -> Iterator[tuple[int, int]]:
     """Find the last places between two events: the end of one, and the start of the next."""
-    start = len(text)
-    for _ in range(_CUTS_TRIED):
-        while True:
-            start = text.rfind(b"{", 0, start)
-            if start <= 0:
-                return
-            before = max(start - _WINDOW, 0)
-            gap = text[before:start].rstrip(_SPACE)
-            if gap.endswith(b",") and (gap := gap[:-1].rstrip(_SPACE)).endswith(b"}"):
-                break
-        yield before + len(gap), start
+    start, found = len(text), 0
+    while found < _CUTS_TRIED and (start := text.rfind(b"{", 0, start)) > 0:
+        before = max(start - _WINDOW, 0)
+        gap = text[before:start].rstrip(_SPACE)
+        if gap.endswith(b",") and (gap := gap[:-1].rstrip(_SPACE)).endswith(b"}"):
+            found += 1
+            yield before + len(gap), start

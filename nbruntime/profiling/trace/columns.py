@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,9 @@ import numpy.typing as npt
 from nbruntime.profiling.trace.decoding import Arguments, Event
 from nbruntime.profiling.trace.events import OLD_CATEGORIES, Events, Floats, Integers, Thread
 
-SKIPPED = frozenset({"python_function", "Trace"})
-"""Categories without use here; Python functions are most of a trace with stacks."""
-
+_SKIPPED = frozenset(
+    {"python_function", "Trace"}
+)  # of no use here; the first are most of a trace with stacks
 _LONGEST = 7e15  # µs; a larger time does not fit into the columns, and is none
 _LATEST_BASE = 2 * 10**18
 _SINCE_1970 = 10**18  # ns; larger times count from 1970, as in traces without a base
@@ -38,6 +39,11 @@ class Numbering(dict[Any, int]):
         number = self[key] = len(self)
         return number
 
+    def of(self, records: Sequence[object], *fields: str) -> npt.NDArray[np.int32]:
+        """Return the numbers of the values that each record has in a field, or in several together."""
+        keys = map(attrgetter(*fields), records)
+        return np.fromiter(map(self.__getitem__, keys), np.int32, len(records))
+
 
 class MemoryEvent(NamedTuple):
     """An allocation, or a release, whose `size` is negative."""
@@ -46,6 +52,8 @@ class MemoryEvent(NamedTuple):
     size: int
     allocated: int  # bytes of the device after it; -1 if unknown
     device_type: int  # 0 is the CPU
+    process: int | str
+    rank: int = -1
 
 
 class FileColumns:
@@ -85,17 +93,13 @@ class FileColumns:
 
     def add(self, events: Sequence[Event]) -> None:
         """Add a batch of decoded events."""
-        slices = [one for one in events if one.ph == "X" and one.cat not in SKIPPED]
+        slices = [one for one in events if one.ph == "X" and one.cat not in _SKIPPED]
         others = [one for one in events if one.ph != "X"]
         self.phases["X"] += len(events) - len(others)
         self.phases.update(one.ph for one in others)
-        for one in others:
-            if one.name == "[memory]" and one.args is not None and abs(one.ts) < _LONGEST:
-                at = int(nanoseconds(np.array([one.ts]))[0])
-                args = one.args
-                self.memory.append(MemoryEvent(at, args.bytes, args.allocated, args.device_type))
-        start = np.array([one.ts for one in slices], np.float64)
-        duration = np.array([one.dur for one in slices], np.float64)
+        self._add_memory([one for one in others if one.name == "[memory]" and abs(one.ts) < _LONGEST])
+        start = _column(slices, "ts", np.float64)
+        duration = _column(slices, "dur", np.float64)
         possible = (np.abs(start) < _LONGEST) & (np.abs(duration) < _LONGEST)
         if not possible.all():
             slices = [one for one, good in zip(slices, possible, strict=True) if good]
@@ -105,22 +109,27 @@ class FileColumns:
         if not slices:
             return
         self.count += len(slices)
-        names, categories, threads = self._names, self._categories, self.threads
         arguments = [one.args or _NO_ARGUMENTS for one in slices]
-        columns = {
-            "name": [names[one.name] for one in slices],
-            "category": [categories[OLD_CATEGORIES.get(one.cat, one.cat)] for one in slices],
-            "thread": [threads[one.pid, one.tid] for one in slices],
+        columns: dict[str, npt.NDArray[Any]] = {
+            "name": self._names.of(slices, "name"),
+            "category": self._categories.of(slices, "cat"),
+            "thread": self.threads.of(slices, "pid", "tid"),
             "start": nanoseconds(start),
             "duration": nanoseconds(np.maximum(duration, 0)),
-            "correlation": [one.correlation for one in arguments],
-            "stream": [one.stream for one in arguments],
+            "correlation": _column(arguments, "correlation", np.int64),
+            "stream": _column(arguments, "stream", np.int64),
         }
         for column, values in columns.items():
-            self._parts[column].append(np.asarray(values, _TYPES[column]))
-        starts, durations = self._parts["start"][-1], self._parts["duration"][-1]
-        self.first = min(self.first, int(starts.min()))
-        self.last = max(self.last, int((starts + durations).max()))
+            self._parts[column].append(values)
+        self.first = min(self.first, int(columns["start"].min()))
+        self.last = max(self.last, int((columns["start"] + columns["duration"]).max()))
+
+    def _add_memory(self, events: Sequence[Event]) -> None:
+        times = nanoseconds(_column(events, "ts", np.float64)).tolist()
+        for time, one in zip(times, events, strict=True):
+            if (args := one.args) is not None:
+                event = MemoryEvent(time, args.bytes, args.allocated, args.device_type, one.pid)
+                self.memory.append(event)
 
     def has_name(self, matches: Callable[[str], object]) -> bool:
         """Return whether a slice has a name that matches."""
@@ -145,6 +154,11 @@ class FileColumns:
         joined = np.concatenate([np.empty(0, _TYPES[column]), *parts])
         parts.clear()
         return joined
+
+
+def _column(records: Sequence[object], field: str, kind: type[Any]) -> npt.NDArray[Any]:
+    """Take a field of each record."""
+    return np.fromiter(map(attrgetter(field), records), kind, len(records))
 
 
 def nanoseconds(microseconds: Floats) -> Integers:
@@ -191,6 +205,6 @@ def join(parts: Sequence[FilePart], names: Numbering, categories: Numbering) -> 
         **columns,
         rank=ranks[columns["thread"]],
         names=list(names),
-        categories=list(categories),
+        categories=[OLD_CATEGORIES.get(category, category) for category in categories],
         threads=threads,
     )

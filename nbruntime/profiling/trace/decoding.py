@@ -62,7 +62,7 @@ _decode_head = msgspec.json.Decoder(Head, strict=False).decode
 
 _CONTROL_TO_SPACE = bytes(range(256)).translate(bytes.maketrans(bytes(range(32)), b" " * 32))
 _NOT_A_NUMBER = re.compile(rb"(:\s*)-?(?:nan|inf|infinity)(?=\s*[,}])", re.IGNORECASE)
-_WRONG_ESCAPE = re.compile(rb'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})(\\?)')
+_ESCAPE = re.compile(rb'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|\\')
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[{}]', re.DOTALL)  # a string may be cut off
 _SEPARATOR = re.compile(rb"\}\s*,\s*\{")
 _BASE = re.compile(rb'"baseTimeNanoseconds"\s*:\s*(\d{1,19})')
@@ -72,14 +72,14 @@ DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError)
 """What the decoders raise."""
 
 
-def decode_events(text: bytes | memoryview) -> list[Event]:
+def decode_events(text: bytes) -> list[Event]:
     """Decode events with commas between them; raises one of `DECODE_ERRORS`."""
     return _decode_events(b"".join((b"[", text, b"]")))
 
 
 def decode_head(text: bytes) -> Head:
     """Decode what stands before or behind the events; of a damaged text only the base of its times."""
-    for mend in (bytes, repaired):
+    for mend in (as_it_is, repaired):
         try:
             return _decode_head(mend(text))
         except DECODE_ERRORS:
@@ -88,9 +88,24 @@ def decode_head(text: bytes) -> Head:
     return Head(int(found[1]) if found else None)
 
 
+def as_it_is(text: bytes) -> bytes:
+    """Repair nothing."""
+    return text
+
+
 def repaired(text: bytes) -> bytes:
     """Replace control characters by spaces, which changes nothing outside of strings, and invalid UTF-8."""
     return text.translate(_CONTROL_TO_SPACE).decode("utf-8", "replace").encode()
+
+
+def mended(text: bytes) -> bytes:
+    """Repair a text also where numbers are none, as Python writes them, and backslashes begin no escape."""
+    text = _ESCAPE.sub(lambda found: found[1] or rb"\\", repaired(text))
+    return _NOT_A_NUMBER.sub(rb"\1null", text)
+
+
+MENDERS = (repaired, mended)
+"""Repairs, the cheaper one first."""
 
 
 class Salvage:
@@ -167,14 +182,9 @@ def _object_end(text: bytes, start: int) -> int | None:
 
 
 def _repaired_event(text: bytes) -> Event | None:
-    for mend in (bytes, repaired, _mended):
+    for mend in (as_it_is, *MENDERS):
         try:
             return _decode_event(mend(text))
         except DECODE_ERRORS:
             continue
     return None
-
-
-def _mended(text: bytes) -> bytes:
-    text = _WRONG_ESCAPE.sub(rb"\\\\\1\1", repaired(text))
-    return _NOT_A_NUMBER.sub(rb"\1null", text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class TraceFile:
         """Whether SGLang made it from the files of all ranks."""
         return self.path.name.startswith(_MERGED)
 
-    def blocks(self, report: Callable[[int], object]) -> Iterator[bytes]:
+    def blocks(self, report: Callable[[int], object]) -> Generator[bytes, None, None]:
         """Give the unpacked text; `report` gets the number of bytes read from the disk.
 
         Raises
@@ -185,10 +185,6 @@ def _newest(folder: Path) -> tuple[list[TraceFile], list[str]]:
     newest = max(runs, key=lambda run: max(file.path.stat().st_mtime for file in runs[run]))
     files = runs.pop(newest)
     files = [file for file in files if not file.merged] or files  # a merged trace repeats the others
-    notes = []
-    if runs:
-        others = sum(map(len, runs.values()))
-        notes.append(
-            f"The folder {folder.name!r} has {others} more traces, of other recordings: give their paths."
-        )
-    return files, notes
+    others = sum(map(len, runs.values()))
+    note = f"The folder {folder.name!r} has {others} more of other recordings: give their paths to read them."
+    return files, [note] if others else []

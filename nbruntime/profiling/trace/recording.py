@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 from nbruntime.errors import TraceError
 from nbruntime.profiling.trace.chunks import TraceText
 from nbruntime.profiling.trace.columns import FileColumns, FilePart, MemoryEvent, Numbering, join
+from nbruntime.profiling.trace.decoding import Head
 from nbruntime.profiling.trace.events import DEVICE_CATEGORIES
 from nbruntime.profiling.trace.files import TraceFile, rank_label
 from nbruntime.profiling.trace.steps import SECOND, Span, find_steps, read_span, spans_of
@@ -38,35 +40,45 @@ class Recording:
 
     def read(self, file: TraceFile, report: Callable[[int], object]) -> None:
         """Read a file; TraceError if there is nothing to read."""
-        text = TraceText(file.blocks(report), str(file.path))
         columns = FileColumns(self._names, self._categories)
         room = MOST_EVENTS - sum(part.columns.count for part in self._parts)
-        for batch in text.batches():
-            columns.add(batch)
-            if columns.count >= room:
-                self._note(file, f"only its first {columns.count:,} events were read, it has more")
-                break
+        with closing(file.blocks(report)) as blocks:
+            text = TraceText(blocks, str(file.path))
+            for batch in text.batches():
+                columns.add(batch)
+                if columns.count >= room:
+                    self._note(file, f"only its first {columns.count:,} events were read, it has more")
+                    break
         self._check(file, text, columns)
-        offset = columns.offset(text.head.base)
-        if offset is None and columns.count:
-            self._note(file, "it does not say the time of day; its times begin at an unknown moment")
-        rank = self._rank_of(file, text, columns, offset or 0)
-        labels = [self._label(process) or rank for process, _ in columns.threads] or [rank]
-        ranks = [self._ranks[label] for label in labels][: len(columns.threads)]
         self._files.append(file)
-        self._parts.append(FilePart(columns, ranks, offset or 0))
-        self._memory += [event._replace(time=event.time + (offset or 0)) for event in columns.memory]
-        if text.head.distribution is not None:
-            self._world_size = max(self._world_size, text.head.distribution.world_size or 0)
+        self._place(file, text.head, columns)
+
+    def _place(self, file: TraceFile, head: Head, columns: FileColumns) -> None:
+        """Give the events of a file their rank and their time since 1970."""
+        known = columns.offset(head.base)
+        if known is None and columns.count:
+            self._note(file, "it does not say the time of day; its times begin at an unknown moment")
+        offset = known or 0
+        start, end = columns.first + offset, columns.last + offset
+        rank = self._rank_of(file, head, (start, end))
+        if not any(_label(process) for process, _ in columns.threads):
+            self._ranks[rank]
+        ranks = [self._ranks[_label(process) or rank] for process, _ in columns.threads]
+        self._parts.append(FilePart(columns, ranks, offset))
+        for event in columns.memory:
+            at = self._ranks[_label(event.process) or rank]
+            self._memory.append(event._replace(time=event.time + offset, rank=at))
+        if head.distribution is not None:
+            self._world_size = max(self._world_size, head.distribution.world_size or 0)
         if file.stage and columns.count and not columns.has_name(read_span):
-            start, end = columns.first + (offset or 0), columns.last + (offset or 0)
             self._stretches.append(Span(file.stage, 0, 0, self._ranks[rank], start, end))
             self._note(file, f"it has no steps; it counts as one stretch of {file.stage}")
 
     def trace(self) -> Trace:
         """Return what was read."""
         events = join(self._parts, self._names, self._categories)
-        found = find_steps(events, spans_of(events) + self._stretches)
+        spans, on_device = spans_of(events)
+        found = find_steps(events, spans + self._stretches, on_device=on_device)
         if len(events) and not found.steps:
             self.notes.append("The trace has no steps: the server names none in it.")
         self._note_missing_ranks()
@@ -85,7 +97,7 @@ class Recording:
 
     def _check(self, file: TraceFile, text: TraceText, columns: FileColumns) -> None:
         """Note what could not be read; TraceError if nothing could."""
-        known = sum(columns.phases[phase] for phase in _PHASES)
+        known = text.functions + sum(columns.phases[phase] for phase in _PHASES)
         if not known and (columns.phases.total() or text.unreadable):
             raise TraceError("The file is JSON, but holds no events of a trace", where=str(file.path))
         if file.damage:
@@ -97,33 +109,26 @@ class Recording:
         if text.unreadable:
             self._note(file, f"{_events(text.unreadable)} could not be read")
         if columns.impossible:
-            self._note(file, f"{_events(columns.impossible)} without a possible time were left out")
+            self._note(file, f"left out {_events(columns.impossible)} with an impossible time")
         if columns.negative:
-            self._note(file, f"{_events(columns.negative)} of negative duration were taken as 0")
+            self._note(file, f"{_events(columns.negative)} had a negative duration, taken as 0")
         if paired := sum(columns.phases[phase] for phase in _PAIRED):
-            self._note(file, f"{_events(paired)} that mark only a begin or an end were left out")
+            self._note(file, f"left out {_events(paired)} that mark only a begin or an end")
 
-    def _rank_of(self, file: TraceFile, text: TraceText, columns: FileColumns, offset: int) -> str:
+    def _rank_of(self, file: TraceFile, head: Head, extent: tuple[int, int]) -> str:
         """Name the rank of a file, a further one if it repeats the time of a file of the same rank."""
-        distribution = text.head.distribution
+        distribution = head.distribution
         name = file.rank
         if not name and distribution is not None and distribution.rank is not None:
             name = f"rank {distribution.rank}"
         name = name or file.run or "rank 0"
-        if not columns.count:
-            return name
-        start, end = columns.first + offset, columns.last + offset
         extents = self._extents.setdefault((name, file.stage), [])
-        again = 1 + sum(start < other_end and other_start < end for other_start, other_end in extents)
-        extents.append((start, end))
+        again = 1 + sum(extent[0] < end and start < extent[1] for start, end in extents)
+        extents.append(extent)
         if again == 1:
             return name
         self._note(file, f"rank {name} is there twice at the same time; this one is named {name} ({again})")
         return f"{name} ({again})"
-
-    def _label(self, process: int | str) -> str:
-        """Return the rank in a process of a merged trace."""
-        return rank_label(process) if isinstance(process, str) and process.startswith("[") else ""
 
     def _note_missing_ranks(self) -> None:
         here = f"{len(self._ranks)} of them: {', '.join(self._ranks)}"
@@ -136,6 +141,11 @@ class Recording:
 
     def _note(self, file: TraceFile, what: str) -> None:
         self.notes.append(f"{file.path.name}: {what}.")
+
+
+def _label(process: int | str) -> str:
+    """Return the rank in the name of a process of a merged trace; empty in any other."""
+    return rank_label(process) if isinstance(process, str) and process.startswith("[") else ""
 
 
 def _events(count: int) -> str:

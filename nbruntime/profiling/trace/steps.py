@@ -17,6 +17,7 @@ SECOND = 1e9
 
 _SPAN = re.compile(r"step\[(\w+) bs=(\d+)(?: toks=(\d+))?")
 _QUERIES = re.compile(r"\b[cg]_sq=(\d+)")  # tokens of a step, with SGLang's detailed_annotations
+_NEVER = np.iinfo(np.int64).max
 _DEVICE_SPAN = "gpu_user_annotation"
 
 
@@ -59,44 +60,40 @@ def read_span(name: str) -> tuple[str, int, int] | None:
     return found[1], batch_size, sum(queries) if queries else batch_size
 
 
-def spans_of(events: Events) -> list[Span]:
-    """Return the spans of steps on the CPU, or on the device if there are none, by their start."""
+def spans_of(events: Events) -> tuple[list[Span], bool]:
+    """Return the spans of steps on the CPU; or those on the device, and True, if there are none."""
     named = {number: span for number, name in enumerate(events.names) if (span := read_span(name))}
     is_span = np.isin(events.name, list(named))
     on_host = is_span & ~events.of(_DEVICE_SPAN)
     chosen = np.flatnonzero(on_host if on_host.any() else is_span)
     columns = (events.name, events.rank, events.start, events.start + events.duration)
     rows = zip(*(column[chosen].tolist() for column in columns), strict=True)
-    return [Span(*named[name], rank, start, end) for name, rank, start, end in rows]
+    spans = [Span(*named[name], rank, start, end) for name, rank, start, end in rows]
+    return spans, not on_host.any()
 
 
-def find_steps(events: Events, spans: Sequence[Span]) -> FoundSteps:
+def find_steps(events: Events, spans: Sequence[Span], *, on_device: bool) -> FoundSteps:
     """Assign the events to spans, and make steps of these.
 
     A kernel belongs to the step that launched it, also if it runs later. A step with kernels lasts from the
     start of the first to the end of the last of them, any other one as its span.
+
+    Parameters
+    ----------
+    events : Events
+        Of all ranks.
+    spans : sequence of Span
+        In any order.
+    on_device : bool
+        Whether the spans are times of the device, so that they hold kernels, too.
     """
     spans = sorted(spans, key=lambda span: (span.start, -span.end))
-    span_of = np.full(len(events), -1, np.int32)
-    for rank in {span.rank for span in spans}:
-        places = np.flatnonzero(events.rank == rank)
-        starts = events.start[places]
-        for number, span in enumerate(spans):  # an inner span comes after its outer one
-            if span.rank == rank:
-                first, last = np.searchsorted(starts, (span.start, span.end))
-                span_of[places[first:last]] = number
-    kernels, launches = launched(events)
-    if len(launches):
+    span_of = _span_by_time(events, spans)
+    if not on_device:
+        kernels, launches = launched(events)
         span_of[events.of(*DEVICE_CATEGORIES)] = -1
         span_of[kernels] = span_of[launches]
-    start = np.array([span.start for span in spans], np.int64)
-    end = np.array([span.end for span in spans], np.int64)
-    inside = kernels[span_of[kernels] >= 0]
-    if len(inside):
-        first, last = np.full(len(spans), np.iinfo(np.int64).max), np.zeros(len(spans), np.int64)
-        np.minimum.at(first, span_of[inside], events.start[inside])
-        np.maximum.at(last, span_of[inside], events.end[inside])
-        start, end = np.where(last > 0, first, start), np.where(last > 0, last, end)
+    start, end = _extents(events, spans, span_of)
     order = np.argsort(start, kind="stable")
     place_of = np.empty(len(spans) + 1, np.int32)
     place_of[order] = np.arange(len(spans))
@@ -110,6 +107,32 @@ def find_steps(events: Events, spans: Sequence[Span]) -> FoundSteps:
         np.array([spans[one].rank for one in order], np.int32),
         place_of[span_of],
     )
+
+
+def _span_by_time(events: Events, spans: Sequence[Span]) -> npt.NDArray[np.int32]:
+    """Return for each event the innermost span of its rank in which it begins, or -1."""
+    span_of = np.full(len(events), -1, np.int32)
+    for rank in {span.rank for span in spans}:
+        places = np.flatnonzero(events.rank == rank)
+        starts = events.start[places]
+        for number, span in enumerate(spans):  # an inner span comes after its outer one
+            if span.rank == rank:
+                first, last = np.searchsorted(starts, (span.start, span.end))
+                span_of[places[first:last]] = number
+    return span_of
+
+
+def _extents(
+    events: Events, spans: Sequence[Span], span_of: npt.NDArray[np.int32]
+) -> tuple[Integers, Integers]:
+    """Return begins and ends of spans: of their kernels if they have any."""
+    start = np.array([span.start for span in spans], np.int64)
+    end = np.array([span.end for span in spans], np.int64)
+    kernels = np.flatnonzero(events.of(*DEVICE_CATEGORIES) & (span_of >= 0))
+    first, last = np.full(len(spans), _NEVER), np.full(len(spans), -_NEVER)
+    np.minimum.at(first, span_of[kernels], events.start[kernels])
+    np.maximum.at(last, span_of[kernels], events.end[kernels])
+    return np.where(first < _NEVER, first, start), np.where(first < _NEVER, last, end)
 
 
 def launched(events: Events) -> tuple[Integers, Integers]:

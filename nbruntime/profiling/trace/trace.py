@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from nbruntime.display.cards import Card, CardMixin, Details
 from nbruntime.display.numbers import duration, percent
 from nbruntime.errors import ArgumentValueError
+from nbruntime.generation.data_frame import data_frame
 from nbruntime.profiling.trace.columns import MemoryEvent
 from nbruntime.profiling.trace.events import (
     DEVICE_CATEGORIES,
@@ -27,7 +29,20 @@ from nbruntime.profiling.trace.intervals import self_times, union
 from nbruntime.profiling.trace.kinds import CLASSES, kernel_class, operator_class
 from nbruntime.profiling.trace.rows import BusyTime, KernelRow, OperatorRow
 from nbruntime.profiling.trace.steps import SECOND, launched
+from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.step_log import Step
+
+if TYPE_CHECKING:
+    import pandas
+
+Table = Literal["operators", "kernels", "steps", "events"]
+
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "operators": ("name", "kind", "calls", "total", "self_time"),
+    "kernels": ("name", "kind", "calls", "total"),
+    "steps": ("rank", "stage", "start", "duration", "batch_size", "tokens"),
+    "events": ("name", "category", "rank", "process", "thread", "start", "duration", "step"),
+}
 
 
 @dataclass(repr=False, eq=False)
@@ -88,10 +103,11 @@ class Trace(CardMixin):
             ", ".join(path.name for path in self.paths[:2]) + (" …" if len(self.paths) > 2 else ""),
             pairs=[
                 ("duration", duration(self.duration)),
-                ("ranks", ", ".join(self.ranks)),
+                ("ranks", ", ".join(self.ranks[:8]) + (" …" if len(self.ranks) > 8 else "")),
                 ("steps", ", ".join(f"{count:,} {stage}" for stage, count in stages.items())),
                 ("device busy" if self.on_gpu else "CPU busy", percent(busy.share) if busy.span else None),
                 ("time", ", ".join(f"{kind} {percent(seconds[kind] / whole)}" for kind in top)),
+                ("notes", len(self.notes) or None),
             ],
             details=[
                 Details("classes", rows=[(kind, duration(time)) for kind, time in seconds.items()]),
@@ -168,15 +184,50 @@ class Trace(CardMixin):
         delays: Floats = np.maximum(self.events.start[kernels] - self.events.end[launches], 0) / SECOND
         return delays
 
-    def memory(self) -> tuple[Floats, Integers]:
-        """Return times and allocated bytes: of the device, or of the CPU if there is none."""
-        on_device = any(event.device_type > 0 for event in self.memory_events)
-        chosen = sorted(event for event in self.memory_events if (event.device_type > 0) == on_device)
+    def memory(self, rank: str | None = None) -> tuple[Floats, Integers]:
+        """Return times and allocated bytes of a rank (the first by default): of its device, or else CPU."""
+        index = 0 if rank is None else self._rank(rank)
+        of_rank = [event for event in self.memory_events if event.rank == index]
+        on_device = any(event.device_type > 0 for event in of_rank)
+        chosen = [event for event in of_rank if (event.device_type > 0) == on_device]
+        chosen.sort(key=lambda event: event.time)
         times = np.array([event.time for event in chosen], np.int64) / SECOND
         sizes = np.array([event.size for event in chosen], np.int64)
         allocated = np.array([event.allocated for event in chosen], np.int64)
         known = len(allocated) > 0 and bool((allocated >= 0).all())
         return times, allocated if known else np.cumsum(sizes)
+
+    def to_frame(self, table: Table = "operators") -> pandas.DataFrame:
+        """Return a table for pandas: of operators, kernels, steps or all events, times in seconds.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        if table not in _COLUMNS:
+            near = nearest_name(table, _COLUMNS)
+            hint = f"Did you mean {near!r}?" if near else f"There are {', '.join(_COLUMNS)}."
+            raise ArgumentValueError(f"A trace has no table {table!r}", hint=hint)
+        ranks = [self.ranks[rank] for rank in self.step_ranks.tolist()]
+        rows: dict[str, Callable[[], Iterable[Sequence[object]]]] = {
+            "operators": lambda: map(astuple, self.operators()),
+            "kernels": lambda: map(astuple, self.kernels()),
+            "steps": lambda: [
+                (rank, step.stage, step.start, step.duration, step.batch_size, step.tokens)
+                for rank, step in zip(ranks, self.steps, strict=True)
+            ],
+            "events": self._event_rows,
+        }
+        return data_frame(rows[table](), _COLUMNS[table], instead=f"the trace's own {table}")
+
+    def _event_rows(self) -> Iterator[tuple[object, ...]]:
+        events = self.events
+        seconds = (events.start / SECOND, events.duration / SECOND)
+        columns = (events.name, events.category, events.thread, *seconds, self.step_of)
+        for name, category, row, *times in zip(*(column.tolist() for column in columns), strict=True):
+            rank, process, thread = events.threads[row]
+            yield events.names[name], events.categories[category], self.ranks[rank], process, thread, *times
 
     @cached_property
     def _self_times(self) -> Integers:

@@ -80,7 +80,7 @@ def test_a_damaged_place_costs_few_events(tmp_path: Path, at: int, new: bytes) -
     [
         ("line\nand\ttab\x00\x1f", "line and tab  "),
         ("latin \udce9", "latin \ufffd"),
-        ("C:\\Users\\x", "C:\\Users\\x"),
+        ("C:\\Users\\\\x", "C:\\Users\\x"),
     ],
     ids=["control characters", "not UTF-8", "wrong escape"],
 )
@@ -114,8 +114,8 @@ def test_durations_and_times_that_cannot_be(tmp_path: Path) -> None:
     trace = trace_of(tmp_path, kineto([*EVENTS, *odd]))
     assert [row.total for row in trace.operators() if row.name == "negative"] == [0]
     assert trace.notes == [
-        "run-TP-0.trace.json: 2 events without a possible time were left out.",
-        "run-TP-0.trace.json: 1 event of negative duration were taken as 0.",
+        "run-TP-0.trace.json: left out 2 events with an impossible time.",
+        "run-TP-0.trace.json: 1 event had a negative duration, taken as 0.",
     ]
 
 
@@ -148,7 +148,7 @@ def test_an_empty_trace_and_one_without_steps(tmp_path: Path) -> None:
 def test_events_that_mark_a_begin_or_an_end_are_counted(tmp_path: Path) -> None:
     pair = [{"ph": phase, "name": "x", "pid": 1, "tid": 1, "ts": 1} for phase in "BE"]
     trace = trace_of(tmp_path, kineto([*EVENTS, *pair]))
-    assert trace.notes == ["run-TP-0.trace.json: 2 events that mark only a begin or an end were left out."]
+    assert trace.notes == ["run-TP-0.trace.json: left out 2 events that mark only a begin or an end."]
 
 
 NO_TRACES = {

@@ -202,6 +202,14 @@ def test_kernels_of_a_graph_share_the_launch(tmp_path: Path) -> None:
     assert trace.launch_delays() == pytest.approx(np.array([85, 95]) * MICRO)
 
 
+def test_kernels_without_a_launch_belong_to_no_step(tmp_path: Path) -> None:
+    trace = trace_of(
+        tmp_path, [step("DECODE bs=4", 0, 50), slice_("aten::mm", 1, 9), kernel("gemm", 5, 9, 3)]
+    )
+    assert trace.step_of.tolist() == [0, 0, -1]
+    assert trace.steps[0].duration == pytest.approx(50 * MICRO)
+
+
 def test_a_trace_of_the_device_alone_has_its_steps(tmp_path: Path) -> None:
     spans = [
         step(name, at, 100, pid=0, tid=7) | {"cat": "gpu_user_annotation"}

@@ -17,7 +17,7 @@ from support.kineto import BASE, kernel, kineto, launch, memory, merged, slice_,
 
 from nbruntime import read_trace
 from nbruntime.profiling.trace import Trace
-from nbruntime.profiling.trace.chunks import TraceText
+from nbruntime.profiling.trace.chunks import CHUNK, TraceText
 from nbruntime.profiling.trace.columns import FileColumns, FilePart, Numbering, join, nanoseconds
 
 EVENTS = [
@@ -89,6 +89,23 @@ def test_no_cut_changes_what_is_read(layout: str, lengths: list[int], chunk: int
     assert columns_of(LAYOUTS[layout], repeated(), chunk) == columns_of(LAYOUTS[layout])
 
 
+def test_long_rows_of_python_functions_are_skipped() -> None:
+    odd = ["x.py(3): f", "<lambda {a},{b}>", 'f({"ph": "X"}, {"cat": "python_function"})', "\n},\n{\n"]
+    functions = [
+        slice_(odd[number % 4], number, 1, cat="python_function", **{"Python id": number})
+        for number in range(12_000)
+    ]
+    data = kineto([*EVENTS, *functions, slice_("aten::last", 20_000, 5)]).encode()
+    assert len(data) > 4 * CHUNK
+    whole = TraceText(data[at : at + 100_000] for at in range(0, len(data), 100_000))
+    found = [event.name for batch in whole.batches() for event in batch]
+    assert whole.functions > 6_000
+    assert whole.functions + len(found) == len(EVENTS) + 12_000 + 1
+    assert found[: len(EVENTS)] == [event["name"] for event in EVENTS]
+    assert found[-1] == "aten::last"
+    assert (whole.unreadable, whole.cut_off) == (0, False)
+
+
 @given(st.integers(0, 2**42 * 1000))
 def test_times_are_exact_to_the_nanosecond(ns: int) -> None:
     written = float(f"{ns // 1000}.{ns % 1000:03d}")
@@ -134,7 +151,7 @@ def write(folder: Path, name: str, events: list[dict[str, Any]], head: dict[str,
 
 
 def decode(at: float) -> list[dict[str, Any]]:
-    return [step("DECODE bs=1", at, 10), slice_("aten::mm", at + 1, 5)]
+    return [step("DECODE bs=1", at, 10), slice_("aten::mm", at + 1, 5), memory(at + 2, 8, 8)]
 
 
 def test_ranks_by_the_names_of_files(tmp_path: Path) -> None:
@@ -149,6 +166,7 @@ def test_ranks_by_the_names_of_files(tmp_path: Path) -> None:
     # An event belongs to the step of its own rank, although the steps overlap.
     assert trace.step_of.tolist() == [0, 0, 1, 1]
     assert trace.notes == []
+    assert [trace.memory(rank)[1].tolist() for rank in trace.ranks] == [[8], [8]]
 
 
 def test_ranks_by_the_labels_of_a_merged_trace(tmp_path: Path) -> None:
@@ -188,7 +206,7 @@ def test_a_folder_gives_its_newest_recording(tmp_path: Path) -> None:
     (tmp_path / "server_args.json").write_text("{}")
     trace = read_trace(str(tmp_path))
     assert trace.paths == [new]
-    assert "1 more traces, of other recordings" in trace.notes[0]
+    assert "1 more of other recordings" in trace.notes[0]
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:
