@@ -47,12 +47,18 @@ def run_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
         *(["server"] if several else []),
         *("load", "requests", "requests/s", "tokens/s", "TTFT", "TTFT p99", "TPOT", "late", "met"),
     ]
-    return [heads, *(_run_row(each, several) for each in figures)]
+    rows = [heads]
+    before = None
+    for each in figures:
+        label = each.run.label
+        # A name is written once, in the first of its rows.
+        rows.append([*(["" if label == before else label] if several else []), *_run_row(each)])
+        before = label
+    return rows
 
 
-def _run_row(figures: RunFigures, with_label: bool) -> list[str]:
+def _run_row(figures: RunFigures) -> list[str]:
     return [
-        *([figures.run.label] if with_label else []),
         _load(figures),
         _counts(figures),
         _rate(figures.request_rate),
@@ -98,7 +104,7 @@ def figure_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
 
 
 def _unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Keep figures and their units in one line; heads, and names of servers in the first column, may break."""
+    """Keep figures and their units in one line; heads, and names in the first column, may break."""
     heads, *others = rows
     return [list(heads), *([row[0], *map(_in_one_line, row[1:])] for row in others)]
 
