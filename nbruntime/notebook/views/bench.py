@@ -22,8 +22,9 @@ BY_INTERRUPT = "Kernel > Interrupt stops it and keeps what was measured."
 
 BENCH_STYLE = """
 .nbr-bench .widget-html,.nbr-bench .widget-html-content{margin:0}
-.nbr.nbr-bench button.nbr-stop{width:auto;height:auto;margin:.35em 0 0;padding:0 .8em;line-height:1.8;
-border:1px solid rgba(128,128,128,.6);border-radius:2px;background:none;color:inherit;box-shadow:none}
+.nbr.nbr-bench button.nbr-stop{width:auto;height:auto;align-self:flex-start;margin:.35em 0 0;
+padding:0 .8em;line-height:1.8;border:1px solid rgba(128,128,128,.6);border-radius:2px;background:none;
+color:inherit;box-shadow:none}
 .nbr.nbr-bench button.nbr-stop:hover{border-color:currentColor}
 """.strip().replace("\n", "")
 

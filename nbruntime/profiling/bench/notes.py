@@ -38,7 +38,8 @@ def run_notes(
             notes.append(f"{CLIENT_LIMIT}: {limit}. The server may be faster than measured.")
     failed = [request for request in requests if request.status == "failed"]
     if failed and len(failed) == len(requests):
-        notes.append(f"All {len(failed)} requests failed; the first with: {failed[0].error}")
+        all_of_them = f"All {len(failed)} requests" if len(failed) > 1 else "The only request"
+        notes.append(f"{all_of_them} failed; the first error: {failed[0].error}")
     if options.prompts and len(requests) > len(options.prompts):
         notes.append(
             f"The {len(options.prompts)} prompts were sent more than once, so the cache knew them: "

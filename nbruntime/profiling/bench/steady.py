@@ -38,9 +38,9 @@ def steady_window(
         return ended, ended
     begin = measured[0].sent if warmup else started
     end = measured[-1].sent if loop == "open" else _last_full(requests)
-    # With too little to tell a middle from an end, all of it counts.
-    inside = sum(begin <= request.sent <= end for request in measured)
-    return (begin, end) if 2 * inside > len(measured) and end > begin else (begin, ended)
+    # Where most requests end after it, there was hardly a middle between beginning and end: all of it counts.
+    inside = sum(begin <= request.sent and request.ended <= end for request in measured)
+    return (begin, end) if 2 * inside >= len(measured) and end > begin else (begin, ended)
 
 
 def _last_full(requests: Sequence[RequestRecord]) -> float:

@@ -8,6 +8,9 @@ from statistics import quantiles
 
 CHECK_SECONDS = 0.02
 
+FEWEST_CHECKS = 20
+"""Checks that a percentile needs."""
+
 
 class LagMeter:
     """Samples the delay of an event loop, and the processor time of its process, from start to end."""
@@ -25,8 +28,8 @@ class LagMeter:
 
     @property
     def lag(self) -> float:
-        """90th percentile of the delays, in seconds."""
-        if len(self._delays) < 2:
+        """90th percentile of the delays, in seconds; 0 after too short a time."""
+        if len(self._delays) < FEWEST_CHECKS:
             return 0.0
         return max(0.0, quantiles(self._delays, n=10)[-1])
 

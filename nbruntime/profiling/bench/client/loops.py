@@ -9,6 +9,7 @@ from typing import Any
 
 from nbruntime.profiling.bench.client.sender import Sender
 from nbruntime.profiling.bench.plan import ClientPlan
+from nbruntime.profiling.records import Status
 
 MOST_UNREACHABLE = 32
 """Requests in a row that find no server, after which the run ends."""
@@ -36,45 +37,45 @@ class Loop:
         self.waited = 0
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
 
     async def run(self) -> None:
-        """Send all requests, and wait for their ends."""
-        sending = asyncio.create_task(self.send_all())
+        """Send all requests, and wait for their ends; raise the first error that is not the server's."""
+        sending = self.spawn(self.send_all())
         stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            for task in (sending, *self._tasks):
-                task.cancel()
-        results = await asyncio.gather(sending, *self._tasks, return_exceptions=True)
+        await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)
+        while sending.done() and self._tasks and not stopping.done():
+            await asyncio.wait([stopping, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        left = [stopping, *self._tasks]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         await self.sender.abort_unfinished()
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Stop the running requests, and send no more."""
         self._stopping.set()
 
     async def send_all(self) -> None:
-        """Send all requests, and wait for their ends; `run` cancels it to stop."""
+        """Start all requests."""
         raise NotImplementedError
 
-    async def all_ended(self) -> None:
-        """Wait for the requests under way; raise the first error that is not theirs."""
-        while self._tasks:
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in [each for each in self._tasks if each.done()]:
-                self._tasks.discard(task)
-                task.result()
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a request, or a user."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
+        task.add_done_callback(self._note_end)
+        return task
 
-    async def send(self, number: int, request: bytes, scheduled: float) -> float:
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = self._failure or failure
+            self.stop()
+
+    async def send(self, number: int, request: bytes, scheduled: float) -> tuple[Status, float]:
         """Send one request, and end the run if the server has gone."""
         ended = await self.sender.send(number, request, scheduled)
         if self.sender.unreachable >= MOST_UNREACHABLE:
@@ -85,36 +86,33 @@ class Loop:
 class OpenLoop(Loop):
     """Sends requests on schedule, whether or not earlier ones were answered."""
 
+    def __init__(self, plan: ClientPlan, sender: Sender) -> None:
+        super().__init__(plan, sender)
+        planned = list(enumerate(plan.requests[: plan.count]))
+        self._first = [number for number, each in planned if each.after is None]
+        self._next = {each.after: number for number, each in planned if each.after is not None}
+        self._places = None if plan.concurrency is None else asyncio.Semaphore(plan.concurrency)
+
     async def send_all(self) -> None:
         """Send each request at its time."""
-        requests = self.plan.requests[: self.plan.count]
-        self._next = {
-            planned.after: number for number, planned in enumerate(requests) if planned.after is not None
-        }
-        places = None if self.plan.concurrency is None else asyncio.Semaphore(self.plan.concurrency)
         # Many may be due at once.
-        ahead = {number: self.sender.prepare(number) for number in range(min(AHEAD, len(requests)))}
+        ahead = {number: self.sender.prepare(number) for number in self._first[:AHEAD]}
         self.began = time.perf_counter()
-        for number, planned in enumerate(requests):
-            if planned.after is None:
-                due = self.began + planned.at
-                request = ahead.pop(number, None) or self.sender.prepare(number)
-                await _until(due)
-                self.spawn(self._session(number, request, due, places))
-                self._forget_ended()
-        await self.all_ended()
+        for number in self._first:
+            request = ahead.pop(number, None) or self.sender.prepare(number)
+            due = self.began + self.plan.requests[number].at
+            await _until(due)
+            self.spawn(self._session(number, request, due))
 
-    async def _session(
-        self, number: int, request: bytes, due: float, places: asyncio.Semaphore | None
-    ) -> None:
+    async def _session(self, number: int, request: bytes, due: float) -> None:
         """Send a request and those that follow its answer."""
         while True:
-            if places is None:
-                ended = await self.send(number, request, due)
+            if self._places is None:
+                _, ended = await self.send(number, request, due)
             else:
-                self.waited += places.locked()
-                async with places:
-                    ended = await self.send(number, request, due)
+                self.waited += self._places.locked()
+                async with self._places:
+                    _, ended = await self.send(number, request, due)
             following = self._next.get(number)
             if following is None:
                 return
@@ -122,40 +120,33 @@ class OpenLoop(Loop):
             request = self.sender.prepare(number)
             await _until(due)
 
-    def _forget_ended(self) -> None:
-        for task in [each for each in self._tasks if each.done()]:
-            self._tasks.discard(task)
-            task.result()
-
 
 class ClosedLoop(Loop):
     """Lets each of a number of users send the next request after an answer."""
 
-    async def send_all(self) -> None:
-        """Let the users begin together."""
+    def __init__(self, plan: ClientPlan, sender: Sender) -> None:
+        super().__init__(plan, sender)
+        self._users = plan.concurrency or 1
         self._taken = 0
         self._last_sending = float("inf")
-        self._users = self.plan.concurrency or 1
-        # A request is made while the one before it runs.
-        self._prepared: dict[int, bytes] = {}
+        self._prepared: dict[int, bytes] = {}  # the next requests, made while those before them run
+
+    async def send_all(self) -> None:
+        """Let the users begin together."""
         for number in range(self._users):
             self._prepare(number)
         self.began = time.perf_counter()
         for _ in range(self._users):
             self.spawn(self._user())
-        await self.all_ended()
 
     async def _user(self) -> None:
         due = self.began
         while (number := self._take()) is not None:
             request = self._prepared.pop(number, None) or self.sender.prepare(number)
-            failed = self.sender.failed
             asyncio.get_running_loop().call_soon(self._prepare, number + self._users)
-            ended = await self.send(number, request, due)
+            status, ended = await self.send(number, request, due)
             pause = self.plan.think_time
-            if self.sender.failed > failed:
-                pause = max(pause, PAUSE_AFTER_FAILURE)
-            due = ended + pause
+            due = ended + (pause if status == "finished" else max(pause, PAUSE_AFTER_FAILURE))
             await _until(due)
 
     def _prepare(self, number: int) -> None:

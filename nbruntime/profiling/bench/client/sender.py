@@ -56,16 +56,16 @@ class Sender:
         self._report = report
         self._name = f"bench-{uuid.uuid4().hex[:12]}"
         self._ttfts: deque[float] = deque(maxlen=RECENT)
-        self._sent = self._done = self.failed = self._tokens = 0
+        self._sent = self._done = self._failed = self._tokens = 0
         self.unfinished: list[str] = []  # rids of requests that the server may still work on
         self.unreachable = 0  # requests in a row that found no server
         self.last_error = ""
 
     def figures(self) -> Figures:
         """Return the counts so far."""
-        ended = self._done + self.failed
+        ended = self._done + self._failed
         recent = median(self._ttfts) if self._ttfts else None
-        return Figures(self._sent, self._sent - ended, self._done, self.failed, self._tokens, recent)
+        return Figures(self._sent, self._sent - ended, self._done, self._failed, self._tokens, recent)
 
     def prepare(self, number: int) -> bytes:
         """Return a request as it is sent; made before its time, since that takes a while."""
@@ -74,8 +74,8 @@ class Sender:
     def _rid(self, number: int) -> str:
         return f"{self._name}-{number}"
 
-    async def send(self, number: int, request: bytes, scheduled: float) -> float:
-        """Send a request that was due at a time, read its answer, and return when it ended."""
+    async def send(self, number: int, request: bytes, scheduled: float) -> tuple[Status, float]:
+        """Send a request that was due at a time, read its answer, and return how and when it ended."""
         rid = self._rid(number)
         answer = Answer()
         status: Status = "stopped"
@@ -112,7 +112,7 @@ class Sender:
             # Soon: where many answers end together, the next requests come first.
             times = (scheduled, sent, ended)
             asyncio.get_running_loop().call_soon(self._finish, number, answer, status, error, times)
-        return ended
+        return status, ended
 
     def _finish(
         self, number: int, answer: Answer, status: Status, error: str, times: tuple[float, float, float]
@@ -125,7 +125,7 @@ class Sender:
 
     def _count(self, status: Status, answer: Answer, sent: float) -> None:
         self._done += status != "failed"
-        self.failed += status == "failed"
+        self._failed += status == "failed"
         if answer.arrivals and status == "finished":
             self._ttfts.append(answer.arrivals[0][0] - sent)
 
