@@ -8,7 +8,7 @@ of the rounds, every ratio that of the medians: 1 means that both measure the sa
 
 It needs an environment with SGLang 0.5.23, such as `make sglang-cpu` makes.
 
-    PYTHONPATH=tests python benchmarks/load_test_peer.py [--rounds 3] [--requests 32] [--concurrency 4]
+    PYTHONPATH=tests python benchmarks/load_test_peer.py [--rounds 1] [--requests 150] [--concurrency 2]
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=60)
-    parser.add_argument("--concurrency", type=int, default=4)
-    parser.add_argument("--prompt-tokens", type=int, default=64, help="at most; half of it at least")
-    parser.add_argument("--output-tokens", type=int, default=32, help="at most; half of it at least")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--requests", type=int, default=150)
+    parser.add_argument("--concurrency", type=int, default=2)
+    parser.add_argument("--prompt-tokens", type=int, default=32, help="at most; half of it at least")
+    parser.add_argument("--output-tokens", type=int, default=16, help="at most; half of it at least")
     found = os.environ.get("NBRUNTIME_TEST_SGLANG", ".venv-sglang/bin/python")
     parser.add_argument("--sglang", default=found, help="interpreter of an environment with SGLang")
     return parser.parse_args()

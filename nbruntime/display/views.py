@@ -11,6 +11,7 @@ _VIEWS = {
     "launch": "nbruntime.notebook.views.launch:LaunchView",
     "panel": "nbruntime.notebook.views.panel:ServerPanel",
     "bench": "nbruntime.notebook.views.bench:BenchView",
+    "reading": "nbruntime.notebook.views.reading:ReadingView",
 }
 
 
@@ -29,7 +30,7 @@ def running_request() -> dict[str, Any]:
 
 
 def view_class(name: str) -> Any:
-    """Import the class of a view, and ipywidgets with it: ``stream``, ``launch``, ``panel`` or ``bench``."""
+    """Import the class of a view: one that needs ipywidgets, or ``reading``."""
     module, _, attribute = _VIEWS[name].partition(":")
     return getattr(import_module(module), attribute)
 

@@ -95,6 +95,20 @@ def no_data(axes: Axes, words: str, colours: Colours) -> None:
     )
 
 
+def beside_bar(axes: Axes, length: float, row: float, words: str, colours: Colours) -> None:
+    """Write words at the end of a horizontal bar."""
+    axes.annotate(
+        words,
+        (length, row),
+        (5, 0),
+        "data",
+        "offset points",
+        va="center",
+        fontsize=9,
+        color=colours.quiet,
+    )
+
+
 def quantile_name(share: float) -> str:
     """Name a quantile.
 

@@ -13,6 +13,7 @@ import matplotlib
 from cycler import cycler
 
 from nbruntime.errors import ArgumentValueError
+from nbruntime.profiling.trace.kinds import CLASSES
 
 Theme = Literal["light", "dark"]
 """Theme of a plot; None stands for that of the notebook."""
@@ -82,17 +83,6 @@ class Colours:
         return dict(zip(CLASSES, self.hues, strict=True)).get(kind, self.grey)
 
 
-CLASSES = (
-    "gemm",
-    "attention",
-    "norm and elementwise",
-    "communication",
-    "sampling",
-    "copies",
-    "other",
-)
-"""Classes of operators and kernels, in the order of their colours."""
-
 COLOURS: dict[Theme, Colours] = {
     "light": Colours(
         background="#ffffff",
@@ -102,9 +92,9 @@ COLOURS: dict[Theme, Colours] = {
         pale="#c9cfd6",
         blue="#3a6fb0",
         orange="#d18411",
-        green="#158a68",
+        green="#0f6a48",
         red="#b3451f",
-        purple="#a763a0",
+        purple="#7d3c74",
         sky="#6ab7e3",
         grey="#8a919a",
     ),
@@ -116,11 +106,11 @@ COLOURS: dict[Theme, Colours] = {
         pale="#4c525a",
         blue="#82b1ea",
         orange="#efb654",
-        green="#3fae8a",
+        green="#46c08f",
         red="#e4764f",
-        purple="#cf96cb",
+        purple="#c9a3bf",
         sky="#c3e4f8",
-        grey="#8f959d",
+        grey="#7f858d",
     ),
 }
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate
-from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
+from nbruntime.profiling.plots.axes import beside_bar, count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, overlap, union
@@ -144,9 +144,9 @@ def _rates(axes: Axes, first: Compared, second: Compared, figure: Figure) -> Non
         no_data(axes, "No token was received", figure.colours)
         axes.set_title("Tokens/s")
         return
-    axes.barh([0, 1], rates, 0.6, color=_pair_colours(figure.colours))
+    axes.barh([0, 1], rates, 0.6, color=list(_pair_colours(figure.colours)))
     for row, value in enumerate(rates):
-        axes.annotate(f"{rate(value)}", (value, row), (5, 0), "data", "offset points", va="center")
+        beside_bar(axes, value, row, rate(value), figure.colours)
     words = f"Tokens/s: {rate(rates[0])} → {rate(rates[1])}"
     if difference := change(*rates):
         words += f" ({difference})"

@@ -166,10 +166,12 @@ def new_figure(theme: Theme | None = None, *, caption: str, height: float = 3.4)
     Squares.
       the largest is 9
     """
-    lines = _wrapped(caption, (WIDTH - 2 * _MARGIN) * 72)
+    lines = _wrapped(caption, (WIDTH - 2 * _MARGIN) * 72 * 0.97)  # some screens set it a little wider
     below = len(lines) * _LINE + _MARGIN
     with style(checked_theme(theme) or "light"):
-        figure = Figure((WIDTH, height + below), theme=theme, caption=caption)
+        # The inline backend of Jupyter would show the only picture of a theme with less dots.
+        dpi = PICTURE_DPI if theme else 100
+        figure = Figure((WIDTH, height + below), dpi, theme=theme, caption=caption)
         share = below / (height + below)
         figure.set_layout_engine("constrained", rect=(0, share, 1, 1 - share))
         figure.text(
@@ -180,7 +182,6 @@ def new_figure(theme: Theme | None = None, *, caption: str, height: float = 3.4)
             fontproperties=_CAPTION,
             verticalalignment="top",
             linespacing=1.3,
-            in_layout=False,
         )
         yield figure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,12 +11,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import no_data, time_axis
-from nbruntime.profiling.plots.colours import Theme
+from nbruntime.errors import ArgumentValueError
+from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
+from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, overlap, time_before, union
+from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.step_table import NO_STEPS, span, step_table
+from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
+
+Source = Literal["trace", "steps"]
+"""What tells when the server computed."""
 
 COLUMNS = 90
 """Columns of the shares of time."""
@@ -27,10 +34,12 @@ class BusyTime:
     """When something computed: its name, intervals that do not overlap, and the time that was looked at."""
 
     what: str
+    of: str  # trace or profile
     starts: Floats
     ends: Floats
     begin: float
     end: float
+    requests: tuple[Floats, Floats] | None  # when some were in flight; None if it is not known
 
     def idle(self) -> tuple[Floats, Floats]:
         """Return the starts and ends of the idle times."""
@@ -41,7 +50,7 @@ class BusyTime:
         return starts[long], ends[long]
 
 
-def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
+def plot_idle(data: ProfileData, *, source: Source | None = None, theme: Theme | None = None) -> Figure:
     """Draw the server's idle time over time, and the lengths of the gaps that it consists of.
 
     With a trace it is the time in which the device ran no kernel (on a CPU: no operator), else the time
@@ -51,6 +60,9 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     ----------
     data : ProfileData
         A profile with steps or a trace.
+    source : str or None
+        ``"trace"``, ``"steps"``, or None for the trace if there is one. A trace may hold a small part of the
+        profile's time.
     theme : str or None
         ``"light"``, ``"dark"``, or None for the theme of the notebook.
 
@@ -59,53 +71,91 @@ def plot_idle(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     >>> from nbruntime.protocol.step_log import Step
     >>> steps = [Step("DECODE", 10.0, 0.3, 1, 1), Step("DECODE", 10.4, 0.1, 1, 1)]
     >>> plot_idle(ProfileData(started=10.0, ended=10.5, steps=steps)).figures
-    ['idle: 100 ms, 20 % of 500 ms, in 1 gap', 'all of it without a request in flight']
+    ['idle: 100 ms, 20 % of 500 ms, in 1 gap']
     """
-    busy = busy_time(data)
+    busy = busy_time(data, source)
     if busy is None:
-        with new_figure(
-            theme, caption="Idle time is the time between the server's steps.", height=1.2
-        ) as figure:
-            no_data(figure.subplots(), NO_STEPS, figure.colours)
-        return figure
+        caption = "Idle is the time without a step, a forward pass of the model."
+        words = NO_TRACE if source == "trace" else NO_STEPS
+        return empty_figure(theme, title="Idle time", words=words, caption=caption)
     caption = (
         f"Idle is the time without {busy.what}. Left: its share of the time. Right: all idle time, by the "
-        "length of the gaps that make it up, with their number. "
-        "Red: at least one request of this profile was in flight, from its sending to its end."
+        "length of the gaps that make it up, with their number."
     )
+    if busy.requests:
+        caption += " Red: at least one request of this profile was in flight, from its sending to its end."
     with new_figure(theme, caption=caption, height=3.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-        requests = union(
-            np.array([request.sent for request in data.requests]),
-            np.array([request.ended for request in data.requests]),
-        )
-        _over_time(left, busy, requests, figure)
-        _lengths(right, busy, requests, figure)
+        _over_time(left, busy, figure)
+        _lengths(right, busy, figure)
     return figure
 
 
-def busy_time(data: ProfileData) -> BusyTime | None:
-    """Return when the server computed, from the best source; None if none is known."""
+def busy_time(data: ProfileData, source: Source | None = None) -> BusyTime | None:
+    """Return when the server computed; None if the source, or any, does not tell."""
+    if source not in (None, *get_args(Source)):
+        raise ArgumentValueError(
+            f"source={source!r} tells nothing about idle time",
+            hint='Give "trace", "steps", or None for the trace if there is one.',
+        )
+    return (_of_trace(data) if source != "steps" else None) or (
+        _of_steps(data) if source != "trace" else None
+    )
+
+
+def _of_trace(data: ProfileData) -> BusyTime | None:
+    if data.trace is None or not data.trace.ranks:
+        return None
+    rank = data.trace.ranks[0]
+    intervals = data.trace.busy(rank).intervals - data.clock_offset
+    if not len(intervals):
+        return None
+    what = "a kernel on the device" if data.trace.on_gpu else "an operator on the CPU"
+    if len(data.trace.ranks) > 1:
+        what += f" (rank {rank})"
+    starts, ends = union(intervals[:, 0], intervals[:, 1])
+    return BusyTime(
+        what, "trace", starts, ends, float(starts[0]), float(ends[-1]), _in_flight(data, starts, ends)
+    )
+
+
+def _of_steps(data: ProfileData) -> BusyTime | None:
     steps = step_table(step for step in data.steps if step.stage != "IDLE")
     begin, end = span(data)
     if not len(steps) or end <= begin:
         return None
     if data.steps_from == "trace":  # outside of it nothing is known
         begin, end = float(steps.starts.min()), float(steps.ends.max())
-    return BusyTime("a step, a forward pass of the model", *union(steps.starts, steps.ends), begin, end)
+    starts, ends = union(steps.starts, steps.ends)
+    what, of = (
+        "a step, a forward pass of the model",
+        data.steps_from if data.steps_from == "trace" else "profile",
+    )
+    return BusyTime(what, of, starts, ends, begin, end, _in_flight(data, starts, ends))
 
 
-def _over_time(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure: Figure) -> None:
+def _in_flight(data: ProfileData, starts: Floats, ends: Floats) -> tuple[Floats, Floats] | None:
+    """Return when requests were in flight; None if there are none at this time, as with another clock."""
+    requests = union(
+        np.array([request.sent for request in data.requests]),
+        np.array([request.ended for request in data.requests]),
+    )
+    return requests if len(common(starts, ends, *requests)[0]) else None
+
+
+def _over_time(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     colours = figure.colours
     edges = np.linspace(busy.begin, busy.end, COLUMNS + 1)
     widths = np.diff(edges)
     starts, ends = busy.idle()
     idle = overlap(starts, ends, edges) / widths
-    waiting = overlap(*common(starts, ends, *requests), edges) / widths
+    waiting: Floats = np.zeros(COLUMNS)
+    if busy.requests:
+        waiting = overlap(*common(starts, ends, *busy.requests), edges) / widths
     times = edges - busy.begin
     axes.stairs(waiting, times, fill=True, color=colours.failed)
-    axes.stairs(idle, times, baseline=waiting, fill=True, color=colours.waiting)
-    time_axis(axes.xaxis, "time since the start", busy.end - busy.begin)
+    axes.stairs(idle, times, baseline=waiting, fill=True, color=_colour(busy, colours))
+    time_axis(axes.xaxis, f"time since the start of the {busy.of}", busy.end - busy.begin)
     axes.set(
         xlim=(0, busy.end - busy.begin),
         ylim=(0, 1),
@@ -113,18 +163,23 @@ def _over_time(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figu
         ylabel="share of time idle",
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.set_title("Idle time")
+    if not busy.requests:
+        return
     keys = [
         Patch(color=colours.failed, label="idle, requests in flight"),
         Patch(color=colours.waiting, label="idle, no request"),
     ]
-    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    legend_above(axes, keys)
 
 
-def _lengths(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure: Figure) -> None:
+def _lengths(axes: Axes, busy: BusyTime, figure: Figure) -> None:
     colours = figure.colours
     starts, ends = busy.idle()
     lengths = ends - starts
-    inside = time_before(ends, *requests) - time_before(starts, *requests)
+    inside: Floats = np.zeros(len(lengths))
+    if busy.requests:
+        inside = time_before(ends, *busy.requests) - time_before(starts, *busy.requests)
     total = float(lengths.sum())
     gaps = f"{len(lengths):,} gap" + ("" if len(lengths) == 1 else "s")
     whole = busy.end - busy.begin
@@ -134,28 +189,29 @@ def _lengths(axes: Axes, busy: BusyTime, requests: tuple[Floats, Floats], figure
     if not total:
         no_data(axes, "No idle time", colours)
         return
-    waiting = float(inside.sum())
-    figure.figures.append(
-        f"{duration(waiting)} of it while requests were in flight"
-        if waiting
-        else "all of it without a request in flight"
-    )
+    if busy.requests:
+        figure.figures.append(f"{duration(float(inside.sum()))} of it while requests were in flight")
     names, edges = length_classes(lengths)
     counts, _ = np.histogram(lengths, edges)
     sums, _ = np.histogram(lengths, edges, weights=lengths)
     red, _ = np.histogram(lengths, edges, weights=inside)
     rows = np.arange(len(names))
     axes.barh(rows, red, 0.62, color=colours.failed)
-    axes.barh(rows, sums - red, 0.62, left=red, color=colours.waiting)
+    axes.barh(rows, sums - red, 0.62, left=red, color=_colour(busy, colours))
     for row, count, seconds in zip(rows, counts, sums, strict=True):
         words = f"{duration(float(seconds))} in {count:,}" if count else "none"
-        look: dict[str, Any] = {"va": "center", "fontsize": 9, "color": colours.quiet}
-        axes.annotate(words, (seconds, row), (5, 0), "data", "offset points", **look)
+        beside_bar(axes, float(seconds), float(row), words, colours)
+    axes.set_title("Gaps by length")
     time_axis(axes.xaxis, "idle time in all", float(sums.max()))
-    axes.set(xlim=(0, float(sums.max()) * 1.45), ylabel="length of a gap")
+    axes.set(xlim=(0, float(sums.max()) * 1.5), ylabel="length of a gap")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
+
+
+def _colour(busy: BusyTime, colours: Colours) -> str:
+    """Return the colour of idle time without requests in flight, or of all if they are not known."""
+    return colours.waiting if busy.requests else colours.grey
 
 
 def common(starts: Floats, ends: Floats, other_starts: Floats, other_ends: Floats) -> tuple[Floats, Floats]:

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from nbruntime.display.numbers import percent, rate
-from nbruntime.profiling.plots.axes import count_axis, mark_quantiles, no_data, time_axis
+from nbruntime.display.numbers import duration, percent, rate
+from nbruntime.profiling.plots.axes import count_axis, quantile_name, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.quantiles import quantiles_in_words, supported_quantiles
@@ -18,6 +19,9 @@ from nbruntime.profiling.profile_data import ProfileData
 
 SHORTEST = 1e-4
 """Seconds; events that arrived together are drawn here, as a logarithmic axis has no zero."""
+
+LINE = 0.055
+"""Height of a line of words, as a share of the axes."""
 
 WORDS = {
     Meanwhile.DECODE: "decode only",
@@ -62,13 +66,13 @@ def plot_itl(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         if data.steps
         else "What else ran in that time is not known, as the profile has no steps of the server."
     )
+    if not len(gaps.seconds):
+        words = "No answer came in more than one event: stream the answers to see the times between tokens."
+        words = words if data.requests else NO_REQUESTS
+        return empty_figure(theme, title="Inter-token latency", words=words, caption=caption)
     with new_figure(theme, caption=caption, height=3.8) as figure:
         by_position, distribution = figure.subplots(1, 2, sharey=True, width_ratios=[2.3, 1])
         by_position.set_title("Inter-token latency")
-        if not len(gaps.seconds):
-            distribution.set_visible(False)
-            no_data(by_position, _why_nothing(data), figure.colours)
-            return figure
         shown = np.maximum(gaps.seconds, SHORTEST)
         low, high = float(shown.min()), float(shown.max())
         middle, reach = np.sqrt(low * high), max(np.sqrt(high / low) * 1.25, 2.5)
@@ -76,8 +80,7 @@ def plot_itl(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         by_position.set_ylim(middle / reach, middle * reach)
         _draw_positions(by_position, gaps, shown, figure.colours)
         _draw_distribution(distribution, gaps, shown, figure.colours)
-        shares = supported_quantiles(len(shown))
-        found = mark_quantiles(distribution, gaps.seconds, figure.colours, shares, along="y")
+        found = _mark_quantiles(distribution, gaps.seconds, figure.colours)
         figure.figures.append(quantiles_in_words(found))
         stalled = float((gaps.meanwhile == Meanwhile.PREFILL).mean())
         if stalled:
@@ -132,9 +135,25 @@ def _draw_distribution(axes: Axes, gaps: TokenGaps, shown: NDArray[np.float64], 
                 alpha=0.7,
             )
             base += counts
-    axes.set_xlim(0, base.max() * 1.5)
+    axes.set_xlim(0, base.max() * 1.7)
     axes.set_title("Distribution")
     count_axis(axes.xaxis, f"share of {len(shown):,} gaps (%)")
+
+
+def _mark_quantiles(axes: Axes, seconds: NDArray[np.float64], colours: Colours) -> dict[str, float]:
+    """Mark quantiles by lines; the words of the median stand below its line, and no words on others."""
+    found = {}
+    lowest = -np.inf
+    for share in supported_quantiles(len(seconds)):
+        at = float(np.quantile(seconds, share))
+        found[quantile_name(share)] = at
+        axes.axhline(max(at, SHORTEST), color=colours.quiet, linewidth=0.8, linestyle=(0, (4, 3)))
+        place = float(axes.transLimits.transform(axes.transScale.transform((0, max(at, SHORTEST))))[1])
+        place = place - LINE if share == 0.5 else max(place, lowest)
+        lowest = place + LINE
+        words = f"{quantile_name(share)} {duration(at)}"
+        axes.text(0.99, place + 0.01, words, transform=axes.transAxes, ha="right", fontsize=9)
+    return found
 
 
 def colour_of(kind: Meanwhile, colours: Colours) -> str:
@@ -145,9 +164,3 @@ def colour_of(kind: Meanwhile, colours: Colours) -> str:
         Meanwhile.RETRACTION: colours.failed,
         Meanwhile.UNKNOWN: colours.grey,
     }[kind]
-
-
-def _why_nothing(data: ProfileData) -> str:
-    if not data.requests:
-        return "No requests were noted."
-    return "No answer came in more than one event: stream the answers to see the times between tokens."

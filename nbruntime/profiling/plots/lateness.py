@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from nbruntime.display.html import visible
 from nbruntime.display.numbers import duration, rate
 from nbruntime.profiling.bench.records import BenchRun
-from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
+from nbruntime.profiling.plots.axes import count_axis, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.share_curve import draw_share_curve
 
@@ -49,12 +50,12 @@ def plot_lateness(runs: Sequence[BenchRun], *, theme: Theme | None = None) -> Fi
         "limit itself: its server may hold more than the run says."
     )
     known = [(run, late) for run in runs if len(late := lateness_of(run))]
+    if not known:
+        words = "No request had a scheduled time."
+        return empty_figure(theme, title="How late requests were sent", words=words, caption=caption)
     with new_figure(theme, caption=caption, height=3.2) as figure:
         axes = figure.subplots()
         axes.set_title("How late requests were sent")
-        if not known:
-            no_data(axes, "No request had a scheduled time.", figure.colours)
-            return figure
         longest = max(float(late.max()) for _, late in known)
         time_axis(axes.xaxis, "lateness", min(longest, 0.9), log=True)
         axes.set_xlim(SHORTEST * 0.8, max(longest * 1.5, LATE * 4))

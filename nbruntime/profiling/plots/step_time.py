@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from nbruntime.display.numbers import duration, rate
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats
 from nbruntime.profiling.plots.step_table import NO_STEPS, Stage, by_stage, stage_colour
@@ -71,10 +72,10 @@ def plot_step_time(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     )
     if max(drawn) > MOST_POINTS:
         caption += f" At most {MOST_POINTS:,} dots are drawn of {max(drawn):,}, evenly picked."
+    if not any(drawn):
+        caption = "How long the server's steps take."
+        return empty_figure(theme, title="Step time", words=NO_STEPS, caption=caption)
     with new_figure(theme, caption=caption, height=3.4) as figure:
-        if not any(drawn):
-            no_data(figure.subplots(), NO_STEPS, figure.colours)
-            return figure
         left, right = figure.subplots(1, 2)
         decode, prefill = tables["decode"], tables["prefill"]
         _panel(left, "decode", decode.batch_sizes, decode.durations, figure)
@@ -108,7 +109,11 @@ def fit(groups: Groups) -> Line | None:
     if len(groups.sizes) < 3:
         return None
     each, fixed = np.polyfit(groups.sizes, groups.medians, 1, w=np.sqrt(groups.counts))
-    return Line(max(float(fixed), 0.0), float(each)) if each > 0 else None
+    if fixed < 0:  # no step takes less than no time: lay it through the origin
+        fixed = 0.0
+        weighted = groups.sizes * groups.counts
+        each = (weighted @ groups.medians) / (weighted @ groups.sizes)
+    return Line(float(fixed), float(each)) if each > 0 else None
 
 
 def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Figure) -> None:
@@ -118,12 +123,13 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
         return
     colour = stage_colour(stage, colours)
     picked = np.linspace(0, len(sizes) - 1, min(len(sizes), MOST_POINTS)).astype(int)
-    axes.plot(sizes[picked], seconds[picked], ".", color=colour, alpha=0.2, markersize=5, markeredgewidth=0)
+    alpha = 0.6 if len(picked) < 200 else 0.2
+    axes.plot(sizes[picked], seconds[picked], ".", color=colour, alpha=alpha, markersize=5, markeredgewidth=0)
     groups = group(sizes, seconds)
     axes.vlines(groups.sizes, groups.low, groups.high, color=colours.ink, linewidth=0.8)
     axes.plot(groups.sizes, groups.medians, "o", color=colour, markersize=6, markeredgecolor=colours.ink)
     right = float(sizes.max()) * 1.05
-    top = max(float(np.quantile(seconds, 0.99)), float(groups.high.max())) * 1.3
+    top = max(float(np.quantile(seconds, 0.99)), float(groups.high.max())) * 1.3 or 1e-3
     line = fit(groups)
     if line is not None:
         axes.plot([0, right], [line.fixed, line.fixed + line.each * right], color=colours.ink, linewidth=1)
@@ -142,7 +148,7 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
 
 
 def _words(line: Line, stage: Stage) -> str:
+    fixed = f"{duration(line.fixed)} + " if line.fixed else ""
     if stage == "decode":
-        return f"{duration(line.fixed)} + {duration(line.each)} per sequence"
-    per_thousand = duration(line.each * 1000)
-    return f"{duration(line.fixed)} + {per_thousand} per 1,000 tokens\n{rate(1 / line.each)} tokens/s at most"
+        return f"{fixed}{duration(line.each)} per sequence"
+    return f"{fixed}{duration(line.each * 1000)} per 1,000 tokens\n{rate(1 / line.each)} tokens/s at most"

@@ -8,10 +8,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
+from nbruntime.profiling.plots.axes import count_axis, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, highest, overlap, union
+from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.step_table import (
     NO_STEPS,
     STAGES,
@@ -55,9 +57,8 @@ def plot_steps(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         "Below: share of the time that steps took; the rest is time between steps."
     )
     if not any(map(len, tables.values())) or end <= start:
-        with new_figure(theme, caption="Steps are forward passes of the model.", height=1.2) as figure:
-            no_data(figure.subplots(), NO_STEPS, figure.colours)
-        return figure
+        caption = "Steps are forward passes of the model."
+        return empty_figure(theme, title="Steps", words=NO_STEPS, caption=caption)
     with new_figure(theme, caption=caption, height=3.6) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
         _batch_sizes(above, tables, start, end, figure)
@@ -86,8 +87,8 @@ def _batch_sizes(
     count_axis(axes.yaxis, "batch size (sequences)")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.set(xlim=(0, end - start), ylim=(0, None))
-    keys = [Patch(color=stage_colour(stage, figure.colours), label=stage) for stage in STAGES]
-    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes.set_title("Steps")
+    legend_above(axes, [Patch(color=stage_colour(stage, figure.colours), label=stage) for stage in STAGES])
 
 
 def _shares(axes: Axes, tables: dict[Stage, StepTable], start: float, end: float, figure: Figure) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from nbruntime.display.html import visible
 from nbruntime.display.numbers import rate
-from nbruntime.profiling.plots.axes import count_axis, no_data, quantile_name, time_axis
+from nbruntime.profiling.plots.axes import count_axis, quantile_name, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.sweep_point import SweepPoint, curves, knee
 
@@ -52,9 +54,9 @@ def plot_sweep(points: Iterable[SweepPoint], *, theme: Theme | None = None) -> F
     everything = [point for curve in found.values() for point in curve]
     latencies = [name for name in ("ttft", "tpot") if any(getattr(point, name) for point in everything)]
     if not latencies:
-        with new_figure(theme, caption="Latency against throughput.", height=1.2) as figure:
-            no_data(figure.subplots(), NO_LATENCY if everything else NO_RUNS, figure.colours)
-        return figure
+        words = NO_LATENCY if everything else NO_RUNS
+        caption = "Latency against throughput, a point for each run."
+        return empty_figure(theme, title="Latency against throughput", words=words, caption=caption)
     goodput = any(point.goodput is not None for point in everything)
     with new_figure(theme, caption=_caption(everything, latencies), height=4.0) as figure:
         panels = np.atleast_1d(figure.subplots(1, len(latencies) + goodput))
@@ -63,11 +65,8 @@ def plot_sweep(points: Iterable[SweepPoint], *, theme: Theme | None = None) -> F
         if goodput:
             _draw_goodput(panels[-1], found, figure.colours)
         if len(found) > 1:
-            figure.legend(handles=panels[0].get_lines()[: len(found)], loc="outside upper left", ncols=4)
-        for label, curve in found.items():
-            best = knee(curve)
-            if best is not None:
-                figure.figures.append(f"{label}: knee at {load_in_words(best)}")
+            figure.legend(handles=panels[0].get_lines()[: len(found)], loc="outside upper right", ncols=4)
+        figure.figures += [f"{label}: {_knee_in_words(curve)}" for label, curve in found.items()]
     return figure
 
 
@@ -83,6 +82,13 @@ def load_in_words(point: SweepPoint) -> str:
         return "all at once"
     unit = "requests/s" if point.loop == "open" else "user" if point.load == 1 else "users"
     return f"{rate(point.load)} {unit}"
+
+
+def _knee_in_words(curve: Sequence[SweepPoint]) -> str:
+    best = knee(curve)
+    if best is not None:
+        return f"knee at {load_in_words(best)}"
+    return f"no knee up to {load_in_words(curve[-1])}" if len(curve) > 2 else "too few runs for a knee"
 
 
 def _caption(points: Sequence[SweepPoint], latencies: Sequence[str]) -> str:
@@ -101,7 +107,7 @@ def _caption(points: Sequence[SweepPoint], latencies: Sequence[str]) -> str:
         words += "Hollow: " + "; ".join(sorted({point.doubt for point in points if point.doubt})) + ". "
     if any(point.goodput is not None for point in points):
         words += "Goodput: requests per second that met every threshold. "
-    return words + "Knee: the load with the most throughput for its latency (throughput / E2E)."
+    return words + "Ring: the knee, the load with the most throughput for its latency (throughput / E2E)."
 
 
 def _draw_latencies(axes: Axes, found: dict[str, list[SweepPoint]], name: str, colours: Colours) -> None:
@@ -116,6 +122,8 @@ def _draw_latencies(axes: Axes, found: dict[str, list[SweepPoint]], name: str, c
     # Servers of different size are comparable on a logarithmic axis only.
     log = min(tops) * 5 < max(tops) and lowest > 0
     count_axis(axes.xaxis, "output tokens/s", log=log)
+    if log:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.set_xlim(*((lowest / 1.4, max(tops) * 1.8) if log else (0, max(tops) * 1.15)))
     for number, (label, curve) in enumerate(found.items()):
         known = [point for point in curve if getattr(point, name)]
@@ -148,14 +156,12 @@ def _draw_points(axes: Axes, curve: Sequence[SweepPoint], name: str, number: int
         elif point is not curve[-1] and any(np.abs(place - other).max() < 0.05 for other in written):
             continue
         written.append(place)
-        left = place[0] > 0.7
         axes.annotate(
-            f"knee: {load_in_words(point)}" if point is best else _load(point),
+            _load(point),
             (x, y),
-            xytext=(-9, 7) if point is best and left else (8, -7) if point is best else (5, -5),
+            xytext=(8, -7) if point is best else (5, -5),
             textcoords="offset points",
-            ha="right" if point is best and left else "left",
-            va="bottom" if point is best and left else "top",
+            va="top",
             fontsize=9,
             fontweight="bold" if point is best else "normal",
         )
@@ -166,7 +172,7 @@ def _draw_goodput(axes: Axes, found: dict[str, list[SweepPoint]], colours: Colou
     loops = {point.loop for curve in found.values() for point in curve}
     loads = {frozenset({"open"}): "requests/s", frozenset({"closed"}): "users"}
     count_axis(axes.xaxis, f"load ({loads.get(frozenset(loops), 'users or requests/s')})")
-    count_axis(axes.yaxis, "requests/s that met every threshold")
+    count_axis(axes.yaxis, "requests/s")
     for number, curve in enumerate(found.values()):
         known = [point for point in curve if point.goodput is not None and np.isfinite(point.load)]
         loads_of = [point.load for point in known]
@@ -177,6 +183,7 @@ def _draw_goodput(axes: Axes, found: dict[str, list[SweepPoint]], colours: Colou
             axes.vlines(x, *spread, color=_colour(number, colours), linewidth=0.8)
             if point.doubt:
                 _draw_hollow(axes, x, y, number, colours)
+    axes.margins(x=0.05, y=0.08)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
 

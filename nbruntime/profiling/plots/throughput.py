@@ -9,13 +9,18 @@ from matplotlib.axes import Axes
 
 from nbruntime.display.numbers import rate
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
-from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.legends import legend_above
+from nbruntime.profiling.plots.levels import draw_level, reduced
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.token_rates import bin_edges, in_flight, token_rates
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import LoadSample
+
+TITLE = "Output tokens per second"
+DEFINITION = "Output tokens per second: tokens that arrived at this client"
 
 
 def plot_throughput(data: ProfileData, *, theme: Theme | None = None) -> Figure:
@@ -40,10 +45,7 @@ def plot_throughput(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     edges = bin_edges(start, end)
     samples = _known(data.samples)
     whole = sum(not request.arrivals and request.completion_tokens > 0 for request in data.requests)
-    caption = (
-        "Output tokens per second: tokens that arrived at this client in each "
-        f"{rate(edges[1] - edges[0])} s, divided by that time"
-    )
+    caption = f"{DEFINITION} in each {rate(edges[1] - edges[0])} s, divided by that time"
     caption += f"; {whole} requests were not streamed: theirs are spread evenly. " if whole else ". "
     if any(sample.load.gen_throughput is not None for sample in data.samples):
         caption += "The server's own figure counts the tokens of all its clients. "
@@ -52,28 +54,28 @@ def plot_throughput(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         if samples
         else "The server's load is not known: requests of this client, running and queued together."
     )
+    if not data.requests and not samples:
+        return empty_figure(theme, title=TITLE, words=NO_REQUESTS, caption=DEFINITION + ".")
     with new_figure(theme, caption=caption, height=4.2) as figure:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.7, 1])
-        above.set_title("Output tokens per second")
+        above, below = figure.subplots(2, 1, height_ratios=[1.7, 1])
+        above.set_title(TITLE)
         if data.requests:
             _draw_rates(above, data, edges, figure)
         else:
-            no_data(above, "No requests were noted.", figure.colours)
+            no_data(above, NO_REQUESTS, figure.colours)
         if samples:
-            _draw_samples(below, samples, start, figure.colours)
-        elif data.requests:
-            times, counts = in_flight(data.requests)
-            below.fill_between(
-                times - start, counts, step="post", color=figure.colours.blue, alpha=0.25, linewidth=0
-            )
-            below.step(times - start, counts, where="post", color=figure.colours.blue, linewidth=1)
-            below.set_title("Unanswered requests")
+            _draw_samples(below, samples, start, figure)
         else:
-            no_data(below, "The server's load was not noted either.", figure.colours)
+            times, counts = in_flight(data.requests)
+            draw_level(below, times - start, counts.astype(float), figure.colours.blue)
+            below.set_title("Unanswered requests")
         count_axis(below.yaxis, "requests")
         below.set_ylim(bottom=0)
+        for axes in (above, below):
+            axes.set_xlim(0, end - start)
+        above.tick_params(labelbottom=False)
         time_axis(below.xaxis, "time since the start", end - start)
-        below.set_xlim(0, end - start)
+        figure.align_ylabels()
     return figure
 
 
@@ -85,7 +87,8 @@ def _draw_rates(axes: Axes, data: ProfileData, edges: np.ndarray, figure: Figure
     reported = [(sample.at, sample.load.gen_throughput) for sample in data.samples]
     known = [(at - edges[0], value) for at, value in reported if value is not None]
     if known:
-        times, values = zip(*known, strict=True)
+        columns = np.array(known, np.float64).T
+        times, values = reduced(columns[0], columns[1])
         axes.plot(times, values, color=colours.ink, linewidth=0.9, linestyle=(0, (4, 2)), label="server")
         legend_above(axes)
     count_axis(axes.yaxis, "tokens/s")
@@ -96,17 +99,16 @@ def _draw_rates(axes: Axes, data: ProfileData, edges: np.ndarray, figure: Figure
     figure.figures.append(f"{mean} tokens/s from the first request to the end of the last")
 
 
-def _draw_samples(axes: Axes, samples: Sequence[LoadSample], start: float, colours: Colours) -> None:
+def _draw_samples(axes: Axes, samples: Sequence[LoadSample], start: float, figure: Figure) -> None:
+    colours = figure.colours
     times = np.array([sample.at for sample in samples]) - start
-    running = np.array([sample.load.num_running_reqs or 0 for sample in samples])
-    waiting = np.array([sample.load.num_waiting_reqs or 0 for sample in samples])
-    axes.fill_between(
-        times, running, step="post", color=colours.blue, alpha=0.25, linewidth=0, label="running"
-    )
-    axes.step(times, running, where="post", color=colours.blue, linewidth=1)
-    axes.fill_between(
-        times, running, running + waiting, step="post", color=colours.waiting, linewidth=0, label="queued"
-    )
+    running = np.array([sample.load.num_running_reqs or 0 for sample in samples], np.float64)
+    waiting = np.array([sample.load.num_waiting_reqs or 0 for sample in samples], np.float64)
+    most = f"at most {running.max():,.0f} requests running, {waiting.max():,.0f} queued"
+    figure.figures.append(most)
+    draw_level(axes, times, running, colours.blue, "running")
+    times, running, both = *reduced(times, running), reduced(times, running + waiting)[1]
+    axes.fill_between(times, running, both, step="post", color=colours.waiting, linewidth=0, label="queued")
     axes.set_title("Requests at the server")
     legend_above(axes)
 

@@ -11,12 +11,10 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from nbruntime.profiling.plots.step_table import PREFILL
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.protocol.step_log import Step
-
-PREFILL_STAGES = frozenset({"EXTEND", "PREFILL", "MIXED"})
-"""Stages whose steps compute prompts; a mixed one also decodes."""
 
 
 class Meanwhile(IntEnum):
@@ -68,7 +66,7 @@ class _OwnSteps:
     last_was_prefill: bool = False
 
     def add(self, step: Step, computed: int) -> None:
-        prefill = step.stage in PREFILL_STAGES and (step.stage != "MIXED" or computed != 1)
+        prefill = step.stage in PREFILL and (step.stage != "MIXED" or computed != 1)
         if prefill:
             self.prefills.append(step)
             if len(self.tokens_at) > 1 or (self.tokens_at and not self.last_was_prefill):
@@ -98,7 +96,7 @@ def token_gaps(data: ProfileData) -> TokenGaps:
     ends = [_ends(request, own_steps.get(request.rid)) for _, request in requests]
     before = np.array([end for own in ends for end in own[:-1]], np.float64)
     after = np.array([end for own in ends for end in own[1:]], np.float64)
-    prefills = _overlapping([step for step in data.steps if step.stage in PREFILL_STAGES], before, after)
+    prefills = _overlapping([step for step in data.steps if step.stage in PREFILL], before, after)
     meanwhile = np.full(len(before), Meanwhile.DECODE, np.int64)
     meanwhile[_overlapping(data.steps, before, after) == 0] = Meanwhile.UNKNOWN
     meanwhile[prefills > 0] = Meanwhile.PREFILL

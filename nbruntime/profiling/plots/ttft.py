@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import count_axis, no_data, quantile_name, time_axis
+from nbruntime.profiling.plots.axes import count_axis, quantile_name, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.quantiles import quantiles_in_words, supported_quantiles
 from nbruntime.profiling.plots.share_curve import draw_share_curve
@@ -16,7 +17,7 @@ from nbruntime.profiling.plots.ttft_groups import Split, telling_split
 from nbruntime.profiling.profile_data import ProfileData
 
 WIDE = 20
-"""Times whose longest is so many times the shortest get a logarithmic axis."""
+"""Times of which nine in ten differ by more than this factor get a logarithmic axis."""
 
 
 def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
@@ -45,12 +46,13 @@ def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     )
     if split:
         caption += f" The {split.by} explains {percent(split.share)} of the variance of the times' ranks."
+    if not requests:
+        words = "No request has a time to first token: stream the answers to see it."
+        words = words if data.requests else NO_REQUESTS
+        return empty_figure(theme, title="Time to first token", words=words, caption=caption)
     with new_figure(theme, caption=caption, height=3.5) as figure:
         axes = figure.subplots()
         axes.set_title("Time to first token")
-        if not requests:
-            no_data(axes, _why_nothing(data), figure.colours)
-            return figure
         ttft = np.sort([request.ttft or 0.0 for request in requests])
         _set_axes(axes, ttft)
         _draw_curves(axes, ttft, split, figure.colours)
@@ -61,7 +63,8 @@ def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
 
 def _set_axes(axes: Axes, ttft: NDArray[np.float64]) -> None:
     low, high = float(ttft[0]), float(ttft[-1])
-    log = low > 0 and high / low > WIDE
+    most, least = np.quantile(ttft, [0.95, 0.05])
+    log = low > 0 and most / least > WIDE  # single outliers make no logarithmic axis
     time_axis(axes.xaxis, "TTFT", high, log=log)
     if log:
         axes.set_xlim(low / (high / low) ** 0.25, high * 1.05)  # room for words on the left
@@ -115,9 +118,3 @@ def _mark(axes: Axes, ttft: NDArray[np.float64], colours: Colours) -> dict[str, 
             fontsize=9,
         )
     return found
-
-
-def _why_nothing(data: ProfileData) -> str:
-    if not data.requests:
-        return "No requests were noted."
-    return "No request has a time to first token: stream the answers to see it."

@@ -85,19 +85,23 @@ class TraceText:
     def _open(self) -> tuple[bytes | None, bytes]:
         """Read up to the events; returns what stands before (None if nothing may) and the rest."""
         text = b""
-        searched = 0
-        for block in self._blocks:
+        while len(text) < len(_BYTE_ORDER_MARK) and (block := next(self._blocks, b"")):
             text += block
-            start = text.removeprefix(_BYTE_ORDER_MARK).lstrip(_SPACE)
+        text = text.removeprefix(_BYTE_ORDER_MARK)
+        searched = 0
+        while True:
+            start = text.lstrip(_SPACE)
             if start.startswith(b"["):
                 return None, start[1:]
             if start and not start.startswith(b"{"):
                 raise TraceError(f"The file is not JSON: it begins with {start[:8]!r}", where=self._where)
             if found := _EVENTS.search(text, searched):
                 return text[: found.start()], text[found.end() :]
-            if len(text) > _LONGEST_HEAD:
+            block = next(self._blocks, b"")
+            if not block or len(text) > _LONGEST_HEAD:
                 break
             searched = max(len(text) - _WINDOW, 0)
+            text += block
         if not text.strip():
             raise TraceError("The file is empty", where=self._where)
         if not text.rstrip(_SPACE).endswith(b"}"):

@@ -63,7 +63,7 @@ _decode_head = msgspec.json.Decoder(Head, strict=False).decode
 _CONTROL_TO_SPACE = bytes(range(256)).translate(bytes.maketrans(bytes(range(32)), b" " * 32))
 _NOT_A_NUMBER = re.compile(rb"(:\s*)-?(?:nan|inf|infinity)(?=\s*[,}])", re.IGNORECASE)
 _WRONG_ESCAPE = re.compile(rb'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})(\\?)')
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[{}]', re.DOTALL)  # a string may be cut off
 _SEPARATOR = re.compile(rb"\}\s*,\s*\{")
 _BASE = re.compile(rb'"baseTimeNanoseconds"\s*:\s*(\d{1,19})')
 _BETWEEN = re.compile(rb"[\s,]*")
@@ -137,7 +137,7 @@ class Salvage:
                 continue
             # A missing quote joins events; the next one begins at the next separator.
             found = _SEPARATOR.search(text, self.rest)
-            self.partial = found is None and end is None
+            self.partial = found is None and end is None and text[self.rest : self.rest + 1] == b"{"
             self.unreadable += not self.partial
             if found is not None:
                 self.rest = found.end() - 1

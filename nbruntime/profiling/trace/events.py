@@ -36,7 +36,7 @@ class Thread(NamedTuple):
     thread: int | str
 
 
-@dataclass
+@dataclass(eq=False)
 class Events:
     """Slices with a begin and an end, sorted by `start`, outer ones first.
 

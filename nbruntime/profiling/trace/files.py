@@ -149,6 +149,8 @@ def find_files(paths: Sequence[Path]) -> tuple[list[TraceFile], list[str]]:
     TraceError
         If there are none.
     """
+    if not paths:
+        raise TraceError("No file was given")
     files: list[TraceFile] = []
     notes: list[str] = []
     for path in paths:

@@ -27,20 +27,21 @@ _KERNELS = (
     ),
     (
         COPIES,
-        r"^(mem(cpy|set)|hip_?mem|copy_?device|copy_?host)\b direct_copy_kernel copy_?buffer fillfunctor",
+        r"^(mem(cpy|set)|hip_?mem|copy_?(device|host)) direct_copy_kernel copy_?buffer fillfunctor",
     ),
     (
         SAMPLING,
         """
-        sampl multinomial argmax (top|min)_?p(_|renorm|mask) top_?k_?(renorm|mask|top) radix_?sort penalt
-        logprob cunn_softmax distribution_ exponential gumbel
+        (?<!up)sampl multinomial argmax (top|min)_?p(_|renorm|mask) top_?k_?(renorm|mask|top)
+        radix_?sort penalt logprob cunn_softmax distribution_ exponential gumbel
         """,
     ),
     (
         ATTENTION,
         r"""
-        flash fmha attention attn paged mla_ mqa_ batch(prefill|decode)with fwd_grouped_kernel
-        ^_fwd_(kernel|grouped) rotary rope kv_?(cache|indices|buffer) mamba selective_scan gated_delta
+        flash(?!infer) fmha attention attn paged mla_ mqa_ (batch|single)(prefill|decode) merge_?states
+        ^_fwd_(kernel|grouped) fwd_grouped_kernel rotary (^|_)rope rope(_|$) kv_?(cache|indices|buffer)
+        mamba selective_scan gated_delta
         """,
     ),
     (
@@ -69,9 +70,9 @@ _OPERATORS = (
     ),
     (
         SAMPLING,
-        "sampl multinomial argmax top_?k$ ::sort exponential_ bernoulli (top|min)_p penalt logprob",
+        "(?<!up)sampl multinomial argmax top_?k$ ::sort exponential_ bernoulli (top|min)_p penalt logprob",
     ),
-    (ATTENTION, "attention attn flash sdpa rotary rope (^|_|:)mla(_|$) kv_?(cache|buffer) mamba"),
+    (ATTENTION, "attention attn flash sdpa rotary (^|_|:)rope (^|_|:)mla(_|$) kv_?(cache|buffer) mamba"),
     (
         GEMM,
         r"""
@@ -91,7 +92,8 @@ _OPERATORS = (
         r"""
         norm softmax silu gelu relu sigmoid tanh embedding act_and_mul r?sqrt square quant
         (bitwise|logical)_ ::(add|sub|rsub|mul|div|neg|abs|pow|exp|log|cos|sin|sum|mean|var|all|any|where)_?$
-        ::a?(min|max)(imum)?$ ::(eq|ne|lt|le|gt|ge|clamp|cumsum|arange|tri[ul]|floor_divide|remainder)_?$
+        ::a?(min|max)(imum)?$ ::(eq|ne|lt|le|gt|ge|clamp(_min|_max)?|cumsum|arange|tri[ul])_?$
+        ::(floor_divide|remainder)_?$
         ::_?(index|masked|gather|scatter)
         """,
     ),

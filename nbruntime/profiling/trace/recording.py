@@ -24,8 +24,8 @@ _PAIRED = frozenset("BEbe")
 class Recording:
     """Reads files one after the other, and makes a `Trace` of them."""
 
-    def __init__(self) -> None:
-        self.notes: list[str] = []
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
         self._names = Numbering()
         self._categories = Numbering()
         self._ranks = Numbering()
@@ -86,7 +86,7 @@ class Recording:
     def _check(self, file: TraceFile, text: TraceText, columns: FileColumns) -> None:
         """Note what could not be read; TraceError if nothing could."""
         known = sum(columns.phases[phase] for phase in _PHASES)
-        if not known and (columns.phases or text.unreadable):
+        if not known and (columns.phases.total() or text.unreadable):
             raise TraceError("The file is JSON, but holds no events of a trace", where=str(file.path))
         if file.damage:
             self._note(file, f"{file.damage}; what comes before was read")

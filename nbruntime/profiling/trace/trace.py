@@ -30,7 +30,7 @@ from nbruntime.profiling.trace.steps import SECOND, launched
 from nbruntime.protocol.step_log import Step
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Trace(CardMixin):
     """Events of one or several ranks, as columns.
 
@@ -126,6 +126,23 @@ class Trace(CardMixin):
             for operator in self.operators():
                 seconds[operator.kind] += operator.self_time
         return seconds
+
+    def classes_by_stage(self) -> dict[str, dict[str, float]]:
+        """Return the seconds of each class by stage of the steps; the name is empty outside of steps.
+
+        The classes' sums are those of `classes`.
+        """
+        chosen = self.events.of(*(DEVICE_CATEGORIES if self.on_gpu else ("cpu_op",)))
+        seconds = (self.events.duration if self.on_gpu else self._self_times)[chosen] / SECOND
+        class_of = kernel_class if self.on_gpu else operator_class
+        kinds = np.array([CLASSES.index(class_of(name)) for name in self.names], np.int64)
+        stages = list(dict.fromkeys(["", *(step.stage for step in self.steps)]))
+        # Index -1, of events outside of steps, is the last one.
+        stage_of = np.array([stages.index(step.stage) for step in self.steps] + [0], np.int64)
+        cells = stage_of[self.step_of[chosen]] * len(CLASSES) + kinds[self.events.name[chosen]]
+        sums = np.bincount(cells, seconds, len(stages) * len(CLASSES)).reshape(len(stages), -1)
+        rows = zip(stages, sums.tolist(), strict=True)
+        return {stage: dict(zip(CLASSES, row, strict=True)) for stage, row in rows if any(row)}
 
     def busy(self, rank: str | None = None) -> BusyTime:
         """Return how long the device, or else operators on any thread, worked; of all ranks or of one."""

@@ -130,6 +130,16 @@ def test_adding_results() -> None:
         one + 3  # type: ignore[operator]
 
 
+def test_other_thresholds_need_no_other_run(result: BenchResult) -> None:
+    strict = result.against({"ttft": 0.04})
+    assert strict.runs is result.runs
+    assert strict.summary().startswith(
+        "Does not hold even 1 user at once, the least tried, at TTFT < 40 ms (90 %)"
+    )
+    assert strict.against({"ttft": 0.6}, share=0.5).share == 0.5
+    assert strict.against({"ttft": 0.6}).summary().startswith("Holds at least 8 users at once")
+
+
 def test_rows_of_requests(result: BenchResult) -> None:
     rows = request_rows(result.figures)
     assert len(rows) == sum(len(run.requests) for run in result)
