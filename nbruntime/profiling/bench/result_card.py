@@ -150,8 +150,8 @@ def _time(seconds: float | None, bounds: Interval | None = None) -> str:
     written = duration(seconds)
     if bounds is None:
         return written
-    in_seconds = written.endswith(" s")
-    low, high = (f"{bound * (1 if in_seconds else 1000):.3g}" for bound in bounds)
+    factor = 1 if written.endswith(" s") else 1000
+    low, high = (rate(bound * factor) for bound in bounds)
     return f"{written} ({low}–{high})"
 
 

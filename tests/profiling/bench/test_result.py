@@ -44,6 +44,15 @@ def test_its_card(result: BenchResult) -> None:
         assert f"<th>{name}</th>" in page
 
 
+def test_an_interval_has_the_unit_of_its_figure() -> None:
+    run = closed_run(1, seconds=20)
+    slow = [
+        replace(each, arrivals=((1.9 if number % 2 else 0.9, 16),), ended=each.sent + 2)
+        for number, each in enumerate(run.requests)
+    ]
+    assert " 900 ms (900–1,900) " in repr(BenchResult([replace(run, requests=slow[:-1])]))
+
+
 def test_notes_are_shown(result: BenchResult) -> None:
     noted = BenchResult([replace(result.runs[0], notes=["The <server> slept."] * 2)])
     assert noted.notes == ["The <server> slept."]
