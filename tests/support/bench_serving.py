@@ -47,6 +47,8 @@ def run_bench_serving(
 ) -> dict[str, Any]:
     """Run `bench_serving` against a server, with random prompts, and return its result.
 
+    The result has its names, and ``"ended"`` as Unix time.
+
     Parameters
     ----------
     url : str
@@ -77,7 +79,8 @@ def run_bench_serving(
         ]
         command += [part for name, value in given.items() for part in (f"--{name}", str(value))]
         ended = _run(command, "")
-        result: dict[str, Any] = json.loads(output.read_text())
+        # It writes its result right after its last answer.
+        result: dict[str, Any] = {**json.loads(output.read_text()), "ended": output.stat().st_mtime}
     assert result["completed"] == given["num-prompts"], ended.stdout
     return result
 

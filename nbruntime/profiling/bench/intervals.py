@@ -23,6 +23,7 @@ _PARTS = 10
 _SEED = 0
 _BINS = 512
 _ROWS = 100  # resamples at once: bounds the memory
+_DRAWS = 1_000_000  # of many groups there are fewer resamples, at least 200: bounds the time
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
@@ -74,7 +75,7 @@ def grouped_quantile_interval(groups: Sequence[Sequence[float]], share: float) -
     random = np.random.default_rng(_SEED)
     chances = np.full(len(groups), 1 / len(groups))
     estimates = []
-    for _ in range(RESAMPLES // _ROWS):
+    for _ in range(min(max(_DRAWS // len(groups), 200), RESAMPLES) // _ROWS):
         drawn = random.multinomial(len(groups), chances, size=_ROWS) @ table
         totals = np.cumsum(drawn, axis=1)
         estimates.append(edges[np.argmax(totals >= share * totals[:, -1:], axis=1)])

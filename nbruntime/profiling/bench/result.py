@@ -112,6 +112,18 @@ class BenchResult(ResultPlots, CardMixin):
             sentences += written
         return Summary([*sentences, *self._remarks()])
 
+    def against(self, goodput: Mapping[str, float], *, share: float | None = None) -> Self:
+        """Judge the same runs by other thresholds; nothing is measured again.
+
+        Parameters
+        ----------
+        goodput : mapping of str to float
+            The thresholds.
+        share : float, optional
+            Part of the requests that has to meet them all; that of this result by default.
+        """
+        return type(self)(self.runs, goodput, self.share if share is None else share)
+
     def points(self, quantile: float = 0.5) -> list[SweepPoint]:
         """Return the throughput-latency curve, a point for each run that has one.
 
@@ -245,7 +257,7 @@ class BenchResult(ResultPlots, CardMixin):
         if any(run.interrupted for run in self.runs):
             remarks.append("The test was stopped early: what was measured until then counts.")
         if not self.goodput:
-            remarks.append("These are the default thresholds: goodput={...} sets others.")
+            remarks.append("These are the default thresholds: .against({...}) judges by others.")
         return remarks
 
     def _chosen(self, run: int | None) -> BenchRun:

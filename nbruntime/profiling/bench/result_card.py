@@ -30,11 +30,11 @@ def result_card(figures: Sequence[RunFigures], sentences: Sequence[str], notes: 
         _names(figures),
         state,
         tone,
-        body=lines + (table(rows, heads=True) if figures else ""),
+        body=lines + (table(_unbroken(rows), heads=True) if figures else ""),
         plain="\n".join(plain),
         details=[
             Details(f"notes ({len(notes)})", text="\n".join(notes)),
-            Details("all figures", rows=figure_rows(figures) if figures else (), heads=True),
+            Details("all figures", rows=_unbroken(figure_rows(figures)) if figures else (), heads=True),
             Details("definitions", rows=DEFINITIONS),
         ],
     )
@@ -45,22 +45,27 @@ def run_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
     several = len({each.run.label for each in figures}) > 1
     heads = [
         *(["server"] if several else []),
-        *("load", "requests", "requests/s", "tokens/s", "TTFT", "TTFT p99", "TPOT", "E2E", "late", "met"),
+        *("load", "requests", "requests/s", "tokens/s", "TTFT", "TTFT p99", "TPOT", "late", "met"),
     ]
-    return [heads, *(_run_row(each, several) for each in figures)]
+    rows = [heads]
+    before = None
+    for each in figures:
+        label = each.run.label
+        # A name is written once, in the first of its rows.
+        rows.append([*(["" if label == before else label] if several else []), *_run_row(each)])
+        before = label
+    return rows
 
 
-def _run_row(figures: RunFigures, with_label: bool) -> list[str]:
+def _run_row(figures: RunFigures) -> list[str]:
     return [
-        *([figures.run.label] if with_label else []),
         _load(figures),
         _counts(figures),
         _rate(figures.request_rate),
-        _rate(figures.token_rate, figures.interval("token_rate")),
+        _rate(figures.token_rate),
         _time(figures.ttft.median, figures.interval("ttft")),
         _time(figures.ttft.quantile(0.99)),
         _time(figures.tpot.median, figures.interval("tpot")),
-        _time(figures.e2e.median),
         _time(figures.lateness.median),
         _UNKNOWN if figures.attainment is None else percent(figures.attainment),
     ]
@@ -68,7 +73,9 @@ def _run_row(figures: RunFigures, with_label: bool) -> list[str]:
 
 def figure_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
     """Return all figures, a column for each run, with a row of heads."""
-    rows = [["", *(_load(each) for each in figures)]]
+    several = len({each.run.label for each in figures}) > 1
+    labels = [f"{each.run.label}: " if several else "" for each in figures]
+    rows = [["", *(label + _load(each) for label, each in zip(labels, figures, strict=True))]]
 
     def add(label: str, cells: Sequence[str]) -> None:
         if any(cell != _UNKNOWN for cell in cells):
@@ -82,8 +89,9 @@ def figure_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
         for word, share in (("median", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)):
             add(f"{label} {word}", [_time(each.quantile(share)) for each in times])
     add("tokens per event", [_rate(each.tokens_per_event) for each in figures])
+    add("requests/s", [_rate(each.request_rate, each.interval("request_rate")) for each in figures])
     add("prompt tokens/s", [_rate(each.prompt_token_rate) for each in figures])
-    add("tokens/s", [_rate(each.token_rate) for each in figures])
+    add("tokens/s", [_rate(each.token_rate, each.interval("token_rate")) for each in figures])
     add("tokens/s, prompts too", [_rate(each.total_token_rate) for each in figures])
     add("peak tokens/s", [_rate(each.peak_token_rate) for each in figures])
     add("concurrency", [_rate(each.concurrency) for each in figures])
@@ -93,6 +101,17 @@ def figure_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
         shares = [each.attainment_of(name) for each in figures]
         add(f"met {name}", [_UNKNOWN if share is None else percent(share) for share in shares])
     return rows
+
+
+def _unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Keep figures and their units in one line; heads, and names in the first column, may break."""
+    heads, *others = rows
+    return [list(heads), *([row[0], *map(_in_one_line, row[1:])] for row in others)]
+
+
+def _in_one_line(cell: str) -> str:
+    no_break_space, word_joiner = "\u00a0", "\u2060"
+    return cell.replace(" ", no_break_space).replace("–", f"–{word_joiner}")
 
 
 def _state(figures: Sequence[RunFigures], interrupted: bool) -> tuple[str, Tone]:
@@ -131,8 +150,8 @@ def _time(seconds: float | None, bounds: Interval | None = None) -> str:
     written = duration(seconds)
     if bounds is None:
         return written
-    in_seconds = written.endswith(" s")
-    low, high = (f"{bound * (1 if in_seconds else 1000):.3g}" for bound in bounds)
+    factor = 1 if written.endswith(" s") else 1000
+    low, high = (rate(bound * factor) for bound in bounds)
     return f"{written} ({low}–{high})"
 
 

@@ -41,6 +41,9 @@ DEFINITIONS = (
         "goodput",
         "requests per second that met every threshold; failed ones missed it, stopped ones are left out",
     ),
+    ("held", "as many requests as the share in brackets met every threshold, and the queue did not grow"),
+    ("queue grows", "TTFT rises by 0.02 s a second or more, certainly, and so do the requests under way"),
+    ("knee", "the load with the most throughput for its latency: tokens/s / median E2E"),
     ("lateness", "how much later than scheduled the client sent a request"),
     (
         "intervals",

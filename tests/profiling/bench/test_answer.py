@@ -190,7 +190,7 @@ def test_another_share() -> None:
 def test_default_thresholds_are_stated() -> None:
     sentences = BenchResult([closed_run(2, seconds=20)]).summary().sentences
     assert sentences[0] == f"Holds 2 users at once {AT}."
-    assert sentences[-1] == "These are the default thresholds: goodput={...} sets others."
+    assert sentences[-1] == "These are the default thresholds: .against({...}) judges by others."
 
 
 def test_several_servers_have_an_answer_each() -> None:

@@ -44,6 +44,15 @@ def test_its_card(result: BenchResult) -> None:
         assert f"<th>{name}</th>" in page
 
 
+def test_an_interval_has_the_unit_of_its_figure() -> None:
+    run = closed_run(1, seconds=20)
+    slow = [
+        replace(each, arrivals=((1.9 if number % 2 else 0.9, 16),), ended=each.sent + 2)
+        for number, each in enumerate(run.requests)
+    ]
+    assert " 900 ms (900–1,900) " in repr(BenchResult([replace(run, requests=slow[:-1])]))
+
+
 def test_notes_are_shown(result: BenchResult) -> None:
     noted = BenchResult([replace(result.runs[0], notes=["The <server> slept."] * 2)])
     assert noted.notes == ["The <server> slept."]
@@ -128,6 +137,16 @@ def test_adding_results() -> None:
     assert "server" in repr(both)
     with pytest.raises(TypeError):
         one + 3  # type: ignore[operator]
+
+
+def test_other_thresholds_need_no_other_run(result: BenchResult) -> None:
+    strict = result.against({"ttft": 0.04})
+    assert strict.runs is result.runs
+    assert strict.summary().startswith(
+        "Does not hold even 1 user at once, the least tried, at TTFT < 40 ms (90 %)"
+    )
+    assert strict.against({"ttft": 0.6}, share=0.5).share == 0.5
+    assert strict.against({"ttft": 0.6}).summary().startswith("Holds at least 8 users at once")
 
 
 def test_rows_of_requests(result: BenchResult) -> None:
