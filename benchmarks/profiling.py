@@ -3,10 +3,10 @@
 First a server process that writes as fast as the client reads, so that the client's CPU time is all there
 is: the worst case for noting requests. A round is the same requests without and with a profile around them,
 in turns; the samples of the server's load are counted, too. Then the embedded server with its model: without
-a profile, with one, and with one that runs the profiler. Every figure is a median, every ratio that of
-the medians of one run; 1.00 costs nothing.
+a profile, with one, and with one that runs the profiler. Every figure is a median over the rounds, also the
+ratio to the plain requests of the same round; 1.00 costs nothing.
 
-    python benchmarks/profiling.py [--tokens 64] [--requests 400] [--rounds 9] [--traced-rounds 5]
+    python benchmarks/profiling.py [--tokens 64] [--requests 100] [--rounds 31] [--traced-rounds 5]
 """
 
 from __future__ import annotations
@@ -45,17 +45,30 @@ def quick_server(tokens: int) -> Iterator[str]:
         process.join()
 
 
-def costs(work: Work, around: list[Any], rounds: int, clock: Callable[[], float]) -> list[float]:
-    """Let the contexts take turns around the work; return the median time of each, by the clock."""
-    spent: list[list[float]] = [[] for _ in around]
+def costs(
+    work: Work, around: dict[str, Any], rounds: int, clock: Callable[[], float]
+) -> dict[str, tuple[float, float]]:
+    """Let the contexts take turns around the work; return the time of each, and the share of the first one's.
+
+    The first context is that of the plain work.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in around}
     for number in range(rounds + 1):
-        for make, times in zip(around, spent, strict=True):
-            with make():
+        turns = list(around) if number % 2 else list(reversed(around))
+        for name in turns:
+            with around[name]():
                 before = clock()
                 work()
                 if number:  # the first round warms up
-                    times.append(clock() - before)
-    return [statistics.median(times) for times in spent]
+                    spent[name].append(clock() - before)
+    plain = next(iter(spent.values()))
+    return {
+        name: (
+            statistics.median(times),
+            statistics.median(first / own for first, own in zip(plain, times, strict=True)),
+        )
+        for name, times in spent.items()
+    }
 
 
 def noting(tokens: int, count: int, rounds: int) -> None:
@@ -70,10 +83,10 @@ def noting(tokens: int, count: int, rounds: int) -> None:
         def work() -> None:
             list(pool.map(read, range(count)))
 
-        plain, noted = costs(work, [contextlib.nullcontext, endpoint.profile], rounds, time.process_time)
-    for name, spent in (("plain", plain), ("profile", noted)):
-        rate = count * tokens / spent
-        print(f"  {name:16} {rate:9,.0f} tokens per CPU second   {plain / spent:5.3f} of plain")
+        around = {"plain": contextlib.nullcontext, "profile": endpoint.profile}
+        found = costs(work, around, rounds, time.process_time)
+    for name, (spent, ratio) in found.items():
+        print(f"  {name:16} {count * tokens / spent:9,.0f} tokens per CPU second   {ratio:5.3f} of plain")
 
 
 def on_the_embedded_server(tokens: int, rounds: int) -> None:
@@ -94,10 +107,10 @@ def on_the_embedded_server(tokens: int, rounds: int) -> None:
             return endpoint.profile(trace=True, output_dir=folder, num_steps=100_000)
 
         around = {"plain": contextlib.nullcontext, "profile": endpoint.profile, "profile, trace": traced}
-        times = costs(work, list(around.values()), rounds, time.perf_counter)
+        found = costs(work, around, rounds, time.perf_counter)
         sizes = [path.stat().st_size for path in Path(folder).iterdir()]
-    for name, spent in zip(around, times, strict=True):
-        print(f"  {name:16} {4 * tokens / spent:9,.1f} tokens/s   {times[0] / spent:5.2f} of plain")
+    for name, (spent, ratio) in found.items():
+        print(f"  {name:16} {4 * tokens / spent:9,.1f} tokens/s   {ratio:5.2f} of plain")
     print(f"  a trace has {statistics.median(sizes) / 1e6:.1f} MB for about {tokens} steps")
 
 
@@ -106,8 +119,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--traced-rounds", type=int, default=5)
     arguments = parser.parse_args()
     noting(arguments.tokens, arguments.requests, arguments.rounds)

@@ -10,7 +10,7 @@ Status = Literal["finished", "stopped", "failed", "running"]
 """How a request ended: by itself, by the client, by an error; or not yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """How one sequence of a request has gone so far, as its client saw it.
 

@@ -14,6 +14,9 @@ from nbruntime.generation.outcome import Outcome
 from nbruntime.generation.record import SERVER_TIMES
 from nbruntime.profiling.records import RequestRecord
 
+_NUMBERS = (int, float)
+"""Types of the numbers in JSON; not bool."""
+
 
 class RequestNotes:
     """Makes records of the requests that it observes; see `nbruntime.endpoint.observers.Observer`.
@@ -63,7 +66,10 @@ class RequestNotes:
                 self.left_out += 1
                 continue
             record = _record_of(outcome, request.route, self._epoch, now)
-            insort(self._records, record, key=lambda each: (each.sent, each.index))
+            if not self._records or self._records[-1].sent <= record.sent:
+                self._records.append(record)
+            else:
+                insort(self._records, record, key=lambda each: (each.sent, each.index))
 
     def close(self) -> None:
         """Record the requests that still run, and note nothing more."""
@@ -82,9 +88,9 @@ def _record_of(outcome: Outcome, route: str, epoch: float, now: float) -> Reques
     sent = epoch + outcome.started
     ended = epoch + (now if outcome.ended is None else outcome.ended)
     arrivals = outcome.arrivals
+    times = [name for name in SERVER_TIMES if type(meta_info.get(name)) in _NUMBERS]
     if arrivals and arrivals[-1][0] > ended - sent:  # Unix times are rounded to a quarter of a microsecond
         arrivals = (*arrivals[:-1], (ended - sent, arrivals[-1][1]))
-    times: dict[str, Any] = {name: meta_info.get(name) for name in SERVER_TIMES}
     return RequestRecord(
         rid=outcome.rid,
         sent=sent,
@@ -98,15 +104,11 @@ def _record_of(outcome: Outcome, route: str, epoch: float, now: float) -> Reques
         completion_tokens=_count(meta_info, "completion_tokens") or sum(count for _, count in arrivals),
         finish=str(reason.get("type") or "") if isinstance(reason, Mapping) else "",
         error=outcome.error,
-        server_times={name: float(value) for name, value in times.items() if _is_number(value)},
+        server_times={name: float(meta_info[name]) for name in times},
         retractions=_count(meta_info, "num_retractions"),
     )
 
 
 def _count(meta_info: Mapping[str, Any], name: str) -> int:
     value: Any = meta_info.get(name)
-    return int(value) if _is_number(value) else 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if type(value) in _NUMBERS else 0
