@@ -1,17 +1,13 @@
-"""Parts of several plots: axes of time, marks of quantiles, words in place of data."""
+"""Parts of several plots: axes of time, names of quantiles, words in place of data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import Formatter, LogLocator, NullFormatter
-from numpy.typing import ArrayLike
 
-from nbruntime.display.numbers import duration
 from nbruntime.profiling.plots.colours import Colours
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -118,47 +114,6 @@ def quantile_name(share: float) -> str:
     ('median', 'p90', 'p99.9')
     """
     return "median" if share == 0.5 else f"p{share * 100:g}"
-
-
-def mark_quantiles(
-    axes: Axes,
-    seconds: ArrayLike,
-    colours: Colours,
-    shares: Sequence[float] = (0.5, 0.9, 0.99),
-    *,
-    along: Literal["x", "y"] = "x",
-) -> dict[str, float]:
-    """Mark quantiles of times by hairlines with their name and time; return them by name.
-
-    Along x, set the limits of the axis before: the words stand on the side with more room.
-    """
-    values = np.asarray(seconds, dtype=float)
-    found = {quantile_name(share): float(np.quantile(values, share)) for share in shares}
-    low, high = axes.get_xlim()
-    look: dict[str, Any] = {"color": colours.quiet, "linewidth": 0.8, "linestyle": (0, (4, 3))}
-    for number, (name, at) in enumerate(found.items()):
-        if along == "y":
-            axes.axhline(at, **look)
-            anchor, coordinates, shift = (1.0, at), ("axes fraction", "data"), (-2, 3)
-            sides = ("right", "bottom")
-        else:
-            axes.axvline(at, **look)
-            left = axes.get_xscale() == "linear" and (at - low) / (high - low) > 0.75
-            anchor, coordinates = (at, 1.0), ("data", "axes fraction")
-            shift = (-4 if left else 4, -2 - 13 * number)
-            sides = ("right" if left else "left", "top")
-        axes.annotate(
-            f"{name} {duration(at)}",
-            anchor,
-            shift,
-            coordinates,
-            "offset points",
-            color=colours.quiet,
-            fontsize=9,
-            ha=sides[0],
-            va=sides[1],
-        )
-    return found
 
 
 class _PlainLogLocator(LogLocator):

@@ -5,24 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nbruntime.profiling.trace.intervals import union
+
+__all__ = ["Floats", "common", "gaps", "highest", "overlap", "time_before", "union"]
+
 Floats = NDArray[np.float64]
-
-
-def union(starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
-    """Return the starts and ends of the intervals' union, in order.
-
-    Examples
-    --------
-    >>> union(np.array([5.0, 0.0, 1.0]), np.array([6.0, 2.0, 3.0]))
-    (array([0., 5.]), array([3., 6.]))
-    """
-    if not len(starts):
-        return starts, ends
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], np.maximum.accumulate(ends[order])
-    first = np.concatenate([[True], starts[1:] > ends[:-1]])
-    last = np.concatenate([first[1:], [True]])
-    return starts[first], ends[last]
 
 
 def gaps(starts: Floats, ends: Floats) -> tuple[Floats, Floats]:

@@ -6,7 +6,7 @@ from nbruntime.profiling.profile_data import ProfileData
 
 
 def span_of(data: ProfileData) -> tuple[float, float]:
-    """Return the begin and the end of the profile in Unix time, as far as it has gone; never empty.
+    """Return the begin and end of a profile and all that it holds, as Unix times; never empty.
 
     Examples
     --------
@@ -14,7 +14,9 @@ def span_of(data: ProfileData) -> tuple[float, float]:
     (5.0, 7.0)
     """
     starts = [request.sent for request in data.requests] + [sample.at for sample in data.samples[:1]]
+    starts += [step.start for step in data.steps]
     ends = [request.ended for request in data.requests] + [sample.at for sample in data.samples[-1:]]
+    ends += [step.end for step in data.steps]
     start = min([data.started, *starts]) if data.started else min(starts, default=0.0)
     end = max([start, data.ended or start, *ends])
     return start, end if end > start else start + 1.0

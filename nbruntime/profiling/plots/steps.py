@@ -14,13 +14,13 @@ from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, highest, overlap, union
 from nbruntime.profiling.plots.legends import legend_above
+from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import (
     NO_STEPS,
     STAGES,
     Stage,
     StepTable,
     by_stage,
-    span,
     stage_colour,
 )
 from nbruntime.profiling.profile_data import ProfileData
@@ -50,13 +50,13 @@ def plot_steps(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     '1 prefill step: 300 ms, 60 % of the time'
     """
     tables = by_stage(data.steps)
-    start, end = span(data)
+    start, end = span_of(data)
     caption = (
         "Steps are forward passes of the model. Above: sequences in a step's batch; in each column of "
         f"{duration((end - start) / COLUMNS)} the mean over time, and the largest in a lighter tone. "
         "Below: share of the time that steps took; the rest is time between steps."
     )
-    if not any(map(len, tables.values())) or end <= start:
+    if not any(map(len, tables.values())):
         caption = "Steps are forward passes of the model."
         return empty_figure(theme, title="Steps", words=NO_STEPS, caption=caption)
     with new_figure(theme, caption=caption, height=3.6) as figure:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nbruntime.profiling.trace.events import Integers
 
+_Number = TypeVar("_Number", np.int64, np.float64)
 
-def union(start: Integers, end: Integers) -> tuple[Integers, Integers]:
-    """Join intervals that overlap or touch; they are sorted by start.
+
+def union(
+    start: npt.NDArray[_Number], end: npt.NDArray[_Number]
+) -> tuple[npt.NDArray[_Number], npt.NDArray[_Number]]:
+    """Join intervals that overlap or touch, and sort them.
 
     Examples
     --------
-    >>> start, end = union(np.array([0, 2, 9]), np.array([5, 3, 12]))
+    >>> start, end = union(np.array([9, 0, 2]), np.array([12, 5, 3]))
     >>> start.tolist(), end.tolist()
     ([0, 9], [5, 12])
     """
     if not len(start):
         return start, end
-    reach = np.maximum.accumulate(end)
+    order = np.argsort(start, kind="stable")
+    start, reach = start[order], np.maximum.accumulate(end[order])
     new = np.concatenate([[True], start[1:] > reach[:-1]])
     last = np.concatenate([new[1:], [True]])
     return start[new], reach[last]
