@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from support.certificates import make_certificate
+from support.fake_engine import await_true
 from support.scripted_server import ScriptedServer, events, stream
 from support.timed_server import timed_server
 
@@ -77,13 +77,6 @@ def clients() -> list[psutil.Process]:
         for each in psutil.Process().children(recursive=True)
         if PROGRAM in each.cmdline() and each.status() != psutil.STATUS_ZOMBIE
     ]
-
-
-def await_true(predicate: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not predicate():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
 
 
 def errors_of(requests: list[RequestRecord], seen: dict[str, Any]) -> tuple[list[float], list[float]]:
