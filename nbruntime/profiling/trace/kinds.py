@@ -28,7 +28,9 @@ _KERNELS = (
     ),
     (
         COPIES,
-        r"^(mem(cpy|set)|hip_?mem|copy_?(device|host)) copy_kernel_cuda copy_?buffer fillfunctor transfer_kernel",
+        """
+        ^(mem(cpy|set)|hip_?mem|copy_?(device|host)) copy_kernel_cuda copy_?buffer fillfunctor transfer_kernel
+        """,
     ),
     (
         SAMPLING,
@@ -40,8 +42,8 @@ _KERNELS = (
     (
         ATTENTION,
         r"""
-        flash(?!infer) fmha attention attn _att_m_ softmax_reducev paged mla_ mqa_ (batch|single)(prefill|decode)
-        merge_?states ^_fwd_(kernel|grouped) fwd_grouped_kernel rotary (^|_)rope rope(_|$)
+        flash(?!infer) fmha attention attn _att_m_ softmax_reducev paged mla_ mqa_
+        (batch|single)(prefill|decode) merge_?states ^_fwd_(kernel|grouped) fwd_grouped_kernel rotary (^|_)rope rope(_|$)
         kv_?(cache|indices|buffer|splits)
         mamba selective_scan causal_conv1d chunk_(scan|state|cumsum|fwd|gated|scaled|local) _chunk_fwd
         state_passing delta_rule gdn_ recompute_w_u solve_tril merge_\d+x\d+_to
@@ -51,8 +53,8 @@ _KERNELS = (
         GEMM,
         r"""
         gemm gemv cutlass cublas nvjet xmma ^(ampere|hopper|volta|turing|sm\d+)_ matmul _mm_ mul_mat
-        (^|_|::)bmm_ fused_moe_kernel fmoe_ moe_q\d lora_ grouped_mm marlin awq gptq machete ^cijk_ tensile wmma
-        split_?k dot_kernel
+        (^|_|::)bmm_ fused_moe_kernel fmoe_ moe_q\d lora_ grouped_mm marlin awq gptq machete ^cijk_
+        tensile wmma split_?k dot_kernel
         """,
     ),
     (
