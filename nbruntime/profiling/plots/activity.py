@@ -8,10 +8,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from nbruntime.errors import ArgumentValueError
-from nbruntime.profiling.plots.intervals import Floats, common, union
+from nbruntime.profiling.plots.intervals import Floats, common
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import step_table
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.trace.intervals import union
 
 Source = Literal["trace", "steps"]
 """What tells when the server computed."""

@@ -14,10 +14,11 @@ from nbruntime.display.numbers import duration, percent, rate
 from nbruntime.profiling.plots.axes import beside_bar, count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.intervals import Floats, overlap, union
+from nbruntime.profiling.plots.intervals import Floats, overlap
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import STAGES, Stage, by_stage, stage_colour
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.trace.intervals import union
 
 LATENCY_QUANTILES = np.linspace(0, 1, 401)
 

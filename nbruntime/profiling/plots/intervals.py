@@ -7,21 +7,7 @@ from numpy.typing import NDArray
 
 from nbruntime.profiling.trace.intervals import union
 
-__all__ = ["Floats", "common", "gaps", "highest", "overlap", "time_before", "union"]
-
 Floats = NDArray[np.float64]
-
-
-def gaps(starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
-    """Return the starts and durations of the times between intervals.
-
-    Examples
-    --------
-    >>> gaps(np.array([5.0, 0.0, 1.0]), np.array([6.0, 2.0, 3.0]))
-    (array([3.]), array([2.]))
-    """
-    starts, ends = union(starts, ends)
-    return ends[:-1], starts[1:] - ends[:-1]
 
 
 def time_before(at: Floats, starts: Floats, ends: Floats, weights: Floats | None = None) -> Floats:

@@ -12,7 +12,7 @@ from nbruntime.profiling.plots.axes import count_axis, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.intervals import Floats, highest, overlap, union
+from nbruntime.profiling.plots.intervals import Floats, highest, overlap
 from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import (
@@ -24,6 +24,7 @@ from nbruntime.profiling.plots.step_table import (
     stage_colour,
 )
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.trace.intervals import union
 
 COLUMNS = 720
 """Columns of the batch size over the width of the plot; finer than the eye."""
