@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,9 +101,10 @@ class LengthSampler:
                 return lambda random, count: given.rvs(size=count, random_state=random)
             case _ if callable(given):
                 return lambda random, count: [given(random) for _ in range(count)]
-            case _ if isinstance(given, Iterable):
+            case _ if isinstance(given, Iterable) and not isinstance(given, Mapping):
                 choices = np.asarray(list(given))
                 if choices.ndim == 1 and len(choices) and choices.dtype.kind in "iuf":
+                    self._check(choices.min())
                     return lambda random, count: random.choice(choices, size=count)
         raise ArgumentTypeError(
             f"{self._name} is not a number of tokens or a distribution: {type(given).__name__}",
@@ -111,6 +112,6 @@ class LengthSampler:
             hint=_HINT,
         )
 
-    def _check(self, length: int) -> None:
-        if length < 1:
+    def _check(self, length: float) -> None:
+        if not length >= 1:
             raise ArgumentValueError(f"{self._name} is {length}", where=self._name, hint="The least is 1.")

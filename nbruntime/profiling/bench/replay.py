@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from nbruntime.errors import ArgumentValueError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
 
 BLOCK_TOKENS = 512
 """Tokens of one block of Mooncake's ``hash_ids``."""
@@ -67,6 +68,10 @@ def read_replay(path: str | Path, *, limit: int | None = None) -> list[ReplayedR
     ArgumentValueError
         If the file is of no known form, or a line is wrong; names the line.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(
+            f"replay is a {type(path).__name__}", where="replay", hint="Give the path of a file."
+        )
     file = Path(path).expanduser()
     try:
         rows = list(_rows(file))
