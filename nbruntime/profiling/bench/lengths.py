@@ -16,6 +16,10 @@ _HINT = (
 )
 
 
+MOST_TOKENS = 10_000_000
+"""More than any model takes."""
+
+
 class _Distribution(Protocol):
     """A frozen distribution of scipy.stats."""
 
@@ -57,9 +61,9 @@ class LengthSampler:
             raise ArgumentTypeError(
                 f"{self._name} gives something that is not a number: {error}", where=self._name, hint=_HINT
             ) from error
-        if drawn.shape != (count,) or not np.isfinite(drawn).all():
+        if drawn.shape != (count,) or not (np.abs(drawn) <= MOST_TOKENS).all():
             raise ArgumentValueError(
-                f"{self._name} does not give finite numbers, one for each request",
+                f"{self._name} does not give numbers of at most {MOST_TOKENS:,}, one for each request",
                 where=self._name,
                 hint=_HINT,
             )
@@ -90,6 +94,7 @@ class LengthSampler:
             case (numbers.Integral(), numbers.Integral()) if isinstance(given, tuple):
                 least, most = int(given[0]), int(given[1])
                 self._check(least)
+                self._check(most)
                 if most < least:
                     raise ArgumentValueError(
                         f"The range of {self._name} goes from {least} down to {most}",
@@ -105,6 +110,7 @@ class LengthSampler:
                 choices = np.asarray(list(given))
                 if choices.ndim == 1 and len(choices) and choices.dtype.kind in "iuf":
                     self._check(choices.min())
+                    self._check(choices.max())
                     return lambda random, count: random.choice(choices, size=count)
         raise ArgumentTypeError(
             f"{self._name} is not a number of tokens or a distribution: {type(given).__name__}",
@@ -115,3 +121,6 @@ class LengthSampler:
     def _check(self, length: float) -> None:
         if not length >= 1:
             raise ArgumentValueError(f"{self._name} is {length}", where=self._name, hint="The least is 1.")
+        if length > MOST_TOKENS:
+            hint = f"At most {MOST_TOKENS:,}."
+            raise ArgumentValueError(f"{self._name} is {length:,}", where=self._name, hint=hint)

@@ -449,6 +449,8 @@ def test_https_and_proxies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"sweep": {"rate": [1]}, "think_time": 2}, "no users who think"),
         ({"prompt_tokens": [1, -5]}, "prompt_tokens is -5"),
         ({"prompt_tokens": {1: 2}}, "not a number of tokens"),
+        ({"prompt_tokens": 10**12}, "prompt_tokens is 1,000"),
+        ({"output_tokens": (1, 10**12)}, "output_tokens is 1,000"),
         ({"prompts": [["x", None]]}, "no whole number"),
         ({"prompts": [[1, -2]]}, "no whole number"),
         ({"prompts": [[1.5]]}, "no whole number"),
