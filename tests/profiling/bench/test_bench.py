@@ -376,10 +376,7 @@ def test_another_exception_stops_it_too(slow_url: str) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    deadline = time.monotonic() + 20
-    while clients() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not clients()
+    await_true(lambda: not clients(), 20)
 
 
 def test_more_users_than_files_are_usually_open(url: str) -> None:
