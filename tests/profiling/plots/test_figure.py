@@ -44,9 +44,9 @@ def picture(theme: Any = None, shown: Any = None) -> bytes:
 
 def colours(png: bytes) -> set[str]:
     """Return the colours that cover more than a few pixels."""
-    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[..., :3].reshape(-1, 3)
-    found, counts = np.unique(pixels, axis=0, return_counts=True)
-    return {"#{:02x}{:02x}{:02x}".format(*colour) for colour in found[counts > 300]}
+    shown = Image.open(io.BytesIO(png)).convert("RGBA").convert("RGB")  # without its transparency
+    counted: Any = shown.getcolors(1 << 24)
+    return {"#{:02x}{:02x}{:02x}".format(*colour) for count, colour in counted if count > 300}
 
 
 def near(colour: str, found: set[str]) -> bool:
