@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import count_axis, time_axis
+from nbruntime.profiling.plots.axes import count_axis, legend_above, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, highest, overlap
-from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import (
     NO_STEPS,
@@ -85,11 +84,17 @@ def _batch_sizes(
             highest(starts, ends, table.batch_sizes, edges), edges, fill=True, color=colour, alpha=0.35
         )
         axes.stairs(means, edges, fill=True, color=colour)
-    count_axis(axes.yaxis, "batch size (sequences)")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    count_axis(axes.yaxis, "batch size (sequences)", whole=True)
     axes.set(xlim=(0, end - start), ylim=(0, None))
     axes.set_title("Steps")
-    legend_above(axes, [Patch(color=stage_colour(stage, figure.colours), label=stage) for stage in STAGES])
+    legend_above(
+        axes,
+        [
+            Patch(color=stage_colour(stage, figure.colours), label=stage)
+            for stage in STAGES
+            if len(tables[stage])
+        ],
+    )
 
 
 def _shares(axes: Axes, tables: dict[Stage, StepTable], start: float, end: float, figure: Figure) -> None:

@@ -52,7 +52,7 @@ def self_times(thread: npt.NDArray[np.signedinteger[Any]], start: Integers, end:
 
 
 def _outer(thread: npt.NDArray[np.signedinteger[Any]], start: Integers, end: Integers) -> Integers:
-    """Return for each slice the place of the last one before it that is still open at its start; -1 if none."""
+    """Return for each slice the place of the last one before it that is open at its start, or -1."""
     outer = np.arange(-1, len(start) - 1)
     outer[1:][thread[1:] != thread[:-1]] = -1
     wrong = np.flatnonzero(outer >= 0)

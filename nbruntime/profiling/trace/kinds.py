@@ -43,8 +43,8 @@ _KERNELS = (
         ATTENTION,
         r"""
         flash(?!infer) fmha attention attn _att_m_ softmax_reducev paged mla_ mqa_
-        (batch|single)(prefill|decode) merge_?states ^_fwd_(kernel|grouped) fwd_grouped_kernel rotary (^|_)rope rope(_|$)
-        kv_?(cache|indices|buffer|splits)
+        (batch|single)(prefill|decode) merge_?states ^_fwd_(kernel|grouped) fwd_grouped_kernel
+        rotary (^|_)rope rope(_|$) kv_?(cache|indices|buffer|splits)
         mamba selective_scan causal_conv1d chunk_(scan|state|cumsum|fwd|gated|scaled|local) _chunk_fwd
         state_passing delta_rule gdn_ recompute_w_u solve_tril merge_\d+x\d+_to
         """,
