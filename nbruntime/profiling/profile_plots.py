@@ -56,7 +56,7 @@ class PlotMethods(ProfileData):
         return self._plot_trace("plot_kernel_classes", options)
 
     def plot_idle(self, **options: Any) -> Figure:
-        """Draw busy and idle time of the device, or of the CPU; needs a trace."""
+        """Draw when the server did nothing: between its steps; with a trace, between operators or kernels."""
         return self._plot_trace("plot_idle", options)
 
     def _plot(self, name: str, options: dict[str, Any]) -> Figure:
