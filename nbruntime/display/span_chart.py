@@ -54,7 +54,7 @@ def span_chart(label: str, rows: Sequence[Sequence[Span]], *, order: Sequence[Sp
     Parameters
     ----------
     label : str
-        What the rows are, such as "requests".
+        What the rows are, in the plural, such as "requests".
     rows : sequence of sequences of Span
         From top to bottom; times in seconds, on any clock.
     order : sequence of SpanKind
@@ -73,7 +73,8 @@ def span_chart(label: str, rows: Sequence[Sequence[Span]], *, order: Sequence[Sp
     paths = "".join(_path(kind, shown, begin, scale, height) for kind in kinds)
     total = height * len(shown)
     size = f'width="{WIDTH}" height="{total + 14}" viewBox="0 0 {WIDTH} {total + 14}"'
-    scale_text = escape(f"{len(rows):,} {label} in {duration(end - begin)}")
+    counted = label.removesuffix("s") if len(rows) == 1 else label
+    scale_text = escape(f"{len(rows):,} {counted} in {duration(end - begin)}")
     said = f"every {_ordinal(every)} of {len(rows):,} {label}" if every > 1 else ""
     return (
         f'<div class="nbr-spans">{_legend(kinds, said)}'

@@ -43,7 +43,9 @@ def test_many_rows_are_thinned_out() -> None:
 
 @pytest.mark.parametrize("span", [(5, 5), (5, 5 + 1e-9)])
 def test_a_moment_is_visible(span: tuple[float, float]) -> None:
-    ((left, _, right),) = moves(span_chart("requests", [[Span(*span, WORK)]]))
+    html = span_chart("requests", [[Span(*span, WORK)]])
+    ((left, _, right),) = moves(html)
+    assert ">1 request in " in html
     assert right >= left + 0.5
 
 
