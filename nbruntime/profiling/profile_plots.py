@@ -17,7 +17,7 @@ class PlotMethods(ProfileData):
     """Draws a profile.
 
     Each method returns a `Figure`, which shows itself in a cell, in the theme of the notebook or in the given
-    `theme`, ``"light"`` or ``"dark"``. Functions of the same names in ``nbruntime.profiling.plots`` draw them.
+    `theme`, ``"light"`` or ``"dark"``. ``nbruntime.profiling.plots`` has functions of the same names.
     """
 
     def plot_requests(
