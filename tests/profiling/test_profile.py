@@ -207,6 +207,12 @@ def test_the_package_gives_the_profile_and_the_comparison() -> None:
     assert nbruntime.profiles.compare(full(), full()).names == ("a", "b")
 
 
+def test_the_card_says_of_how_many_requests_a_ttft_is() -> None:
+    streamed, whole = request("a", 0, 1, 2), replace(request("b", 0, 1, 2), arrivals=())
+    assert "TTFT 1 s · " in repr(profile(streamed))
+    assert "TTFT 1 s; of 1 streamed request · " in repr(profile(streamed, whole))
+
+
 def test_plots_are_methods_with_the_same_options() -> None:
     for name, module in PLOTS.items():
         function = getattr(import_module(f"nbruntime.profiling.plots.{module}"), name)
