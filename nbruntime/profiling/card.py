@@ -56,7 +56,7 @@ def figure_pairs(data: ProfileData, figures: Figures) -> list[tuple[str, object]
     return [
         ("requests", _counts(figures)),
         ("tokens", _tokens(figures)),
-        ("TTFT", spread(figures.ttft)),
+        ("TTFT", _of_streams(spread(figures.ttft), figures)),
         ("ITL", spread(figures.itl)),
         ("E2E", spread(figures.e2e)),
         ("throughput", f"{rate(figures.token_rate)} tokens/s" if figures.token_rate else None),
@@ -83,6 +83,14 @@ def spread(times: Distribution) -> str | None:
     if len(times) == 1:
         return duration(median)
     return f"median {duration(median)}, p90 {duration(high)}, max {duration(largest)}"
+
+
+def _of_streams(words: str | None, figures: Figures) -> str | None:
+    """Say of how many requests a TTFT is known, unless it is known of all."""
+    known = len(figures.ttft)
+    if words is None or known == figures.finished:
+        return words
+    return f"{words}; of {known:,} streamed request{'' if known == 1 else 's'}"
 
 
 def request_spans(data: ProfileData) -> list[list[Span]]:

@@ -202,9 +202,9 @@ class Profile(CardMixin, PlotMethods):
         self._read_own_trace()
         return write_report(path, self)
 
-    def _plot_trace(self, name: str, options: dict[str, Any]) -> Figure:
+    def _plot_trace(self, name: str, **options: Any) -> Figure:
         self._read_own_trace()
-        return super()._plot_trace(name, options)
+        return super()._plot_trace(name, **options)
 
     def _read_own_trace(self) -> None:
         if self.trace is None and self._has_readable_trace():

@@ -63,6 +63,12 @@ def test_wrong_lines_run_nothing(connected: InteractiveShell, capsys: pytest.Cap
     assert completions(connected, "%%sgl_profile mai") == ["%%sgl_profile main"]
 
 
+def test_help_runs_nothing(connected: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    connected.run_cell("%%sgl_profile --help\nran = True").raise_error()
+    assert "--num-steps" in capsys.readouterr().out
+    assert "ran" not in connected.user_ns
+
+
 def test_a_refused_trace_is_an_error_of_the_cell(
     connected: InteractiveShell, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
