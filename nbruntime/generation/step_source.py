@@ -33,7 +33,9 @@ def ask_for_steps(source: StepSource | None, answer: AnswerTimes) -> tuple[Seque
     if source is None:
         return (), [f"This record has no connection to its server, so {UNKNOWN}."]
     try:
-        return source.ask(since, answer.finished), []
+        steps = source.ask(since, answer.finished)
+        lost = not steps and answer.entered is not None  # or the server is another one by now
+        return steps, [f"The server's log holds no step of that time anymore, so {UNKNOWN}."] if lost else []
     except NotFoundError:
         return (), [f"The server keeps no log of its steps, so {UNKNOWN}."]
     except NbruntimeError as error:
