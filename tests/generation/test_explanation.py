@@ -68,6 +68,24 @@ def part(explained: Explanation, kind: str) -> Part:
     return found
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 10**400, 1e308, -1, "x", True, None, []])
+@pytest.mark.parametrize(
+    "name", ["request_finished_ts", "queue_time", "prompt_tokens", "completion_tokens", "num_retractions"]
+)
+def test_nonsense_of_a_server(name: str, wrong: Any) -> None:
+    meta = {
+        **server_times(0.3, 0.5, 0.9, queue=0.3),
+        "prompt_tokens": 10,
+        "completion_tokens": 3,
+        name: wrong,
+    }
+    made = Generation("x", [1], meta, timings=Timings(total=1.25))
+    explained = made.explain()
+    assert explained.total == 1.25
+    seconds(explained)
+    assert len(repr(explained)) + len(repr(made)) < 1000
+
+
 # By the server's steps
 
 
