@@ -35,7 +35,7 @@ def number_in(meta_info: Mapping[str, Any], name: str) -> Any:
     >>> number_in({"a": 0.5}, "a"), number_in({"a": float("nan")}, "a")
     (0.5, None)
     """
-    figure = meta_info.get(name)
+    figure: Any = meta_info.get(name)
     return figure if type(figure) in (int, float) and abs(figure) < _LARGEST else None
 
 
