@@ -102,7 +102,7 @@ class Part:
         """
         match self.kind:
             case "server":
-                return "tokens, grammars, passing on"
+                return "tokenizer, grammar, passing on"
             case "queue" if self.requests:
                 verb = "was" if self.requests == 1 else "were"
                 return f"while {_others(self.requests)} {verb} computed"
