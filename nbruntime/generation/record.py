@@ -17,7 +17,7 @@ from nbruntime.errors import ArgumentTypeError
 from nbruntime.generation.answer_times import AnswerTimes
 from nbruntime.generation.data_frame import data_frame
 from nbruntime.generation.finish_reason import FinishReason
-from nbruntime.generation.step_source import StepSource, ask_for_steps
+from nbruntime.generation.step_source import StepSource, ask_for_steps, checked_steps
 from nbruntime.generation.timings import Timings
 from nbruntime.generation.tokens import Token, Tokens, read_tokens
 from nbruntime.protocol.answers import first_invalid_field, number_in
@@ -280,6 +280,11 @@ class Generation(CardMixin):
         steps : StepLog or sequence of Step, optional
             The server's steps of that time; the server is then not asked.
 
+        Raises
+        ------
+        ArgumentTypeError
+            If `steps` holds something else.
+
         Examples
         --------
         >>> answer = Generation("4", [20], {"e2e_latency": 0.3}, timings=Timings(total=0.5))
@@ -294,8 +299,8 @@ class Generation(CardMixin):
         notes: list[str] = []
         if steps is None:
             steps, notes = ask_for_steps(self._source, times)
-        elif isinstance(steps, StepLog):
-            steps = steps.steps
+        else:
+            steps = checked_steps(steps)
         return explain(times, steps, notes)
 
     @property

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nbruntime.errors import NbruntimeError, NotFoundError
+from nbruntime.errors import ArgumentTypeError, NbruntimeError, NotFoundError
 from nbruntime.generation.answer_times import AnswerTimes
-from nbruntime.protocol.step_log import Step
+from nbruntime.protocol.step_log import Step, StepLog
 
 AskForSteps = Callable[[float, float | None], Sequence[Step]]
 """Returns the server's steps from one time to another by its clock, or to now; raises a `NbruntimeError`."""
@@ -40,3 +40,15 @@ def ask_for_steps(source: StepSource | None, answer: AnswerTimes) -> tuple[Seque
         return (), [f"The server keeps no log of its steps, so {UNKNOWN}."]
     except NbruntimeError as error:
         return (), [f"The server's step log cannot be read, so {UNKNOWN}: {error.message}"]
+
+
+def checked_steps(steps: StepLog | Sequence[Step]) -> Sequence[Step]:
+    """Return the steps that a caller has given."""
+    given = steps.steps if isinstance(steps, StepLog) else steps
+    if isinstance(given, Sequence) and all(isinstance(step, Step) for step in given):
+        return given
+    raise ArgumentTypeError(
+        f"The steps are no list of Step, but a {type(steps).__name__}",
+        where="steps",
+        hint="Give profile.steps, or read_step_log() of the answer of /step_log.",
+    )

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.html_checks import checked
 
+from nbruntime.errors import ArgumentTypeError
 from nbruntime.generation import Generation, Timings
 from nbruntime.generation.answer_times import AnswerTimes
 from nbruntime.generation.explaining import NO_CLIENT_TIME, NO_TIMES, NOT_IN_STEPS, explain
@@ -84,6 +85,13 @@ def test_nonsense_of_a_server(name: str, wrong: Any) -> None:
     assert explained.total == 1.25
     seconds(explained)
     assert len(repr(explained)) + len(repr(made)) < 1000
+
+
+@pytest.mark.parametrize("steps", ["[]x", 5, {"steps": []}, [{"stage": "DECODE"}], b"x"])
+def test_given_steps_of_a_wrong_type(steps: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match="The steps are no list of Step") as error:
+        Generation("x").explain(steps)
+    assert "profile.steps" in str(error.value)
 
 
 # By the server's steps
