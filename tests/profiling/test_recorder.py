@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import inspect
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -410,3 +411,17 @@ def test_a_recorder_is_started_once(endpoint: RuntimeEndpoint) -> None:
     assert recorder.stop() is recorder.stop() is profile
     assert not recorder.running
     assert json.loads(json.dumps(profile.to_dict()))["requests"] == []
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 10**400], ids=["nan", "inf", "huge"])
+def test_nonsense_of_a_server_is_no_error(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, wrong: float
+) -> None:
+    nonsense = {"prompt_tokens": wrong, "completion_tokens": 1, "queue_time": wrong, "forward_entry_time": 5}
+    server.on("/generate", Reply(body=json.dumps(answer("Hi", [7], id="r", **nonsense)).encode()))
+    with endpoint.profile() as profile:
+        endpoint.complete("x")
+    (record,) = profile.requests
+    assert record.prompt_tokens == 0
+    assert (record.server_times.get("queue_time"), record.server_times["forward_entry_time"]) == (None, 5.0)
+    assert record.completion_tokens == 1
