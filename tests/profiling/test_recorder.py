@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import gzip
 import inspect
+import itertools
 import json
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -286,6 +291,70 @@ def test_interrupts_of_start_and_stop(
     assert any("interrupted" in note for note in profile.notes)
     slow.go.set()
     assert recorder.stop() is profile
+
+
+def test_an_interrupt_at_any_line_ends_the_recording(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, tmp_path: Path
+) -> None:
+    """At each line of the recorder that the caller runs, in turn, but those before the first `try`."""
+
+    def interrupted_at(number: int) -> bool:
+        lines = itertools.count(1)
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_code.co_filename != inspect.getfile(Recorder):
+                return None
+            return first_line if frame.f_code.co_name in ("stop", "__exit__") else any_line
+
+        def first_line(frame: FrameType, event: str, _: object) -> Any:
+            return any_line
+
+        def any_line(frame: FrameType, event: str, _: object) -> Any:
+            if event == "line" and frame.f_code.co_name != "__exit__" and next(lines) == number:
+                raise KeyboardInterrupt
+            return any_line
+
+        recorder, before = Recorder(endpoint, trace=True, output_dir=str(tmp_path)), sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with recorder:
+                endpoint.complete("x")
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+            if recorder._thread is not None and recorder._thread.ident is not None:
+                recorder._thread.join(5)
+                assert not recorder._thread.is_alive(), f"line {number}"
+        return False
+
+    number = 1
+    while interrupted_at(number):
+        assert server.profiling is None
+        assert not endpoint.observers._observers
+        number += 1
+    assert number > 10
+
+
+def test_a_forked_process_leaves_the_recording_alone(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, tmp_path: Path
+) -> None:
+    recorder = Recorder(endpoint, trace=True, output_dir=str(tmp_path))
+    with recorder as profile:
+        child = os.fork()
+        if child == 0:
+            recorder.stop()
+            os._exit(0)
+        try:
+            await_true(lambda: os.waitpid(child, os.WNOHANG)[0] == child)
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        assert server.profiling is not None
+        endpoint.complete("x")
+    assert statuses(profile) == ["finished"]
+    assert server.profiling is None
 
 
 async def test_a_cancelled_task(server: ProfiledServer) -> None:
