@@ -22,7 +22,12 @@ from nbruntime.generation.outcome import error_line
 from nbruntime.profiling.profile import Profile
 from nbruntime.profiling.recording.request_notes import RequestNotes
 from nbruntime.profiling.recording.server_samples import ServerSamples
-from nbruntime.profiling.recording.server_trace import TRACE_SECONDS, ServerTrace
+from nbruntime.profiling.recording.server_trace import (
+    SILENT_STOP_SECONDS,
+    STOP_SECONDS,
+    TRACE_SECONDS,
+    ServerTrace,
+)
 from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.profile import PROFILE_OPTIONS
 
@@ -190,7 +195,7 @@ class Recorder:
         """End the profile's time; the thread does the rest."""
         if not self._stopping.is_set():
             if error is not None:
-                self.profile.error = error_line(error)
+                self.profile.error = self._error_line(error)
             self._end_notes()
             self._stopping.set()
 
@@ -204,11 +209,14 @@ class Recorder:
         if self._thread is None:
             return
         self._stopping.set()
-        self.profile.error = self.profile.error or error_line(interrupt)
+        self.profile.error = self.profile.error or self._error_line(interrupt)
         if not self._done.done():
             self.profile.notes.append(
                 "The end of the profile was interrupted: the last steps and the traces come later, or not."
             )
+
+    def _error_line(self, error: BaseException) -> str:
+        return self._transport.settings.scrub(error_line(error))  # it is shown and saved
 
     def _at_exit(self) -> None:
         if self._thread is not None and self._process == os.getpid():
@@ -243,7 +251,7 @@ class Recorder:
             samples.end()
         finally:
             if trace is not None:
-                trace.stop()
+                trace.stop(patience=STOP_SECONDS if samples.answered else SILENT_STOP_SECONDS)
         if trace is not None:
             trace.find_files(samples.server_info)
         self._note_limits()
@@ -259,13 +267,13 @@ class Recorder:
             if trace is not None:
                 trace.stop_if_due()
                 wait = min(wait, trace.due)
-            self._stopping.wait(max(wait, 0.0))
+            self._stopping.wait(min(max(wait, 0.0), threading.TIMEOUT_MAX))
 
     def _note_limits(self) -> None:
         left_out = self._notes.left_out
         if left_out:
             self.profile.notes.append(
-                f"Only the first {self._max_requests:,} requests were kept, and {left_out:,} left out; "
+                f"More than {self._max_requests:,} requests were made, and {left_out:,} of them left out; "
                 "max_requests=... keeps more."
             )
 

@@ -79,7 +79,7 @@ def _where_the_time_went(shares: TimeShares, figures: Figures) -> str:
     if before is None:
         if not figures.measured:
             counts = {"running": figures.running, "stopped": figures.stopped, "failed": figures.failed}
-            said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+            said = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
             return f"No request finished in {duration(shares.wall)}: {said}."
         return f"The requests took {duration(figures.e2e.median or 0.0)} at the median."
     return (
@@ -99,9 +99,10 @@ def _of_wall(shares: TimeShares) -> str:
         )
     names = [("prefill", prefill), ("decode", decode)]
     (first, most), (second, rest) = sorted(names, key=lambda item: -item[1])
+    idled = f"; the server was idle for {percent(idle)}" if idle >= LEAST_SHARE else ""
     return (
         f"{_bottleneck(first, shares)}{percent(most)} of the{traced} time was spent in {first}, "
-        f"{percent(rest)} in {second}; the server was idle for {percent(idle)}."
+        f"{percent(rest)} in {second}{idled}."
     )
 
 
@@ -126,7 +127,7 @@ def _bottleneck(name: str, shares: TimeShares) -> str:
 
 
 def _volume(figures: Figures) -> str:
-    ended = f"{figures.finished} finished request" + ("" if figures.finished == 1 else "s")
+    ended = f"{figures.finished:,} finished request" + ("" if figures.finished == 1 else "s")
     said = f"{ended} in {duration(figures.wall)}"
     if figures.token_rate:
         said += f" gave {rate(figures.token_rate)} tokens/s"

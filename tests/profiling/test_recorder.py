@@ -23,6 +23,7 @@ from support.fake_engine import await_true
 from support.leftovers import nothing_left_behind
 from support.scripted_server import (
     CUT,
+    KEY,
     WORDS,
     Asked,
     Reply,
@@ -36,6 +37,7 @@ from support.scripted_server import (
 
 from nbruntime import errors
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
+from nbruntime.profiling import recorder as recorder_module
 from nbruntime.profiling.profile import Profile
 from nbruntime.profiling.recorder import Recorder
 from nbruntime.profiling.recording import server_samples
@@ -398,7 +400,7 @@ def test_bounds_of_requests_and_samples(server: ProfiledServer, endpoint: Runtim
     assert len(profile.requests) == 2
     assert len(profile.samples) <= 8
     assert profile.notes[-1] == (
-        "Only the first 2 requests were kept, and 3 left out; max_requests=... keeps more."
+        "More than 2 requests were made, and 3 of them left out; max_requests=... keeps more."
     )
     apart = [note for note in profile.notes if note.startswith("Samples are ")]
     assert len(apart) == 1
@@ -429,7 +431,7 @@ def test_a_server_that_dies(server: ProfiledServer, endpoint: RuntimeEndpoint, t
     assert statuses(profile) == ["finished", "failed"]
     assert profile.requests[1].error.startswith("ServerConnectionError: ")
     first, *others = profile.notes
-    assert first.startswith("The server stopped answering before ")
+    assert first.startswith("The server's load could not be read at ")
     assert any(note.startswith("The server did not confirm the end of its trace") for note in others)
     assert any(note.startswith(f"No trace was found in {tmp_path}") for note in others)
     assert profile.ended is not None
@@ -467,6 +469,45 @@ def test_metrics(server: ProfiledServer, endpoint: RuntimeEndpoint) -> None:
         counts["seen"] = 4.0
     assert profile.latencies["time_to_first_token_seconds"].total == 3.0
     assert len(server.to("/metrics")) == 2, "80 kB each: at the begin and at the end"
+
+
+def test_an_endless_interval_takes_the_first_and_last_sample(endpoint: RuntimeEndpoint) -> None:
+    with endpoint.profile(interval=float("inf")) as profile:
+        time.sleep(0.05)  # the recorder waits
+    assert len(profile.samples) == 2
+
+
+def test_the_key_is_not_in_the_error(server: ProfiledServer, tmp_path: Path) -> None:
+    with RuntimeEndpoint(server.url, api_key=KEY) as endpoint:
+        recorder = Recorder(endpoint)
+        with pytest.raises(ValueError, match="bad"), recorder:
+            raise ValueError(f"{KEY} is bad")
+    profile = recorder.profile
+    assert profile.error == "ValueError: *** is bad"
+    assert KEY not in profile.save(tmp_path / "p.json").read_text()
+
+
+def test_a_silent_server_is_not_waited_for_as_long_as_one_that_writes_traces(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(recorder_module, "SAMPLE_SECONDS", 0.2)
+    monkeypatch.setattr(recorder_module, "SILENT_STOP_SECONDS", 0.2)
+    silent = Wait()
+    with endpoint.profile(trace=True, output_dir=str(tmp_path)) as profile:
+        for path in ("/v1/loads", "/stop_profile"):
+            server.on(path, lambda _: Reply(pieces=[silent]))
+    assert not silent.go.is_set()
+    silent.go.set()
+    assert "The server did not confirm the end of its trace: No answer in time." in profile.notes
+
+
+def test_an_error_page_makes_a_short_note(server: ProfiledServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/v1/loads", lambda _: Reply(body=b"<html>\n<body>\n" + b"long " * 200, status=503))
+    with endpoint.profile() as profile:
+        pass
+    (note,) = profile.notes
+    assert "\n" not in note
+    assert len(note) < 300
 
 
 def test_a_recorder_is_started_once(endpoint: RuntimeEndpoint) -> None:
