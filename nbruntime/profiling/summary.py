@@ -61,7 +61,13 @@ def summary(data: ProfileData) -> Summary:
     shares = time_shares(data, figures)
     if shares is None:
         running = data.ended is None
-        return Summary(["No request has been made yet." if running else "No request was made in this time."])
+        return Summary(
+            [
+                "No request has been made yet."
+                if running
+                else "No request was made through this client in this time."
+            ]
+        )
     found = [finding.sentence for finding in findings(data, figures, shares)]
     unknown = _unknown(data, shares) if figures.measured else ""
     kept = found[: MOST_SENTENCES - 1 - bool(unknown)]

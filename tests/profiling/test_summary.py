@@ -180,7 +180,7 @@ def test_profiles_without_an_end_have_one_sentence() -> None:
     open_ = [request("a", 0, 1, status="running"), request("b", 0, 1, status="stopped")]
     assert profile(*open_).summary() == "No request finished in 1 s: 1 running, 1 stopped."
     assert Profile().summary() == "No request has been made yet."
-    assert profile(ended=3).summary() == "No request was made in this time."
+    assert profile(ended=3).summary() == "No request was made through this client in this time."
 
 
 def test_a_summary_is_a_text_that_shows_itself_line_by_line() -> None:
