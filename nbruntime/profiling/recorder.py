@@ -212,7 +212,7 @@ class Recorder:
         self.profile.error = self.profile.error or self._error_line(interrupt)
         if not self._done.done():
             self.profile.notes.append(
-                "The end of the profile was interrupted: the last steps and the traces come later, or not."
+                "The end of the profile was interrupted: its last steps and traces may be missing."
             )
 
     def _error_line(self, error: BaseException) -> str:
