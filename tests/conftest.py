@@ -8,12 +8,15 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 from support.embedded_server import EmbeddedServer
 from support.sglang_server import PYTHON, SglangServer
+
+if TYPE_CHECKING:
+    from nbruntime.endpoint import RuntimeEndpoint
 
 # Threads of torch that spin while they wait would starve the servers on the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -128,6 +131,15 @@ def _serve(*flags: str, **keys: str) -> Iterator[EmbeddedServer]:
 def server() -> Iterator[EmbeddedServer]:
     """The embedded server without limits, in float32 as the reference model."""
     yield from _serve()
+
+
+@pytest.fixture
+def endpoint(server: Any) -> Iterator[RuntimeEndpoint]:
+    """A client of `server`, which a folder or a module may have replaced by one of its own."""
+    from nbruntime.endpoint import RuntimeEndpoint
+
+    with RuntimeEndpoint(server.url) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

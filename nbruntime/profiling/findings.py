@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median_high
 
 from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate, token_count
 from nbruntime.profiling.figures import Distribution, Figures
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
-from nbruntime.profiling.time_shares import TimeShares, is_prefill, steps_during
+from nbruntime.profiling.time_shares import TimeShares, steps_during
 from nbruntime.profiling.waits import Wait, waits
 
 WAITED = 0.25
@@ -185,9 +186,7 @@ def _cache_hits(evidence: Evidence) -> Iterator[Finding]:
 def _one_at_a_time(evidence: Evidence) -> Iterator[Finding]:
     figures, decode = evidence.figures, evidence.shares.decode or 0.0
     steps = [
-        step
-        for step in steps_during(evidence.data, figures)
-        if step.stage != "IDLE" and not is_prefill(step) and step.duration > 0
+        step for step in steps_during(evidence.data, figures) if not step.is_prefill and step.duration > 0
     ]
     if len(figures.measured) < 2 or not steps or decode < 0.3:
         return
@@ -259,8 +258,8 @@ def _described(request: RequestRecord | None) -> str:
 def _cause(slowest: RequestRecord, evidence: Evidence) -> str:
     """Say what is special about the slowest request."""
     figures = evidence.figures
-    median = sorted(each.completion_tokens for each in figures.measured)[len(figures.measured) // 2]
-    prompt = sorted(each.new_prompt_tokens for each in figures.measured)[len(figures.measured) // 2]
+    median = median_high(each.completion_tokens for each in figures.measured)
+    prompt = median_high(each.new_prompt_tokens for each in figures.measured)
     queued = next((wait for request, wait in _queue_times(evidence) if request is slowest), 0.0)
     if queued >= 0.5 * slowest.e2e:
         return f"it waited for {duration(queued, digits=2)}"

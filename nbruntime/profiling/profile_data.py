@@ -14,7 +14,7 @@ from nbruntime.protocol.step_log import Step
 if TYPE_CHECKING:
     from nbruntime.profiling.trace.trace import Trace
 
-StepSource = Literal["", "step log", "trace"]
+StepsFrom = Literal["", "step log", "trace"]
 """Where the steps come from; empty if there are none."""
 
 
@@ -59,7 +59,7 @@ class ProfileData:
     requests: list[RequestRecord] = field(default_factory=list)
     samples: list[LoadSample] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    steps_from: StepSource = ""
+    steps_from: StepsFrom = ""
     latencies: Mapping[str, Histogram] = field(default_factory=dict)
     clock_offset: float = 0.0
     trace_files: list[str] = field(default_factory=list)

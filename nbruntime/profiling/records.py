@@ -82,7 +82,8 @@ class RequestRecord:
         """Time per output token after the first, (E2E - TTFT) / (n - 1); None for fewer than two tokens."""
         if self.ttft is None or self.completion_tokens < 2:
             return None
-        return (self.e2e - self.ttft) / (self.completion_tokens - 1)
+        # Unix times are exact to a part of a microsecond, so that less is nothing, and nothing is negative.
+        return max(round(self.e2e - self.ttft, 6), 0.0) / (self.completion_tokens - 1)
 
     @property
     def new_prompt_tokens(self) -> int:

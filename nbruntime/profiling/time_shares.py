@@ -13,7 +13,7 @@ from typing import Literal
 from nbruntime.profiling.figures import Figures, union_length
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import Phases, RequestRecord
-from nbruntime.protocol.step_log import PREFILL_STAGES, Step
+from nbruntime.protocol.step_log import Step
 
 Source = Literal["steps", "server times", "client times"]
 
@@ -65,11 +65,6 @@ def time_shares(data: ProfileData, figures: Figures) -> TimeShares | None:
     )
 
 
-def is_prefill(step: Step) -> bool:
-    """Return True if a step computed prompts."""
-    return step.stage in PREFILL_STAGES
-
-
 def steps_during(data: ProfileData, figures: Figures) -> list[Step]:
     """Return the steps that computed something between the first sending and the last end."""
     begin, end = _wall(figures)
@@ -90,7 +85,7 @@ def _of_steps(data: ProfileData, figures: Figures, no_request: float) -> TimeSha
         return union_length((max(start, begin), min(stop, end)) for start, stop in spans) / window
 
     busy = share(_spans(steps))
-    prefill = share(_spans(step for step in steps if is_prefill(step)))
+    prefill = share(_spans(step for step in steps if step.is_prefill))
     open_or_busy = share([*_spans(steps), *((each.sent, each.ended) for each in figures.requests)])
     return TimeShares(
         "steps", figures.wall, window, no_request, prefill, busy - prefill, other=open_or_busy - busy

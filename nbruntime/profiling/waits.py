@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
-from nbruntime.profiling.time_shares import is_prefill
 from nbruntime.protocol.step_log import Step
 
 
@@ -58,7 +57,7 @@ def waits(data: ProfileData) -> list[Wait]:
         first = steps[own[0]].start
         received = data.phases(request).received or request.sent
         behind, behind_seconds = prefill.most(received, first, own)
-        prompt_ends = (steps[at].end for at in own if _computes_prompt_of(steps[at], request.rid))
+        prompt_ends = (steps[at].end for at in own if steps[at].is_prefill_of(request.rid))
         computed = max(prompt_ends, default=first)
         found.append(
             Wait(
@@ -80,7 +79,7 @@ class _Prefill:
         rows = [
             (number, step.start, step.end, rid, share)
             for number, step in enumerate(steps)
-            if is_prefill(step)
+            if step.is_prefill
             for rid, share in zip(step.rids, _shares(step), strict=True)
         ]
         self.rids = list(dict.fromkeys(rid for _, _, _, rid, _ in rows))
@@ -122,10 +121,3 @@ def _shares(step: Step) -> list[float]:
     if len(step.rid_tokens) != len(step.rids) or total <= 0:
         return [1 / len(step.rids)] * len(step.rids)
     return [tokens / total for tokens in step.rid_tokens]
-
-
-def _computes_prompt_of(step: Step, rid: str) -> bool:
-    """Return True unless the request only takes part in a mixed step to decode."""
-    if step.stage != "MIXED" or len(step.rid_tokens) != len(step.rids):
-        return is_prefill(step)
-    return step.rid_tokens[step.rids.index(rid)] > 1

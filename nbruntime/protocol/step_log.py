@@ -58,6 +58,24 @@ class Step(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         """Unix time of its end."""
         return self.start + self.duration
 
+    @property
+    def is_prefill(self) -> bool:
+        """Whether it computed prompts, perhaps beside decoding."""
+        return self.stage in PREFILL_STAGES
+
+    def is_prefill_of(self, rid: str) -> bool:
+        """Whether it computed the prompt of one of its requests: a mixed step also decodes some.
+
+        Examples
+        --------
+        >>> step = Step("MIXED", 0.0, 0.1, 2, 65, rids=("a", "b"), rid_tokens=(64, 1))
+        >>> step.is_prefill_of("a"), step.is_prefill_of("b")
+        (True, False)
+        """
+        if self.stage != "MIXED" or len(self.rid_tokens) != len(self.rids):
+            return self.is_prefill
+        return self.rid_tokens[self.rids.index(rid)] != 1
+
 
 class StepLog(msgspec.Struct, frozen=True):
     """Steps that a server has kept.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,12 +16,6 @@ from nbruntime.generation.explanation import Explanation
 pytestmark = pytest.mark.model
 
 TOKENS: dict[str, Any] = {"ignore_eos": True, "temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def endpoint(server: EmbeddedServer) -> Iterator[RuntimeEndpoint]:
-    with RuntimeEndpoint(server.url) as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(autouse=True)

@@ -8,19 +8,11 @@ import pytest
 from support.certificates import make_certificate
 from support.scripted_server import ScriptedServer
 
-from nbruntime.endpoint import RuntimeEndpoint
-
 
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     with ScriptedServer() as running:
         yield running
-
-
-@pytest.fixture
-def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
-    with RuntimeEndpoint(server.url) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -39,12 +39,6 @@ def server() -> Iterator[ScriptedServer]:
         yield running
 
 
-@pytest.fixture
-def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
-    with RuntimeEndpoint(server.url) as client:
-        yield client
-
-
 def left(server: ScriptedServer, since: float) -> float:
     """Wait until the server knows that the stream was left; give the seconds that it took."""
     asked = server.wait_for("/abort_request")

@@ -81,3 +81,10 @@ def test_duration_of_a_running_profile_is_until_the_last_event() -> None:
     running.ended = None
     assert running.duration == 2
     assert profile(ended=3).duration == 3
+
+
+def test_tokens_that_come_at_once_take_no_time() -> None:
+    # Unix times are exact to a part of a microsecond: their difference may be less than the first token's.
+    sent, ended = 1795961610.4374504, 1795961610.4387248
+    record = RequestRecord("a", sent, ended, ((ended - sent + 2e-7, 3),), completion_tokens=3)
+    assert record.tpot == 0

@@ -102,12 +102,6 @@ def server() -> Iterator[ProfiledServer]:
         yield running
 
 
-@pytest.fixture
-def endpoint(server: ProfiledServer) -> Iterator[RuntimeEndpoint]:
-    with RuntimeEndpoint(server.url) as client:
-        yield client
-
-
 def statuses(profile: Profile) -> list[str]:
     return [request.status for request in profile.requests]
 

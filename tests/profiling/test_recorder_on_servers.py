@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,6 @@ from support.embedded_server import PROMPT, STORY, EmbeddedServer
 from support.fake_engine import installed, start
 
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
-
-
-@pytest.fixture
-def endpoint(server: EmbeddedServer) -> Iterator[RuntimeEndpoint]:
-    with RuntimeEndpoint(server.url) as client:
-        yield client
 
 
 async def test_every_method_of_a_runtime_is_noted() -> None:

@@ -27,11 +27,26 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEIGHT = {room: height for height, room in enumerate(FLOOR)}
 """A room imports only rooms of a lesser height."""
 
-INNER_ROOMS = {"notebook": ("views", "magics", "")}
-"""Rooms inside a room, from low to high; the empty name stands for the modules of the room itself."""
+INNER_ROOMS = {
+    "notebook": (("views",), ("magics",), ("",)),
+    "profiling": (
+        ("records", "bench.records", "figures"),
+        ("trace",),
+        ("profile_data",),
+        ("plots",),
+        ("",),
+        ("recording",),
+        ("recorder",),
+        ("bench",),
+    ),
+}
+"""Floors inside a room, from low to high: rooms and modules; the empty name is every other module."""
 
 STANDARD_LIBRARY_ONLY = "nbruntime.launch.supervisor"
 """Runs with any interpreter, also where nbruntime is not installed: a package that imports itself alone."""
+
+ONLY_ROOM = {"matplotlib": "nbruntime.profiling.plots"}
+"""The room that a package belongs to, for every module of its floor."""
 
 LOWEST_FLOOR = {"IPython": 5, "ipykernel": 5, "ipywidgets": 5, "matplotlib": 4}
 """Where a package may be imported first, even inside a function."""
@@ -146,6 +161,8 @@ def complaint(found: Import) -> str | None:
         return "floor 1 is standard library only"
     if found.room and (inside or floor < LOWEST_FLOOR.get(top, 0)) and top in LOWEST_FLOOR:
         return f"{top} belongs to floor {LOWEST_FLOOR[top]}"
+    if top in ONLY_ROOM and not f"{found.source}.".startswith(f"{ONLY_ROOM[top]}."):
+        return f"only {ONLY_ROOM[top]} imports {top}"
     if not found.room and not found.lazy and top not in sys.stdlib_module_names:
         return "import nbruntime is light"
     if top in HEAVY and not inside and not found.lazy:
@@ -176,14 +193,30 @@ def _inner_complaint(found: Import, room: str, inside: bool, floor: int) -> str 
 
 def _upward_inside(found: Import, room: str) -> str | None:
     """What is wrong with an import between the inner rooms of a room, or None."""
-    inner = INNER_ROOMS.get(room, ())
+    floors = INNER_ROOMS.get(room)
+    if floors is None:
+        return None
     source, target = (
-        part if (part := name.split(".")[2:3]) and part[0] in inner else [""]
-        for name in (found.source, found.target)
+        _inner_floor(name.partition(f".{room}.")[2], floors) for name in (found.source, found.target)
     )
-    if inner and inner.index(target[0]) > inner.index(source[0]):
-        return f"{room}.{source[0]} is below {room}.{target[0]}"
+    if target > source:
+        return f"{room}'s {_named(floors[source])} is below {_named(floors[target])}"
     return None
+
+
+def _inner_floor(name: str, floors: tuple[tuple[str, ...], ...]) -> int:
+    """Return the floor inside a room on which a module stands: that of the longest name that fits."""
+    fitting = [
+        (len(inner), height)
+        for height, floor in enumerate(floors)
+        for inner in floor
+        if not inner or f"{name}.".startswith(f"{inner}.")
+    ]
+    return max(fitting)[1]
+
+
+def _named(floor: tuple[str, ...]) -> str:
+    return ", ".join(name or "other modules" for name in floor)
 
 
 def circles(package: Path) -> list[list[str]]:
@@ -262,8 +295,17 @@ def test_no_modules_import_each_other_in_a_circle(tmp_path: Path) -> None:
         (
             "notebook/views.py",
             "def f():\n    from .magics import options",
-            "notebook.views is below notebook.magics",
+            "notebook's views is below magics",
         ),
+        (
+            "profiling/trace/reader.py",
+            "def f():\n    from ..profile_data import ProfileData",
+            "profiling's trace is below profile_data",
+        ),
+        ("profiling/plots/ttft.py", "from ..profile import Profile", "plots is below other modules"),
+        ("profiling/plots/sweep.py", "from ..bench.result import BenchResult", "plots is below bench"),
+        ("profiling/profile.py", "from .recorder import Recorder", "other modules is below recorder"),
+        ("profiling/profile.py", "def f():\n    import matplotlib", "only nbruntime.profiling.plots imports"),
         ("protocol/events.py", "import requests", "floor 1 is standard library only"),
         ("protocol/events.py", "def f():\n    import numpy", "floor 1 is standard library only"),
         ("protocol/events.py", "import pandas", "floor 1 is standard library only"),
@@ -318,6 +360,8 @@ def test_a_violation_is_reported(tmp_path: Path, path: str, source: str, why: st
         ("endpoint/client.py", "import requests\nfrom ..generation import Generation"),
         ("runtime.py", "from .launch import supervisor\ndef f():\n    import transformers"),
         ("profiling/plots.py", "from matplotlib.figure import Figure"),
+        ("profiling/plots/sweep.py", "from ..bench.records import BenchRun"),
+        ("profiling/bench/bench.py", "from ..profile import Profile"),
         ("notebook/views.py", "import ipywidgets\nfrom ..runtime import Runtime"),
         ("embedded/server.py", "import torch\nfrom .engine import Engine\nfrom ..protocol import sampling"),
         ("launch/supervisor.py", "import os\nimport subprocess"),
@@ -339,6 +383,11 @@ def _tree(folder: Path, files: dict[str, str]) -> Path:
         "notebook.views",
         "notebook.magics",
         "profiling.plots",
+        "profiling.profile",
+        "profiling.profile_data",
+        "profiling.recorder",
+        "profiling.bench.records",
+        "profiling.bench.result",
         "embedded.server",
         "embedded.engine",
     ]

@@ -97,7 +97,7 @@ def _measured(verdict: Verdict) -> list[str]:
     attained = figures.attainment
     met = ""
     if attained is not None and verdict.held is not None:
-        met = f"{percent(attained)} of {figures.met + figures.missed} requests met them"
+        met = f"{percent(attained)} of {figures.met + figures.missed:,} requests met them"
     written = "; ".join(part for part in (met, medians, together) if part)
     return [f"{_capital(written)}."] if written else []
 

@@ -15,13 +15,40 @@ from nbruntime.protocol.sampling import PARAMETER_NAMES
 
 SWEEPS = ("concurrency", "rate")
 
+_NAMES_ELSEWHERE = {
+    "max_new_tokens": "output_tokens",
+    "max_tokens": "output_tokens",
+    "random_input_len": "prompt_tokens",
+    "random_output_len": "output_tokens",
+    "num_prompts": "requests",
+    "request_rate": "rate",
+    "max_concurrency": "concurrency",
+    "users": "concurrency",
+    "rid": None,
+    "stream": None,
+}
+"""Names that other clients and `bench_serving` use, and that of the argument here; None if there is none."""
+
 _LOOP_HINT = (
     "concurrency=8 lets 8 users send one request after the other; rate=2.0 sends 2 requests a second."
 )
 
 
-def check_together(options: BenchOptions, sweeps: bool) -> None:
-    """Refuse arguments that say nothing together, or contradict each other."""
+MOST_REQUESTS = 1_000_000
+"""Requests of one run, which are all planned before it."""
+
+MOST_USERS = 10_000
+
+MOST_RATE = 1e6
+
+
+def check_together(options: BenchOptions) -> None:
+    """Refuse arguments that say nothing together, or contradict each other, or are too much for a client."""
+    _check_size(options)
+    if (options.prompts or options.replay) and options.prefix_tokens:
+        raise ArgumentTypeError(
+            "shared_prefix is for random prompts", where="shared_prefix", hint="Leave it out."
+        )
     if options.prompts and options.replay:
         raise ArgumentTypeError("Both prompts and replay are given", where="replay", hint="Give one of them.")
     if options.replay and options.rate is not None:
@@ -32,11 +59,11 @@ def check_together(options: BenchOptions, sweeps: bool) -> None:
         raise ArgumentTypeError("speed is for a replay", where="speed", hint="Give replay=FILE, or rate=...")
     if options.loop == "open" and options.think_time:
         raise ArgumentTypeError("An open loop has no users who think", where="think_time", hint=_LOOP_HINT)
-    if options.loop == "closed" and options.burstiness != 1 and not sweeps:
+    if options.loop == "closed" and options.burstiness != 1:
         raise ArgumentTypeError("burstiness is for an open loop", where="burstiness", hint=_LOOP_HINT)
     if options.rate == math.inf and options.seconds is not None:
         raise ArgumentTypeError(
-            "All requests at once take no seconds", where="seconds", hint="Give requests=..., or a rate."
+            "All requests at once take no seconds", where="seconds", hint="Give requests=... instead."
         )
     least = options.prompt_tokens.least
     if least is not None and options.prefix_tokens >= least:
@@ -44,6 +71,27 @@ def check_together(options: BenchOptions, sweeps: bool) -> None:
             f"The shared prefix of {options.prefix_tokens} tokens is as long as a prompt of {least}",
             where="shared_prefix",
             hint="prompt_tokens counts the whole prompt, with its prefix: give more, or a shorter prefix.",
+        )
+
+
+def _check_size(options: BenchOptions) -> None:
+    measured, rate, seconds = options.measured_requests, options.rate or 0.0, options.seconds or 0.0
+    if options.users > MOST_USERS:
+        raise ArgumentValueError(
+            f"{options.users:,} users are too many", where="concurrency", hint=f"At most {MOST_USERS:,}."
+        )
+    if MOST_RATE < rate < math.inf:
+        raise ArgumentValueError(
+            f"rate is {rate:g}",
+            where="rate",
+            hint=f'At most {MOST_RATE:,.0f}, or float("inf"): all at once.',
+        )
+    planned = options.warmup_requests + (measured or 0 if rate == math.inf else measured or rate * seconds)
+    if planned > MOST_REQUESTS:
+        raise ArgumentValueError(
+            f"{planned:,.0f} requests are too many for one run",
+            where="requests",
+            hint=f"At most {MOST_REQUESTS:,}, with the warm-up.",
         )
 
 
@@ -61,11 +109,9 @@ def read_sweep(sweep: Any, options: BenchOptions) -> list[BenchOptions]:
             where="sweep",
             hint=f"Did you mean {near!r}?" if near else hint,
         )
-    if isinstance(levels, str) or (
-        not isinstance(levels, Sequence | range) and not hasattr(levels, "tolist")
-    ):
-        raise ArgumentTypeError(f"sweep is a {type(levels).__name__}", where="sweep", hint=hint)
-    numbers = list(levels)
+    numbers = levels.tolist() if hasattr(levels, "tolist") else levels  # of numpy
+    if isinstance(numbers, str) or not isinstance(numbers, Sequence):
+        raise ArgumentTypeError(f"sweep is a {type(numbers).__name__}", where="sweep", hint=hint)
     if not numbers:
         raise ArgumentValueError("sweep is empty", where="sweep", hint=hint)
     if kind == "concurrency" and (options.rate is not None or options.concurrency is not None):
@@ -76,8 +122,6 @@ def read_sweep(sweep: Any, options: BenchOptions) -> list[BenchOptions]:
         raise ArgumentTypeError("A sweep over rates takes no rate", where="sweep", hint="Leave rate out.")
     if kind == "rate" and options.replay:
         raise ArgumentTypeError("A replay has its own times", where="sweep", hint="Sweep over users instead.")
-    if options.seconds is not None and math.inf in numbers:
-        raise ArgumentTypeError("All requests at once take no seconds", where="sweep", hint="Leave out inf.")
     for number in numbers:
         positive_number("sweep", number, finite=False) if kind == "rate" else whole_number("sweep", number)
     return [options.at_level(kind, number) for number in numbers]
@@ -111,15 +155,22 @@ def read_prompts(given: Any) -> list[Any]:
             raise ArgumentTypeError(f"A prompt is a {type(prompt).__name__}", where="prompts", hint=hint)
         if not isinstance(prompt, Mapping) and len(prompt) == 0:
             raise ArgumentValueError("A prompt is empty", where="prompts", hint=hint)
+        if not isinstance(prompt, str | Mapping) and not all(map(_is_part, prompt)):
+            raise ArgumentValueError("A token is no whole number from 0", where="prompts", hint=hint)
     return prompts
+
+
+def _is_part(part: Any) -> bool:
+    """Tell whether something can be a message or a token."""
+    is_token = hasattr(part, "__index__") and not isinstance(part, bool) and int(part) >= 0
+    return is_token or isinstance(part, str | Mapping)
 
 
 def read_body(parameters: dict[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
     """Check the sampling parameters, and make the fields that all requests have."""
-    refused = {"max_new_tokens": "output_tokens", "max_tokens": "output_tokens", "rid": None, "stream": None}
     for name in parameters:
-        if name in refused:
-            use = refused[name]
+        if name in _NAMES_ELSEWHERE:
+            use = _NAMES_ELSEWHERE[name]
             raise ArgumentTypeError(
                 f"bench takes no {name}", where=name, hint=f"Use {use}=..." if use else "Leave it out."
             )
@@ -156,5 +207,6 @@ def positive_number(name: str, given: Any, *, zero: bool = False, finite: bool =
         )
     number = float(given)
     if not (number > 0 or (zero and number == 0)) or (finite and math.isinf(number)):
-        raise ArgumentValueError(f"{name} is {number:g}", where=name, hint="Give a number above 0.")
+        hint = "Give a number from 0." if zero else "Give a number above 0."
+        raise ArgumentValueError(f"{name} is {number:g}", where=name, hint=hint)
     return number

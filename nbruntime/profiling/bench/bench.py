@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from nbruntime.endpoint.base_client import checked_seconds
+from nbruntime.errors import ArgumentTypeError
 from nbruntime.profiling.bench.arguments import (
     check_together,
     positive_number,
@@ -165,8 +166,12 @@ def bench(
         replay=() if replay is None else read_replay(replay),
         replay_name="" if replay is None else Path(replay).name,
     )
-    check_together(options, sweep is not None)
     levels = [options] if sweep is None else read_sweep(sweep, options)
+    for level in levels:
+        check_together(level)
+    if progress not in (None, False) and not callable(progress):
+        hint = "Give a function, False or None."
+        raise ArgumentTypeError(f"progress is a {type(progress).__name__}", where="progress", hint=hint)
     thresholds = read_thresholds(goodput or {})
     targets = read_targets(endpoint)
     with contextlib.ExitStack() as stack:

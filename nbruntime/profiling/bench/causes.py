@@ -43,7 +43,7 @@ def cause_of(figures: RunFigures, share: float) -> Cause | None:
     total = figures.finished + figures.failed
     if figures.failed > (1 - share) * total:
         error = next((each.error for each in figures.requests if each.error), "")
-        example = f" ({shortened(error, 80)})" if error else ""
+        example = f" ({shortened(error, 160)})" if error else ""
         return Cause("errors", f"{figures.failed} of {total} requests failed{example}")
     if growth := queue_growth(figures):
         return Cause("queueing", f"the queue grows (TTFT by {duration(growth.slope, 2)} in each second)")

@@ -55,13 +55,13 @@ def read_thresholds(thresholds: Mapping[str, Any]) -> dict[str, float]:
             near = _NAMES_ELSEWHERE.get(name) or nearest_name(str(name), THRESHOLDS)
             hint = f"Did you mean {near!r}? {_hint()}" if near else _hint()
             raise ArgumentTypeError(f"Unknown threshold {name!r}", where="goodput", hint=hint)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if isinstance(value, bool | str) or not hasattr(value, "__float__"):
             raise ArgumentTypeError(
                 f"A threshold is a number, not {type(value).__name__}", where=f"goodput[{name!r}]"
             )
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < float(value) < math.inf:
             raise ArgumentValueError(
-                f"A threshold is positive and finite, not {value:g}", where=f"goodput[{name!r}]"
+                f"A threshold is positive and finite, not {value}", where=f"goodput[{name!r}]"
             )
     return {name: float(value) for name, value in thresholds.items()}
 

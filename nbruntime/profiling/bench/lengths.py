@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,10 @@ _HINT = (
     "Give a number such as 256, a range such as (100, 500), an array of lengths to draw from, "
     "or a function that takes a numpy Generator and returns a length."
 )
+
+
+MOST_TOKENS = 10_000_000
+"""More than any model takes."""
 
 
 class _Distribution(Protocol):
@@ -57,9 +61,9 @@ class LengthSampler:
             raise ArgumentTypeError(
                 f"{self._name} gives something that is not a number: {error}", where=self._name, hint=_HINT
             ) from error
-        if drawn.shape != (count,) or not np.isfinite(drawn).all():
+        if drawn.shape != (count,) or not (np.abs(drawn) <= MOST_TOKENS).all():
             raise ArgumentValueError(
-                f"{self._name} does not give finite numbers, one for each request",
+                f"{self._name} does not give numbers of at most {MOST_TOKENS:,}, one for each request",
                 where=self._name,
                 hint=_HINT,
             )
@@ -90,6 +94,7 @@ class LengthSampler:
             case (numbers.Integral(), numbers.Integral()) if isinstance(given, tuple):
                 least, most = int(given[0]), int(given[1])
                 self._check(least)
+                self._check(most)
                 if most < least:
                     raise ArgumentValueError(
                         f"The range of {self._name} goes from {least} down to {most}",
@@ -101,9 +106,11 @@ class LengthSampler:
                 return lambda random, count: given.rvs(size=count, random_state=random)
             case _ if callable(given):
                 return lambda random, count: [given(random) for _ in range(count)]
-            case _ if isinstance(given, Iterable):
+            case _ if isinstance(given, Iterable) and not isinstance(given, Mapping):
                 choices = np.asarray(list(given))
                 if choices.ndim == 1 and len(choices) and choices.dtype.kind in "iuf":
+                    self._check(choices.min())
+                    self._check(choices.max())
                     return lambda random, count: random.choice(choices, size=count)
         raise ArgumentTypeError(
             f"{self._name} is not a number of tokens or a distribution: {type(given).__name__}",
@@ -111,6 +118,9 @@ class LengthSampler:
             hint=_HINT,
         )
 
-    def _check(self, length: int) -> None:
-        if length < 1:
+    def _check(self, length: float) -> None:
+        if not length >= 1:
             raise ArgumentValueError(f"{self._name} is {length}", where=self._name, hint="The least is 1.")
+        if length > MOST_TOKENS:
+            hint = f"At most {MOST_TOKENS:,}."
+            raise ArgumentValueError(f"{self._name} is {length:,}", where=self._name, hint=hint)

@@ -34,16 +34,18 @@ def run_notes(
                 f"{client.waited} of {len(requests)} requests waited for one of the "
                 f"{options.concurrency} places; their lateness is no fault of the client."
             )
-        if limit := _client_limit(requests, client):
+        measured = any(each.status == "finished" for each in requests)
+        if measured and (limit := _client_limit(requests, client)):
             notes.append(f"{CLIENT_LIMIT}: {limit}. The server may be faster than measured.")
     failed = [request for request in requests if request.status == "failed"]
     if failed and len(failed) == len(requests):
         all_of_them = f"All {len(failed)} requests" if len(failed) > 1 else "The only request"
         notes.append(f"{all_of_them} failed; the first error: {failed[0].error}")
     if options.prompts and len(requests) > len(options.prompts):
+        several = len(options.prompts) > 1
         notes.append(
-            f"The {len(options.prompts)} prompts were sent more than once, so the cache knew them: "
-            "TTFT is lower than for new prompts."
+            f"The {f'{len(options.prompts)} prompts were' if several else 'prompt was'} sent more than once, "
+            "so that the cache knew them: TTFT is lower than for new prompts."
         )
     return notes
 

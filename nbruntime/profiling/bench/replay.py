@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from nbruntime.errors import ArgumentValueError
+from nbruntime.errors import ArgumentTypeError, ArgumentValueError
+from nbruntime.profiling.bench.lengths import MOST_TOKENS
 
 BLOCK_TOKENS = 512
 """Tokens of one block of Mooncake's ``hash_ids``."""
@@ -67,6 +70,10 @@ def read_replay(path: str | Path, *, limit: int | None = None) -> list[ReplayedR
     ArgumentValueError
         If the file is of no known form, or a line is wrong; names the line.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(
+            f"replay is a {type(path).__name__}", where="replay", hint="Give the path of a file."
+        )
     file = Path(path).expanduser()
     try:
         rows = list(_rows(file))
@@ -75,6 +82,8 @@ def read_replay(path: str | Path, *, limit: int | None = None) -> list[ReplayedR
         raise ArgumentValueError(
             f"The file cannot be read: {error.strerror or error}", where=str(file), hint="Check the path."
         ) from error
+    except (EOFError, zlib.error, csv.Error) as error:
+        raise ArgumentValueError(f"The file is damaged: {error}", where=str(file), hint=_FORMS) from error
     except _WrongLine as wrong:
         raise ArgumentValueError(
             f"Line {wrong.line} is wrong: {wrong}", where=f"{file}:{wrong.line}", hint=_FORMS
@@ -106,6 +115,12 @@ class _Row:
             raise _WrongLine(self.line, f"{name} is {value:g}")
         return value
 
+    def tokens(self, name: str) -> int:
+        value = int(self.number(name))
+        if value > MOST_TOKENS:
+            raise _WrongLine(self.line, f"{name} is {value:,}, more than a prompt or an answer has")
+        return value
+
 
 def _rows(file: Path) -> Iterator[_Row]:
     data = file.read_bytes()
@@ -113,7 +128,7 @@ def _rows(file: Path) -> Iterator[_Row]:
         data = gzip.decompress(data)
     text = data.decode("utf-8-sig", "replace")
     if text.lstrip().startswith("{"):
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
                     values = msgspec.json.decode(line)
@@ -143,10 +158,10 @@ def _form(file: Path, rows: list[_Row]) -> str:
 def _read_mooncake(rows: list[_Row]) -> list[ReplayedRequest]:
     found = []
     for row in rows:
-        tokens, output = int(row.number("input_length")), int(row.number("output_length"))
+        tokens, output = row.tokens("input_length"), row.tokens("output_length")
         if tokens and output:
             hashes = row.values.get("hash_ids") or []
-            if not isinstance(hashes, list) or not all(isinstance(each, int) for each in hashes):
+            if not isinstance(hashes, list) or not all(type(each) is int for each in hashes):
                 raise _WrongLine(row.line, "hash_ids is not a list of numbers")
             blocks = _hashed_blocks(hashes, tokens)
             found.append(ReplayedRequest(row.number("timestamp") / 1000, tokens, output, blocks))
@@ -160,7 +175,7 @@ def _hashed_blocks(hashes: Iterable[int], tokens: int) -> tuple[tuple[int, int],
         length = min(BLOCK_TOKENS, tokens)
         if length <= 0:
             break
-        blocks.append((abs(key), length))
+        blocks.append((key % 2**63, length))
         tokens -= length
     return tuple(blocks)
 
@@ -168,7 +183,7 @@ def _hashed_blocks(hashes: Iterable[int], tokens: int) -> tuple[tuple[int, int],
 def _read_burstgpt(rows: list[_Row]) -> list[ReplayedRequest]:
     found = []
     for row in rows:
-        tokens, output = int(row.number("Request tokens")), int(row.number("Response tokens"))
+        tokens, output = row.tokens("Request tokens"), row.tokens("Response tokens")
         if tokens and output:
             found.append(ReplayedRequest(row.number("Timestamp"), tokens, output))
     return _from_zero(found)
@@ -197,12 +212,12 @@ def _read_tracelab(rows: list[_Row]) -> list[ReplayedRequest]:
     for at, number, session in begun:
         previous: _Row | None = None
         for row in sorted(session, key=lambda each: each.number("round_idx")):
-            tokens = int(row.number("prefix_len") + row.number("input_len"))
+            tokens = row.tokens("prefix_len") + row.tokens("input_len")
             wait = 0.0 if previous is None else previous.number("tool_wait_after_ms") / 1000
             after = None if previous is None else len(found) - 1
             # The rounds of a session share the beginning of one sequence of tokens.
             blocks = ((number, max(tokens, 1)),)
-            output = max(int(row.number("output_len")), 1)
+            output = max(row.tokens("output_len"), 1)
             found.append(ReplayedRequest(at - first, max(tokens, 1), output, blocks, after, wait))
             previous = row
     return found

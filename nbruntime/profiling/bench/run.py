@@ -51,9 +51,9 @@ def run_bench(
         If nothing was measured, because the server or the client process failed.
     """
     notes = []
+    plan = make_plan(target, options, number)  # first: it may find that an argument is wrong
     if options.flush_cache and (problem := target.flush_cache()):
         notes.append(f"The server's cache was not emptied before the run: {problem}")
-    plan = make_plan(target, options, number)
     seen = _Seen(BenchProgress(target.label, options.describe(), number, runs, total=plan.count))
     with LoadSampler(target.settings) as sampler, ClientProcess(plan) as client:
         for report in client.reports():

@@ -94,9 +94,11 @@ class RunningBench:
         try:
             while not self._over.wait(WAKE_SECONDS):
                 pass
-        except KeyboardInterrupt:
-            self._why = INTERRUPTED
+        except BaseException as error:  # a signal's handler may raise something else
             self.stop()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            self._why = INTERRUPTED
             while not self._over.wait(WAKE_SECONDS):
                 pass
             if self._error is None and not any(run.requests for run in self._runs):

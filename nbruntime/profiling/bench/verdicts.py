@@ -124,5 +124,5 @@ def load_in_words(run: BenchRun) -> str:
     if run.rate is None:
         return f"{run.settings.get('replay') or 'the recorded workload'}"
     if math.isinf(load):
-        return f"{len(run.requests)} requests"
+        return f"{len(run.requests)} request{'' if len(run.requests) == 1 else 's'}"
     return f"{rate(load)} requests/s"

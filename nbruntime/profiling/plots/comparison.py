@@ -25,7 +25,7 @@ LATENCY_QUANTILES = np.linspace(0, 1, 401)
 CAPTION = (
     "{a} against {b}. TTFT: from sending a request to its first event with a token. ITL: time between two "
     "events with tokens. Both as the share of values that are not longer, of finished and streamed requests. "
-    "Tokens/s: tokens received, by the time from the first sending to the last end. "
+    "Tokens/s: generated tokens, by the time from the first sending to the last end. "
     "Steps: their share of the profile's time; the rest is time between steps."
 )
 
@@ -75,25 +75,14 @@ def plot_comparison(
 
 def compared(data: ProfileData, name: str) -> Compared:
     """Return what is compared of a profile."""
-    finished = [request for request in data.requests if request.status == "finished"]
-    tokens = sum(count for request in data.requests for _, count in request.arrivals) or sum(
-        request.completion_tokens for request in data.requests
-    )
-    sent = min((request.sent for request in data.requests), default=0.0)
-    wall = max((request.ended for request in data.requests), default=0.0) - sent
+    figures = data.figures
     shares: dict[Stage, float] = {}
     start, end = span_of(data)
     if data.steps:
         for stage, table in by_stage(data.steps).items():
             busy = overlap(*union(table.starts, table.ends), np.array([start, end]))
             shares[stage] = float(busy[0] / (end - start))
-    return Compared(
-        name,
-        np.array([request.ttft for request in finished if request.ttft is not None]),
-        np.array([gap for request in finished for gap in request.itl]),
-        tokens / wall if wall > 0 else 0.0,
-        shares,
-    )
+    return Compared(name, figures.ttft.values, figures.itl.values, figures.token_rate or 0.0, shares)
 
 
 def change(before: float, after: float) -> str:

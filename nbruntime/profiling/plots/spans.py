@@ -6,7 +6,7 @@ from nbruntime.profiling.profile_data import ProfileData
 
 
 def span_of(data: ProfileData) -> tuple[float, float]:
-    """Return the begin and the end of the profile in Unix time, as far as it has gone; never empty.
+    """Return the begin and end of a profile and all that it holds, as Unix times; never empty.
 
     Examples
     --------

@@ -10,7 +10,7 @@ import numpy as np
 
 from nbruntime.profiling.plots.colours import Colours
 from nbruntime.profiling.plots.intervals import Floats
-from nbruntime.protocol.step_log import PREFILL_STAGES, Step
+from nbruntime.protocol.step_log import Step
 
 Stage = Literal["prefill", "decode"]
 
@@ -52,7 +52,7 @@ def by_stage(steps: Iterable[Step]) -> dict[Stage, StepTable]:
     parts: dict[Stage, list[Step]] = {"prefill": [], "decode": []}
     for step in steps:
         if step.stage != "IDLE":
-            parts["prefill" if step.stage in PREFILL_STAGES else "decode"].append(step)
+            parts["prefill" if step.is_prefill else "decode"].append(step)
     return {stage: step_table(part) for stage, part in parts.items()}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
-from nbruntime.protocol.step_log import PREFILL_STAGES, Step
+from nbruntime.protocol.step_log import Step
 
 
 class Meanwhile(IntEnum):
@@ -64,8 +64,7 @@ class _OwnSteps:
     first: Step | None = None
     last_was_prefill: bool = False
 
-    def add(self, step: Step, computed: int) -> None:
-        prefill = step.stage in PREFILL_STAGES and (step.stage != "MIXED" or computed != 1)
+    def add(self, step: Step, prefill: bool) -> None:
         if prefill:
             self.prefills.append(step)
             if len(self.tokens_at) > 1 or (self.tokens_at and not self.last_was_prefill):
@@ -95,7 +94,7 @@ def token_gaps(data: ProfileData) -> TokenGaps:
     ends = [_ends(request, own_steps.get(request.rid)) for _, request in requests]
     before = np.array([end for own in ends for end in own[:-1]], np.float64)
     after = np.array([end for own in ends for end in own[1:]], np.float64)
-    prefills = _overlapping([step for step in data.steps if step.stage in PREFILL_STAGES], before, after)
+    prefills = _overlapping([step for step in data.steps if step.is_prefill], before, after)
     meanwhile = np.full(len(before), Meanwhile.DECODE, np.int64)
     meanwhile[_overlapping(data.steps, before, after) == 0] = Meanwhile.UNKNOWN
     meanwhile[prefills > 0] = Meanwhile.PREFILL
@@ -124,10 +123,9 @@ def token_gaps(data: ProfileData) -> TokenGaps:
 def _own_steps(steps: Iterable[Step], rids: set[str]) -> dict[str, _OwnSteps]:
     found: dict[str, _OwnSteps] = defaultdict(_OwnSteps)
     for step in steps:
-        counts = step.rid_tokens if len(step.rid_tokens) == len(step.rids) else (0,) * len(step.rids)
-        for rid, computed in zip(step.rids, counts, strict=True):
+        for rid in step.rids:
             if rid in rids:
-                found[rid].add(step, computed)
+                found[rid].add(step, step.is_prefill_of(rid))
     return dict(found)
 
 

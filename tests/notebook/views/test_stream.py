@@ -68,12 +68,6 @@ def server() -> Iterator[ScriptedServer]:
         yield running
 
 
-@pytest.fixture
-def endpoint(server: ScriptedServer) -> Iterator[RuntimeEndpoint]:
-    with RuntimeEndpoint(server.url) as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
 def _tidy() -> Iterator[None]:
     with nothing_left_behind():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
@@ -16,9 +16,11 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from support.certificates import make_certificate
+from support.fake_engine import await_true
 from support.scripted_server import ScriptedServer, events, stream
 from support.timed_server import timed_server
 
@@ -77,13 +79,6 @@ def clients() -> list[psutil.Process]:
         for each in psutil.Process().children(recursive=True)
         if PROGRAM in each.cmdline() and each.status() != psutil.STATUS_ZOMBIE
     ]
-
-
-def await_true(predicate: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not predicate():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
 
 
 def errors_of(requests: list[RequestRecord], seen: dict[str, Any]) -> tuple[list[float], list[float]]:
@@ -358,6 +353,43 @@ def test_a_server_without_tokens_takes_given_prompts() -> None:
     assert any("sent more than once" in note for note in run.notes)
 
 
+def test_what_a_server_measures_may_be_odd() -> None:
+    half = rb'"\ud800"'  # of a character
+    event = b'data: {"text": "", "meta_info": {"completion_tokens": 2, "prompt_tokens": 1%030d, ' % 0
+    event += b'"queue_time": NaN, "finish_reason": {"type": %b}}}\n\n' % half
+    with ScriptedServer() as server:
+        server.on("/generate", lambda _: stream(event))
+        run = bench(server.url, prompts=["Hello"], requests=3, warmup=0, concurrency=1)
+    assert [(each.status, each.prompt_tokens) for each in run.requests] == [("finished", 0)] * 3
+    assert (run.requests[0].finish, run.requests[0].server_times) == ("?", {})
+
+
+def test_another_exception_stops_it_too(slow_url: str) -> None:
+    def give_up(*_: object) -> None:
+        raise TimeoutError("enough")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2)
+        with pytest.raises(TimeoutError, match="enough"):
+            bench(RuntimeEndpoint(slow_url, api_key=KEY), output_tokens=200)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    await_true(lambda: not clients(), 20)
+
+
+def test_more_users_than_files_are_usually_open(url: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = psutil.Process().num_fds()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, hard))
+    try:
+        run = bench(url, concurrency=used + 40, requests=1, output_tokens=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {each.status for each in run.requests} == {"finished"}
+
+
 def test_https_and_proxies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = make_certificate(tmp_path)
     with ScriptedServer(certificate=certificate, api_key=KEY) as server:
@@ -397,6 +429,26 @@ def test_https_and_proxies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"shared_prefix": 300}, "as long as a prompt"),
         ({"speed": 2}, "speed is for a replay"),
         ({"goodput": {"tfft": 1}}, "ttft"),
+        ({"requests": 10**12}, "too many for one run"),
+        ({"rate": 1e5, "seconds": 1e5}, "too many for one run"),
+        ({"concurrency": 10**9}, "users are too many"),
+        ({"rate": 1e300}, "rate is 1e"),
+        ({"sweep": np.array(5)}, "sweep is a int"),
+        ({"sweep": np.array([[1, 2]])}, "sweep is a list"),
+        ({"sweep": [1, 2], "burstiness": 2}, "open loop"),
+        ({"sweep": {"rate": [1]}, "think_time": 2}, "no users who think"),
+        ({"prompt_tokens": [1, -5]}, "prompt_tokens is -5"),
+        ({"prompt_tokens": {1: 2}}, "not a number of tokens"),
+        ({"prompt_tokens": 10**12}, "prompt_tokens is 1,000"),
+        ({"output_tokens": (1, 10**12)}, "output_tokens is 1,000"),
+        ({"prompts": [["x", None]]}, "no whole number"),
+        ({"prompts": [[1, -2]]}, "no whole number"),
+        ({"prompts": [[1.5]]}, "no whole number"),
+        ({"prompts": ["a"], "shared_prefix": 10}, "for random prompts"),
+        ({"replay": 5}, "replay is a int"),
+        ({"progress": "bar"}, "progress is a str"),
+        ({"request_rate": 2}, "Use rate"),
+        ({"num_prompts": 2}, "Use requests"),
         ({"timeout": 0}, "timeout is 0"),
     ],
 )
@@ -405,6 +457,13 @@ def test_wrong_arguments_send_nothing(url: str, options: dict[str, Any], message
     with pytest.raises(ArgumentError, match=message):
         nbruntime.bench(url, **options)
     assert len(asked(url)["asked"]) == before
+
+
+def test_lengths_that_turn_out_wrong_leave_the_cache_alone(url: str) -> None:
+    before = asked(url)["flushed"]
+    with pytest.raises(ArgumentError, match="not a number"):
+        nbruntime.bench(url, prompt_tokens=lambda _: "long", progress=False)
+    assert asked(url)["flushed"] == before
 
 
 def test_what_is_no_endpoint_is_refused(url: str) -> None:

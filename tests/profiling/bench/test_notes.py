@@ -36,3 +36,8 @@ def test_waiting_for_a_place_is_no_fault_of_the_client() -> None:
 def test_a_lost_server_is_named() -> None:
     [note] = notes(ClientEnded(0.001, 0.1, unreachable="ServerConnectionError: refused"))
     assert "no server answered any more (ServerConnectionError: refused)" in note
+
+
+def test_where_nothing_was_measured_the_client_limits_nothing() -> None:
+    stopped = [RequestRecord("a", 10.0, 12.0, status="stopped", scheduled=9.0)]
+    assert run_notes(BenchOptions(), stopped, ClientEnded(0.05, 0.1)) == []

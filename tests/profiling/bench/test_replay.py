@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,34 @@ def test_a_compressed_file_and_a_limit(tmp_path: Path) -> None:
             "Line 3 is wrong: Request tokens is None",
         ),
         (BURSTGPT.splitlines()[0] + "\n5,x,0,0,0,y\n", "holds no request"),
+        (MOONCAKE.replace("600", "1" + "0" * 20), "Line 2 is wrong: input_length is 100,000"),
+        (BURSTGPT + "5," + "x" * 200_000 + ",1,1,2,y\n", "The file is damaged: field larger"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ArgumentValueError, match=message) as caught:
         read_replay(written(tmp_path, text))
     assert "Mooncake" in str(caught.value)
+
+
+def test_a_cut_off_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress(BURSTGPT.encode())[:-12])
+    with pytest.raises(ArgumentValueError, match="The file is damaged"):
+        read_replay(path)
+
+
+def test_hashes_of_any_size_are_kept_apart(tmp_path: Path) -> None:
+    line = {"timestamp": 0, "input_length": 1500, "output_length": 5, "hash_ids": [-1, 1, 10**30]}
+    [request] = read_replay(written(tmp_path, json.dumps(line)))
+    keys = [key for key, _ in request.blocks]
+    assert len(set(keys)) == 3
+    assert all(0 <= key < 2**63 for key in keys)
+
+
+def test_a_separator_of_lines_inside_a_text_ends_no_line(tmp_path: Path) -> None:
+    line = '{"timestamp": 0, "input_length": 10, "output_length": 5, "note": "a\u2028b"}\n'
+    assert len(read_replay(written(tmp_path, line))) == 1
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def profile(speed: float) -> ProfileData:
         requests=[
             RequestRecord("a", 100.0, 101.0, arrivals, completion_tokens=4),
             RequestRecord("b", 100.0, 102.0, ((0.6 / speed, 1),), completion_tokens=1),
-            RequestRecord("c", 101.0, 104.0, ((2.0, 3),), status="stopped"),
+            RequestRecord("c", 101.0, 104.0, ((2.0, 3),), status="stopped", completion_tokens=3),
             RequestRecord("d", 101.0, 103.0, status="failed"),
         ],
         steps=[Step("EXTEND", 101.0, 2.0 / speed, 1, 9), Step("DECODE", 104.0, 4.0 / speed, 1, 1)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -10,9 +10,12 @@ from nbruntime.protocol.events import EventDecoder
 from nbruntime.protocol.failures import server_message
 from nbruntime.protocol.generate_event import read_event
 
+MOST = 2**53
+"""A larger count is no count."""
+
 
 class _MetaInfo(msgspec.Struct, gc=False):
-    completion_tokens: int = 0
+    completion_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST)] = 0
     finish_reason: None = None
 
 
@@ -72,9 +75,9 @@ class Answer:
         return str(reason.get("type")) if isinstance(reason, dict) else None
 
     def count(self, name: str) -> int:
-        """Return a count of `meta_info`."""
+        """Return a count of `meta_info`; 0 for what is none."""
         value = self.meta_info.get(name)
-        return value if isinstance(value, int) else 0
+        return value if isinstance(value, int) and 0 <= value <= MOST else 0
 
     def _take(self, payload: bytes, at: float) -> None:
         self._last = payload

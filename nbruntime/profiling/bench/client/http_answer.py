@@ -130,10 +130,10 @@ class HttpAnswer:
                 if not line:
                     self._end(data[at:])
                 continue
-            try:
-                size = int(line.partition(b";")[0], 16)
-            except ValueError:
-                raise NotHttpError(f"a chunk of {line[:20]!r} bytes") from None
+            digits = line.partition(b";")[0].strip()
+            if not digits or digits.strip(b"0123456789abcdefABCDEF"):  # int() would take a sign, too
+                raise NotHttpError(f"a chunk of {line[:20]!r} bytes")
+            size = int(digits, 16)
             self._trailer = size == 0
             self._left = size + 2 if size else 0
 

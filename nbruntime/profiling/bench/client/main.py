@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import queue
+import resource
 import sys
 import threading
 import time
@@ -75,6 +76,8 @@ def main() -> None:
     stdin = Lines(sys.stdin.fileno())
     plan = msgspec.json.decode(stdin.next(), type=ClientPlan)
     gc.collect()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection for each user
     gc.freeze()  # what is imported is no garbage, and looking through it would delay answers
     reporter = Reporter()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 import uuid
@@ -155,8 +156,8 @@ def _record(
         prompt_tokens=answer.count("prompt_tokens"),
         cached_tokens=answer.count("cached_tokens"),
         completion_tokens=max(answer.tokens, answer.count("completion_tokens")),
-        finish=answer.finish or "",
-        error=error.split("\n", 1)[0],
+        finish=_text(answer.finish or ""),
+        error=_text(error.split("\n", 1)[0]),
         server_times={name: float(meta[name]) for name in SERVER_TIMES if _is_time(meta.get(name))},
         retractions=answer.count("num_retractions"),
         scheduled=EPOCH + scheduled,
@@ -164,4 +165,9 @@ def _record(
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _text(text: str) -> str:
+    """Return a server's text without halves of characters, which cannot be reported."""
+    return text.encode("utf-8", "replace").decode()

@@ -57,6 +57,15 @@ def test_errors_inside_a_stream(last: bytes, error: str) -> None:
     assert read(event(1), last).error == error
 
 
+@pytest.mark.parametrize("count", [-4, 10**25, "many"])
+def test_impossible_counts_do_not_count(count: object) -> None:
+    odd = event(2).replace(b'"completion_tokens": 2', b'"completion_tokens": ' + json.dumps(count).encode())
+    assert odd != event(2)
+    answer = read(event(1), odd, END)
+    assert answer.arrivals == [(0.0, 1), (2.0, 4)]
+    assert answer.count("completion_tokens") == 5
+
+
 def taken_apart(data: bytes, cuts: list[int]) -> tuple[HttpAnswer, bytes]:
     pieces: list[bytes] = []
     answer = HttpAnswer(pieces.append)
@@ -96,7 +105,13 @@ def test_trailers_and_empty_bodies() -> None:
     assert answer.done
 
 
-@pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02", b"SSH-2.0\r\n\r\n", CHUNKED_HEAD + b"zz\r\n"])
+@pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02", b"SSH-2.0\r\n\r\n"])
 def test_other_protocols_are_refused(data: bytes) -> None:
     with pytest.raises(NotHttpError):
         taken_apart(data, [])
+
+
+@pytest.mark.parametrize("size", [b"zz", b"-5", b"+5", b"0x5", b"5_0", b""])
+def test_wrong_sizes_of_chunks_are_refused(size: bytes) -> None:
+    with pytest.raises(NotHttpError):
+        taken_apart(CHUNKED_HEAD + size + b"\r\nHello\r\n", [])
