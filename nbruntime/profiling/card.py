@@ -146,16 +146,17 @@ def phase_times(data: ProfileData, request: RequestRecord) -> tuple[float | None
     return queue, max(phases.decode - phases.prefill, 0.0), max(phases.ended - phases.decode, 0.0)
 
 
-def state(data: ProfileData) -> tuple[str, Tone]:
-    """Return whether a profile runs or how it ended, and its tone."""
-    took = duration(data.duration)
+def state(data: ProfileData, *, day: bool = False) -> tuple[str, Tone]:
+    """Return whether a profile runs or how it ended, and its tone; with its date if `day`."""
+    begin = time_of_day(data.started, day=day)
     if data.ended is None and not data.started:
         return "empty", "idle"
     if data.ended is None:
-        return f"running since {time_of_day(data.started)}", "busy"
+        return f"running since {begin}", "busy"
+    took = f"{duration(data.duration)} from {begin}"
     if data.error:
-        return f"ended by {shortened(data.error.partition(':')[0], 60)} after {took}", "bad"
-    return f"{took} from {time_of_day(data.started)}", "good"
+        return f"{took}, ended by {shortened(data.error.partition(':')[0], 60)}", "bad"
+    return took, "good"
 
 
 def _counts(figures: Figures) -> str:

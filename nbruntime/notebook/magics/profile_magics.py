@@ -108,7 +108,8 @@ def start_recordings(lines: list[str]) -> list[str]:
     'await work()\n'
     """
     first = _FIRST_LINE.match(lines[0].rstrip("\r\n")) if len(lines) > 1 else None
-    if first is None or not any(line.strip() for line in lines[1:]):
+    below = next((line for line in lines[1:] if line.strip()), "%%")
+    if first is None or below.startswith("%%"):  # IPython runs a cell magic inside of this one
         return lines
     line = first["line"] or ""
     if line.endswith("?"):

@@ -8,9 +8,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from nbruntime.errors import ArgumentValueError
-from nbruntime.profiling.plots.intervals import Floats, common, union
-from nbruntime.profiling.plots.step_table import span, step_table
+from nbruntime.profiling.plots.intervals import Floats, common
+from nbruntime.profiling.plots.spans import span_of
+from nbruntime.profiling.plots.step_table import step_table
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.trace.intervals import union
 
 Source = Literal["trace", "steps"]
 """What tells when the server computed."""
@@ -67,8 +69,8 @@ def _of_trace(data: ProfileData) -> Activity | None:
 
 def _of_steps(data: ProfileData) -> Activity | None:
     steps = step_table(step for step in data.steps if step.stage != "IDLE")
-    begin, end = span(data)
-    if not len(steps) or end <= begin:
+    begin, end = span_of(data)
+    if not len(steps):
         return None
     if data.steps_from == "trace":  # outside of it nothing is known
         begin, end = float(steps.starts.min()), float(steps.ends.max())

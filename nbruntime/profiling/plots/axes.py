@@ -1,21 +1,25 @@
-"""Parts of several plots: axes of time, marks of quantiles, words in place of data."""
+"""Parts of several plots: axes of time and counts, legends, names of quantiles, words in place of data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import Formatter, LogLocator, NullFormatter
-from numpy.typing import ArrayLike
+from matplotlib.ticker import AutoLocator, Formatter, LogLocator, MaxNLocator, NullFormatter
 
 from nbruntime.display.numbers import duration
 from nbruntime.profiling.plots.colours import Colours
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 """In seconds, and their names."""
+
+_LONG_UNITS = ((3600.0, "h"), (60.0, "min"))
+"""Units of axes that are at least `_FEWEST` of them long."""
+
+_FEWEST = 5
 
 
 class TimeFormatter(Formatter):
@@ -60,7 +64,7 @@ class CountFormatter(Formatter):
 
 
 def time_axis(axis: Axis, label: str, longest: float, *, log: bool = False) -> None:
-    """Label an axis whose data are seconds, in s, ms or µs.
+    """Label an axis whose data are seconds, in the unit that fits: h, min, s, ms or µs.
 
     Parameters
     ----------
@@ -76,13 +80,16 @@ def time_axis(axis: Axis, label: str, longest: float, *, log: bool = False) -> N
     if log:
         _set(axis, label, TimeWithUnitFormatter(), log)
     else:
-        unit, name = _unit(longest)
+        unit, name = next((long for long in _LONG_UNITS if longest >= _FEWEST * long[0]), _unit(longest))
         _set(axis, f"{label} ({name})", TimeFormatter(unit), log)
+        axis.set_major_locator(_UnitLocator(unit))
 
 
-def count_axis(axis: Axis, label: str, *, log: bool = False) -> None:
-    """Label an axis of counts or rates, whose unit is in the label; see `time_axis`."""
+def count_axis(axis: Axis, label: str, *, log: bool = False, whole: bool = False) -> None:
+    """Label an axis of counts or rates, whose unit is in the label; `whole` numbers have no ticks between."""
     _set(axis, label, CountFormatter(), log)
+    if whole:
+        axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
 def no_data(axes: Axes, words: str, colours: Colours) -> None:
@@ -120,45 +127,47 @@ def quantile_name(share: float) -> str:
     return "median" if share == 0.5 else f"p{share * 100:g}"
 
 
-def mark_quantiles(
-    axes: Axes,
-    seconds: ArrayLike,
-    colours: Colours,
-    shares: Sequence[float] = (0.5, 0.9, 0.99),
-    *,
-    along: Literal["x", "y"] = "x",
-) -> dict[str, float]:
-    """Mark quantiles of times by hairlines with their name and time; return them by name.
+def supported_quantiles(count: int) -> list[float]:
+    """Return the quantiles beyond which at least one of `count` values lies.
 
-    Along x, set the limits of the axis before: the words stand on the side with more room.
+    Examples
+    --------
+    >>> supported_quantiles(1), supported_quantiles(20), supported_quantiles(500)
+    ([0.5], [0.5, 0.9], [0.5, 0.9, 0.99])
     """
-    values = np.asarray(seconds, dtype=float)
-    found = {quantile_name(share): float(np.quantile(values, share)) for share in shares}
-    low, high = axes.get_xlim()
-    look: dict[str, Any] = {"color": colours.quiet, "linewidth": 0.8, "linestyle": (0, (4, 3))}
-    for number, (name, at) in enumerate(found.items()):
-        if along == "y":
-            axes.axhline(at, **look)
-            anchor, coordinates, shift = (1.0, at), ("axes fraction", "data"), (-2, 3)
-            sides = ("right", "bottom")
-        else:
-            axes.axvline(at, **look)
-            left = axes.get_xscale() == "linear" and (at - low) / (high - low) > 0.75
-            anchor, coordinates = (at, 1.0), ("data", "axes fraction")
-            shift = (-4 if left else 4, -2 - 13 * number)
-            sides = ("right" if left else "left", "top")
-        axes.annotate(
-            f"{name} {duration(at)}",
-            anchor,
-            shift,
-            coordinates,
-            "offset points",
-            color=colours.quiet,
-            fontsize=9,
-            ha=sides[0],
-            va=sides[1],
-        )
-    return found
+    return [share for share, least in ((0.5, 1), (0.9, 10), (0.99, 100)) if count >= least]
+
+
+def quantiles_in_words(quantiles: Mapping[str, float]) -> str:
+    """Return quantiles in seconds as words.
+
+    Examples
+    --------
+    >>> quantiles_in_words({"median": 0.1, "p90": 0.25})
+    'median 100 ms · p90 250 ms'
+    """
+    return " · ".join(f"{name} {duration(seconds)}" for name, seconds in quantiles.items())
+
+
+def legend_above(axes: Axes, handles: Sequence[Any] | None = None) -> None:
+    """Set the legend on the right, on the line of the axes' title."""
+    entries = axes.get_legend_handles_labels()[0] if handles is None else list(handles)
+    if not entries:
+        return
+    axes.legend(
+        handles=entries, loc="lower right", bbox_to_anchor=(1, 1.0), ncols=len(entries), borderaxespad=0.35
+    )
+
+
+class _UnitLocator(AutoLocator):
+    """Places ticks at round numbers of a unit."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self._unit = unit  # in seconds
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        return np.asarray(super().tick_values(vmin / self._unit, vmax / self._unit)) * self._unit
 
 
 class _PlainLogLocator(LogLocator):

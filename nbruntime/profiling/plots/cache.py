@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from nbruntime.display.numbers import percent, rate
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.curves import draw_level
 from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.fitted_line import FittedLine, fit_line
-from nbruntime.profiling.plots.levels import draw_level
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.profile_data import ProfileData
 
@@ -165,8 +165,8 @@ def _draw_ttft(axes: Axes, measured: _Measured, line: FittedLine | None, figure:
             )
     count_axis(axes.xaxis, "uncached prompt tokens")
     time_axis(axes.yaxis, "TTFT", float(ttft.max()))
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, float(ttft.max()) * 1.2)
+    axes.set_xlim(0, float(tokens.max()) * 1.03 or 1.0)
+    axes.set_ylim(0, float(ttft.max()) * (1.5 if line else 1.3) or 1e-3)  # room for the legend
     if line is not None:
         ends = np.array([0.0, tokens.max()])
         axes.plot(

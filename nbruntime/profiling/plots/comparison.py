@@ -14,9 +14,11 @@ from nbruntime.display.numbers import duration, percent, rate
 from nbruntime.profiling.plots.axes import beside_bar, count_axis, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.intervals import Floats, overlap, union
-from nbruntime.profiling.plots.step_table import STAGES, Stage, by_stage, span, stage_colour
+from nbruntime.profiling.plots.intervals import Floats, overlap
+from nbruntime.profiling.plots.spans import span_of
+from nbruntime.profiling.plots.step_table import STAGES, Stage, by_stage, stage_colour
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.trace.intervals import union
 
 LATENCY_QUANTILES = np.linspace(0, 1, 401)
 
@@ -80,8 +82,8 @@ def compared(data: ProfileData, name: str) -> Compared:
     sent = min((request.sent for request in data.requests), default=0.0)
     wall = max((request.ended for request in data.requests), default=0.0) - sent
     shares: dict[Stage, float] = {}
-    start, end = span(data)
-    if data.steps and end > start:
+    start, end = span_of(data)
+    if data.steps:
         for stage, table in by_stage(data.steps).items():
             busy = overlap(*union(table.starts, table.ends), np.array([start, end]))
             shares[stage] = float(busy[0] / (end - start))

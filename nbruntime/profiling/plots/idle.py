@@ -9,12 +9,11 @@ from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
 from nbruntime.profiling.plots.activity import Activity, Source, activity
-from nbruntime.profiling.plots.axes import beside_bar, no_data, time_axis
+from nbruntime.profiling.plots.axes import beside_bar, legend_above, no_data, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import Floats, common, overlap, time_before
-from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.step_table import NO_STEPS
 from nbruntime.profiling.plots.trace_data import NO_TRACE
 from nbruntime.profiling.profile_data import ProfileData
@@ -126,7 +125,7 @@ def _lengths(axes: Axes, busy: Activity, figure: Figure) -> None:
     time_axis(axes.xaxis, "idle time in all", float(sums.max()))
     axes.set(xlim=(0, float(sums.max()) * 1.5), ylabel="length of a gap")
     axes.set_yticks(rows, names)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(names), 3) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
 
 

@@ -5,36 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nbruntime.profiling.trace.intervals import union
+
 Floats = NDArray[np.float64]
-
-
-def union(starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
-    """Return the starts and ends of the intervals' union, in order.
-
-    Examples
-    --------
-    >>> union(np.array([5.0, 0.0, 1.0]), np.array([6.0, 2.0, 3.0]))
-    (array([0., 5.]), array([3., 6.]))
-    """
-    if not len(starts):
-        return starts, ends
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], np.maximum.accumulate(ends[order])
-    first = np.concatenate([[True], starts[1:] > ends[:-1]])
-    last = np.concatenate([first[1:], [True]])
-    return starts[first], ends[last]
-
-
-def gaps(starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
-    """Return the starts and durations of the times between intervals.
-
-    Examples
-    --------
-    >>> gaps(np.array([5.0, 0.0, 1.0]), np.array([6.0, 2.0, 3.0]))
-    (array([3.]), array([2.]))
-    """
-    starts, ends = union(starts, ends)
-    return ends[:-1], starts[1:] - ends[:-1]
 
 
 def time_before(at: Floats, starts: Floats, ends: Floats, weights: Floats | None = None) -> Floats:

@@ -8,12 +8,17 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from nbruntime.display.numbers import duration, percent, rate
-from nbruntime.profiling.plots.axes import count_axis, quantile_name, time_axis
+from nbruntime.profiling.plots.axes import (
+    count_axis,
+    legend_above,
+    quantile_name,
+    quantiles_in_words,
+    supported_quantiles,
+    time_axis,
+)
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.legends import legend_above
-from nbruntime.profiling.plots.quantiles import quantiles_in_words, supported_quantiles
 from nbruntime.profiling.plots.token_gaps import Meanwhile, TokenGaps, token_gaps
 from nbruntime.profiling.profile_data import ProfileData
 
@@ -109,7 +114,7 @@ def _draw_positions(axes: Axes, gaps: TokenGaps, shown: NDArray[np.float64], col
             color=colour_of(kind, colours),
             rasterized=len(shown) > 5000,
         )
-    count_axis(axes.xaxis, "position of the token in the answer")
+    count_axis(axes.xaxis, "position of the token in the answer", whole=True)
     kinds = [kind for kind in Meanwhile if (gaps.meanwhile == kind).any()]
     handles = [
         Line2D(
@@ -140,7 +145,7 @@ def _draw_distribution(axes: Axes, gaps: TokenGaps, shown: NDArray[np.float64], 
             base += counts
     axes.set_xlim(0, base.max() / BARS)
     axes.set_title("Distribution")
-    count_axis(axes.xaxis, f"share of {len(shown):,} gaps (%)")
+    count_axis(axes.xaxis, f"share of {len(shown):,} gap{'' if len(shown) == 1 else 's'} (%)")
 
 
 def _mark_quantiles(axes: Axes, seconds: NDArray[np.float64], colours: Colours) -> dict[str, float]:

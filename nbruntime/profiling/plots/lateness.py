@@ -12,9 +12,9 @@ from nbruntime.display.numbers import duration, rate
 from nbruntime.profiling.bench.records import BenchRun
 from nbruntime.profiling.plots.axes import count_axis, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.curves import draw_share_curve
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.share_curve import draw_share_curve
 
 SHORTEST = 1e-5
 """Seconds; what was sent in time is drawn here, as a logarithmic axis has no zero."""

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from nbruntime.display.html import visible
 from nbruntime.errors import ArgumentValueError
-from nbruntime.profiling.plots.axes import count_axis, time_axis
+from nbruntime.profiling.plots.axes import count_axis, legend_above, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import highest
-from nbruntime.profiling.plots.legends import legend_above
 from nbruntime.profiling.plots.request_bars import Part, RequestBars, request_bars
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import STAGES, StepTable, by_stage
@@ -165,7 +164,9 @@ def _draw_requests(
         drawn = places % stride == 0
         if drawn.any():
             corners = _rectangles(places[drawn], starts[drawn] - start, ends[drawn] - start, half)
-            axes.add_collection(PolyCollection(list(corners), facecolors=colour, alpha=alpha))
+            bars_of_part = PolyCollection(list(corners), facecolors=colour, edgecolors=colour, alpha=alpha)
+            bars_of_part.set_linewidth(0.6 if len(rows) > 100 else 0)  # short ones stay visible
+            axes.add_collection(bars_of_part)
             handles.append(Patch(color=colour, alpha=alpha, label=part.value))
     handles += _mark_ends(axes, data.requests, rows, start, colours)
     axes.set(xlim=(left, right), ylim=(rows[-1] + 0.7, rows[0] - 0.7))
@@ -174,7 +175,7 @@ def _draw_requests(
         axes.set_yticks(rows, [_tokens_in_words(data.requests[row]) for row in rows])
         axes.set_ylabel("prompt + output\ntokens")
     else:
-        count_axis(axes.yaxis, "request number, in the order of sending")
+        count_axis(axes.yaxis, "request number, in the order of sending", whole=True)
     legend_above(axes, handles)
 
 
@@ -236,5 +237,5 @@ def _draw_steps(axes: Axes, table: StepTable, start: float, look: tuple[str, flo
     colour, alpha = look
     axes.stairs(sizes, edges, fill=True, color=colour, alpha=alpha)
     top = int(table.batch_sizes.max())
-    axes.set_ylim(0, top * 1.15)
+    axes.set_ylim(0, max(top, 1) * 1.15)
     axes.set_yticks([0, top])

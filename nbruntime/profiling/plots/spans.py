@@ -1,4 +1,4 @@
-"""The span of time that pictures over time show."""
+"""The span of time that plots over time show."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ def span_of(data: ProfileData) -> tuple[float, float]:
     >>> span_of(ProfileData(started=5.0, ended=7.0))
     (5.0, 7.0)
     """
-    starts = [request.sent for request in data.requests] + [sample.at for sample in data.samples[:1]]
-    ends = [request.ended for request in data.requests] + [sample.at for sample in data.samples[-1:]]
-    start = min([data.started, *starts]) if data.started else min(starts, default=0.0)
-    end = max([start, data.ended or start, *ends])
+    starts = [each.sent for each in data.requests] + [each.start for each in data.steps]
+    ends = [each.ended for each in data.requests] + [each.end for each in data.steps]
+    noted = [sample.at for sample in data.samples] + [at for at in (data.started, data.ended) if at]
+    start = min([*starts, *noted], default=0.0)
+    end = max([*ends, *noted], default=start)
     return start, end if end > start else start + 1.0

@@ -10,7 +10,6 @@ import numpy as np
 
 from nbruntime.profiling.plots.colours import Colours
 from nbruntime.profiling.plots.intervals import Floats
-from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.protocol.step_log import PREFILL_STAGES, Step
 
 Stage = Literal["prefill", "decode"]
@@ -55,18 +54,6 @@ def by_stage(steps: Iterable[Step]) -> dict[Stage, StepTable]:
         if step.stage != "IDLE":
             parts["prefill" if step.stage in PREFILL_STAGES else "decode"].append(step)
     return {stage: step_table(part) for stage, part in parts.items()}
-
-
-def span(data: ProfileData) -> tuple[float, float]:
-    """Return the begin and end of a profile, its steps included, as Unix times."""
-    starts = [step.start for step in data.steps]
-    ends = [step.end for step in data.steps]
-    if data.started:
-        starts.append(data.started)
-    if data.ended is not None:
-        ends.append(data.ended)
-    start = min(starts, default=0.0)
-    return start, max([start, *ends])
 
 
 def stage_colour(stage: Stage, colours: Colours) -> str:

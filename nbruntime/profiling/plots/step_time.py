@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from nbruntime.display.numbers import duration, rate
 from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
@@ -128,7 +127,7 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
     groups = group(sizes, seconds)
     axes.vlines(groups.sizes, groups.low, groups.high, color=colours.ink, linewidth=0.8)
     axes.plot(groups.sizes, groups.medians, "o", color=colour, markersize=6, markeredgecolor=colours.ink)
-    right = float(sizes.max()) * 1.05
+    right = float(sizes.max()) * 1.05 or 1.0
     top = max(float(np.quantile(seconds, 0.99)), float(groups.high.max())) * 1.3 or 1e-3
     line = fit(groups)
     if line is not None:
@@ -142,8 +141,7 @@ def _panel(axes: Axes, stage: Stage, sizes: Floats, seconds: Floats, figure: Fig
         axes.text(1, 1.01, words, transform=axes.transAxes, ha="right", va="bottom", color=colours.quiet)
     what = "batch size (sequences)" if stage == "decode" else "tokens computed"
     axes.set(xlim=(0, right), ylim=(0, top), title=f"{stage.capitalize()} steps")
-    count_axis(axes.xaxis, what)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    count_axis(axes.xaxis, what, whole=True)
     time_axis(axes.yaxis, "duration", top)
 
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import count_axis, time_axis
+from nbruntime.profiling.plots.axes import count_axis, legend_above, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.intervals import Floats, highest, overlap, union
-from nbruntime.profiling.plots.legends import legend_above
+from nbruntime.profiling.plots.intervals import Floats, highest, overlap
+from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import (
     NO_STEPS,
     STAGES,
     Stage,
     StepTable,
     by_stage,
-    span,
     stage_colour,
 )
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.trace.intervals import union
 
 COLUMNS = 720
 """Columns of the batch size over the width of the plot; finer than the eye."""
@@ -50,13 +50,13 @@ def plot_steps(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     '1 prefill step: 300 ms, 60 % of the time'
     """
     tables = by_stage(data.steps)
-    start, end = span(data)
+    start, end = span_of(data)
     caption = (
         "Steps are forward passes of the model. Above: sequences in a step's batch; in each column of "
         f"{duration((end - start) / COLUMNS)} the mean over time, and the largest in a lighter tone. "
         "Below: share of the time that steps took; the rest is time between steps."
     )
-    if not any(map(len, tables.values())) or end <= start:
+    if not any(map(len, tables.values())):
         caption = "Steps are forward passes of the model."
         return empty_figure(theme, title="Steps", words=NO_STEPS, caption=caption)
     with new_figure(theme, caption=caption, height=3.6) as figure:
@@ -84,11 +84,17 @@ def _batch_sizes(
             highest(starts, ends, table.batch_sizes, edges), edges, fill=True, color=colour, alpha=0.35
         )
         axes.stairs(means, edges, fill=True, color=colour)
-    count_axis(axes.yaxis, "batch size (sequences)")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    count_axis(axes.yaxis, "batch size (sequences)", whole=True)
     axes.set(xlim=(0, end - start), ylim=(0, None))
     axes.set_title("Steps")
-    legend_above(axes, [Patch(color=stage_colour(stage, figure.colours), label=stage) for stage in STAGES])
+    legend_above(
+        axes,
+        [
+            Patch(color=stage_colour(stage, figure.colours), label=stage)
+            for stage in STAGES
+            if len(tables[stage])
+        ],
+    )
 
 
 def _shares(axes: Axes, tables: dict[Stage, StepTable], start: float, end: float, figure: Figure) -> None:

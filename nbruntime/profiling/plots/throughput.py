@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from nbruntime.display.numbers import rate
-from nbruntime.profiling.plots.axes import count_axis, no_data, time_axis
+from nbruntime.display.numbers import duration, rate
+from nbruntime.profiling.plots.axes import count_axis, legend_above, no_data, time_axis
 from nbruntime.profiling.plots.colours import Theme
+from nbruntime.profiling.plots.curves import draw_level, reduced
 from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.legends import legend_above
-from nbruntime.profiling.plots.levels import draw_level, reduced
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.token_rates import bin_edges, in_flight, token_rates
 from nbruntime.profiling.profile_data import ProfileData
@@ -45,8 +44,10 @@ def plot_throughput(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     edges = bin_edges(start, end)
     samples = _known(data.samples)
     whole = sum(not request.arrivals and request.completion_tokens > 0 for request in data.requests)
-    caption = f"{DEFINITION} in each {rate(edges[1] - edges[0])} s, divided by that time"
-    caption += f"; {whole} requests were not streamed: theirs are spread evenly. " if whole else ". "
+    caption = f"{DEFINITION} in each {duration(edges[1] - edges[0], digits=2)}, divided by that time"
+    if whole:
+        caption += f"; tokens of {whole:,} answer{'' if whole == 1 else 's'} without times are spread evenly"
+    caption += ". "
     if any(sample.load.gen_throughput is not None for sample in data.samples):
         caption += "The server's own figure counts the tokens of all its clients. "
     caption += (
@@ -69,7 +70,7 @@ def plot_throughput(data: ProfileData, *, theme: Theme | None = None) -> Figure:
             times, counts = in_flight(data.requests)
             draw_level(below, times - start, counts.astype(float), figure.colours.blue)
             below.set_title("Unanswered requests")
-        count_axis(below.yaxis, "requests")
+        count_axis(below.yaxis, "requests", whole=True)
         below.set_ylim(bottom=0)
         for axes in (above, below):
             axes.set_xlim(0, end - start)

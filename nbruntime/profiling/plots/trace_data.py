@@ -32,7 +32,8 @@ def short_name(name: str) -> str:
 
 
 def class_legend(axes: Axes, kinds: set[str], colours: Colours) -> None:
-    """Put a legend of the classes between the axes and their title, in two lines if they are many."""
+    """Put a legend of the classes between the axes and their title, in two full lines if they are many."""
     keys = [Patch(color=colours.of_class(kind), label=kind) for kind in CLASSES if kind in kinds]
-    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    axes.set_title(axes.get_title("left"), pad=24 if len(keys) <= 4 else 40)
+    lines = 1 if len(keys) <= 4 else 2
+    axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(keys) // lines))
+    axes.set_title(axes.get_title("left"), pad=8 + 16 * lines)

@@ -7,12 +7,17 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from nbruntime.display.numbers import duration, percent
-from nbruntime.profiling.plots.axes import count_axis, quantile_name, time_axis
+from nbruntime.profiling.plots.axes import (
+    count_axis,
+    quantile_name,
+    quantiles_in_words,
+    supported_quantiles,
+    time_axis,
+)
 from nbruntime.profiling.plots.colours import Colours, Theme
+from nbruntime.profiling.plots.curves import draw_share_curve
 from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.quantiles import quantiles_in_words, supported_quantiles
-from nbruntime.profiling.plots.share_curve import draw_share_curve
 from nbruntime.profiling.plots.ttft_groups import Split, telling_split
 from nbruntime.profiling.profile_data import ProfileData
 
@@ -51,7 +56,8 @@ def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
         caption += f" The {split.by} explains {percent(split.share)} of the variance of the times' ranks."
     if not requests:
         words = "No request has a time to first token: stream the answers to see it."
-        words = words if data.requests else NO_REQUESTS
+        if all(request.status == "failed" for request in data.requests):
+            words = "All requests failed." if data.requests else NO_REQUESTS
         return empty_figure(theme, title="Time to first token", words=words, caption=caption)
     with new_figure(theme, caption=caption, height=3.5) as figure:
         axes = figure.subplots()
@@ -65,7 +71,7 @@ def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
 
 
 def _set_axes(axes: Axes, ttft: NDArray[np.float64]) -> None:
-    low, high = float(ttft[0]), float(ttft[-1])
+    low, high = float(ttft[0]), max(float(ttft[-1]), 1e-6)
     most, least = np.quantile(ttft, [0.95, 0.05])
     log = low > 0 and most / least > WIDE  # single outliers make no logarithmic axis
     time_axis(axes.xaxis, "TTFT", high, log=log)

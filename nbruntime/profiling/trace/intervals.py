@@ -1,30 +1,35 @@
-"""Unions of intervals of time, and the gaps between them."""
+"""Unions of intervals of time, and which slices lie inside of which."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nbruntime.profiling.trace.events import Integers
 
+Number = TypeVar("Number", np.int64, np.float64)
 
-def union(start: Integers, end: Integers) -> tuple[Integers, Integers]:
-    """Join intervals that overlap or touch; they are sorted by start.
+
+def union(
+    starts: npt.NDArray[Number], ends: npt.NDArray[Number]
+) -> tuple[npt.NDArray[Number], npt.NDArray[Number]]:
+    """Join intervals that overlap or touch; return the starts and ends of the rest, in order.
 
     Examples
     --------
-    >>> start, end = union(np.array([0, 2, 9]), np.array([5, 3, 12]))
-    >>> start.tolist(), end.tolist()
+    >>> starts, ends = union(np.array([9, 0, 2]), np.array([12, 5, 3]))
+    >>> starts.tolist(), ends.tolist()
     ([0, 9], [5, 12])
     """
-    if not len(start):
-        return start, end
-    reach = np.maximum.accumulate(end)
-    new = np.concatenate([[True], start[1:] > reach[:-1]])
-    last = np.concatenate([new[1:], [True]])
-    return start[new], reach[last]
+    if not len(starts):
+        return starts, ends
+    order = np.argsort(starts, kind="stable")
+    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    first = np.concatenate([[True], starts[1:] > ends[:-1]])
+    last = np.concatenate([first[1:], [True]])
+    return starts[first], ends[last]
 
 
 def self_times(thread: npt.NDArray[np.signedinteger[Any]], start: Integers, end: Integers) -> Integers:
@@ -39,18 +44,21 @@ def self_times(thread: npt.NDArray[np.signedinteger[Any]], start: Integers, end:
     >>> self_times(thread, start, end).tolist()
     [6, 2, 2]
     """
-    own = (end - start).tolist()
-    ends = end.tolist()
-    open_slices: list[int] = []
-    row = None
-    for number, (at, begin, stop) in enumerate(zip(thread.tolist(), start.tolist(), ends, strict=True)):
-        if at != row:
-            row = at
-            open_slices.clear()
-        while open_slices and ends[open_slices[-1]] <= begin:
-            open_slices.pop()
-        if open_slices:
-            outer = open_slices[-1]
-            own[outer] -= min(stop, ends[outer]) - begin
-        open_slices.append(number)
-    return np.array(own, np.int64)
+    outer = _outer(thread, start, end)
+    inner = np.flatnonzero(outer >= 0)
+    own = end - start
+    np.subtract.at(own, outer[inner], np.minimum(end[inner], end[outer[inner]]) - start[inner])
+    return own
+
+
+def _outer(thread: npt.NDArray[np.signedinteger[Any]], start: Integers, end: Integers) -> Integers:
+    """Return for each slice the place of the last one before it that is open at its start, or -1."""
+    outer = np.arange(-1, len(start) - 1)
+    outer[1:][thread[1:] != thread[:-1]] = -1
+    wrong = np.flatnonzero(outer >= 0)
+    while len(wrong):
+        wrong = wrong[end[outer[wrong]] <= start[wrong]]
+        # What lies between a slice and its own outer one has ended, too: so many are passed at once.
+        outer[wrong] = outer[outer[wrong]]
+        wrong = wrong[outer[wrong] >= 0]
+    return outer

@@ -18,44 +18,51 @@ CLASSES = (GEMM, ATTENTION, NORM, COMMUNICATION, SAMPLING, COPIES, OTHER)
 
 # Patterns without case, of which the first that is found decides.
 _KERNELS = (
+    (NORM, r"ep_(gather|scatter|permute|moe_post) (pre|post)_reorder deep_gemm::transpose"),
     (
         COMMUNICATION,
         """
         nccl rccl all_?reduce all_?gather reduce_?scatter all_?to_?all deep_?ep nvshmem multimem
-        (one|two)_?shot cross_device quick_?reduce symm_mem
+        (one|two)_?shot cross_device quick_?reduce symm_mem userbuffers
         """,
     ),
     (
         COPIES,
-        r"^(mem(cpy|set)|hip_?mem|copy_?(device|host)) direct_copy_kernel copy_?buffer fillfunctor",
+        """
+        ^(mem(cpy|set)|hip_?mem|copy_?(device|host)) copy_kernel_cuda copy_?buffer fillfunctor transfer_kernel
+        """,
     ),
     (
         SAMPLING,
         """
         (?<!up)sampl multinomial argmax (top|min)_?p(_|renorm|mask) top_?k_?(renorm|mask|top)
-        radix_?sort penalt logprob cunn_softmax distribution_ exponential gumbel
+        radix_?sort penalt logprob cunn_softmax distribution_ exponential gumbel bitmask (build|verify)_tree
         """,
     ),
     (
         ATTENTION,
         r"""
-        flash(?!infer) fmha attention attn paged mla_ mqa_ (batch|single)(prefill|decode) merge_?states
-        ^_fwd_(kernel|grouped) fwd_grouped_kernel rotary (^|_)rope rope(_|$) kv_?(cache|indices|buffer)
-        mamba selective_scan gated_delta
+        flash(?!infer) fmha attention attn _att_m_ softmax_reducev paged mla_ mqa_
+        (batch|single)(prefill|decode) merge_?states ^_fwd_(kernel|grouped) fwd_grouped_kernel
+        rotary (^|_)rope rope(_|$) kv_?(cache|indices|buffer|splits)
+        mamba selective_scan causal_conv1d chunk_(scan|state|cumsum|fwd|gated|scaled|local) _chunk_fwd
+        state_passing delta_rule gdn_ recompute_w_u solve_tril merge_\d+x\d+_to
         """,
     ),
     (
         GEMM,
         r"""
-        gemm gemv cutlass cublas nvjet xmma ^(ampere|hopper|volta|turing|sm\d+)_ matmul _mm_ fused_moe_kernel
-        grouped_mm marlin awq gptq machete ^cijk_ tensile wmma split_?k dot_kernel
+        gemm gemv cutlass cublas nvjet xmma ^(ampere|hopper|volta|turing|sm\d+)_ matmul _mm_ mul_mat
+        (^|_|::)bmm_ fused_moe_kernel fmoe_ moe_q\d lora_ grouped_mm marlin awq gptq machete ^cijk_
+        tensile wmma split_?k dot_kernel
         """,
     ),
     (
         NORM,
         """
         norm elementwise silu gelu swiglu act_and_mul activation reduce triton_(poi|red|per)_ softmax quant
-        embedding index gather scatter softcap moe_ top_?k catarray vectorized where mask cast fill
+        embedding index gather scatter softcap moe top_?k catarray vectorized where mask cast fill
+        scan tri[ul] expert reshape sort
         """,
     ),
 )

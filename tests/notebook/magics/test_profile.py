@@ -52,6 +52,15 @@ def test_cells_inside_the_cell_do_not_end_it(connected: InteractiveShell) -> Non
     assert no_recording_threads()
 
 
+def test_a_cell_magic_inside_is_recorded(connected: InteractiveShell) -> None:
+    run(connected, "%%sgl_profile -o cost\n\n%%sgl_generate --no-stream -o answer\nHello")
+    names = connected.user_ns
+    assert names["answer"].text == TEXT
+    assert [request.status for request in names["cost"].requests] == ["finished"]
+    assert names["cost"].ended is not None
+    assert no_recording_threads()
+
+
 def test_wrong_lines_run_nothing(connected: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     said = usage_error(connected, "%%sgl_profile --trance\nran = True", capsys)
     assert "Did you mean --trace?" in said

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbruntime.profiling.plots.intervals import Floats, highest, overlap, time_before, union
+from nbruntime.profiling.plots.intervals import Floats, highest, overlap, time_before
+from nbruntime.profiling.trace.intervals import union
 
 EDGES = np.arange(0.0, 11.0)
 QUARTERS = st.integers(0, 40).map(lambda number: number / 4)

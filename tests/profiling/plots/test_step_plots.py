@@ -14,7 +14,8 @@ from nbruntime.profiling.plots import plot
 from nbruntime.profiling.plots.activity import activity
 from nbruntime.profiling.plots.idle import length_classes, plot_idle
 from nbruntime.profiling.plots.intervals import common
-from nbruntime.profiling.plots.step_table import NO_STEPS, by_stage, span
+from nbruntime.profiling.plots.spans import span_of
+from nbruntime.profiling.plots.step_table import NO_STEPS, by_stage
 from nbruntime.profiling.plots.step_time import MOST_GROUPS, fit, group, plot_step_time
 from nbruntime.profiling.plots.steps import COLUMNS, plot_steps
 from nbruntime.profiling.plots.trace_data import NO_TRACE
@@ -54,7 +55,7 @@ def test_steps_are_divided_by_stage() -> None:
     tables = by_stage([*PROFILE.steps, Step("MIXED", 1.0, 1.0, 3, 30), Step("TARGET_VERIFY", 2.0, 1.0, 1, 4)])
     assert tables["prefill"].batch_sizes.tolist() == [3.0, 2.0]  # by start
     assert tables["decode"].tokens.tolist() == [4.0, 2.0, 4.0]
-    assert span(PROFILE) == (1000.0, 1010.0)
+    assert span_of(PROFILE) == (1000.0, 1010.0)
 
 
 def test_plot_steps_draws_batch_sizes_and_shares() -> None:
