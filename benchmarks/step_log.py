@@ -21,7 +21,7 @@ from nbruntime.embedded.engine.scheduler import DecodeStep
 from nbruntime.embedded.engine.step_log import MOST_STEPS, EngineStepLog
 from nbruntime.protocol.step_log import read_step_log, write_step_log
 
-SIZES = (1, 8)
+SIZES = (1, 8, 32)
 PROMPTS = [f"{number}. Tell me a story about a robot" for number in range(max(SIZES))]
 SCHEDULER: Any = SimpleNamespace(waiting=[], cache=SimpleNamespace(used=1234))
 

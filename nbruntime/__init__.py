@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nbruntime.launch.servers import servers, stop
     from nbruntime.profiling import profiles
     from nbruntime.profiling.bench.bench import bench
+    from nbruntime.profiling.bench.result import BenchResult
     from nbruntime.profiling.profile import Profile
     from nbruntime.profiling.trace import read_trace
     from nbruntime.runtime import Runtime
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AsyncGenerationStream": "nbruntime.generation",
     "AsyncRuntimeEndpoint": "nbruntime.endpoint",
+    "BenchResult": "nbruntime.profiling.bench.result",
     "FinishReason": "nbruntime.generation",
     "Generation": "nbruntime.generation",
     "GenerationStream": "nbruntime.generation",
@@ -65,6 +67,7 @@ _MODULES = {
 __all__ = [
     "AsyncGenerationStream",
     "AsyncRuntimeEndpoint",
+    "BenchResult",
     "FinishReason",
     "Generation",
     "GenerationStream",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+_LATEST = 1e12
+"""A Unix time in a distant future; what is later is no time."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerTimes:
@@ -41,7 +44,7 @@ class AnswerTimes:
     def time(self, name: str) -> float | None:
         """Return one of the server's times; None if it is not known, which servers may write as 0."""
         value = self.server_times.get(name)
-        return value if isinstance(value, int | float) and value > 0 else None
+        return value if isinstance(value, int | float) and 0 < value < _LATEST else None
 
     @property
     def received(self) -> float | None:

@@ -20,6 +20,7 @@ NO_TIMES = (
     "SGLang sends them if it is started with enable_metrics=True (--enable-metrics)."
 )
 NO_CLIENT_TIME = "Client and network are not known: the answer has no times of its client."
+RUNNING = "It is still running."
 NOT_IN_STEPS = "The server's steps do not hold all of this answer, so what other requests did is not known."
 RETRACTED = "It was put back into the queue {}, which is not told from decoding here."
 WITH_CLIENT = "Client and network are in the part that cannot be divided."
@@ -56,7 +57,7 @@ def explain(answer: AnswerTimes, steps: Sequence[Step] = (), notes: Sequence[str
     latency = answer.time("e2e_latency")
     total = latency if answer.total is None else answer.total
     if total is None:
-        return Explanation((), 0.0, "", (*told, NO_CLIENT_TIME))
+        return Explanation((), 0.0, "", (*told, NO_CLIENT_TIME if answer.ttft is None else RUNNING))
     source, slices = _server_slices(answer, total, steps, told)
     if answer.total is None:
         told.append(NO_CLIENT_TIME)

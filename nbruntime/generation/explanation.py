@@ -34,7 +34,7 @@ LABELS: dict[PartKind, str] = {
     "all": "not divided",
     "decode": "decode",
     "retraction": "retraction",
-    "siblings": "rest of its batch",
+    "siblings": "other answers",
 }
 """The parts in the order in which they are shown."""
 
@@ -98,14 +98,16 @@ class Part:
         >>> Part("stall", 0.24, requests=1, other_tokens=3900).detail
         'by the prefill of another request (3,900 tokens)'
         >>> Part("decode", 2.0, tokens=40, batch_sizes=(2, 4)).detail
-        '40 tokens among 2 to 4 requests'
+        '40 tokens in batches of 2 to 4 requests'
         """
         match self.kind:
+            case "server":
+                return "tokenizer, grammar, passing on"
             case "queue" if self.requests:
                 verb = "was" if self.requests == 1 else "were"
                 return f"while {_others(self.requests)} {verb} computed"
             case "prefill":
-                cached = f", {self.cached_tokens:,} more from the cache" if self.cached_tokens else ""
+                cached = f" ({self.cached_tokens:,} more from the cache)" if self.cached_tokens else ""
                 return f"{token_count(self.tokens)}{cached}{self._together()}"
             case "turns":
                 return f"{_others(self.requests)} between the chunks of the prefill"
@@ -114,13 +116,13 @@ class Part:
             case "decode":
                 return f"{token_count(self.tokens)}{self._among()}"
             case "retraction":
-                return "the KV cache was full"
+                return "put back into the queue and computed again"
         return ""
 
     def _together(self) -> str:
         if not self.requests:
             return ""
-        return f", together with {token_count(self.other_tokens)} of {_others(self.requests)}"
+        return f" together with {token_count(self.other_tokens)} of {_others(self.requests)}"
 
     def _among(self) -> str:
         match self.batch_sizes:
@@ -129,9 +131,9 @@ class Part:
             case (1, 1):
                 return " alone"
             case (fewest, most) if fewest == most:
-                return f" among {most} requests"
+                return f" in a batch of {most} requests"
             case (fewest, most):
-                return f" among {fewest} to {most} requests"
+                return f" in batches of {fewest} to {most} requests"
 
     @property
     def clause(self) -> str:
@@ -141,7 +143,7 @@ class Part:
             case "client":
                 return f"{took} in client and network"
             case "server":
-                return f"{took} in the rest of the server"
+                return f"{took} in the rest of the server ({detail})"
             case "queue":
                 return f"{took} in the queue{detail and ' '}{detail}"
             case "prefill" | "decode":
@@ -151,9 +153,9 @@ class Part:
             case "stall":
                 return f"{took} stalled {detail}"
             case "retraction":
-                return f"{took} put back into the queue ({detail})"
+                return f"{took} lost because the KV cache was full"
             case "siblings":
-                return f"{took} waiting for the rest of its batch"
+                return f"{took} waiting for the other answers of its request"
             case "first":
                 return f"{took} until the first token"
             case "all":

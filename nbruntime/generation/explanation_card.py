@@ -20,18 +20,18 @@ _SOURCES = {
 TEXT_WIDTH = 40
 """Characters of the bar in plain text."""
 
-# By Okabe and Ito, for all kinds of colour vision; mid tones, legible on a light and on a dark ground.
+# The hues of the plots for prefill, decode and stalls; mid tones, legible on a light and on a dark ground.
 _COLOURS = {
-    "client": "#999999",
-    "server": "#c0c0c0",
-    "queue": "#e69f00",
-    "prefill": "#56b4e9",
-    "turns": "#009e73",
-    "stall": "#d55e00",
-    "first": "#56b4e9",
-    "all": "#56b4e9",
-    "decode": "#0072b2",
-    "retraction": "#cc79a7",
+    "client": "#a3a9b1",
+    "server": "#c9cfd6",
+    "queue": "#8a919a",
+    "prefill": "#d18411",
+    "turns": "#2f9068",
+    "stall": "#b3451f",
+    "first": "#6ab7e3",
+    "all": "#6ab7e3",
+    "decode": "#5b8fd4",
+    "retraction": "#a8659e",
     "siblings": "#b0a060",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -18,10 +17,10 @@ from nbruntime.errors import ArgumentTypeError
 from nbruntime.generation.answer_times import AnswerTimes
 from nbruntime.generation.data_frame import data_frame
 from nbruntime.generation.finish_reason import FinishReason
-from nbruntime.generation.step_source import StepSource, ask_for_steps
+from nbruntime.generation.step_source import StepSource, ask_for_steps, checked_steps
 from nbruntime.generation.timings import Timings
 from nbruntime.generation.tokens import Token, Tokens, read_tokens
-from nbruntime.protocol.answers import first_invalid_field
+from nbruntime.protocol.answers import first_invalid_field, number_in
 from nbruntime.protocol.requests import Prompt
 from nbruntime.protocol.step_log import Step, StepLog
 
@@ -229,9 +228,8 @@ class Generation(CardMixin):
         return self._number("cached_tokens") or 0
 
     def _number(self, name: str) -> Any:
-        """Return a number of the server's record; None if it is missing or not a number."""
-        figure = self.meta_info.get(name)
-        return figure if isinstance(figure, int | float) else None
+        """Return a number of the server's record; None if there is none."""
+        return number_in(self.meta_info, name)
 
     @property
     def usage(self) -> dict[str, int]:
@@ -263,11 +261,7 @@ class Generation(CardMixin):
             total=timings.total,
             ttft=timings.ttft,
             last_arrival=None if timings.ttft is None else timings.ttft + sum(timings.itl),
-            server_times={
-                name: value
-                for name, value in self.server_times.items()
-                if isinstance(value, int | float) and math.isfinite(value)
-            },
+            server_times=self.server_times,
             prompt_tokens=int(self.prompt_tokens),
             cached_tokens=int(self.cached_tokens),
             completion_tokens=int(self.completion_tokens),
@@ -286,6 +280,11 @@ class Generation(CardMixin):
         steps : StepLog or sequence of Step, optional
             The server's steps of that time; the server is then not asked.
 
+        Raises
+        ------
+        ArgumentTypeError
+            If `steps` holds something else.
+
         Examples
         --------
         >>> answer = Generation("4", [20], {"e2e_latency": 0.3}, timings=Timings(total=0.5))
@@ -300,8 +299,8 @@ class Generation(CardMixin):
         notes: list[str] = []
         if steps is None:
             steps, notes = ask_for_steps(self._source, times)
-        elif isinstance(steps, StepLog):
-            steps = steps.steps
+        else:
+            steps = checked_steps(steps)
         return explain(times, steps, notes)
 
     @property

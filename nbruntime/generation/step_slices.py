@@ -10,6 +10,9 @@ from nbruntime.generation.explanation import PartKind
 from nbruntime.generation.time_slices import Slice, before_forward, tokens_of
 from nbruntime.protocol.step_log import Step
 
+_SAME_CLOCK = 0.05
+"""Seconds; most that the start of a step may differ from the server's time of it."""
+
 
 def slices_by_steps(answer: AnswerTimes, steps: Sequence[Step]) -> list[Slice] | None:
     """Divide a request's time on the server, in the order of time; None if the steps do not hold all of it.
@@ -19,7 +22,7 @@ def slices_by_steps(answer: AnswerTimes, steps: Sequence[Step]) -> list[Slice] |
     """
     if answer.entered is None:
         return _never_computed(answer, steps)
-    first = _first_step(answer, steps)
+    first = _first_step(answer, answer.entered, steps)
     if first is None:
         return None
     begin = steps[first].start
@@ -39,11 +42,13 @@ def slices_by_steps(answer: AnswerTimes, steps: Sequence[Step]) -> list[Slice] |
     return slices
 
 
-def _first_step(answer: AnswerTimes, steps: Sequence[Step]) -> int | None:
-    """Return the place of the request's first step: the nearest one, as a rid may be used again."""
+def _first_step(answer: AnswerTimes, entered: float, steps: Sequence[Step]) -> int | None:
+    """Return the place of its first step: by the same clock the nearest, as a rid may be used again."""
     own = [place for place, step in enumerate(steps) if answer.rid in step.rids and step.stage != "DECODE"]
-    entered = answer.entered or 0.0
-    return min(own, key=lambda place: abs(steps[place].start - entered), default=None)
+    if not own:
+        return None
+    nearest = min(own, key=lambda place: abs(steps[place].start - entered))
+    return nearest if abs(steps[nearest].start - entered) < _SAME_CLOCK else own[0]
 
 
 def _never_computed(answer: AnswerTimes, steps: Sequence[Step]) -> list[Slice] | None:

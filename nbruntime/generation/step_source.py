@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nbruntime.errors import NbruntimeError, NotFoundError
+from nbruntime.errors import ArgumentTypeError, NbruntimeError, NotFoundError
 from nbruntime.generation.answer_times import AnswerTimes
-from nbruntime.protocol.step_log import Step
+from nbruntime.protocol.step_log import Step, StepLog
 
 AskForSteps = Callable[[float, float | None], Sequence[Step]]
 """Returns the server's steps from one time to another by its clock, or to now; raises a `NbruntimeError`."""
@@ -33,8 +33,22 @@ def ask_for_steps(source: StepSource | None, answer: AnswerTimes) -> tuple[Seque
     if source is None:
         return (), [f"This record has no connection to its server, so {UNKNOWN}."]
     try:
-        return source.ask(since, answer.finished), []
+        steps = source.ask(since, answer.finished)
+        lost = not steps and answer.entered is not None  # or the server is another one by now
+        return steps, [f"The server's log holds no step of that time anymore, so {UNKNOWN}."] if lost else []
     except NotFoundError:
         return (), [f"The server keeps no log of its steps, so {UNKNOWN}."]
     except NbruntimeError as error:
         return (), [f"The server's step log cannot be read, so {UNKNOWN}: {error.message}"]
+
+
+def checked_steps(steps: StepLog | Sequence[Step]) -> Sequence[Step]:
+    """Return the steps that a caller has given."""
+    given = steps.steps if isinstance(steps, StepLog) else steps
+    if isinstance(given, Sequence) and all(isinstance(step, Step) for step in given):
+        return given
+    raise ArgumentTypeError(
+        f"The steps are no list of Step, but a {type(steps).__name__}",
+        where="steps",
+        hint="Give profile.steps, or read_step_log() of the answer of /step_log.",
+    )

@@ -47,6 +47,10 @@ def aborted_on_server(
     return None
 
 
+_NOT_COPIED = ("_lock", "source", "_when_over")
+"""What is of a stream and not of its record: its server, and who waits for its end."""
+
+
 class StreamState:
     """The state that both kinds of stream share."""
 
@@ -79,20 +83,17 @@ class StreamState:
     def __getstate__(self) -> dict[str, Any]:
         """Copy the answers; the copy of a running stream has failed, since it has no connection."""
         with self._lock:
-            state = {
-                **vars(self),
-                "_lock": None,
-                "source": None,
-                "_when_over": [],
-                "pending": deque(self.pending),
-            }
+            state = {name: value for name, value in vars(self).items() if name not in _NOT_COPIED}
+            state["pending"] = deque(self.pending)
             if not self.over:
-                partial = deepcopy({"_decoder": self._decoder, "_arrivals": self._arrivals})
+                growing = ("_decoder", "_arrivals", "_finished")
+                partial = deepcopy({name: state[name] for name in growing})
                 state |= {**partial, "over": True, "may_run": False, "error": self._copied_too_early()}
             return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.RLock())
+        vars(self).update({"_finished": {}, **state})  # earlier releases have not kept all of it
+        self.source, self._when_over, self._lock = None, [], threading.RLock()
 
     def _copied_too_early(self) -> StreamError:
         partial = self.generations()

@@ -56,7 +56,7 @@ def figure_pairs(data: ProfileData, figures: Figures) -> list[tuple[str, object]
     return [
         ("requests", _counts(figures)),
         ("tokens", _tokens(figures)),
-        ("TTFT", spread(figures.ttft)),
+        ("TTFT", _of_streams(spread(figures.ttft), figures)),
         ("ITL", spread(figures.itl)),
         ("E2E", spread(figures.e2e)),
         ("throughput", f"{rate(figures.token_rate)} tokens/s" if figures.token_rate else None),
@@ -83,6 +83,14 @@ def spread(times: Distribution) -> str | None:
     if len(times) == 1:
         return duration(median)
     return f"median {duration(median)}, p90 {duration(high)}, max {duration(largest)}"
+
+
+def _of_streams(words: str | None, figures: Figures) -> str | None:
+    """Say of how many requests a TTFT is known, unless it is known of all."""
+    known = len(figures.ttft)
+    if words is None or known == figures.finished:
+        return words
+    return f"{words}; of {known:,} streamed request{'' if known == 1 else 's'}"
 
 
 def request_spans(data: ProfileData) -> list[list[Span]]:
@@ -138,16 +146,17 @@ def phase_times(data: ProfileData, request: RequestRecord) -> tuple[float | None
     return queue, max(phases.decode - phases.prefill, 0.0), max(phases.ended - phases.decode, 0.0)
 
 
-def state(data: ProfileData) -> tuple[str, Tone]:
-    """Return whether a profile runs or how it ended, and its tone."""
-    took = duration(data.duration)
+def state(data: ProfileData, *, day: bool = False) -> tuple[str, Tone]:
+    """Return whether a profile runs or how it ended, and its tone; with its date if `day`."""
+    begin = time_of_day(data.started, day=day)
     if data.ended is None and not data.started:
         return "empty", "idle"
     if data.ended is None:
-        return f"running since {time_of_day(data.started)}", "busy"
+        return f"running since {begin}", "busy"
+    took = f"{duration(data.duration)} from {begin}"
     if data.error:
-        return f"ended by {shortened(data.error.partition(':')[0], 60)} after {took}", "bad"
-    return f"{took} from {time_of_day(data.started)}", "good"
+        return f"{took}, ended by {shortened(data.error.partition(':')[0], 60)}", "bad"
+    return took, "good"
 
 
 def _counts(figures: Figures) -> str:

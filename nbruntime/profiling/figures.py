@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 
@@ -27,6 +28,14 @@ DEFINITIONS = (
     ("cache hits", "cached prompt tokens / prompt tokens"),
 )
 """What the figures mean, as pages and cards print it; latencies are those of finished requests."""
+
+MOST_SHOWN = 6
+"""Values in the repr of a distribution."""
+
+_IN_REPR = (
+    *("finished", "stopped", "failed", "ttft.median", "itl.median", "tpot.median", "e2e.median"),
+    *("token_rate", "concurrency", "cache_hit_share"),
+)
 
 
 class Distribution:
@@ -60,7 +69,9 @@ class Distribution:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Distribution({self.values.tolist()})"
+        shown = ", ".join(f"{value:g}" for value in self.values[:MOST_SHOWN])
+        left_out = len(self) - MOST_SHOWN
+        return f"Distribution([{shown}{f', … {left_out:,} more' if left_out > 0 else ''}])"
 
     def quantile(self, share: float) -> float | None:
         """Return the value that a share of all do not exceed, interpolated as `numpy.quantile` does."""
@@ -96,9 +107,16 @@ class Figures:
     (1, 1, 0.5, 4.0)
     >>> figures.token_rate, figures.concurrency
     (0.5, 0.5)
+    >>> figures  # doctest: +ELLIPSIS
+    Figures(finished=1, stopped=0, failed=1, ttft.median=0.5, ...)
     """
 
     requests: Sequence[RequestRecord]
+
+    def __repr__(self) -> str:
+        values = ((name, attrgetter(name)(self)) for name in _IN_REPR)
+        shown = (f"{name}={value:.4g}" for name, value in values if value is not None)
+        return f"Figures({', '.join(shown)})"
 
     @cached_property
     def counts(self) -> Counter[str]:

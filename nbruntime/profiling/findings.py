@@ -18,6 +18,9 @@ from nbruntime.profiling.waits import Wait, waits
 WAITED = 0.25
 """A request waited if its queue took this part of its time to the first token, or more."""
 
+LEAST_WAIT = 0.02
+"""Part of the time of all requests that the waiting took, from which it is named."""
+
 BLAMED = 0.5
 """It waited behind one request if that one's prefill took this part of its queue, or more."""
 
@@ -73,7 +76,9 @@ def _failures(evidence: Evidence) -> Iterator[Finding]:
     if not failed:
         return
     kinds = Counter(shortened(each.error.partition(":")[0], 60) or "unknown error" for each in failed)
-    named = ", ".join(f"{kind} ({count})" if len(kinds) > 1 else kind for kind, count in kinds.most_common(3))
+    named = ", ".join(
+        f"{kind} ({count:,})" if len(kinds) > 1 else kind for kind, count in kinds.most_common(3)
+    )
     # Failures come first: other figures mean little if requests fail.
     yield Finding(2.0, f"{_of(len(failed), evidence.figures)} failed: {named}.")
 
@@ -97,9 +102,9 @@ def _queue(evidence: Evidence) -> Iterator[Finding]:
         if wait >= WAITED * (request.e2e if request.ttft is None else request.ttft)
     ]
     total = sum(request.e2e for request, _ in queued)
-    if not waited or total <= 0:
+    weight = sum(wait for _, wait in waited) / total if total > 0 else 0.0
+    if weight < LEAST_WAIT:
         return
-    weight = sum(wait for _, wait in waited) / total
     median = Distribution(wait for _, wait in waited).median or 0.0
     rids = {request.rid for request, _ in waited}
     blamed = Counter(
@@ -113,7 +118,7 @@ def _queue(evidence: Evidence) -> Iterator[Finding]:
     behind = ""
     if blamed:
         culprit, blamed_count = blamed.most_common(1)[0]
-        part = "" if blamed_count == count else f", {blamed_count} of them"
+        part = "" if blamed_count == count else f", {blamed_count:,} of them"
         behind = f"{part} behind {_described(requests.get(culprit))}"
     at = duration(median, digits=2) + (" at the median" if count > 1 else "")
     yield Finding(weight, f"{many} waited{behind} ({at}){_limit(evidence)}.")
@@ -149,10 +154,12 @@ def _full_cache(evidence: Evidence) -> Iterator[Finding]:
     used = max((each for each in usage if each is not None), default=0.0)
     if retracted:
         number = len(retracted)
-        said = f"The KV cache was full: {_of(number, evidence.figures)} {'was' if number == 1 else 'were'}"
+        put_back = (
+            f"{_of(number, evidence.figures)} {'was' if number == 1 else 'were'} put back into the queue"
+        )
         total = sum(each.e2e for each in evidence.figures.requests)
         weight = sum(each.e2e for each in retracted) / total if total > 0 else 0.0
-        yield Finding(weight + 0.05, f"{said} put back into the queue.")
+        yield Finding(weight + 0.05, f"{put_back}, as the KV cache was full.")
     elif used >= CACHE_FULL:
         full = sum(each is not None and each >= CACHE_FULL for each in usage) / len(usage)
         waiting = any(
@@ -269,5 +276,5 @@ def _of(count: int, figures: Figures) -> str:
     total = len(figures.requests)
     if total == 1:
         return "The request"
-    every = "Both requests" if total == 2 else f"All {total} requests"
-    return every if count == total else f"{count} of {total} requests"
+    every = "Both requests" if total == 2 else f"All {total:,} requests"
+    return every if count == total else f"{count:,} of {total:,} requests"

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 from nbruntime.display.cards import Card, CardMixin
 from nbruntime.errors import TraceError
 from nbruntime.generation.data_frame import data_frame
+from nbruntime.generation.explanation import Explanation
 from nbruntime.profiling.card import phase_times, profile_card
 from nbruntime.profiling.files import load_record, save_record
+from nbruntime.profiling.one_request import explain_request
 from nbruntime.profiling.profile_plots import PlotMethods
+from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.report import write_report
 from nbruntime.profiling.saved_profile import VERSION, from_record, to_record
 from nbruntime.profiling.summary import Summary, summary
@@ -69,6 +72,26 @@ class Profile(CardMixin, PlotMethods):
     def summary(self) -> Summary:
         """Say in two to five sentences where the time went, and what the bottleneck was."""
         return summary(self)
+
+    def explain(self, request: RequestRecord | str) -> Explanation:
+        """Tell why a request took so long, as a bar and a sentence, by what the profile has noted.
+
+        Parameters
+        ----------
+        request : RequestRecord or str
+            One of `requests`, or its rid.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            If it is no request of the profile, or its rid names several.
+
+        Examples
+        --------
+        >>> slowest = max(profile.requests, key=lambda each: each.e2e)  # doctest: +SKIP
+        >>> profile.explain(slowest)  # doctest: +SKIP
+        """
+        return explain_request(self, request)
 
     def to_frame(self) -> pandas.DataFrame:
         """Return the requests as a pandas table: a row for each sequence, the columns `FRAME_COLUMNS`.
@@ -202,9 +225,9 @@ class Profile(CardMixin, PlotMethods):
         self._read_own_trace()
         return write_report(path, self)
 
-    def _plot_trace(self, name: str, options: dict[str, Any]) -> Figure:
+    def _plot_trace(self, name: str, **options: Any) -> Figure:
         self._read_own_trace()
-        return super()._plot_trace(name, options)
+        return super()._plot_trace(name, **options)
 
     def _read_own_trace(self) -> None:
         if self.trace is None and self._has_readable_trace():

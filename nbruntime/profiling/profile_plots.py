@@ -8,6 +8,8 @@ from nbruntime.profiling.plots import plot
 from nbruntime.profiling.profile_data import ProfileData
 
 if TYPE_CHECKING:
+    from nbruntime.profiling.plots.activity import Source
+    from nbruntime.profiling.plots.colours import Theme
     from nbruntime.profiling.plots.figure import Figure
 
 
@@ -15,53 +17,57 @@ class PlotMethods(ProfileData):
     """Draws a profile.
 
     Each method returns a `Figure`, which shows itself in a cell, in the theme of the notebook or in the given
-    `theme`, ``"light"`` or ``"dark"``. Further options are those of the function of the same name in
-    ``nbruntime.profiling.plots``.
+    `theme`, ``"light"`` or ``"dark"``. ``nbruntime.profiling.plots`` has functions of the same names.
     """
 
-    def plot_requests(self, **options: Any) -> Figure:
-        """Draw the waterfall: queue, prefill and decode of each request, the server's steps under it."""
-        return self._plot("plot_requests", options)
+    def plot_requests(
+        self, *, between: tuple[float, float] | None = None, theme: Theme | None = None
+    ) -> Figure:
+        """Draw the waterfall: queue, prefill and decode of each request, the server's steps under it.
 
-    def plot_ttft(self, **options: Any) -> Figure:
+        `between` gives the first and last second to show, from the begin of the profile.
+        """
+        return self._plot("plot_requests", between=between, theme=theme)
+
+    def plot_ttft(self, *, theme: Theme | None = None) -> Figure:
         """Draw the times to the first token."""
-        return self._plot("plot_ttft", options)
+        return self._plot("plot_ttft", theme=theme)
 
-    def plot_itl(self, **options: Any) -> Figure:
+    def plot_itl(self, *, theme: Theme | None = None) -> Figure:
         """Draw the inter-token latencies: their distribution, and by token position."""
-        return self._plot("plot_itl", options)
+        return self._plot("plot_itl", theme=theme)
 
-    def plot_throughput(self, **options: Any) -> Figure:
+    def plot_throughput(self, *, theme: Theme | None = None) -> Figure:
         """Draw tokens per second, with running and queued requests."""
-        return self._plot("plot_throughput", options)
+        return self._plot("plot_throughput", theme=theme)
 
-    def plot_cache(self, **options: Any) -> Figure:
+    def plot_cache(self, *, theme: Theme | None = None) -> Figure:
         """Draw the use of the KV cache, its hits, and TTFT against uncached tokens."""
-        return self._plot("plot_cache", options)
+        return self._plot("plot_cache", theme=theme)
 
-    def plot_steps(self, **options: Any) -> Figure:
+    def plot_steps(self, *, theme: Theme | None = None) -> Figure:
         """Draw stage and batch size of the server's steps over time."""
-        return self._plot("plot_steps", options)
+        return self._plot("plot_steps", theme=theme)
 
-    def plot_step_time(self, **options: Any) -> Figure:
+    def plot_step_time(self, *, theme: Theme | None = None) -> Figure:
         """Draw the duration of steps against batch size and tokens."""
-        return self._plot("plot_step_time", options)
+        return self._plot("plot_step_time", theme=theme)
 
-    def plot_operators(self, **options: Any) -> Figure:
-        """Draw the operators and kernels that took the most time; needs a trace."""
-        return self._plot_trace("plot_operators", options)
+    def plot_operators(self, *, top: int = 15, theme: Theme | None = None) -> Figure:
+        """Draw the `top` operators and kernels, by their time; needs a trace."""
+        return self._plot_trace("plot_operators", top=top, theme=theme)
 
-    def plot_kernel_classes(self, **options: Any) -> Figure:
+    def plot_kernel_classes(self, *, theme: Theme | None = None) -> Figure:
         """Draw the time by class of kernel: gemm, attention, communication, ...; needs a trace."""
-        return self._plot_trace("plot_kernel_classes", options)
+        return self._plot_trace("plot_kernel_classes", theme=theme)
 
-    def plot_idle(self, **options: Any) -> Figure:
-        """Draw busy and idle time of the device, or of the CPU; needs a trace."""
-        return self._plot_trace("plot_idle", options)
+    def plot_idle(self, *, source: Source | None = None, theme: Theme | None = None) -> Figure:
+        """Draw when the server did nothing: between its steps; with a trace, between operators or kernels."""
+        return self._plot_trace("plot_idle", source=source, theme=theme)
 
-    def _plot(self, name: str, options: dict[str, Any]) -> Figure:
+    def _plot(self, name: str, **options: Any) -> Figure:
         figure: Figure = plot(name, self, **options)
         return figure
 
-    def _plot_trace(self, name: str, options: dict[str, Any]) -> Figure:
-        return self._plot(name, options)
+    def _plot_trace(self, name: str, **options: Any) -> Figure:
+        return self._plot(name, **options)

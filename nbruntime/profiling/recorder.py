@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -21,7 +22,12 @@ from nbruntime.generation.outcome import error_line
 from nbruntime.profiling.profile import Profile
 from nbruntime.profiling.recording.request_notes import RequestNotes
 from nbruntime.profiling.recording.server_samples import ServerSamples
-from nbruntime.profiling.recording.server_trace import TRACE_SECONDS, ServerTrace
+from nbruntime.profiling.recording.server_trace import (
+    SILENT_STOP_SECONDS,
+    STOP_SECONDS,
+    TRACE_SECONDS,
+    ServerTrace,
+)
 from nbruntime.protocol.nearest_names import nearest_name
 from nbruntime.protocol.profile import PROFILE_OPTIONS
 
@@ -88,6 +94,7 @@ class Recorder:
             self.profile, self._ask, interval=interval, most=max_samples, local=settings.local
         )
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
         self._stopping = threading.Event()
         self._ready: Future[None] = Future()
         self._done: Future[None] = Future()
@@ -107,13 +114,14 @@ class Recorder:
         NbruntimeError
             If the server cannot be asked for a trace; without one, its silence is only noted.
         """
-        self._start_thread()
+        thread = self._new_thread()
         try:
+            thread.start()
             self._ready.result()
+            return self.profile
         except BaseException:
             self._stopping.set()  # the thread stops the server's profiler
             raise
-        return self.profile
 
     def stop(self, error: BaseException | None = None) -> Profile:
         """Stop recording, and return the profile when it is complete; again, only return it.
@@ -125,9 +133,10 @@ class Recorder:
         error : BaseException, optional
             What ended the profile.
         """
-        self._begin_to_stop(error)
         try:
-            self._done.result()
+            if self._is_ours():
+                self._begin_to_stop(error)
+                self._done.result()
         except BaseException as interrupt:
             self._note_interrupt(interrupt)
             raise
@@ -145,8 +154,9 @@ class Recorder:
         self.stop(error)
 
     async def __aenter__(self) -> Profile:
-        self._start_thread()
+        thread = self._new_thread()
         try:
+            thread.start()
             await asyncio.shield(asyncio.wrap_future(self._ready))
         except BaseException:
             self._stopping.set()
@@ -159,52 +169,64 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._begin_to_stop(error)
         try:
-            await asyncio.shield(asyncio.wrap_future(self._done))
+            if self._is_ours():
+                self._begin_to_stop(error)
+                await asyncio.shield(asyncio.wrap_future(self._done))
         except BaseException as interrupt:
             self._note_interrupt(interrupt)
             raise
 
-    def _start_thread(self) -> None:
+    def _new_thread(self) -> threading.Thread:
         if self._thread is not None:
             raise ArgumentError(
                 "This profile was recorded already", hint="Call profile() again for a new one."
             )
         self._thread = threading.Thread(target=self._run, name="nbruntime-profile", daemon=True)
-        atexit.register(self._at_exit)
-        self._thread.start()
+        return self._thread
+
+    def _is_ours(self) -> bool:
+        """Return False in a forked process, which has no thread that records."""
+        if self._thread is None:
+            raise ArgumentError("This profile was not started", hint="Call start() first.")
+        return self._process == os.getpid()
 
     def _begin_to_stop(self, error: BaseException | None) -> None:
         """End the profile's time; the thread does the rest."""
-        if self._thread is None:
-            raise ArgumentError("This profile was not started", hint="Call start() first.")
-        if self._stopping.is_set():
-            return
-        try:
-            self.profile.ended = time.time()
+        if not self._stopping.is_set():
             if error is not None:
-                self.profile.error = error_line(error)
-            self._client.observers.remove(self._notes)
-            self._notes.close()
-        finally:
+                self.profile.error = self._error_line(error)
+            self._end_notes()
             self._stopping.set()
 
+    def _end_notes(self) -> None:
+        """Note no further request; once more changes nothing."""
+        self.profile.ended = self.profile.ended or time.time()
+        self._client.observers.remove(self._notes)
+        self._notes.close()
+
     def _note_interrupt(self, interrupt: BaseException) -> None:
-        self.profile.error = self.profile.error or error_line(interrupt)
+        if self._thread is None:
+            return
+        self._stopping.set()
+        self.profile.error = self.profile.error or self._error_line(interrupt)
         if not self._done.done():
             self.profile.notes.append(
-                "The end of the profile was interrupted: the last steps and the traces come later, or not."
+                "The end of the profile was interrupted: its last steps and traces may be missing."
             )
 
+    def _error_line(self, error: BaseException) -> str:
+        return self._transport.settings.scrub(error_line(error))  # it is shown and saved
+
     def _at_exit(self) -> None:
-        self._stopping.set()
-        if self._thread is not None:
+        if self._thread is not None and self._process == os.getpid():
+            self._stopping.set()
             self._thread.join(AT_EXIT_SECONDS)
 
     # In the recorder's own thread
 
     def _run(self) -> None:
+        atexit.register(self._at_exit)
         try:
             self._record()
         except BaseException as error:  # noqa: BLE001 (start and stop raise it)
@@ -225,10 +247,11 @@ class Recorder:
             self._client.observers.add(self._notes)
             self._ready.set_result(None)
             self._sample_until_stopped()
+            self._end_notes()
             samples.end()
         finally:
             if trace is not None:
-                trace.stop()
+                trace.stop(patience=STOP_SECONDS if samples.answered else SILENT_STOP_SECONDS)
         if trace is not None:
             trace.find_files(samples.server_info)
         self._note_limits()
@@ -244,13 +267,13 @@ class Recorder:
             if trace is not None:
                 trace.stop_if_due()
                 wait = min(wait, trace.due)
-            self._stopping.wait(max(wait, 0.0))
+            self._stopping.wait(min(max(wait, 0.0), threading.TIMEOUT_MAX))
 
     def _note_limits(self) -> None:
         left_out = self._notes.left_out
         if left_out:
             self.profile.notes.append(
-                f"Only the first {self._max_requests:,} requests were kept, and {left_out:,} left out; "
+                f"More than {self._max_requests:,} requests were made, and {left_out:,} of them left out; "
                 "max_requests=... keeps more."
             )
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from nbruntime._version import __version__
 from nbruntime.display.cards import STYLE, table
 from nbruntime.display.html import escape
-from nbruntime.display.numbers import time_of_day
 from nbruntime.profiling.card import figure_pairs, request_rows, state
 from nbruntime.profiling.figures import DEFINITIONS
 from nbruntime.profiling.files import replacing
@@ -81,8 +80,8 @@ def report_html(data: ProfileData) -> str:
         _section("Definitions", table(DEFINITIONS, labels=True)),
         _section("Notes", "".join(f"<p>{escape(note)}</p>" for note in data.notes)),
     ]
-    word, _ = state(data)
-    made = escape(f"{word} · {time_of_day(data.started, day=True)} · nbruntime {__version__}")
+    word, _ = state(data, day=True)
+    made = escape(f"{word} · nbruntime {__version__}")
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width,initial-scale=1"/>'

@@ -61,7 +61,13 @@ def summary(data: ProfileData) -> Summary:
     shares = time_shares(data, figures)
     if shares is None:
         running = data.ended is None
-        return Summary(["No request has been made yet." if running else "No request was made in this time."])
+        return Summary(
+            [
+                "No request has been made yet."
+                if running
+                else "No request was made through this client in this time."
+            ]
+        )
     found = [finding.sentence for finding in findings(data, figures, shares)]
     unknown = _unknown(data, shares) if figures.measured else ""
     kept = found[: MOST_SENTENCES - 1 - bool(unknown)]
@@ -79,7 +85,7 @@ def _where_the_time_went(shares: TimeShares, figures: Figures) -> str:
     if before is None:
         if not figures.measured:
             counts = {"running": figures.running, "stopped": figures.stopped, "failed": figures.failed}
-            said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+            said = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
             return f"No request finished in {duration(shares.wall)}: {said}."
         return f"The requests took {duration(figures.e2e.median or 0.0)} at the median."
     return (
@@ -99,9 +105,10 @@ def _of_wall(shares: TimeShares) -> str:
         )
     names = [("prefill", prefill), ("decode", decode)]
     (first, most), (second, rest) = sorted(names, key=lambda item: -item[1])
+    idled = f"; the server was idle for {percent(idle)}" if idle >= LEAST_SHARE else ""
     return (
         f"{_bottleneck(first, shares)}{percent(most)} of the{traced} time was spent in {first}, "
-        f"{percent(rest)} in {second}; the server was idle for {percent(idle)}."
+        f"{percent(rest)} in {second}{idled}."
     )
 
 
@@ -126,7 +133,7 @@ def _bottleneck(name: str, shares: TimeShares) -> str:
 
 
 def _volume(figures: Figures) -> str:
-    ended = f"{figures.finished} finished request" + ("" if figures.finished == 1 else "s")
+    ended = f"{figures.finished:,} finished request" + ("" if figures.finished == 1 else "s")
     said = f"{ended} in {duration(figures.wall)}"
     if figures.token_rate:
         said += f" gave {rate(figures.token_rate)} tokens/s"

@@ -7,6 +7,9 @@ from typing import Any
 
 _KINDS: dict[str, type] = {"text": str, "output_ids": list, "prompt_token_ids": list, "meta_info": dict}
 
+_LARGEST = 2**53
+"""No server counts so far, and larger numbers are not exact."""
+
 
 def first_invalid_field(answer: Mapping[str, Any]) -> str | None:
     """Find the first field of an answer that has a wrong type; a missing or null field is right.
@@ -22,6 +25,18 @@ def first_invalid_field(answer: Mapping[str, Any]) -> str | None:
             return name
     reason = (answer.get("meta_info") or {}).get("finish_reason")
     return None if isinstance(reason, dict | None) else "finish_reason"
+
+
+def number_in(meta_info: Mapping[str, Any], name: str) -> Any:
+    """Return a number of ``meta_info``; None if it is missing, or no number that can be counted.
+
+    Examples
+    --------
+    >>> number_in({"a": 0.5}, "a"), number_in({"a": float("nan")}, "a")
+    (0.5, None)
+    """
+    figure: Any = meta_info.get(name)
+    return figure if type(figure) in (int, float) and abs(figure) < _LARGEST else None
 
 
 def scrub_reason(meta_info: dict[str, Any], scrub: Callable[[str], str]) -> None:

@@ -45,7 +45,7 @@ def test_an_answer_alone(endpoint: RuntimeEndpoint) -> None:
     assert explained.seconds("stall") == explained.seconds("turns") == explained.seconds("retraction") == 0
     assert "to decode 7 tokens alone" in explained.sentence
     again = exact(endpoint.complete(PROMPT, max_new_tokens=1, **TOKENS), "prefill")
-    assert "1 token, 4 more from the cache" in repr([part.detail for part in again.parts])
+    assert "1 token (4 more from the cache)" in repr([part.detail for part in again.parts])
 
 
 def test_the_long_prompt_of_another_request_stalls_a_stream(endpoint: RuntimeEndpoint) -> None:

@@ -123,6 +123,17 @@ def test_a_server_that_promises_more_and_sends_nothing(
     assert len(queries(server)) == 1
 
 
+def test_a_log_that_has_lost_the_answer_or_is_of_another_server(
+    client: Blocking | Async, server: ScriptedServer
+) -> None:
+    server.on("/step_log", Reply(body=write_step_log(StepLog(900.0, 0, []))))
+    explained = client.call("complete", "Tell me a story").explain()
+    assert explained.source == "server times"
+    assert explained.notes == (
+        "The server's log holds no step of that time anymore, so what other requests did is not known.",
+    )
+
+
 @pytest.mark.parametrize(
     ("reply", "note"),
     [

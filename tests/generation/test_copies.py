@@ -71,6 +71,27 @@ def test_a_finished_stream_is_copied_as_its_record(way: str) -> None:
     copied.abort()
 
 
+def test_a_pickle_of_an_earlier_release() -> None:
+    state = finished()._state
+    earlier = {name: value for name, value in state.__getstate__().items() if name != "_finished"}
+    copied = object.__new__(type(state))
+    copied.__setstate__({**earlier, "_lock": None})
+    assert copied.generations() == state.generations()
+    assert [each.status for each in copied.outcomes()] == ["finished"]
+
+
+def test_the_copy_of_a_running_stream_does_not_go_on() -> None:
+    events = [dict(answer(word, [n], id=f"r-{n}"), index=n) for n, word in enumerate(WORDS[:2])]
+    running = stream([b"data: " + dump(event) + b"\n\n" for event in events], n=2)
+    indexed = running.indexed()
+    assert next(indexed) == (0, WORDS[0])
+    copied = copy.copy(running)
+    before = copied._state.outcomes()
+    assert next(indexed) == (1, WORDS[1])
+    assert copied._state.outcomes() == before
+    assert [each.status for each in before] == ["finished", "failed"]
+
+
 @copies
 def test_what_was_not_read_yet_can_be_read_from_both(way: str) -> None:
     original = stream([b"".join([*EVENTS, DONE])])

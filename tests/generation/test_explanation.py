@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.html_checks import checked
 
+from nbruntime.errors import ArgumentTypeError
 from nbruntime.generation import Generation, Timings
 from nbruntime.generation.answer_times import AnswerTimes
 from nbruntime.generation.explaining import NO_CLIENT_TIME, NO_TIMES, NOT_IN_STEPS, explain
@@ -68,6 +69,31 @@ def part(explained: Explanation, kind: str) -> Part:
     return found
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 10**400, 1e308, -1, "x", True, None, []])
+@pytest.mark.parametrize(
+    "name", ["request_finished_ts", "queue_time", "prompt_tokens", "completion_tokens", "num_retractions"]
+)
+def test_nonsense_of_a_server(name: str, wrong: Any) -> None:
+    meta = {
+        **server_times(0.3, 0.5, 0.9, queue=0.3),
+        "prompt_tokens": 10,
+        "completion_tokens": 3,
+        name: wrong,
+    }
+    made = Generation("x", [1], meta, timings=Timings(total=1.25))
+    explained = made.explain()
+    assert explained.total == 1.25
+    seconds(explained)
+    assert len(repr(explained)) + len(repr(made)) < 1000
+
+
+@pytest.mark.parametrize("steps", ["[]x", 5, {"steps": []}, [{"stage": "DECODE"}], b"x"])
+def test_given_steps_of_a_wrong_type(steps: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match="The steps are no list of Step") as error:
+        Generation("x").explain(steps)
+    assert "profile.steps" in str(error.value)
+
+
 # By the server's steps
 
 
@@ -76,11 +102,11 @@ def test_an_answer_alone() -> None:
     explained = explain(answer(1.25, server_times(0.3, 0.49, 0.9, queue=0.25)), steps)
     assert seconds(explained) == near(client=0.35, server=0.05, queue=0.25, prefill=0.2, decode=0.4)
     assert (explained.source, explained.notes) == ("step log", ())
-    assert part(explained, "prefill").detail == "6 tokens, 4 more from the cache"
+    assert part(explained, "prefill").detail == "6 tokens (4 more from the cache)"
     assert part(explained, "decode").detail == "2 tokens alone"
     assert explained.sentence == (
         "Took 1.25 s: 400 ms to decode 2 tokens alone, 350 ms in client and network, "
-        "250 ms in the queue and 200 ms to prefill 6 tokens, 4 more from the cache."
+        "250 ms in the queue and 200 ms to prefill 6 tokens (4 more from the cache)."
     )
 
 
@@ -100,7 +126,7 @@ def test_the_prefill_of_another_request_stalls_it() -> None:
     assert part(explained, "decode").batch_sizes == (1, 2)
     assert explained.sentence.startswith(
         "Took 1.4 s: 700 ms stalled by the prefill of another request (3,900 tokens), "
-        "390 ms to decode 2 tokens among 1 to 2 requests"
+        "390 ms to decode 2 tokens in batches of 1 to 2 requests"
     )
 
 
@@ -131,10 +157,10 @@ def test_chunks_of_its_prefill_take_turns_with_the_decoding_of_others() -> None:
     explained = explain(answer(0.7, server_times(0.0, 0.5, 0.7, queue=0.0)), steps)
     assert seconds(explained) == near(prefill=0.45, turns=0.05, decode=0.2)
     assert part(explained, "prefill").detail == (
-        "6 tokens, 4 more from the cache, together with 40 tokens of another request"
+        "6 tokens (4 more from the cache) together with 40 tokens of another request"
     )
     assert part(explained, "turns").detail == "2 other requests between the chunks of the prefill"
-    assert part(explained, "decode").detail == "2 tokens among 3 requests"
+    assert part(explained, "decode").detail == "2 tokens in a batch of 3 requests"
 
 
 def test_a_retracted_request_waits_and_is_computed_again() -> None:
@@ -149,7 +175,7 @@ def test_a_retracted_request_waits_and_is_computed_again() -> None:
     known = answer(1.0, server_times(0.0, 0.1, 1.0, queue=0.0), retractions=1)
     explained = explain(known, steps)
     assert seconds(explained) == near(prefill=0.1, decode=0.3, retraction=0.6)
-    assert "600 ms put back into the queue (the KV cache was full)" in explained.sentence
+    assert "600 ms lost because the KV cache was full" in explained.sentence
     # A log that does not name retractions shows them by the tokens that are computed again.
     unnamed = [decode(0.2, 0.4, "a") if step.retracted else step for step in steps]
     assert seconds(explain(known, unnamed)) == near(prefill=0.1, decode=0.3, retraction=0.6)
@@ -180,6 +206,21 @@ def test_the_steps_may_have_another_clock() -> None:
     for offset in (-3600.0, 0.02, 1e6):
         there = [moved(step, offset) for step in steps]
         assert seconds(explain(known, there)) == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("offset", [-3600.0, -0.2, 0.0, 3600.0])
+def test_chunks_and_retractions_by_another_clock(offset: float) -> None:
+    steps = [
+        extend(0.0, 0.1, me=3),
+        extend(0.1, 0.2, me=3),
+        decode(0.2, 0.3, "me", "a"),
+        decode(0.3, 0.4, "a", retracted=("me",)),
+        extend(0.4, 0.7, me=7),
+        decode(0.7, 0.9, "me"),
+    ]
+    known = answer(0.9, server_times(0.0, 0.2, 0.9, queue=0.0), completion_tokens=4, retractions=1)
+    explained = explain(known, [moved(step, offset) for step in steps])
+    assert seconds(explained) == near(prefill=0.2, decode=0.3, retraction=0.4)
 
 
 def test_the_rid_was_used_before_and_after() -> None:
@@ -261,6 +302,7 @@ def test_without_times_of_the_client() -> None:
     explained = explain(answer(None, server_times(0.3, 0.5, 0.9, queue=0.3)))
     assert seconds(explained) == near(queue=0.3, prefill=0.2, decode=0.4)
     assert NO_CLIENT_TIME in explained.notes
+    assert explain(AnswerTimes(ttft=0.3)).notes == ("It is still running.",)
     nothing = explain(AnswerTimes())
     assert (nothing.parts, nothing.total, nothing.sentence) == ((), 0.0, "Nothing is known of its time.")
     assert "nothing known" in checked(nothing._repr_mimebundle_())

@@ -64,7 +64,8 @@ def test_quantiles_are_those_of_numpy() -> None:
     assert values.quantile(0.9) == pytest.approx(3.7)
     assert values != Distribution([1, 2, 3])
     assert values != "values"
-    assert repr(values) == "Distribution([1.0, 2.0, 3.0, 4.0])"
+    assert repr(values) == "Distribution([1, 2, 3, 4])"
+    assert repr(Distribution(range(1000))) == "Distribution([0, 1, 2, 3, 4, 5, … 994 more])"
 
 
 def test_active_time_leaves_out_the_gaps() -> None:

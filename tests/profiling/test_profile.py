@@ -6,9 +6,12 @@ import copy
 import gzip
 import json
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from support.html_checks import HOSTILE, checked
 
 from nbruntime import errors
 from nbruntime.profiling.card import MOST_ROWS
+from nbruntime.profiling.plots import PLOTS
 from nbruntime.profiling.profile import FRAME_COLUMNS, Profile
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.saved_profile import _TYPES, NOT_SAVED
@@ -46,7 +50,8 @@ def full() -> Profile:
 def test_the_card_says_the_figures_the_summary_and_how_it_ended() -> None:
     text = repr(full())
     print(text)
-    assert text.splitlines()[0] == "Profile tiny · ended by KeyboardInterrupt after 5 s"
+    first = text.splitlines()[0]
+    assert re.fullmatch(r"Profile tiny · 5 s from [-\d]+ [:\d]+, ended by KeyboardInterrupt", first)
     assert "1 of 3 requests failed: ServerBusyError." in text
     assert "requests 2 finished, 1 failed" in text
     assert "tokens 30 prompt (17 % cached) + 4 new" in text
@@ -202,3 +207,16 @@ def test_the_package_gives_the_profile_and_the_comparison() -> None:
 
     assert nbruntime.Profile is Profile
     assert nbruntime.profiles.compare(full(), full()).names == ("a", "b")
+
+
+def test_the_card_says_of_how_many_requests_a_ttft_is() -> None:
+    streamed, whole = request("a", 0, 1, 2), replace(request("b", 0, 1, 2), arrivals=())
+    assert "TTFT 1 s · " in repr(profile(streamed))
+    assert "TTFT 1 s; of 1 streamed request · " in repr(profile(streamed, whole))
+
+
+def test_plots_are_methods_with_the_same_options() -> None:
+    for name, module in PLOTS.items():
+        function = getattr(import_module(f"nbruntime.profiling.plots.{module}"), name)
+        options = list(signature(function).parameters.values())[1:]
+        assert list(signature(getattr(Profile, name)).parameters.values())[1:] == options, name

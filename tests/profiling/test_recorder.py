@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 import inspect
+import itertools
 import json
+import math
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -18,6 +24,7 @@ from support.fake_engine import await_true
 from support.leftovers import nothing_left_behind
 from support.scripted_server import (
     CUT,
+    KEY,
     WORDS,
     Asked,
     Reply,
@@ -31,6 +38,7 @@ from support.scripted_server import (
 
 from nbruntime import errors
 from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
+from nbruntime.profiling import recorder as recorder_module
 from nbruntime.profiling.profile import Profile
 from nbruntime.profiling.recorder import Recorder
 from nbruntime.profiling.recording import server_samples
@@ -282,6 +290,70 @@ def test_interrupts_of_start_and_stop(
     assert recorder.stop() is profile
 
 
+def test_an_interrupt_at_any_line_ends_the_recording(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, tmp_path: Path
+) -> None:
+    """At each line of the recorder that the caller runs, in turn, but those before the first `try`."""
+
+    def interrupted_at(number: int) -> bool:
+        lines = itertools.count(1)
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_code.co_filename != inspect.getfile(Recorder):
+                return None
+            return first_line if frame.f_code.co_name in ("stop", "__exit__") else any_line
+
+        def first_line(frame: FrameType, event: str, _: object) -> Any:
+            return any_line
+
+        def any_line(frame: FrameType, event: str, _: object) -> Any:
+            if event == "line" and frame.f_code.co_name != "__exit__" and next(lines) == number:
+                raise KeyboardInterrupt
+            return any_line
+
+        recorder, before = Recorder(endpoint, trace=True, output_dir=str(tmp_path)), sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with recorder:
+                endpoint.complete("x")
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+            if recorder._thread is not None and recorder._thread.ident is not None:
+                recorder._thread.join(5)
+                assert not recorder._thread.is_alive(), f"line {number}"
+        return False
+
+    number = 1
+    while interrupted_at(number):
+        assert server.profiling is None
+        assert not endpoint.observers._observers
+        number += 1
+    assert number > 10
+
+
+def test_a_forked_process_leaves_the_recording_alone(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, tmp_path: Path
+) -> None:
+    recorder = Recorder(endpoint, trace=True, output_dir=str(tmp_path))
+    with recorder as profile:
+        child = os.fork()
+        if child == 0:
+            recorder.stop()
+            os._exit(0)
+        try:
+            await_true(lambda: os.waitpid(child, os.WNOHANG)[0] == child)
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        assert server.profiling is not None
+        endpoint.complete("x")
+    assert statuses(profile) == ["finished"]
+    assert server.profiling is None
+
+
 async def test_a_cancelled_task(server: ProfiledServer) -> None:
     client = AsyncRuntimeEndpoint(server.url)
     inside = asyncio.Event()
@@ -323,7 +395,7 @@ def test_bounds_of_requests_and_samples(server: ProfiledServer, endpoint: Runtim
     assert len(profile.requests) == 2
     assert len(profile.samples) <= 8
     assert profile.notes[-1] == (
-        "Only the first 2 requests were kept, and 3 left out; max_requests=... keeps more."
+        "More than 2 requests were made, and 3 of them left out; max_requests=... keeps more."
     )
     apart = [note for note in profile.notes if note.startswith("Samples are ")]
     assert len(apart) == 1
@@ -354,7 +426,7 @@ def test_a_server_that_dies(server: ProfiledServer, endpoint: RuntimeEndpoint, t
     assert statuses(profile) == ["finished", "failed"]
     assert profile.requests[1].error.startswith("ServerConnectionError: ")
     first, *others = profile.notes
-    assert first.startswith("The server stopped answering before ")
+    assert first.startswith("The server's load could not be read at ")
     assert any(note.startswith("The server did not confirm the end of its trace") for note in others)
     assert any(note.startswith(f"No trace was found in {tmp_path}") for note in others)
     assert profile.ended is not None
@@ -394,6 +466,45 @@ def test_metrics(server: ProfiledServer, endpoint: RuntimeEndpoint) -> None:
     assert len(server.to("/metrics")) == 2, "80 kB each: at the begin and at the end"
 
 
+def test_an_endless_interval_takes_the_first_and_last_sample(endpoint: RuntimeEndpoint) -> None:
+    with endpoint.profile(interval=float("inf")) as profile:
+        time.sleep(0.05)  # the recorder waits
+    assert len(profile.samples) == 2
+
+
+def test_the_key_is_not_in_the_error(server: ProfiledServer, tmp_path: Path) -> None:
+    with RuntimeEndpoint(server.url, api_key=KEY) as endpoint:
+        recorder = Recorder(endpoint)
+        with pytest.raises(ValueError, match="bad"), recorder:
+            raise ValueError(f"{KEY} is bad")
+    profile = recorder.profile
+    assert profile.error == "ValueError: *** is bad"
+    assert KEY not in profile.save(tmp_path / "p.json").read_text()
+
+
+def test_a_silent_server_is_not_waited_for_as_long_as_one_that_writes_traces(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(recorder_module, "SAMPLE_SECONDS", 0.2)
+    monkeypatch.setattr(recorder_module, "SILENT_STOP_SECONDS", 0.2)
+    silent = Wait()
+    with endpoint.profile(trace=True, output_dir=str(tmp_path)) as profile:
+        for path in ("/v1/loads", "/stop_profile"):
+            server.on(path, lambda _: Reply(pieces=[silent]))
+    assert not silent.go.is_set()
+    silent.go.set()
+    assert "The server did not confirm the end of its trace: No answer in time." in profile.notes
+
+
+def test_an_error_page_makes_a_short_note(server: ProfiledServer, endpoint: RuntimeEndpoint) -> None:
+    server.on("/v1/loads", lambda _: Reply(body=b"<html>\n<body>\n" + b"long " * 200, status=503))
+    with endpoint.profile() as profile:
+        pass
+    (note,) = profile.notes
+    assert "\n" not in note
+    assert len(note) < 300
+
+
 def test_a_recorder_is_started_once(endpoint: RuntimeEndpoint) -> None:
     recorder = Recorder(endpoint)
     with pytest.raises(errors.ArgumentError, match="was not started"):
@@ -404,3 +515,17 @@ def test_a_recorder_is_started_once(endpoint: RuntimeEndpoint) -> None:
     assert recorder.stop() is recorder.stop() is profile
     assert not recorder.running
     assert json.loads(json.dumps(profile.to_dict()))["requests"] == []
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 10**400], ids=["nan", "inf", "huge"])
+def test_nonsense_of_a_server_is_no_error(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, wrong: float
+) -> None:
+    nonsense = {"prompt_tokens": wrong, "completion_tokens": 1, "queue_time": wrong, "forward_entry_time": 5}
+    server.on("/generate", Reply(body=json.dumps(answer("Hi", [7], id="r", **nonsense)).encode()))
+    with endpoint.profile() as profile:
+        endpoint.complete("x")
+    (record,) = profile.requests
+    assert record.prompt_tokens == 0
+    assert (record.server_times.get("queue_time"), record.server_times["forward_entry_time"]) == (None, 5.0)
+    assert record.completion_tokens == 1

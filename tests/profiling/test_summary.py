@@ -27,11 +27,26 @@ def test_prefill_of_one_long_prompt_makes_others_wait() -> None:
     steps.append(decode(6.5, 10, "long", "short0", "short1", "short2"))
     sentences = said(profile(*requests, steps=steps))
     assert sentences[0] == (
-        "Prefill was the bottleneck: 65 % of the time was spent in prefill, 35 % in decode; "
-        "the server was idle for 0 %."
+        "Prefill was the bottleneck: 65 % of the time was spent in prefill, 35 % in decode."
     )
     assert "3 of 4 requests waited behind one of 3,900 tokens (5 s at the median)." in sentences
     assert "None of the 3,930 tokens of the prompts came from the cache." in sentences
+
+
+def test_a_short_wait_is_not_worth_a_sentence() -> None:
+    requests = [request(f"r{n}", 0, 1, 10) for n in range(4)] + [request("late", 1, 1.3, 10)]
+    steps = [extend(0.1, 1, **{f"r{n}": 10 for n in range(4)}), extend(1.2, 1.3, late=10)]
+    steps += [extend(1, 1.2, other=5), decode(1.3, 10, *(each.rid for each in requests))]
+    assert not [sentence for sentence in said(profile(*requests, steps=steps)) if "waited" in sentence]
+
+
+def test_many_requests_are_counted_with_separators() -> None:
+    requests = [request(f"r{n}", 0, 1, 2) for n in range(1200)]
+    sentences = said(
+        profile(*requests, *(request(f"f{n}", 0, ended=1, status="failed") for n in range(1300)))
+    )
+    assert "1,300 of 2,500 requests failed: unknown error." in sentences
+    assert any(sentence.startswith("1,200 finished requests in 2 s") for sentence in sentences)
 
 
 def test_decode_of_one_request_at_a_time() -> None:
@@ -115,7 +130,7 @@ def test_failures_come_first() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"retractions": 2}, "The KV cache was full: 1 of 2 requests was put back into the queue."),
+        ({"retractions": 2}, "1 of 2 requests was put back into the queue, as the KV cache was full."),
         ({}, "The KV cache was 99 % full while requests were queued."),
     ],
 )
@@ -150,9 +165,7 @@ def test_one_slow_request(fields: dict[str, object], cause: str) -> None:
 def test_a_trace_of_some_steps_says_nothing_about_the_rest() -> None:
     steps = [extend(4, 4.5, a=10), decode(4.5, 5, "a")]
     made = profile(request("a", 0, 5, 10), steps=steps, steps_from="trace")
-    assert said(made)[0].endswith(
-        "50 % of the traced time was spent in prefill, 50 % in decode; the server was idle for 0 %."
-    )
+    assert said(made)[0].endswith("50 % of the traced time was spent in prefill, 50 % in decode.")
 
 
 def test_steps_of_several_ranks_count_once() -> None:
@@ -167,7 +180,7 @@ def test_profiles_without_an_end_have_one_sentence() -> None:
     open_ = [request("a", 0, 1, status="running"), request("b", 0, 1, status="stopped")]
     assert profile(*open_).summary() == "No request finished in 1 s: 1 running, 1 stopped."
     assert Profile().summary() == "No request has been made yet."
-    assert profile(ended=3).summary() == "No request was made in this time."
+    assert profile(ended=3).summary() == "No request was made through this client in this time."
 
 
 def test_a_summary_is_a_text_that_shows_itself_line_by_line() -> None:

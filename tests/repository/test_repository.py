@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import inspect
 import json
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +25,8 @@ import nbruntime
 from nbruntime.notebook.magics.launch_line import server_options
 from nbruntime.notebook.magics.options import option_names
 from nbruntime.notebook.magics.sgl_magics import SglMagics
+from nbruntime.profiling.plots import PLOTS
+from nbruntime.protocol.profile import PROFILE_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +76,9 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("document", "at_least"), [("architecture", 20), ("frontend", 6), ("notebook", 6)])
+@pytest.mark.parametrize(
+    ("document", "at_least"), [("architecture", 20), ("frontend", 6), ("notebook", 6), ("profiling", 4)]
+)
 def test_names_in_a_document_exist(document: str, at_least: int) -> None:
     text = (ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8")
     rooms = "|".join(path.stem for path in (ROOT / "nbruntime").iterdir() if not path.name.startswith("_"))
@@ -96,7 +102,42 @@ def _exists(dotted: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/notebook.md", "notebooks/02_in_the_notebook.ipynb"])
+@pytest.mark.parametrize("document", ["README.md", "docs/profiling.md", "notebooks/05_profiling.ipynb"])
+def test_names_of_profiles_and_load_tests_in_a_document_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    holders = {"profile": nbruntime.Profile(), "result": nbruntime.BenchResult([]), "nbruntime": nbruntime}
+    named = set(re.findall(rf"(?<![\w.])({'|'.join(holders)})\.(\w+)(?:\.(\w+))?", text))
+    names = {f"{name}.{rest}" for name, *rests in named for rest in [".".join(filter(None, rests))]}
+    names -= {f"profile.{kind}" for kind in ("png", "json.gz")}  # files
+    assert len(names) >= 3
+    assert [name for name in sorted(names) if not _has(holders, name)] == []
+
+
+def _has(holders: Mapping[str, Any], dotted: str) -> bool:
+    first, *rest = dotted.split(".")
+    try:
+        attrgetter(".".join(rest))(holders[first])
+    except AttributeError:
+        return False
+    return True
+
+
+def test_every_plot_and_argument_of_profiling_is_in_its_document() -> None:
+    text = (ROOT / "docs" / "profiling.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(plot_\w+)`", text)) == set(PLOTS)
+    calls = [nbruntime.RuntimeEndpoint.profile, nbruntime.RuntimeEndpoint.start_profile, nbruntime.bench]
+    known = {name for call in calls for name in inspect.signature(call).parameters}
+    known |= {*PROFILE_OPTIONS, *inspect.signature(nbruntime.Generation.explain).parameters, "theme"}
+    known |= {"engine", "enable_metrics", "api_key"}  # of a launch
+    used = set(re.findall(r"\b([a-z_]+)=", text))
+    print(f"{len(used)} arguments")
+    assert len(used) >= 12
+    assert used - known == set()
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/notebook.md", "docs/profiling.md", "notebooks/02_in_the_notebook.ipynb"]
+)
 def test_magics_and_their_options_in_a_document_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     parsers = {

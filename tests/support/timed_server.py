@@ -35,6 +35,16 @@ class Timing:
     key: str = ""  # the only key that it accepts
 
 
+class Reader(asyncio.StreamReader):
+    """Notes when bytes came: where many come at once, they are read later."""
+
+    came = 0.0
+
+    def feed_data(self, data: bytes) -> None:
+        self.came = time.perf_counter()
+        super().feed_data(data)
+
+
 class Served:
     """The server's state, which ``/asked`` tells."""
 
@@ -45,7 +55,7 @@ class Served:
         self.flushed = 0
         self.running = 0
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(self, reader: Reader, writer: asyncio.StreamWriter) -> None:
         try:
             while (first := await reader.readline()).strip():
                 length, key = 0, ""
@@ -60,16 +70,18 @@ class Served:
                 if self.timing.key and key != self.timing.key:
                     self.reply(writer, {"error": "Unauthorized"}, 401)
                     continue
-                await self.answer(path, json.loads(body or b"{}"), writer)
+                await self.answer(path, json.loads(body or b"{}"), writer, reader.came)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client has gone
         finally:
             writer.close()
 
-    async def answer(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def answer(
+        self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter, came: float
+    ) -> None:
         match path:
             case "/generate":
-                await self.generate(body, writer)
+                await self.generate(body, writer, came)
             case "/model_info":
                 self.reply(writer, {"model_path": "timed", "is_generation": True})
             case "/tokenize":
@@ -93,8 +105,8 @@ class Served:
         head = f"HTTP/1.1 {status} .\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
 
-    async def generate(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        began, timing = time.perf_counter(), self.timing
+    async def generate(self, body: dict[str, Any], writer: asyncio.StreamWriter, began: float) -> None:
+        timing = self.timing
         written: list[float] = []
         self.asked.append({**body, "written": written})
         if timing.fail_every and len(self.asked) % timing.fail_every == 0:
@@ -129,7 +141,13 @@ class Served:
 
 
 async def serve(timing: Timing) -> None:
-    server = await asyncio.start_server(Served(timing).handle, "127.0.0.1", 0, backlog=1024)
+    served, loop = Served(timing), asyncio.get_running_loop()
+
+    def protocol() -> asyncio.StreamReaderProtocol:
+        reader = Reader()
+        return asyncio.StreamReaderProtocol(reader, lambda _, writer: served.handle(reader, writer))
+
+    server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=1024)
     async with server:
         print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         await asyncio.to_thread(sys.stdin.read)

@@ -139,7 +139,7 @@ def magic(
                     return None
                 if kind == "cell" and not cell:
                     raise UsageError(
-                        f"The prompt of %{name} goes below its line.\n%{name}? explains the options."
+                        f"The cell of %{name} goes below its line.\n%{name}? explains the options."
                     )
                 refuse_keys(parts)
                 others: dict[str, Any] = {}

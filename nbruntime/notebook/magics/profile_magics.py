@@ -19,7 +19,7 @@ from IPython.display import display
 
 from nbruntime.display.upper_floors import upper_class
 from nbruntime.notebook.magics.base import MagicsBase
-from nbruntime.notebook.magics.options import OUT, SERVER, magic
+from nbruntime.notebook.magics.options import HELP, OUT, SERVER, magic
 
 if TYPE_CHECKING:
     from nbruntime.profiling.recorder import Recorder
@@ -108,10 +108,14 @@ def start_recordings(lines: list[str]) -> list[str]:
     'await work()\n'
     """
     first = _FIRST_LINE.match(lines[0].rstrip("\r\n")) if len(lines) > 1 else None
-    if first is None or not any(line.strip() for line in lines[1:]):
+    below = next((line for line in lines[1:] if line.strip()), "%%")
+    if first is None or below.startswith("%%"):  # IPython runs a cell magic inside of this one
         return lines
     line = first["line"] or ""
-    return lines if line.endswith("?") else [_START.format(line.strip()), *lines[1:]]
+    if line.endswith("?"):
+        return lines
+    cell = [] if set(HELP) & set(line.split()) else lines[1:]
+    return [_START.format(line.strip()), *cell]
 
 
 start_recordings.has_side_effects = True  # type: ignore[attr-defined] # a console waits for the cell's end

@@ -53,6 +53,7 @@ class ServerActions:
         self._on_close = on_close
         self._on_result = on_result
         self._profiling = threading.Lock()  # held while a recording starts or stops
+        self._wanted = False  # whether a profile is to be recorded
         self._recorder: Recorder | None = None
         self.profile: Profile | None = None  # the last one, also while it is recorded
 
@@ -94,10 +95,8 @@ class ServerActions:
 
     def end_profile(self) -> None:
         """End the recording if there is one, without waiting: the server has ended, or the panel closes."""
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            self._run(KEPT, recorder.stop)
-            self._label_profile()
+        if self._wanted:
+            self._profile()
 
     def _button(self, label: str, tooltip: str, action: Callable[[], object]) -> Any:
         button = self._kit.keep(
@@ -131,25 +130,29 @@ class ServerActions:
         self._run("the cache is empty", self._endpoint.flush_cache)
 
     def _profile(self) -> None:
+        self._wanted = not self._wanted
+        self._label_profile()
         self._run("", self._start_or_stop_profile)
 
     def _start_or_stop_profile(self) -> str:
+        """Do what was wanted last: the panel may be closed while a recording is being started."""
         with self._profiling:
-            recorder, self._recorder = self._recorder, None
-            try:
-                if recorder is not None:
-                    recorder.stop()
-                    return KEPT
-                recorder = upper_class("recorder")(self._endpoint, trace=True)
-                self.profile = recorder.start()
+            if self._wanted and self._recorder is None:
+                recorder: Recorder = upper_class("recorder")(self._endpoint, trace=True)
+                try:
+                    self.profile = recorder.start()
+                except BaseException:
+                    self._wanted = False
+                    self._label_profile()
+                    raise
                 self._recorder = recorder
-                return "a profile is being recorded"
-            finally:
-                self._label_profile()
+            elif not self._wanted and self._recorder is not None:
+                recorder, self._recorder = self._recorder, None
+                recorder.stop()
+            return "a profile is being recorded" if self._wanted else KEPT
 
     def _label_profile(self) -> None:
-        runs = self._recorder is not None
-        self.buttons["profile"].description = "Stop profile" if runs else "Start profile"
+        self.buttons["profile"].description = "Stop profile" if self._wanted else "Start profile"
 
     def _abort(self) -> None:
         self._run("every request is stopped", self._endpoint.abort_all)

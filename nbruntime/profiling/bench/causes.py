@@ -12,7 +12,7 @@ from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate
 from nbruntime.profiling.bench.goodput import met_each, missed_most
 from nbruntime.profiling.bench.run_figures import RunFigures
-from nbruntime.profiling.bench.saturation import queue_growth
+from nbruntime.profiling.bench.saturation import queue_growth, wait_for_places
 from nbruntime.profiling.records import RequestRecord
 
 Kind = Literal["errors", "queueing", "prefill", "first token", "decode", "stalls"]
@@ -45,6 +45,11 @@ def cause_of(figures: RunFigures, share: float) -> Cause | None:
         error = next((each.error for each in figures.requests if each.error), "")
         example = f" ({shortened(error, 160)})" if error else ""
         return Cause("errors", f"{figures.failed} of {total} requests failed{example}")
+    if wait := wait_for_places(figures):
+        places = figures.run.concurrency
+        which = f"one of the {places} places" if places != 1 else "the only place"
+        half = f"half of the requests waited {duration(wait)} or longer for {which}"
+        return Cause("queueing", half)
     if growth := queue_growth(figures):
         return Cause("queueing", f"the queue grows (TTFT by {duration(growth.slope, 2)} in each second)")
     worst = missed_most(figures.requests, figures.thresholds)

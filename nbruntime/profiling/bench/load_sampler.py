@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,9 @@ from nbruntime.profiling.monitor import whole_load
 from nbruntime.profiling.records import LoadSample
 
 SAMPLE_SECONDS = 0.5
+
+ANSWER_SECONDS = 5.0
+"""Seconds that one answer may take: a server that hangs must not delay the end of the test for long."""
 
 MOST_FAILURES = 3
 """Failed samples in a row after which it gives up: the server has no load route, or has gone."""
@@ -34,7 +38,8 @@ class LoadSampler:
     def __init__(self, settings: Settings) -> None:
         self.samples: list[LoadSample] = []
         self.problem = ""
-        self._transport = Transport(settings)
+        longest = min(settings.read_timeout or ANSWER_SECONDS, ANSWER_SECONDS)
+        self._transport = Transport(replace(settings, read_timeout=longest))
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="nbruntime-bench-load", daemon=True)
 

@@ -30,9 +30,11 @@ def run_notes(
         if client.unreachable:
             notes.append(f"The run was ended: no server answered any more ({client.unreachable}).")
         if client.waited:
+            places = options.concurrency
+            which = f"one of the {places} places" if places != 1 else "the only place"
             notes.append(
-                f"{client.waited} of {len(requests)} requests waited for one of the "
-                f"{options.concurrency} places; their lateness is no fault of the client."
+                f"{client.waited} of {len(requests)} requests waited for {which}; "
+                "their lateness is no fault of the client."
             )
         measured = any(each.status == "finished" for each in requests)
         if measured and (limit := _client_limit(requests, client)):

@@ -61,10 +61,10 @@ class BenchOptions:
 
     @property
     def warmup_requests(self) -> int:
-        """Requests before the measured ones; a recorded workload has none that are not its own."""
+        """Requests before the measured ones; a recorded workload has its own only, all at once no first."""
         if self.warmup is not None:
             return self.warmup
-        if self.replay:
+        if self.replay or self.rate == math.inf:
             return 0
         return self.users if self.loop == "closed" else OPEN_WARMUP
 

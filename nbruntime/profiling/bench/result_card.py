@@ -104,14 +104,15 @@ def figure_rows(figures: Sequence[RunFigures]) -> list[list[str]]:
 
 
 def _unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Keep figures and their units in one line; heads, and names in the first column, may break."""
+    """Keep figures and their units in one line; heads may break, and a line before an interval."""
     heads, *others = rows
-    return [list(heads), *([row[0], *map(_in_one_line, row[1:])] for row in others)]
+    return [list(heads), *(list(map(_in_one_line, row)) for row in others)]
 
 
 def _in_one_line(cell: str) -> str:
     no_break_space, word_joiner = "\u00a0", "\u2060"
-    return cell.replace(" ", no_break_space).replace("–", f"–{word_joiner}")
+    joined = cell.replace(" ", no_break_space).replace("–", f"–{word_joiner}")
+    return joined.replace(f"{no_break_space}(", " (")
 
 
 def _state(figures: Sequence[RunFigures], interrupted: bool) -> tuple[str, Tone]:

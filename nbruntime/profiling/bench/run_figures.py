@@ -41,7 +41,11 @@ DEFINITIONS = (
         "goodput",
         "requests per second that met every threshold; failed ones missed it, stopped ones are left out",
     ),
-    ("held", "as many requests as the share in brackets met every threshold, and the queue did not grow"),
+    (
+        "held",
+        "as many requests as the share in brackets met every threshold, the queue did not grow, and half of "
+        "the requests waited less than 0.1 s for a place where places are limited",
+    ),
     ("queue grows", "TTFT rises by 0.02 s a second or more, certainly, and so do the requests under way"),
     ("knee", "the load with the most throughput for its latency: tokens/s / median E2E"),
     ("lateness", "how much later than scheduled the client sent a request"),

@@ -75,6 +75,16 @@ def queue_growth(figures: RunFigures) -> Growth | None:
     return Growth(slope, rise) if _line(sent, _under_way(figures, sent))[0] > 0 else None
 
 
+def wait_for_places(figures: RunFigures) -> float | None:
+    """Return how long half of the requests waited because as many ran as may at once; None if not for long.
+
+    So many are not sent at the rate of the run, whatever those that are sent take.
+    """
+    run, wait = figures.run, figures.lateness.median
+    capped = run.loop == "open" and run.concurrency is not None and run.rate not in (None, math.inf)
+    return wait if capped and wait is not None and wait >= LEAST_RISE else None
+
+
 def _line(x: Values, y: Values) -> tuple[float, float]:
     """Return the slope of the least squares line, and its standard error."""
     from_mean = x - x.mean()

@@ -11,7 +11,7 @@ from nbruntime.display.numbers import rate
 from nbruntime.profiling.bench.causes import Cause, cause_of
 from nbruntime.profiling.bench.records import BenchRun
 from nbruntime.profiling.bench.run_figures import RunFigures
-from nbruntime.profiling.bench.saturation import queue_growth
+from nbruntime.profiling.bench.saturation import queue_growth, wait_for_places
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Verdict:
     figures : RunFigures
         Its figures.
     held : bool or None
-        Whether enough requests met every threshold and the queue did not grow; None if too few requests
-        were judged to tell.
+        Whether enough requests met every threshold, the queue did not grow, and requests did not wait for
+        a place; None if too few requests were judged to tell.
     cause : Cause or None
         Why not.
     """
@@ -91,7 +91,7 @@ def judge(figures: RunFigures, share: float) -> Verdict:
     judged, attained = figures.met + figures.missed, figures.attainment
     if attained is None or judged < fewest_requests(share):
         return Verdict(figures, None)
-    held = attained >= share and queue_growth(figures) is None
+    held = attained >= share and queue_growth(figures) is None and wait_for_places(figures) is None
     return Verdict(figures, held, None if held else cause_of(figures, share))
 
 

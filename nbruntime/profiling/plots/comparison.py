@@ -77,8 +77,8 @@ def compared(data: ProfileData, name: str) -> Compared:
     """Return what is compared of a profile."""
     figures = data.figures
     shares: dict[Stage, float] = {}
+    start, end = span_of(data)
     if data.steps:
-        start, end = span_of(data)
         for stage, table in by_stage(data.steps).items():
             busy = overlap(*union(table.starts, table.ends), np.array([start, end]))
             shares[stage] = float(busy[0] / (end - start))

@@ -28,6 +28,9 @@ SHORTEST = 1e-4
 LINE = 0.055
 """Height of a line of words, as a share of the axes."""
 
+BARS = 0.5
+"""Width of the longest bar, as a share of the axes; the rest is for words."""
+
 WORDS = {
     Meanwhile.DECODE: "decode only",
     Meanwhile.PREFILL: "another's prefill",
@@ -140,24 +143,25 @@ def _draw_distribution(axes: Axes, gaps: TokenGaps, shown: NDArray[np.float64], 
                 alpha=0.7,
             )
             base += counts
-    axes.set_xlim(0, base.max() * 1.7)
+    axes.set_xlim(0, base.max() / BARS)
     axes.set_title("Distribution")
     count_axis(axes.xaxis, f"share of {len(shown):,} gap{'' if len(shown) == 1 else 's'} (%)")
 
 
 def _mark_quantiles(axes: Axes, seconds: NDArray[np.float64], colours: Colours) -> dict[str, float]:
-    """Mark quantiles by lines; the words of the median stand below its line, and no words on others."""
+    """Mark quantiles by lines through the bars; their words stand beside them, none on another."""
     found = {}
     lowest = -np.inf
     for share in supported_quantiles(len(seconds)):
         at = float(np.quantile(seconds, share))
+        shown = max(at, SHORTEST)
         found[quantile_name(share)] = at
-        axes.axhline(max(at, SHORTEST), color=colours.quiet, linewidth=0.8, linestyle=(0, (4, 3)))
-        place = float(axes.transLimits.transform(axes.transScale.transform((0, max(at, SHORTEST))))[1])
-        place = place - LINE if share == 0.5 else max(place, lowest)
+        axes.axhline(shown, xmax=BARS + 0.02, color=colours.quiet, linewidth=0.8, linestyle=(0, (4, 3)))
+        line = float(axes.transLimits.transform(axes.transScale.transform((0, shown)))[1])
+        place = max(line, lowest)
         lowest = place + LINE
         words = f"{quantile_name(share)} {duration(at)}"
-        axes.text(0.99, place + 0.01, words, transform=axes.transAxes, ha="right", fontsize=9)
+        axes.text(BARS + 0.04, place, words, transform=axes.transAxes, va="center", fontsize=9)
     return found
 
 

@@ -24,6 +24,9 @@ from nbruntime.profiling.profile_data import ProfileData
 WIDE = 20
 """Times of which nine in ten differ by more than this factor get a logarithmic axis."""
 
+ROOM = 0.2
+"""Width of the words of a quantile, as a share of the axes."""
+
 
 def plot_ttft(data: ProfileData, *, theme: Theme | None = None) -> Figure:
     """Draw the distribution of the times to first token, by cached share or prompt length where it matters.
@@ -107,7 +110,7 @@ def _draw_curves(axes: Axes, ttft: NDArray[np.float64], split: Split | None, col
 
 
 def _mark(axes: Axes, ttft: NDArray[np.float64], colours: Colours) -> dict[str, float]:
-    """Mark quantiles on the curve by lines from the left, where there is room for words."""
+    """Mark quantiles on the curve, with words where the curve is not."""
     found = {}
     for share in supported_quantiles(len(ttft)):
         at = float(np.quantile(ttft, share))
@@ -115,12 +118,15 @@ def _mark(axes: Axes, ttft: NDArray[np.float64], colours: Colours) -> dict[str, 
         left = axes.get_xlim()[0]
         axes.hlines(share * 100, left, at, color=colours.quiet, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.plot([at], [share * 100], marker="o", markersize=4.5, color=colours.ink)
+        # The curve rises, so no curve is above a mark on its left. At the edge the words stand on the right.
+        right = axes.transLimits.transform(axes.transScale.transform((at, 0)))[0] < ROOM
         axes.annotate(
             f"{quantile_name(share)} {duration(at)}",
-            (0, share * 100),
-            xycoords=("axes fraction", "data"),
-            xytext=(5, 3),
+            (at, share * 100),
+            xytext=(6, -3) if right else (-6, 3),
             textcoords="offset points",
+            ha="left" if right else "right",
+            va="top" if right else "bottom",
             fontsize=9,
         )
     return found

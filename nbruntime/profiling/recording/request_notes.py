@@ -13,9 +13,7 @@ from nbruntime.endpoint.observers import ObservedRequest
 from nbruntime.generation.outcome import Outcome
 from nbruntime.generation.record import SERVER_TIMES
 from nbruntime.profiling.records import RequestRecord
-
-_NUMBERS = (int, float)
-"""Types of the numbers in JSON; not bool."""
+from nbruntime.protocol.answers import number_in
 
 
 class RequestNotes:
@@ -88,7 +86,7 @@ def _record_of(outcome: Outcome, route: str, epoch: float, now: float) -> Reques
     sent = epoch + outcome.started
     ended = epoch + (now if outcome.ended is None else outcome.ended)
     arrivals = outcome.arrivals
-    times = [name for name in SERVER_TIMES if type(meta_info.get(name)) in _NUMBERS]
+    times = {name: number_in(meta_info, name) for name in SERVER_TIMES}
     if arrivals and arrivals[-1][0] > ended - sent:  # Unix times are rounded to a quarter of a microsecond
         arrivals = (*arrivals[:-1], (ended - sent, arrivals[-1][1]))
     return RequestRecord(
@@ -104,11 +102,10 @@ def _record_of(outcome: Outcome, route: str, epoch: float, now: float) -> Reques
         completion_tokens=_count(meta_info, "completion_tokens") or sum(count for _, count in arrivals),
         finish=str(reason.get("type") or "") if isinstance(reason, Mapping) else "",
         error=outcome.error,
-        server_times={name: float(meta_info[name]) for name in times},
+        server_times={name: float(value) for name, value in times.items() if value is not None},
         retractions=_count(meta_info, "num_retractions"),
     )
 
 
 def _count(meta_info: Mapping[str, Any], name: str) -> int:
-    value: Any = meta_info.get(name)
-    return int(value) if type(value) in _NUMBERS else 0
+    return int(number_in(meta_info, name) or 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from nbruntime.display.html import shortened
 from nbruntime.display.numbers import time_of_day
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import NbruntimeError, NotFoundError, ProtocolError
@@ -73,6 +74,11 @@ class ServerSamples:
     def server_info(self) -> dict[str, Any]:
         """The server's arguments, as they were read with the first sample."""
         return self._monitor.server_info
+
+    @property
+    def answered(self) -> bool:
+        """True if the server answered when it was last asked for its load."""
+        return self._monitor.error is None
 
     def begin(self) -> None:
         """Compare the clocks, take the first sample, and let the profile's time begin."""
@@ -137,9 +143,9 @@ class ServerSamples:
     def _note_gone(self, error: NbruntimeError) -> None:
         if not self._marks.gone:
             self._marks.gone = True
-            said = error.message[:1].lower() + error.message[1:]
+            said = shortened(error.message[:1].lower() + error.message[1:], 200)
             self._profile.notes.append(
-                f"The server stopped answering before {time_of_day(time.time())}: {said}."
+                f"The server's load could not be read at {time_of_day(time.time())}: {said}."
             )
 
     def _thin_out(self) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from nbruntime.display.html import shortened
 from nbruntime.endpoint.http import HttpRequest
 from nbruntime.endpoint.transport import Transport
 from nbruntime.errors import NbruntimeError, ServerFailureError
@@ -26,9 +27,14 @@ TRACE_SECONDS = 30.0
 FOLDER_VARIABLE = "SGLANG_TORCH_PROFILER_DIR"
 """Environment variable with the default folder of traces, also in SGLang."""
 
-START_TIMEOUTS = (5.0, 60.0)
-STOP_TIMEOUTS = (5.0, 300.0)
-"""Seconds to connect and to wait for the answer; a server answers when it has written its traces."""
+CONNECT_SECONDS = 5.0
+START_SECONDS = 60.0
+
+STOP_SECONDS = 300.0
+"""Seconds to wait for the end of a trace: a server answers when it has written its files."""
+
+SILENT_STOP_SECONDS = 20.0
+"""The same for a server that has not answered before."""
 
 
 class ServerTrace:
@@ -73,7 +79,7 @@ class ServerTrace:
         self._begun = time.time()
         self.running = True
         try:
-            self._transport.send(HttpRequest("POST", "/start_profile", self._body, limits=START_TIMEOUTS))
+            self._post("/start_profile", self._body, START_SECONDS)
         except ServerFailureError as error:
             self.running = False
             raise ServerFailureError(
@@ -81,21 +87,30 @@ class ServerTrace:
                 status=error.status,
                 server_message=error.server_message,
                 where=error.where,
-                hint="It may be running already: endpoint.stop_profile() stops it. Nothing was recorded.",
+                hint="It may be running already (endpoint.stop_profile() stops it), or it cannot write into "
+                f"{self._body.get('output_dir') or 'its folder'}. Nothing was recorded.",
             ) from error
         except NbruntimeError as error:
             self.running = getattr(error, "sent", False)  # it may have begun
-            self.stop()
+            self.stop(patience=SILENT_STOP_SECONDS)
             raise
 
-    def stop(self, why: str = "") -> None:
-        """Stop the profiler if it runs, and note why it ended before the profile did."""
+    def stop(self, why: str = "", *, patience: float = STOP_SECONDS) -> None:
+        """Stop the profiler if it runs, and note why it ended before the profile did.
+
+        Parameters
+        ----------
+        why : str
+            The note.
+        patience : float
+            Seconds to wait for the server's answer.
+        """
         if not self.running:
             return
         self.running = False
         notes = self._profile.notes
         try:
-            self._transport.send(HttpRequest("POST", "/stop_profile", limits=STOP_TIMEOUTS))
+            self._post("/stop_profile", None, patience)
         except ServerFailureError:  # it has stopped by itself
             steps, stages = self._body["num_steps"], self._body.get("profile_by_stage")
             notes.append(
@@ -103,10 +118,13 @@ class ServerTrace:
                 "num_steps=... changes that."
             )
         except NbruntimeError as error:
-            notes.append(f"The server did not confirm the end of its trace: {error.message}.")
+            notes.append(f"The server did not confirm the end of its trace: {shortened(error.message, 200)}.")
         else:
             if why:
                 notes.append(why)
+
+    def _post(self, path: str, body: dict[str, Any] | None, patience: float) -> None:
+        self._transport.send(HttpRequest("POST", path, body, limits=(CONNECT_SECONDS, patience)))
 
     def stop_if_due(self) -> None:
         """Stop the profiler if its time is up."""

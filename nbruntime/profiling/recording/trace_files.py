@@ -45,7 +45,6 @@ def find_traces(
     since: float,
     ranks: int = 1,
     merged: bool = False,
-    wait: float = FILES_WAIT,
 ) -> list[str]:
     """Return the paths of a profile's traces, merged ones included; wait until they are complete.
 

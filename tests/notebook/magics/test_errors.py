@@ -31,7 +31,7 @@ from nbruntime.notebook.magics.presenting import show_stream
         ("%%sgl_generate --temperature hot\nx", ["invalid float value: 'hot'", "%%sgl_generate?"]),
         ("%%sgl_generate --stop --n 2\nx", ["expected at least one", "--option=VALUE"]),
         ("%%sgl_generate --timeout soon\nx", ["invalid float value: 'soon'"]),
-        ("%sgl_generate hello", ["The prompt of %%sgl_generate goes below its line"]),
+        ("%sgl_generate hello", ["The cell of %%sgl_generate goes below its line"]),
         ("%%sgl_generate --view huge\nx", ["invalid choice: 'huge'", "markdown"]),
         ("%%sgl_generate -o 2nd\nx", ["'2nd' is not the name of a variable"]),
         ("%%sgl_generate -o class\nx", ["'class' is not the name of a variable"]),

@@ -52,6 +52,15 @@ def test_cells_inside_the_cell_do_not_end_it(connected: InteractiveShell) -> Non
     assert no_recording_threads()
 
 
+def test_a_cell_magic_inside_is_recorded(connected: InteractiveShell) -> None:
+    run(connected, "%%sgl_profile -o cost\n\n%%sgl_generate --no-stream -o answer\nHello")
+    names = connected.user_ns
+    assert names["answer"].text == TEXT
+    assert [request.status for request in names["cost"].requests] == ["finished"]
+    assert names["cost"].ended is not None
+    assert no_recording_threads()
+
+
 def test_wrong_lines_run_nothing(connected: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     said = usage_error(connected, "%%sgl_profile --trance\nran = True", capsys)
     assert "Did you mean --trace?" in said
@@ -61,6 +70,12 @@ def test_wrong_lines_run_nothing(connected: InteractiveShell, capsys: pytest.Cap
     assert "--num-steps" in capsys.readouterr().out
     assert completions(connected, "%%sgl_profile --tr") == ["%%sgl_profile --trace"]
     assert completions(connected, "%%sgl_profile mai") == ["%%sgl_profile main"]
+
+
+def test_help_runs_nothing(connected: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    connected.run_cell("%%sgl_profile --help\nran = True").raise_error()
+    assert "--num-steps" in capsys.readouterr().out
+    assert "ran" not in connected.user_ns
 
 
 def test_a_refused_trace_is_an_error_of_the_cell(

@@ -20,7 +20,7 @@ from support.fake_engine import await_true, installed
 from support.html_checks import HOSTILE, checked, parsed
 from support.leftovers import nothing_left_behind
 from support.recording_comm import Messages, record_comms
-from support.scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer, answer
+from support.scripted_server import CUT, MODEL_INFO, Asked, Reply, ScriptedServer, Wait, answer
 from support.sglang_records import RECORDS
 
 from nbruntime.display.server_fields import fields_html, fields_of, matching
@@ -423,12 +423,26 @@ def test_closing_ends_the_recording(panel: ServerPanel, server: Server, cell: Ce
     panel.stop()  # its cell runs again
     show(panel, cell)
     assert panel._actions.buttons["profile"].description == "Start profile"
-    server.wait_for("/stop_profile")
+    await_true(lambda: "in panel.profile" in panel._actions.message.value)
     assert panel.profile is not None
     assert panel.profile.ended is not None
     press(panel, "profile")
     panel.close()
     server.wait_for("/stop_profile", 2)
+
+
+def test_a_panel_closed_while_a_profile_starts_records_none(panel: ServerPanel, server: Server) -> None:
+    look(panel)
+    starting = Wait()
+    server.on("/start_profile", lambda _: Reply(pieces=[starting]))
+    server.on("/stop_profile", Reply(body=b"Stop profiling.\n"))
+    panel._actions.buttons["profile"].click()
+    assert starting.reached.wait(10)
+    panel.close()
+    assert server.to("/stop_profile") == []
+    starting.go.set()
+    server.wait_for("/stop_profile")
+    await_true(lambda: "nbruntime-profile" not in {thread.name for thread in threading.enumerate()})
 
 
 def test_the_servers_end_keeps_the_profile(panel: ServerPanel, server: Server) -> None:

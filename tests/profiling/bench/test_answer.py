@@ -111,6 +111,15 @@ def test_a_queue_that_grows() -> None:
     assert f"{AT}: the queue grows (TTFT by " in answer([open_run(16)])[0]
 
 
+def test_requests_that_wait_for_a_place_are_not_held() -> None:
+    run = replace(open_run(2.5), concurrency=1)
+    late = [replace(each, scheduled=each.sent - 1.5) for each in run.requests]
+    assert answer([replace(run, requests=late)])[0] == (
+        f"Does not hold 2.5 requests/s {AT}: half of the requests waited 1.5 s or longer for the only place."
+    )
+    assert answer([run])[0].startswith("Holds 2.5 requests/s")
+
+
 def test_decode_that_stalls() -> None:
     gaps = [0.02] * 12 + [0.5] * 2 + [0.02]
     times = [0.1 + sum(gaps[:count]) for count in range(len(gaps) + 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ def test_its_text(result: BenchResult) -> None:
 
 def test_its_card(result: BenchResult) -> None:
     page = result._repr_mimebundle_()["text/html"]
+    # A narrow page breaks a figure only before its interval.
+    cells = [cell for cell in re.findall(r"<td>([^<]*)</td>", page) if "\u2060" in cell]
+    assert cells
+    assert all(re.fullmatch(r"\S+ \(\S+\)", cell.replace("\u00a0", "_")) for cell in cells), cells
     root = parsed(page)
     texts = ["".join(each.itertext()) for each in root.iter("summary")]
     assert texts == ["all figures", "definitions"]

@@ -124,3 +124,7 @@ def test_a_replay_has_its_times_by_its_speed() -> None:
 def test_blocks_of_a_key_begin_alike() -> None:
     made = prompts([PlannedRequest(1, ((4, 300),)), PlannedRequest(1, ((4, 1000),))])
     assert made.tokens(1)[:300] == made.tokens(0)
+
+
+def test_all_at_once_has_no_warmup() -> None:
+    assert len(plan_requests(BenchOptions(loop="open", rate=float("inf"), requests=5))) == 5

@@ -136,6 +136,26 @@ def test_words_are_large_enough(figures: dict[str, Figure]) -> None:
                 assert text.get_fontsize() >= 9, (name, text.get_text())
 
 
+def test_words_of_quantiles_stand_on_no_line() -> None:
+    requests = [
+        dataclasses.replace(
+            SMALL, rid=str(n), arrivals=((0.1 + n / 1000, 1), (0.3, 1), (0.31 + n % 2 / 50, 1))
+        )
+        for n in range(60)
+    ]
+    requests.append(dataclasses.replace(SMALL, rid="late", arrivals=((1.9, 1), (2.0, 1))))
+    for plot in (plot_ttft, plot_itl):
+        figure = plot(ProfileData(requests=requests))
+        figure.draw_without_rendering()
+        axes = figure.axes[-1]
+        words = [text for text in axes.texts if text.get_text().startswith(("median ", "p"))]
+        curves = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+        assert len(words) >= 2
+        for text in words:
+            extent = text.get_window_extent()
+            assert not [curve for curve in curves if curve.intersects_bbox(extent, filled=False)]
+
+
 def test_both_themes(figures: dict[str, Figure]) -> None:
     """All colours belong to the theme, so that they change with it."""
     for name in ("plot_requests: all is known", "plot_itl: all is known", "plot_sweep"):

@@ -115,7 +115,8 @@ async def _tell(sender: Sender, report: Reporter, parent: int, loop: Loop) -> No
         report.flush()
         await asyncio.sleep(FIGURES_SECONDS)
         if os.getppid() != parent:
-            _end_soon(loop)
+            _end_soon()
+            loop.stop()
             return
 
 
@@ -123,16 +124,16 @@ def _obey(stdin: Lines, events: asyncio.AbstractEventLoop, loop: Loop) -> None:
     """Stop when the parent says so, or ends."""
 
     def listen() -> None:
-        told = stdin.next()
+        if stdin.next() != STOP:
+            _end_soon()
         if not events.is_closed():
-            events.call_soon_threadsafe(loop.stop if told == STOP else lambda: _end_soon(loop))
+            events.call_soon_threadsafe(loop.stop)
 
     threading.Thread(target=listen, name="stdin", daemon=True).start()
 
 
-def _end_soon(loop: Loop) -> None:
-    """Stop the requests; end in any case."""
-    loop.stop()
+def _end_soon() -> None:
+    """End in any case, also where the event loop is stuck and stops no request."""
     timer = threading.Timer(ORPHAN_SECONDS, os._exit, (1,))
     timer.daemon = True
     timer.start()
