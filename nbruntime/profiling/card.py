@@ -22,7 +22,7 @@ _LOOKS = {
     Part.DECODE: SpanKind("decode", 0.55, 0.8),
     Part.FIRST_TOKEN: SpanKind("until the first token", 0.2, 0.6, "text"),
     Part.REST: SpanKind("after it", 0.55, 0.8),
-    Part.WHOLE: SpanKind("not streamed", 0.55, 0.8),
+    Part.WHOLE: SpanKind("no token times", 0.55, 0.8),
 }
 _FAILED = SpanKind("failed", 1.0, 0.8, "bad")
 

@@ -22,7 +22,7 @@ class Part(StrEnum):
     DECODE = "decode"
     FIRST_TOKEN = "until the first token"  # queue and prefill together, of a server that gives no times
     REST = "after the first token"
-    WHOLE = "without times of tokens"
+    WHOLE = "no token times"  # not streamed, or it failed before
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbruntime.profiling.trace.events import DEVICE_CATEGORIES, RUNTIME_CATEGORIES, Events, Integers
+from nbruntime.profiling.trace.events import DEVICE_CATEGORIES, RUNTIME_CATEGORIES, Events, Flags, Integers
 from nbruntime.protocol.step_log import Step
 
 SECOND = 1e9
@@ -136,14 +136,27 @@ def _extents(
 
 
 def launched(events: Events) -> tuple[Integers, Integers]:
-    """Return the places of what ran on a device, and of the calls that launched it, by their correlation."""
+    """Return the places of what ran on a device, and of the calls that launched it, by their correlation.
+
+    All kernels of a CUDA graph have one launch. Of several launches with one number the last one before the
+    kernel counts; else the next one, as the device's clock may be a little behind.
+    """
     is_launch = events.of(*RUNTIME_CATEGORIES)
     places = np.flatnonzero((is_launch | events.of(*DEVICE_CATEGORIES)) & (events.correlation > 0))
+    if not len(places):
+        return places, places
     rank, correlation = events.rank[places], events.correlation[places]
-    order = np.lexsort((np.arange(len(places)), correlation, rank))  # inside of them by start
+    order = np.lexsort((correlation, rank))  # inside of them by start
     places, rank, correlation = places[order], rank[order], correlation[order]
-    launch = is_launch[places]
-    latest = np.maximum.accumulate(np.where(launch, np.arange(len(places)), -1))
-    found = ~launch & (latest >= 0)
-    found[found] &= (rank[latest[found]] == rank[found]) & (correlation[latest[found]] == correlation[found])
-    return places[found], places[latest[found]]
+    group = np.cumsum((np.diff(rank, prepend=rank[0]) != 0) | (np.diff(correlation, prepend=0) != 0))
+    launch, number = is_launch[places], np.arange(len(places))
+    before = np.maximum.accumulate(np.where(launch, number, 0))
+    after = np.minimum.accumulate(np.where(launch, number, number[-1])[::-1])[::-1]
+
+    def fits(other: Integers) -> Flags:
+        both: Flags = launch[other] & (group[other] == group)
+        return both
+
+    chosen = np.where(fits(before), before, after)
+    found = ~launch & fits(chosen)
+    return places[found], places[chosen[found]]

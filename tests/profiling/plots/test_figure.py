@@ -82,6 +82,29 @@ def test_the_dark_theme_is_the_same_drawn_or_recoloured() -> None:
     assert difference.max() < 20
 
 
+def test_showing_it_leaves_the_figure_as_it_was() -> None:
+    figure = drawn()
+    before = (figure.canvas, figure.dpi, figure.get_facecolor(), figure.get_layout_engine())
+    html = figure.html()
+    assert (figure.canvas, figure.dpi, figure.get_facecolor(), figure.get_layout_engine()) == before
+    left = figure.axes[0].get_position().x0
+    figure.axes[0].set_ylabel("A label that needs room")
+    assert figure.html() != html
+    assert figure.axes[0].get_position().x0 > left  # the layout is computed again
+
+
+def test_both_pictures_take_one_layout_and_two_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = drawn()
+    calls = []
+    draw, execute = Figure.draw, type(figure.get_layout_engine()).execute
+    monkeypatch.setattr(Figure, "draw", lambda *given: (calls.append("draw"), draw(*given)))
+    monkeypatch.setattr(
+        type(figure.get_layout_engine()), "execute", lambda *given: (calls.append("layout"), execute(*given))
+    )
+    figure.html()
+    assert sorted(calls) == ["draw", "draw", "layout"]
+
+
 def test_what_users_add_is_in_both_themes() -> None:
     figure = drawn()
     figure.axes[0].set_title("Mine")

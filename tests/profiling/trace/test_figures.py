@@ -264,3 +264,26 @@ def test_a_card_and_a_text(cpu: Trace, gpu: Trace) -> None:
     assert "CPU busy 48 %" in repr(cpu)
     assert "device busy 41 %" in repr(gpu)
     assert "gemm" in cpu._repr_mimebundle_()["text/html"]
+
+
+def test_a_kernel_before_its_launch_belongs_to_it(tmp_path: Path) -> None:
+    """The clock of a device may be some µs behind that of the CPU; a graph's kernels share one launch."""
+    trace = trace_of(
+        tmp_path,
+        [
+            step("DECODE bs=1", 1000, 100),
+            launch(1010, 5, 7),
+            kernel("early", 1008, 20, 7),
+            kernel("late", 1030, 20, 7),
+            kernel("of another launch", 1060, 20, 8),
+        ],
+    )
+    names = np.array(trace.names)[trace.events.name]
+    assert dict(zip(names[1:], trace.step_of[1:].tolist(), strict=True)) == {
+        "cudaLaunchKernel": 0,
+        "early": 0,
+        "late": 0,
+        "of another launch": -1,
+    }
+    assert trace.steps[0].duration == pytest.approx(42 * MICRO)
+    assert trace.launch_delays() == pytest.approx([0, 15 * MICRO])
