@@ -26,6 +26,7 @@ BATCH = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=120, help="after which no further round begins")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--dtype", default="auto", help="of the embedded server")
     options = parser.parse_args()
@@ -40,6 +41,9 @@ def main() -> None:
         with Peer(str(runtime.endpoint.model_info["tokenizer_path"]), options.new_tokens) as peer:
             # In turns: the machine's speed drifts, and the one that waits takes no processor.
             for number in range(options.rounds):
+                if number and time.monotonic() - begin > options.seconds:
+                    print(f"{number} rounds, in {time.monotonic() - begin:.0f} s")
+                    break
                 for count in (1, BATCH):
                     speeds["ours", count].append(ours(runtime, count, options.new_tokens, number))
                     speeds["theirs", count].append(peer.speed(count))

@@ -108,7 +108,8 @@ def bench(
     seed : int
         Seed of times, lengths and tokens; a run with the same arguments sends the same requests.
     warmup : int, optional
-        Requests before the measured ones, which go on without a pause; by default one for each user, or 2.
+        Requests before the measured ones, which go on without a pause; by default one for each user, or 2;
+        none for a replay, or for all at once.
     goodput : dict of str to float, optional
         Thresholds that an answer has to meet: ``"ttft"``, ``"tpot"``, ``"itl"`` and ``"e2e"`` in seconds, at
         most; ``"tokens_per_second"``, at least. By default 0.5 s to the first token and 20 tokens/s.
