@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import copy
 import gzip
 import json
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
