@@ -245,14 +245,15 @@ def _limit(evidence: Evidence) -> str:
         load = sample.load
         most = load.max_running_requests
         if most and (load.num_waiting_reqs or 0) > 0 and (load.num_running_reqs or 0) >= most:
-            return f"; the server runs at most {most} at once"
+            return f"; the server runs at most {most:,} at once"
     return ""
 
 
 def _described(request: RequestRecord | None) -> str:
     if request is None:
         return "another client's request"
-    return f"one of {token_count(request.prompt_tokens)}"
+    computed = request.new_prompt_tokens  # unknown of a request that has not ended
+    return f"one of {token_count(computed)}" if computed else "another"
 
 
 def _cause(slowest: RequestRecord, evidence: Evidence) -> str:

@@ -238,6 +238,18 @@ def test_a_profiler_that_runs_already(server: ProfiledServer, endpoint: RuntimeE
         recording.start()
 
 
+def test_the_server_says_why_there_is_no_trace(
+    server: ProfiledServer, endpoint: RuntimeEndpoint, tmp_path: Path
+) -> None:
+    refusal = Reply(body=b"Internal Server Error: [Errno 28] No space left on device\n", status=500)
+    with endpoint.profile(trace=True, output_dir=str(tmp_path)) as profile:
+        server.on("/stop_profile", refusal)
+    assert profile.notes[0] == "The server could not end its trace: [Errno 28] No space left on device."
+    server.on("/start_profile", refusal)
+    with pytest.raises(errors.ServerFailureError, match=r"its profiler: \[Errno 28\] No space left"):
+        Recorder(endpoint, trace=True).start()
+
+
 @pytest.mark.parametrize("error", [ValueError("wrong\nat all"), KeyboardInterrupt()])
 def test_an_exception_keeps_what_there_is(
     server: ProfiledServer, endpoint: RuntimeEndpoint, error: BaseException

@@ -33,6 +33,19 @@ def test_prefill_of_one_long_prompt_makes_others_wait() -> None:
     assert "None of the 3,930 tokens of the prompts came from the cache." in sentences
 
 
+@pytest.mark.parametrize(
+    ("tokens", "behind"),
+    [
+        ({"prompt_tokens": 3900, "cached_tokens": 3000}, "one of 900 tokens"),
+        ({"prompt_tokens": 0}, "another"),
+    ],
+)
+def test_others_wait_for_the_tokens_that_were_not_cached(tokens: dict[str, int], behind: str) -> None:
+    requests = [request("long", 0, 6, 10, **tokens), request("short", 1, 6.5, 10)]
+    steps = [extend(0, 6, long=900), extend(6, 6.5, short=10), decode(6.5, 10, "long", "short")]
+    assert f"1 of 2 requests waited behind {behind} (5 s)." in said(profile(*requests, steps=steps))
+
+
 def test_a_short_wait_is_not_worth_a_sentence() -> None:
     requests = [request(f"r{n}", 0, 1, 10) for n in range(4)] + [request("late", 1, 1.3, 10)]
     steps = [extend(0.1, 1, **{f"r{n}": 10 for n in range(4)}), extend(1.2, 1.3, late=10)]

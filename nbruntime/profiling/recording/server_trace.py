@@ -83,7 +83,7 @@ class ServerTrace:
         except ServerFailureError as error:
             self.running = False
             raise ServerFailureError(
-                "The server did not start its profiler",
+                f"The server did not start its profiler{_reason(error)}",
                 status=error.status,
                 server_message=error.server_message,
                 where=error.where,
@@ -111,9 +111,13 @@ class ServerTrace:
         notes = self._profile.notes
         try:
             self._post("/stop_profile", None, patience)
-        except ServerFailureError:  # it has stopped by itself
+        except ServerFailureError as error:
+            reason = _reason(error)
+            if reason and "not in progress" not in reason:
+                notes.append(f"The server could not end its trace{reason}.")
+                return
             steps, stages = self._body["num_steps"], self._body.get("profile_by_stage")
-            notes.append(
+            notes.append(  # it has stopped by itself
                 f"The trace holds at most {steps:,} steps{' of each stage' if stages else ''}; "
                 "num_steps=... changes that."
             )
@@ -181,6 +185,12 @@ def trace_request(options: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
         folder = body.get("output_dir") or os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir()
         body["output_dir"] = os.path.abspath(os.path.expanduser(folder))
     return body
+
+
+def _reason(error: ServerFailureError) -> str:
+    """Return what the server says beside the bare text of SGLang, after a colon; empty if nothing."""
+    said = shortened(error.server_message, 200).removeprefix("Internal Server Error").strip(":. ")
+    return f": {said}" if said else ""
 
 
 def _ranks(server_info: Mapping[str, Any]) -> int:
