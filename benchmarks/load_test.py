@@ -20,7 +20,7 @@ from typing import Any
 from support.timed_server import timed_server
 
 import nbruntime
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench_run import BenchRun
 
 FIRST, STEP = 0.1, 0.02
 

@@ -25,8 +25,8 @@ from support.bench_serving import run_bench_serving
 from support.timed_server import timed_server
 
 from nbruntime import Runtime, bench
-from nbruntime.profiling.bench.records import BenchRun
-from nbruntime.profiling.bench.run_figures import RunFigures
+from nbruntime.profiling.bench.results.run_figures import RunFigures
+from nbruntime.profiling.bench_run import BenchRun
 
 Found = dict[str, float]
 Measure = Callable[[str, str, argparse.Namespace, int], tuple[Found, Found]]

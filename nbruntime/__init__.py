@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nbruntime.launch.servers import servers, stop
     from nbruntime.profiling import profiles
     from nbruntime.profiling.bench.bench import bench
-    from nbruntime.profiling.bench.result import BenchResult
+    from nbruntime.profiling.bench.results.result import BenchResult
     from nbruntime.profiling.profile import Profile
     from nbruntime.profiling.trace import read_trace
     from nbruntime.runtime import Runtime
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AsyncGenerationStream": "nbruntime.generation",
     "AsyncRuntimeEndpoint": "nbruntime.endpoint",
-    "BenchResult": "nbruntime.profiling.bench.result",
+    "BenchResult": "nbruntime.profiling.bench.results.result",
     "FinishReason": "nbruntime.generation",
     "Generation": "nbruntime.generation",
     "GenerationStream": "nbruntime.generation",

@@ -11,7 +11,7 @@ _CLASSES = {
     "panel": "nbruntime.notebook.views.panel:ServerPanel",
     "bench": "nbruntime.notebook.views.bench:BenchView",
     "reading": "nbruntime.notebook.views.reading:ReadingView",
-    "recorder": "nbruntime.profiling.recorder:Recorder",
+    "recorder": "nbruntime.profiling.recording.recorder:Recorder",
 }
 
 

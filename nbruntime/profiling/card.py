@@ -7,10 +7,10 @@ from nbruntime.display.html import shortened
 from nbruntime.display.numbers import duration, percent, rate, time_of_day
 from nbruntime.display.span_chart import SPAN_STYLE, Span, SpanKind, span_chart
 from nbruntime.profiling.figures import DEFINITIONS, Distribution, Figures
-from nbruntime.profiling.plots.request_bars import Part, request_bars
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
-from nbruntime.profiling.summary import summary
+from nbruntime.profiling.request_bars import Part, request_bars
+from nbruntime.profiling.summary.summary import summary
 
 MOST_ROWS = 200
 """Requests in the folded table."""

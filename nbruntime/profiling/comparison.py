@@ -15,7 +15,7 @@ from nbruntime.display.html import escape
 from nbruntime.display.numbers import duration, percent, rate
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
-from nbruntime.profiling.summary import summary
+from nbruntime.profiling.summary.summary import summary
 
 if TYPE_CHECKING:
     from nbruntime.profiling.plots.figure import Figure

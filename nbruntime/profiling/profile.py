@@ -18,8 +18,8 @@ from nbruntime.profiling.profile_plots import PlotMethods
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.report import write_report
 from nbruntime.profiling.saved_profile import VERSION, from_record, to_record
-from nbruntime.profiling.summary import Summary, summary
-from nbruntime.profiling.timeline import write_timeline
+from nbruntime.profiling.summary.summary import Summary, summary
+from nbruntime.profiling.timeline.timeline import write_timeline
 from nbruntime.profiling.trace.reader import PathName, read_trace
 from nbruntime.profiling.trace.trace import Trace
 from nbruntime.profiling.trace_clock import add_trace

@@ -14,7 +14,7 @@ from nbruntime.profiling.figures import DEFINITIONS
 from nbruntime.profiling.files import replacing
 from nbruntime.profiling.plots import PLOTS, plot
 from nbruntime.profiling.profile_data import ProfileData
-from nbruntime.profiling.summary import summary
+from nbruntime.profiling.summary.summary import summary
 
 PAGE_STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1c1c1c;--line:#d9d9d9}

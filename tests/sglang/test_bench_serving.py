@@ -11,8 +11,8 @@ from support.timed_server import timed_server
 
 import nbruntime
 from nbruntime.embedded.models.resolve import resolve_model
-from nbruntime.profiling.bench.records import BenchRun
-from nbruntime.profiling.bench.run_figures import RunFigures
+from nbruntime.profiling.bench.results.run_figures import RunFigures
+from nbruntime.profiling.bench_run import BenchRun
 from nbruntime.profiling.records import RequestRecord
 
 pytestmark = pytest.mark.sglang

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench_run import BenchRun
 from nbruntime.profiling.records import LoadSample, RequestRecord
 from nbruntime.protocol.load import Load
 

@@ -22,7 +22,7 @@ from nbruntime.notebook.magics.base import MagicsBase
 from nbruntime.notebook.magics.options import HELP, OUT, SERVER, magic
 
 if TYPE_CHECKING:
-    from nbruntime.profiling.recorder import Recorder
+    from nbruntime.profiling.recording.recorder import Recorder
 
 _FIRST_LINE = re.compile(r"%%sgl_profile(?:[ \t]+(?P<line>.*))?$")
 

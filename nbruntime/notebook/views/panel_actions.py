@@ -18,7 +18,7 @@ from nbruntime.notebook.views.widgets import WidgetKit
 if TYPE_CHECKING:
     from nbruntime.endpoint import RuntimeEndpoint
     from nbruntime.profiling.profile import Profile
-    from nbruntime.profiling.recorder import Recorder
+    from nbruntime.profiling.recording.recorder import Recorder
     from nbruntime.runtime import Runtime
 
 KEPT = "the profile is in panel.profile"

@@ -19,12 +19,12 @@ from nbruntime.profiling.bench.arguments import (
     read_sweep,
     whole_number,
 )
-from nbruntime.profiling.bench.goodput import read_thresholds
 from nbruntime.profiling.bench.lengths import Lengths, LengthSampler
 from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.progress import Progress
 from nbruntime.profiling.bench.replay import read_replay
-from nbruntime.profiling.bench.result import BenchResult
+from nbruntime.profiling.bench.results.goodput import read_thresholds
+from nbruntime.profiling.bench.results.result import BenchResult
 from nbruntime.profiling.bench.running import RunningBench
 from nbruntime.profiling.bench.target import read_targets
 

@@ -8,7 +8,7 @@ from statistics import median
 from nbruntime.display.numbers import duration, percent
 from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.plan import ClientEnded
-from nbruntime.profiling.bench.records import CLIENT_LIMIT
+from nbruntime.profiling.bench_run import CLIENT_LIMIT
 from nbruntime.profiling.records import RequestRecord
 
 MOST_LATENESS = 0.005

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbruntime.profiling.bench.lengths import LengthSampler
-from nbruntime.profiling.bench.records import Loop
 from nbruntime.profiling.bench.replay import ReplayedRequest
+from nbruntime.profiling.bench_run import Loop
 
 USERS = 8
 """Users of a closed loop that is not described further."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from nbruntime.profiling.bench.records import Loop
+from nbruntime.profiling.bench_run import Loop
 from nbruntime.profiling.records import RequestRecord
 
 STOP = b"stop\n"

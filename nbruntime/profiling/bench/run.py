@@ -14,10 +14,10 @@ from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.plan import Began, ClientEnded, ClientPlan, Figures, Measured, Report
 from nbruntime.profiling.bench.process import ClientProcess
 from nbruntime.profiling.bench.progress import BenchProgress
-from nbruntime.profiling.bench.records import BenchRun, Loop
 from nbruntime.profiling.bench.steady import steady_window
 from nbruntime.profiling.bench.target import Target
 from nbruntime.profiling.bench.workload import make_plan
+from nbruntime.profiling.bench_run import BenchRun, Loop
 
 RATE_SECONDS = 3.0
 """Seconds whose tokens per second are shown."""

@@ -12,10 +12,10 @@ from nbruntime.display.views import shows_widgets
 from nbruntime.errors import ArgumentValueError, NbruntimeError
 from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.progress import BenchProgress, Progress, ProgressLines
-from nbruntime.profiling.bench.records import BenchRun
-from nbruntime.profiling.bench.result import BenchResult
+from nbruntime.profiling.bench.results.result import BenchResult
 from nbruntime.profiling.bench.run import run_bench
 from nbruntime.profiling.bench.target import Target
+from nbruntime.profiling.bench_run import BenchRun
 
 INTERRUPTED = "Interrupted: what was measured until then is kept."
 STOPPED = "Stopped: what was measured until then is kept."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from nbruntime.profiling.bench.records import Loop
+from nbruntime.profiling.bench_run import Loop
 from nbruntime.profiling.records import RequestRecord
 
 PEAK_SHARE = 0.9

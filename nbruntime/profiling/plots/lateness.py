@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nbruntime.display.html import visible
 from nbruntime.display.numbers import duration, rate
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench_run import BenchRun
 from nbruntime.profiling.plots.axes import count_axis, time_axis
 from nbruntime.profiling.plots.colours import Theme
 from nbruntime.profiling.plots.curves import draw_share_curve

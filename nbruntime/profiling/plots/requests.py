@@ -19,11 +19,11 @@ from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.empty import NO_REQUESTS, empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
 from nbruntime.profiling.plots.intervals import highest
-from nbruntime.profiling.plots.request_bars import Part, RequestBars, request_bars
 from nbruntime.profiling.plots.spans import span_of
 from nbruntime.profiling.plots.step_table import STAGES, StepTable, by_stage
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord, Status
+from nbruntime.profiling.request_bars import Part, RequestBars, request_bars
 
 LABELLED = 32
 """Up to so many requests, each has a label."""

@@ -15,7 +15,7 @@ from nbruntime.profiling.plots.axes import count_axis, quantile_name, time_axis
 from nbruntime.profiling.plots.colours import Colours, Theme
 from nbruntime.profiling.plots.empty import empty_figure
 from nbruntime.profiling.plots.figure import Figure, new_figure
-from nbruntime.profiling.plots.sweep_point import SweepPoint, curves, knee
+from nbruntime.profiling.sweep_point import SweepPoint, curves, knee
 
 MARKERS = "osD^vP*"
 WIDE = 20

@@ -15,9 +15,9 @@ from nbruntime.display.html import shortened
 from nbruntime.display.numbers import time_of_day
 from nbruntime.endpoint.cards import model_name
 from nbruntime.errors import NbruntimeError, NotFoundError, ProtocolError
-from nbruntime.profiling.clock import ClockOffset, estimate_offset
 from nbruntime.profiling.monitor import ServerMonitor
 from nbruntime.profiling.profile_data import ProfileData
+from nbruntime.profiling.recording.clock import ClockOffset, estimate_offset
 from nbruntime.profiling.records import LoadSample
 from nbruntime.protocol.load import Load
 from nbruntime.protocol.metrics import Histogram

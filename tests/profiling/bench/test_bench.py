@@ -32,9 +32,9 @@ from nbruntime.profiling.bench import running
 from nbruntime.profiling.bench.options import BenchOptions
 from nbruntime.profiling.bench.process import PROGRAM
 from nbruntime.profiling.bench.progress import BenchProgress
-from nbruntime.profiling.bench.records import BenchRun
 from nbruntime.profiling.bench.running import RunningBench
 from nbruntime.profiling.bench.workload import plan_requests
+from nbruntime.profiling.bench_run import BenchRun
 from nbruntime.profiling.records import RequestRecord
 
 FIRST, STEP = 0.05, 0.02

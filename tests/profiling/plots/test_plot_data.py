@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from nbruntime.profiling.plots.fitted_line import fit_line
-from nbruntime.profiling.plots.request_bars import Part, request_bars
-from nbruntime.profiling.plots.sweep_point import SweepPoint, knee
 from nbruntime.profiling.plots.token_rates import bin_edges, in_flight, token_rates
 from nbruntime.profiling.plots.ttft_groups import telling_split
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
+from nbruntime.profiling.request_bars import Part, request_bars
+from nbruntime.profiling.sweep_point import SweepPoint, knee
 
 
 class TestRequestBars:

@@ -18,18 +18,18 @@ from matplotlib.text import Text
 from support.simulated_profile import START, simulated_profile
 
 from nbruntime.errors import ArgumentValueError
-from nbruntime.profiling.bench.records import BenchRun
+from nbruntime.profiling.bench_run import BenchRun
 from nbruntime.profiling.plots.cache import plot_cache
 from nbruntime.profiling.plots.figure import Figure
 from nbruntime.profiling.plots.itl import plot_itl
 from nbruntime.profiling.plots.lateness import plot_lateness
 from nbruntime.profiling.plots.requests import plot_requests
 from nbruntime.profiling.plots.sweep import plot_sweep
-from nbruntime.profiling.plots.sweep_point import SweepPoint
 from nbruntime.profiling.plots.throughput import plot_throughput
 from nbruntime.profiling.plots.ttft import plot_ttft
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
+from nbruntime.profiling.sweep_point import SweepPoint
 from nbruntime.protocol.step_log import Step
 
 PLOTS: list[Callable[..., Figure]] = [plot_requests, plot_ttft, plot_itl, plot_throughput, plot_cache]

@@ -1,0 +1,1 @@
+"""What a load test found: figures, verdicts, and the answer in words."""

@@ -1,0 +1,1 @@
+"""The summary of a profile: where the time went, and what slowed the work down."""
