@@ -13,20 +13,13 @@ from numpy.typing import NDArray
 from nbruntime.display.cards import Card, CardMixin, Details, table, text_table
 from nbruntime.display.html import escape
 from nbruntime.display.numbers import duration, percent, rate
+from nbruntime.profiling.confidence import FEWEST, LEVEL, difference_interval
 from nbruntime.profiling.profile_data import ProfileData
 from nbruntime.profiling.records import RequestRecord
 from nbruntime.profiling.summary.summary import summary
 
 if TYPE_CHECKING:
     from nbruntime.profiling.plots.figure import Figure
-
-FEWEST = 5
-"""Requests on each side that a judgement needs."""
-
-LEVEL = 0.95
-"""How often the interval of a difference holds the true one."""
-
-RESAMPLES = 2000
 
 HOW_JUDGED = (
     f"A difference of medians is beyond the spread if its {LEVEL:.0%} interval leaves out zero. The interval "
@@ -192,7 +185,7 @@ def _differences(first: ProfileData, second: ProfileData) -> Iterable[Difference
     for name, of_request in _LATENCIES.items():
         values = _of_requests(one.measured, of_request), _of_requests(other.measured, of_request)
         medians = [float(np.median(each)) if len(each) else None for each in values]
-        interval = _interval(*values)
+        interval = difference_interval(*values, 0.5)
         beyond = None if interval is None else interval[0] > 0 or interval[1] < 0
         yield Difference(name, medians[0], medians[1], "s", beyond, interval)
     yield Difference("p90 TTFT", one.ttft.quantile(0.9), other.ttft.quantile(0.9), "s")
@@ -222,22 +215,6 @@ def _of_requests(
     requests: Iterable[RequestRecord], figure: Callable[[RequestRecord], float | None]
 ) -> NDArray[np.float64]:
     return np.array([value for each in requests if (value := figure(each)) is not None], float)
-
-
-def _interval(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Return the bootstrap interval of the difference of two medians; None for too few values."""
-    if min(len(first), len(second)) < FEWEST:
-        return None
-    random = np.random.default_rng(0)  # the same profiles give the same answer
-    differences = _medians(second, random) - _medians(first, random)
-    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _medians(values: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
-    size = len(values)
-    drawn = (values[random.integers(size, size=(100, size))] for _ in range(RESAMPLES // 100))
-    return np.concatenate([np.median(each, axis=1) for each in drawn])
 
 
 def _change(each: Difference) -> str:

@@ -41,19 +41,22 @@ def quantile_interval(values: Values, share: float) -> Interval | None:
     >>> 35 <= low < 50 < high <= 65
     True
     """
-    count = len(values)
-    if count < FEWEST:
+    return _bounds(_resampled(values, share, np.random.default_rng(_SEED))) if len(values) >= FEWEST else None
+
+
+def difference_interval(first: Values, second: Values, share: float) -> Interval | None:
+    """Return the bootstrap interval of how much higher a quantile of `second` is; None for too few values.
+
+    Examples
+    --------
+    >>> low, high = difference_interval(np.arange(101.0), np.arange(101.0) + 50, 0.5)
+    >>> 20 < low < 50 < high < 80
+    True
+    """
+    if min(len(first), len(second)) < FEWEST:
         return None
-    ordered = np.sort(values)
-    place = (count - 1) * share
-    below = math.floor(place)
     random = np.random.default_rng(_SEED)
-    lower = random.beta(below + 1, count - below, RESAMPLES)
-    estimates = _at(ordered, lower)
-    if below + 1 < count:
-        upper = lower + (1 - lower) * random.beta(1, count - below - 1, RESAMPLES)
-        estimates += (place - below) * (_at(ordered, upper) - estimates)
-    return _bounds(estimates)
+    return _bounds(_resampled(second, share, random) - _resampled(first, share, random))
 
 
 def grouped_quantile_interval(groups: Sequence[Sequence[float]], share: float) -> Interval | None:
@@ -112,6 +115,20 @@ def share_interval(hits: int, total: int) -> Interval | None:
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     low, high = ((centre + sign * half) / (1 + z * z / total) for sign in (-1, 1))
     return (0.0 if hits == 0 else low, 1.0 if hits == total else high)
+
+
+def _resampled(values: Values, share: float, random: np.random.Generator) -> Values:
+    """Return a quantile of each of `RESAMPLES` samples."""
+    count = len(values)
+    ordered = np.sort(values)
+    place = (count - 1) * share
+    below = math.floor(place)
+    lower = random.beta(below + 1, count - below, RESAMPLES)
+    estimates = _at(ordered, lower)
+    if below + 1 < count:
+        upper = lower + (1 - lower) * random.beta(1, count - below - 1, RESAMPLES)
+        estimates += (place - below) * (_at(ordered, upper) - estimates)
+    return estimates
 
 
 def _at(ordered: Values, places: Values) -> Values:
