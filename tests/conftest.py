@@ -30,18 +30,7 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 # Without SGLang's real server its tests are left out, and the header of the run says so.
-collect_ignore = (
-    []
-    if PYTHON
-    else [
-        "sglang/test_bench_serving.py",
-        "sglang/test_grammars.py",
-        "sglang/test_profiles.py",
-        "sglang/test_server.py",
-        "sglang/test_router.py",
-        "conformance/test_sglang.py",
-    ]
-)
+collect_ignore_glob = [] if PYTHON else ["sglang/test_*.py", "conformance/test_sglang.py"]
 
 
 STARTS_SERVERS = re.compile(
