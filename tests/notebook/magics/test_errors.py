@@ -111,9 +111,9 @@ def test_an_answer_that_takes_too_long_keeps_its_text(
 ) -> None:
     server.on("/generate", lambda asked: stream(*cumulative(WORDS, asked.json["rid"])[:2], Wait()))
     capsys.readouterr()
-    error = failure(connected, f"%%sgl_generate --timeout 0.3 -o story {line}\nx")
+    error = failure(connected, f"%%sgl_generate --timeout 3 -o story {line}\nx")
     assert isinstance(error, errors.StreamTimeoutError)
-    assert "longer than its timeout of 0.3 s" in capsys.readouterr().out
+    assert "longer than its timeout of 3 s" in capsys.readouterr().out
     assert connected.user_ns["story"].text == "Once upon"
     assert server.wait_for("/abort_request")[0].json == {"rid": sent(server)["rid"]}
     server.on("/generate", Reply(raw=True, pieces=[Wait()]))

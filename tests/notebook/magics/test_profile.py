@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from support.fake_engine import await_true
 from support.ipython_shell import completions, failure, run
 from support.kernel import Kernel, shown_in
 from support.magics import TEXT, usage_error
@@ -14,8 +15,8 @@ from support.scripted_server import Reply, ScriptedServer
 COMPLETE = "get_ipython().magics_manager.registry['SglMagics'].servers.find('main').endpoint.complete"
 
 
-def no_recording_threads() -> bool:
-    return all(thread.name != "nbruntime-profile" for thread in threading.enumerate())
+def await_no_recording_threads() -> None:
+    await_true(lambda: all(thread.name != "nbruntime-profile" for thread in threading.enumerate()))
 
 
 def test_the_cell_runs_as_any_other_and_is_recorded(connected: InteractiveShell) -> None:
@@ -25,7 +26,7 @@ def test_the_cell_runs_as_any_other_and_is_recorded(connected: InteractiveShell)
     assert names["first"] == TEXT
     assert [request.status for request in names["cost"].requests] == ["finished", "finished"]
     assert names["cost"].ended is not None
-    assert no_recording_threads()
+    await_no_recording_threads()
     before = len(names["cost"].requests)
     run(connected, f"{COMPLETE}('c')")
     assert len(names["cost"].requests) == before
@@ -37,7 +38,7 @@ def test_a_cell_that_fails_keeps_its_profile(connected: InteractiveShell) -> Non
     assert error.__traceback__ is not None
     cost = connected.user_ns["cost"]
     assert (len(cost.requests), cost.error) == (1, "ZeroDivisionError: division by zero")
-    assert no_recording_threads()
+    await_no_recording_threads()
 
 
 def test_cells_inside_the_cell_do_not_end_it(connected: InteractiveShell) -> None:
@@ -49,7 +50,7 @@ def test_cells_inside_the_cell_do_not_end_it(connected: InteractiveShell) -> Non
     assert (len(names["inner"].requests), len(names["outer"].requests)) == (1, 2)
     connected.run_cell_magic("sgl_profile", "-o called", f"{COMPLETE}('d')")
     assert len(names["called"].requests) == 1
-    assert no_recording_threads()
+    await_no_recording_threads()
 
 
 def test_a_cell_magic_inside_is_recorded(connected: InteractiveShell) -> None:
@@ -58,7 +59,7 @@ def test_a_cell_magic_inside_is_recorded(connected: InteractiveShell) -> None:
     assert names["answer"].text == TEXT
     assert [request.status for request in names["cost"].requests] == ["finished"]
     assert names["cost"].ended is not None
-    assert no_recording_threads()
+    await_no_recording_threads()
 
 
 def test_wrong_lines_run_nothing(connected: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +87,7 @@ def test_a_refused_trace_is_an_error_of_the_cell(
     assert "did not start its profiler" in str(error)
     assert not {"ran", "cost"} & connected.user_ns.keys()
     assert "Traceback" not in capsys.readouterr().out
-    assert no_recording_threads()
+    await_no_recording_threads()
 
 
 @pytest.mark.kernel

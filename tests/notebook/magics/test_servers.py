@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import socket
 import threading
 from pathlib import Path
 
@@ -144,12 +147,21 @@ def test_stop_by_the_name_of_a_variable(shell: InteractiveShell, capsys: pytest.
     assert shell.user_ns["runtime"].phase == "stopped"
 
 
+def port_to_take_twice() -> int:
+    """A free port that the system gives to nobody who asks for any."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 def test_ended_server_does_not_hide_a_running_one(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = Runtime(engine="fake", name="same", port=0)
+    port = port_to_take_twice()
+    before = Runtime(engine="fake", name="same", port=port)
     before.shutdown()
-    with Runtime(engine="fake", name="same", port=before.port) as runtime:
+    with Runtime(engine="fake", name="same", port=port) as runtime:
         shell.push({"before": before, "runtime": runtime})
         run(shell, "%%sgl_generate\nx")
         run(shell, "%%sgl_generate --endpoint same\nx")

@@ -52,4 +52,7 @@ def test_the_button_stops_a_load_test_that_runs_beside_cells(front_end: FrontEnd
     front_end.client.shell_channel.send(message)
     last, _ = front_end.until(kind="update_display_data")
     assert "stopped after 1 run" in last["content"]["data"]["text/plain"]
-    assert front_end.printed("print(job.running, job.result().runs[0].interrupted)") == "False True"
+    assert (
+        front_end.printed("print(job.wait(30), job.running, job.result().runs[0].interrupted)")
+        == "True False True"
+    )

@@ -336,9 +336,9 @@ def test_panel_counts_as_shown_before_a_front_end_reports(
 
 def test_polls_keep_their_interval(server: Server) -> None:
     made = ServerPanel(RuntimeEndpoint(server.url), interval=0.2)
-    made._view_count = 1
     began = time.monotonic()
-    await_polls(server, 6)
+    made._view_count = 1
+    await_true(lambda: server.asked_for("/v1/loads") >= 6)
     took = time.monotonic() - began
     made.close()
     print(f"6 polls in {took:.2f} s")
@@ -416,13 +416,15 @@ def test_buttons(panel: ServerPanel, server: Server, cell: Cell, monkeypatch: py
 
 
 def test_closing_ends_the_recording(panel: ServerPanel, server: Server, cell: Cell) -> None:
+    ending = Wait()
     server.on("/start_profile", Reply(body=b"Start profiling.\n"))
-    server.on("/stop_profile", Reply(body=b"Stop profiling.\n"))
+    server.on("/stop_profile", Reply(pieces=[ending]))
     look(panel)
     press(panel, "profile")
     panel.stop()  # its cell runs again
     show(panel, cell)
     assert panel._actions.buttons["profile"].description == "Start profile"
+    ending.go.set()  # not before: the panel that is closed does not say it
     await_true(lambda: "in panel.profile" in panel._actions.message.value)
     assert panel.profile is not None
     assert panel.profile.ended is not None
@@ -606,7 +608,7 @@ def test_panel_of_a_runtime_shows_its_log_and_shuts_it_down(runtime: Runtime) ->
     panel: ServerPanel = runtime.panel(interval=0.05)
     panel._view_count = 1
     await_true(lambda: panel.monitor.asked)
-    assert "a <b>line</b> of the log" in text(panel)
+    await_true(lambda: "a <b>line</b> of the log" in text(panel))
     assert f"{runtime.pid}" in text(panel)
     panel._actions.buttons["shutdown"].click()
     assert panel._actions.question.layout.display == "", "it asks first"

@@ -32,7 +32,7 @@ def left():
     names = ("nbruntime-read", "nbruntime-draw", "nbruntime-stop")
     threads = [each for each in threading.enumerate() if each.name in names]
     for each in threads:
-        each.join(5)
+        each.join(10)
     return len(open_widgets), sum(each.is_alive() for each in threads)
 """
 
@@ -153,7 +153,7 @@ def test_interrupt_stops_the_request_and_keeps_the_text(
         holds=lambda each: parent(each) == request and each["content"]["execution_state"] == "idle",
     )
     print(f"idle {time.monotonic() - began:.3f} s after it, its traceback included")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # the server would wait for 20 s
     assert [each["content"]["ename"] for each in messages if each["msg_type"] == "error"] in (
         ["KeyboardInterrupt"],
         ["CancelledError"],
@@ -181,9 +181,10 @@ def test_a_displayed_stream_stays_in_its_cell(front_end: FrontEnd, server: Scrip
 
 
 def test_the_stop_button(front_end: FrontEnd, server: ScriptedServer) -> None:
-    wait = waiting(server)
+    waiting(server)
     messages = front_end.run("display(endpoint.stream('Why?'))")
-    assert wait.reached.wait(10)
+    if "The sky" not in texts_of_tails(messages):
+        front_end.until(kind="comm_msg", holds=lambda each: "The sky" in str(each["content"]["data"]))
     buttons = [
         each["content"]["comm_id"]
         for each in messages
