@@ -406,9 +406,8 @@ def test_a_real_model_from_launch_to_end(lab: NotebookPage) -> None:
             "%%sgl_generate -o answer --temperature 0 --max-new-tokens 24\nThe capital of France is",
             "%%sgl_chat --temperature 0 --max-new-tokens 40\nWhat is a prime number?",
             "%sgl_info --live",
-            "prompts = ['The sun', 'The moon', 'The sea']\n"
-            "answers = runtime.endpoint.complete(prompts, temperature=0, max_new_tokens=32)",
-            "%sgl_stop small",
+            "running = runtime.endpoint.stream('The sea', max_new_tokens=4000, ignore_eos=True)",
+            "running.close()\n%sgl_stop small",
             "print(answer.text)\nconversation",
         ],
         "real",
@@ -421,7 +420,7 @@ def test_a_real_model_from_launch_to_end(lab: NotebookPage) -> None:
     expect(lab.output(2)).to_contain_text("divi")
     panel = lab.output(3)
     expect(panel).to_contain_text("SmolLM2-135M-Instruct")
-    # What its chart says for a while: a value is there for a second, and a page is looked at now and then.
+    # What its chart says for a while, of a request that runs until it was seen.
     expect(panel).to_contain_text(re.compile(r"generation: between \S+ and [1-9]"))
     expect(panel.locator(".nbr-chart path").first).to_be_visible()
     lab.await_idle()
