@@ -83,7 +83,7 @@ def test_a_foreign_page_reaches_nothing(page: Page, port: int, answers: Answers)
     answers.clear()
     with pages(ATTACK.replace("PORT", str(port))) as elsewhere:
         page.goto(f"http://interesting.test:{elsewhere}/")
-        for _ in range(200):
+        for _ in range(600):
             if len(answers) >= ATTACK.count("PORT"):
                 break
             page.wait_for_timeout(50)

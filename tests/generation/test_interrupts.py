@@ -23,8 +23,8 @@ from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 from nbruntime.generation import interrupts
 
 WORDS = ["Once", " upon", " a", " time"]
-SOON = 0.5
-"""Seconds within which the server gets the abort."""
+SOON = 10.0
+"""Seconds within which the server gets the abort, also on a busy machine; it is printed what it took."""
 
 
 def endless(asked: Asked) -> Reply:
@@ -366,7 +366,7 @@ def test_in_a_kernel(server: ScriptedServer, kernel: Kernel, cell: str, order: s
     since = time.monotonic()
     interrupt_kernel[order]()
     # A signal that comes just before a system call does not end the call, so it is sent until it has arrived.
-    while not server.gone.wait(1):
+    while not server.gone.wait(5):
         since = time.monotonic()
         interrupt_kernel[order]()
     took = left(server, since)

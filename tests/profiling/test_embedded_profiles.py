@@ -83,7 +83,7 @@ def test_a_client_that_thinks_between_its_requests(endpoint: RuntimeEndpoint) ->
             began = time.monotonic()
             streamed(endpoint, f"{n} plums", 4)
             if not n:
-                time.sleep(max(4 * (time.monotonic() - began), 1))
+                time.sleep(max(4 * (time.monotonic() - began), 3))
     text = said(profile)
     assert text.startswith("The server was idle for ")
     assert "The client was the limit: for " in text

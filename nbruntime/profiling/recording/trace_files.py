@@ -106,9 +106,10 @@ def _is_whole(path: str) -> bool:
             if os.path.getsize(path) > _CHECKED_BYTES:
                 return True
             with gzip.open(path) as file:
+                begun = False  # an empty file is read to its end, too
                 while file.read(_BLOCK):
-                    pass
-            return True
+                    begun = True
+            return begun
         with Path(path).open("rb") as file:
             file.seek(max(0, os.path.getsize(path) - 64))
             return file.read().rstrip().endswith((b"}", b"]"))

@@ -7,6 +7,8 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from nbruntime.profiling.recording.trace_files import find_traces
 
 TRACE = b'{"traceEvents": []}'
@@ -40,17 +42,21 @@ def test_older_files_of_the_same_name_are_left_out(tmp_path: Path) -> None:
     assert find_traces(str(tmp_path), "id", since=900.0) == [new]
 
 
-def test_waits_for_a_file_that_is_being_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [0, -6], ids=["nothing", "not all"])
+def test_waits_for_a_file_that_is_being_written(tmp_path: Path, written: int) -> None:
     (whole,) = write(tmp_path, "id-TP-0.trace.json.gz")
     data = Path(whole).read_bytes()
-    Path(whole).write_bytes(data[:-6])
+    Path(whole).write_bytes(data[:written])
+    completing = threading.Event()
 
     def complete() -> None:
-        Path(whole).write_bytes(data)
+        (tmp_path / "other").write_bytes(data)
+        completing.set()
+        (tmp_path / "other").replace(whole)
 
     timer = threading.Timer(0.7, complete)
     timer.start()
     assert find_traces(str(tmp_path), "id", since=0.0) == [whole]
-    assert not timer.is_alive() or timer.finished.is_set()
+    assert completing.is_set()
     assert Path(whole).read_bytes() == data
     timer.join()

@@ -13,9 +13,8 @@ from nbruntime import read_trace
 
 def test_calls_and_times_equal_those_of_torch(tmp_path: Path) -> None:
     layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
-    with profile(
-        activities=[ProfilerActivity.CPU], with_stack=True, record_shapes=True, profile_memory=True
-    ) as recorded:
+    # Without stacks: torch now and then gives a frame of Python a name that its own table cannot decode.
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True, profile_memory=True) as recorded:
         values = torch.randn(2, 8, 16)
         for _ in range(3):
             with record_function("step[DECODE bs=2]"), torch.inference_mode():
