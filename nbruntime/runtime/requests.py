@@ -26,6 +26,9 @@ ERROR_LOG_LINES = 20
 
 NEW_RUNTIME = "Start a new one: Runtime(...)."
 
+END_SECONDS = 2.0
+"""Seconds to wait for the end of a server: its connections break a moment before that is known."""
+
 
 class RuntimeRequests:
     """Send requests to the server of a `Runtime`, which is the only subclass."""
@@ -223,9 +226,8 @@ class RuntimeRequests:
         try:
             return json.dumps(self.endpoint.post(path, body, timeout=timeout))
         except ServerConnectionError as error:
-            # The connection breaks a moment before the end of the process is known.
             assert self._server is not None
-            self._server.wait_until_gone(0.5)
+            self._server.wait_until_gone(END_SECONDS)
             self._check_alive(error)
             raise
 
@@ -244,7 +246,7 @@ def diagnose(reference: weakref.ref[Server]) -> str | None:
     server = reference()
     if server is None or server.stopped:
         return f"Its Runtime was shut down. {NEW_RUNTIME}"
-    server.wait_until_gone(0.5)  # the connection breaks a moment before the end of the process is known
+    server.wait_until_gone(END_SECONDS)
     return None if server.usable else f"The server died: {server.exit_cause()}. {_log_hint(server)}"
 
 

@@ -104,11 +104,12 @@ def test_3_1_08_errors_and_aborts_in_a_stream_are_errors(
 
 
 def test_3_1_09_time_outs_and_kept_connections(server: ScriptedServer) -> None:
-    with RuntimeEndpoint(server.url, read_timeout=0.2) as endpoint:
+    with RuntimeEndpoint(server.url) as endpoint:
         server.on("/generate", Reply(json=answer("x")))
         for _ in range(5):
             endpoint.complete("x")
         assert server.connections == 1
+        endpoint.settings.read_timeout = 0.2
         server.on("/generate", stream(Wait()))
         with pytest.raises(errors.ServerTimeoutError):
             endpoint.complete("x")

@@ -123,4 +123,4 @@ def test_3_3_09_a_left_stream_is_aborted_at_once(
     assert server.wait_for("/abort_request")[0].json == {"rid": "leaver"}
     took = time.monotonic() - before
     print(f"{leave.__name__}: aborted {took * 1000:.0f} ms later")
-    assert took < 0.5  # SGLang waits for two seconds after the connection is gone
+    assert took < 1.5  # SGLang waits for two seconds after the connection is gone

@@ -112,6 +112,7 @@ def test_3_2_04_requests_time_out_and_are_aborted(
     server.on(route, stream(Wait()))
     with pytest.raises(errors.ServerTimeoutError):
         call(redirected, prompt)
+    settings.read_timeout = 600.0
     cut = Reply(raw=True, pieces=[b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc", CUT])
     server.on(route, cut)
     with pytest.raises(errors.ServerConnectionError):

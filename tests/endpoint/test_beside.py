@@ -90,7 +90,7 @@ async def test_async_errors(server: ScriptedServer, endpoint: RuntimeEndpoint) -
     server.on("/generate", Reply(body=b"", status=307, headers={"location": "http://elsewhere"}))
     with pytest.raises(errors.ServerStatusError, match="elsewhere"):
         await collect(endpoint)
-    endpoint.settings.read_timeout = 0.2
+    endpoint.settings.read_timeout = 2.5  # in which the answer has to begin
     server.on("/generate", endless(Wait()))
     with pytest.raises(errors.StreamError, match="in time"):
         await collect(endpoint)

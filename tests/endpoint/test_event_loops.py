@@ -158,7 +158,9 @@ def test_a_request_given_up_at_the_end_of_its_loop_is_aborted(
     server.on("/generate", endless())
 
     async def give_up() -> None:
-        await asyncio.wait_for(AsyncRuntimeEndpoint(server.url).complete("x", rid="leaver"), 0.2)
+        asking = asyncio.create_task(AsyncRuntimeEndpoint(server.url).complete("x", rid="leaver"))
+        await asyncio.to_thread(server.wait_for, "/generate")
+        await asyncio.wait_for(asking, 0.2)
 
     since = time.monotonic()
     with pytest.raises(TimeoutError):

@@ -180,7 +180,8 @@ def ask(client: Blocking | Async) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_connection_that_is_not_accepted_times_out(server: ScriptedServer, kind: str) -> None:
-    with connected(kind, server.url, connect_timeout=0.3) as client, socket.socket() as deaf:
+    with connected(kind, server.url) as client, socket.socket() as deaf:
+        client.client.settings.connect_timeout = 0.3
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
         port = deaf.getsockname()[1]

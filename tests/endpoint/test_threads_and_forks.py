@@ -12,7 +12,7 @@ import pytest
 from support.scripted_server import WORDS, Reply, ScriptedServer, Wait, answer, endless, events, stream
 from support.server_client import wait_until
 
-from nbruntime.endpoint import RuntimeEndpoint
+from nbruntime.endpoint import RuntimeEndpoint, connection_pool
 
 
 def closers() -> list[threading.Thread]:
@@ -51,7 +51,10 @@ def test_ninety_six_threads_share_one_pool(server: ScriptedServer, endpoint: Run
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_opens_connections_of_its_own(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
+def test_a_fork_opens_connections_of_its_own(
+    server: ScriptedServer, endpoint: RuntimeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_pool, "KEPT_SECONDS", 60.0)  # this machine may be slow
     server.on("/generate", stream(*events()))
     list(endpoint.stream("x"))
     connections = server.connections

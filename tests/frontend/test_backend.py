@@ -98,10 +98,14 @@ def test_a_runtime_like_object_is_unwrapped(server: ScriptedServer, endpoint: Ru
 
 
 def test_streaming(server: ScriptedServer, endpoint: RuntimeEndpoint) -> None:
-    words = ["Learning", " by", " machine", "."]
-    server.on("/generate", stream(*cumulative(words)))
+    wait = Wait()  # the interpreter's iterator gives nothing if the stream ends before it begins
+    first, *rest = cumulative(["Learning", " by", " machine", "."])
+    server.on("/generate", stream(first, wait, *rest))
     state = chatbot.run(user_message="What is machine learning?", stream=True)
-    assert "".join(state.text_iter("response")) == "Learning by machine."
+    texts = state.text_iter("response")
+    seen = next(texts)
+    wait.go.set()
+    assert seen + "".join(texts) == "Learning by machine."
     assert state.text() == PROMPT + "Learning by machine.<|im_end|>\n"
 
 

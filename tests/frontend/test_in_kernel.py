@@ -141,8 +141,9 @@ def test_an_interrupt_ends_a_batch(kernel: Kernel, server: ScriptedServer) -> No
     running = threading.Semaphore(0)
 
     def generate(asked: Asked) -> Reply:
+        gone = aborted[asked.json["rid"]]  # before the abort can ask for it
         running.release()
-        assert aborted[asked.json["rid"]].wait(30)
+        assert gone.wait(30)
         reason = {"type": "abort", "message": "Abort before prefill"}
         return Reply(json=answer("", [], finish_reason=reason))
 

@@ -139,8 +139,8 @@ def test_failed_launch_leaves_no_process(tmp_path: Path) -> None:
 def test_timed_out_launch_leaves_no_process(tmp_path: Path) -> None:
     gate, pids = tmp_path / "gate", tmp_path / "pids"
     os.mkfifo(gate)
-    with pytest.raises(LaunchTimeoutError, match=r"not ready within 2 s"):
-        start(gate=str(gate), pids=str(pids), children=1, launch_timeout=2)
+    with pytest.raises(LaunchTimeoutError, match=r"not ready within 4 s"):
+        start(gate=str(gate), pids=str(pids), children=1, launch_timeout=4)
     assert not any(alive(pid) for pid in read_pids(pids))
 
 

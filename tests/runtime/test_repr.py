@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from support.fake_engine import await_true, start
+from support.fake_engine import start
 
 import nbruntime
 from nbruntime.errors import ArgumentValueError
@@ -49,10 +49,12 @@ def test_repr_of_a_runtime_that_was_not_started() -> None:
 )
 def test_model_has_one_name_everywhere(path: str, name: str) -> None:
     with start(model=path) as runtime:
-        await_true(lambda: nbruntime.servers()[-1].state == "ready")
+        # There may be servers of other kernels.
+        [listed] = [one for one in nbruntime.servers() if one.url == runtime.url]
+        assert listed.state == "ready"
         panel = runtime.panel()
         shown = {
-            "servers": nbruntime.servers()[-1].model,
+            "servers": listed.model,
             "runtime": runtime._card().name,
             "endpoint": runtime.endpoint._card().name,
             "panel": panel.card().name,

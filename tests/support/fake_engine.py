@@ -32,7 +32,7 @@ class FakeEngine(ServerKind):
     name = "fake"
     takes_listener = True
     watch = "^phase: "
-    probe_interval = 1.0
+    probe_interval = 5.0  # a probe that comes before the server's lines would leave out its phases
 
     def accept(self, arguments: Mapping[str, Any]) -> AcceptedArguments:
         values = {name: value for name, value in arguments.items() if value is not None}

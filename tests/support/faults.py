@@ -14,10 +14,10 @@ from support.scripted_server import CUT, RESET, Asked, Reply, Wait, answer, cumu
 
 WORDS = ["Grüße", " an", " die", " 世界"]
 WHOLE = "".join(WORDS)
-READ_TIMEOUT = 0.4
-"""Read time-out in seconds of a client whose server stalls."""
+READ_TIMEOUT = 1.5
+"""Read time-out in seconds of a client whose server stalls; what comes before that has to come in time."""
 
-LONGEST = 8.0
+LONGEST = 15.0
 """Seconds after which a client counts as hanging."""
 
 EVENTS = cumulative(WORDS)
@@ -80,11 +80,11 @@ def dripping(**options: Any) -> Callable[[Asked], Reply]:
 
 
 def after_a_moment(*pieces: bytes) -> Callable[[Asked], Reply]:
-    """Let the first piece arrive by itself."""
+    """Let the client read the first piece before the others come."""
 
     def paused() -> Iterator[bytes]:
         yield pieces[0]
-        time.sleep(0.1)
+        time.sleep(1)
         yield from pieces[1:]
 
     return lambda asked: Reply(raw=True, pieces=paused())

@@ -306,8 +306,10 @@ def test_a_request_beyond_the_queue_limit_is_refused(tokenizer: Tokenizer) -> No
 
 
 def test_abort_by_prefix(harness: EngineHarness) -> None:
+    harness.runner.gate.clear()
     aborted, other = harness.submit([1], 50, rid="a-1"), harness.submit([2], 5, rid="b-1")
     harness.engine.abort("a-")
+    harness.runner.gate.set()
     assert reason(aborted.get(timeout=10))["type"] == "abort"
     assert reason(other.get(timeout=10))["type"] == "length"
 
@@ -315,13 +317,14 @@ def test_abort_by_prefix(harness: EngineHarness) -> None:
 def test_stopping_aborts_waiting_requests(tokenizer: Tokenizer) -> None:
     harness = EngineHarness(tokenizer, max_running=1)
     harness.runner.gate.clear()
-    updates = [harness.submit([number], 40) for number in range(1, 4)]
+    updates = [harness.submit([1], 40)]
     while not harness.runner.steps:
         pass  # until the first is being computed
+    updates += [harness.submit([number], 40) for number in (2, 3)]
     stopper = threading.Thread(target=harness.engine.stop)
     stopper.start()
-    while harness.engine._inbox.empty():
-        pass
+    while harness.engine._inbox.qsize() < 3:
+        pass  # until the stop is there, too
     harness.runner.gate.set()
     stopper.join(10)
     assert not stopper.is_alive()

@@ -444,7 +444,8 @@ ENDS = {
     "SIGKILL with a live fork": """
 if os.fork() == 0:
     # It holds the supervisor's stdin open: the end of the pipe never comes.
-    open({pids!r} + ".fork", "w").write(str(os.getpid()))
+    open({pids!r} + ".part", "w").write(str(os.getpid()))
+    os.rename({pids!r} + ".part", {pids!r} + ".fork")
     import time
     time.sleep(600)
 while not os.path.exists({pids!r} + ".fork"):
@@ -485,7 +486,7 @@ def test_process_tree_ends_with_its_owner(end: str, flags: tuple[str, ...], pids
         took = await_gone(pids)
         print(f"{end}: gone {took:.2f} s after the end of the owner")
         # A second, and some for two busy cores.
-        assert took < 3
+        assert took < 5
     finally:
         owner.stdout.close()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
