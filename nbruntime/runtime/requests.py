@@ -226,9 +226,7 @@ class RuntimeRequests:
         try:
             return json.dumps(self.endpoint.post(path, body, timeout=timeout))
         except ServerConnectionError as error:
-            assert self._server is not None
-            self._server.wait_until_gone(END_SECONDS)
-            self._check_alive(error)
+            self._check_alive(error)  # `diagnose` has waited for its end
             raise
 
     def _check_alive(self, cause: Exception | None = None) -> None:
