@@ -23,7 +23,7 @@ from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 from nbruntime.generation import interrupts
 
 WORDS = ["Once", " upon", " a", " time"]
-SOON = 10.0
+SOON = 3.0
 """Seconds within which the server gets the abort, also on a busy machine; it is printed what it took."""
 
 

@@ -16,7 +16,7 @@ from nbruntime.endpoint import AsyncRuntimeEndpoint, RuntimeEndpoint
 from nbruntime.generation import AsyncGenerationStream, GenerationStream
 from support.scripted_server import ScriptedServer
 
-SOON = 5.0
+SOON = 2.0
 """Seconds within which a server knows that its answer is not read any more: far less than its wait lasts."""
 
 KINDS = ("blocking", "async")

@@ -153,7 +153,7 @@ def test_interrupt_stops_the_request_and_keeps_the_text(
         holds=lambda each: parent(each) == request and each["content"]["execution_state"] == "idle",
     )
     print(f"idle {time.monotonic() - began:.3f} s after it, its traceback included")
-    assert time.monotonic() - began < 15  # the server would wait for 20 s
+    assert time.monotonic() - began < 10  # the server would wait for 20 s
     assert [each["content"]["ename"] for each in messages if each["msg_type"] == "error"] in (
         ["KeyboardInterrupt"],
         ["CancelledError"],
